@@ -1,0 +1,47 @@
+"""The latents of a data set under one checkpoint, kept in a file beside it."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from pathlib import Path
+
+from safetensors import SafetensorError, safe_open
+from safetensors.torch import save as serialize
+from torch import Tensor
+
+from vae.checkpoint import CheckpointError
+from vae.files import write_atomically
+
+
+@dataclass(frozen=True)
+class LatentSet:
+    """Means of q(z|x), (M, D) float32, and the labels of the images that they came from, (M,) int64."""
+
+    mean: Tensor
+    label: Tensor
+
+    @staticmethod
+    def path_beside(checkpoint: Path) -> Path:
+        """`mnist.safetensors` → `mnist.latents.safetensors`."""
+        return checkpoint.with_suffix(".latents.safetensors")
+
+    def save(self, checkpoint: Path, sha256: str) -> None:
+        """Write beside `checkpoint`, whose hash is `sha256`, atomically."""
+        tensors = {"mean": self.mean.contiguous(), "label": self.label.contiguous()}
+        write_atomically(self.path_beside(checkpoint), serialize(tensors, {"checkpoint_sha256": sha256}))
+
+    @classmethod
+    def load(cls, checkpoint: Path, sha256: str) -> LatentSet | None:
+        """What lies beside `checkpoint`; None where nothing does, CheckpointError where it is another checkpoint's."""
+        path = cls.path_beside(checkpoint)
+        if not path.exists():
+            return None
+        try:
+            with safe_open(path, framework="pt") as file:
+                belongs_to = (file.metadata() or {}).get("checkpoint_sha256")
+                latents = cls(mean=file.get_tensor("mean"), label=file.get_tensor("label"))
+        except (SafetensorError, OSError) as error:
+            raise CheckpointError(f"The latents {path} cannot be read ({error}); remove the file.") from error
+        if belongs_to != sha256:
+            raise CheckpointError(f"The latents {path} were computed with another checkpoint; remove the file.")
+        return latents

@@ -1,0 +1,26 @@
+"""Rate and distortion, per image and kept apart: nothing here is averaged over a batch."""
+
+import torch
+from torch import Tensor
+from torch.nn.functional import binary_cross_entropy_with_logits
+
+
+def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
+    """Binary cross-entropy of images `x` (N, C, H, W) in [0, 1] under `logits` of that shape, summed over pixels.
+
+    Returns (N,), nats. Grey targets are taken as probabilities, as the article does.
+    """
+    return binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+
+
+def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
+    """KL(N(mean, exp(log_variance)) ‖ N(0, I)) of (N, D), in closed form (Kingma & Welling 2014, appendix B).
+
+    Returns (N,), nats.
+    """
+    return -0.5 * (1 + log_variance - mean.square() - torch.exp(log_variance)).sum(1)
+
+
+def elbo(logits: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """Evidence lower bound on log p(x) with the posterior sample that `logits` was decoded from; (N,), nats."""
+    return -(reconstruction_loss(logits, x) + kl_divergence(mean, log_variance))
