@@ -1,0 +1,1 @@
+"""Offline: a data set in, a checkpoint, its figures and its pictures out."""

@@ -1,0 +1,154 @@
+"""Every option of `vae-train fit`: one field each, with its default, its bounds and its help; and the named recipes."""
+
+from __future__ import annotations
+
+import argparse
+import math
+from collections.abc import Callable, Sequence
+from dataclasses import asdict, dataclass, field, fields
+from pathlib import Path
+from typing import Any, TypeVar
+
+T = TypeVar("T")
+
+
+class ConfigError(ValueError):
+    """An option with a value that cannot be used; the message is a sentence that says how to mend it."""
+
+
+def option(default: T, says: str, *, wanted: str = "", valid: Callable[[T], bool] = lambda _: True) -> T:
+    """Declare a field: its default, its help, and (in words and as a predicate) the values that it takes."""
+    chosen: T = field(default=default, metadata={"help": says, "wanted": wanted, "valid": valid})
+    return chosen
+
+
+def one_of(*names: str) -> dict[str, Any]:
+    """The bounds of an option that is one of `names`."""
+    return {"wanted": f"one of: {', '.join(names)}", "valid": lambda value: value in names}
+
+
+@dataclass(frozen=True)
+class FitConfig:
+    """What `vae-train fit` does; the defaults are the recipe `default`. Raises ConfigError on a value out of bounds."""
+
+    recipe: str = option(
+        "default",
+        "named set of defaults for all other options: `default`, or `article` for the article's own training",
+    )
+    data_dir: Path = option(  # noqa: RUF009 - a Path is immutable
+        Path("data"), "folder that holds MNIST/, or that it is downloaded into"
+    )
+    out: Path = option(  # noqa: RUF009
+        Path("out/mnist.safetensors"),
+        "checkpoint to write, after every epoch; the latents of the test set are laid beside it",
+        wanted="a file name that ends in .safetensors",
+        valid=lambda path: path.suffix == ".safetensors" and not path.is_dir(),
+    )
+    epochs: int = option(10, "passes over the training images", wanted="1 or more", valid=lambda n: n >= 1)
+    batch_size: int = option(64, "images per step", wanted="1 or more", valid=lambda n: n >= 1)
+    learning_rate: float = option(
+        2e-3, "Adam's learning rate after the warm-up", wanted="above 0", valid=lambda rate: 0 < rate < math.inf
+    )
+    decay: str = option(
+        "cosine",
+        "what becomes of the learning rate after the warm-up: `cosine` lets it fall to 0, `constant` keeps it",
+        **one_of("cosine", "constant"),
+    )
+    warmup_steps: int = option(
+        200, "steps in which the learning rate rises from 0", wanted="0 or more", valid=lambda n: n >= 0
+    )
+    output_bias: bool = option(True, "start the decoder's last bias at the logit of the mean training image")
+    input_dropout: float = option(
+        0.0,
+        "share of the pixels that are hidden from the encoder at each step; the target stays whole",
+        wanted="at least 0 and below 1",
+        valid=lambda share: 0 <= share < 1,
+    )
+    hidden_dim: int = option(392, "width of the hidden layers", wanted="1 or more", valid=lambda n: n >= 1)
+    latent_dim: int = option(3, "dimensions of the latent space", wanted="1 or more", valid=lambda n: n >= 1)
+    validation: int = option(
+        5000,
+        "training images held out (the last ones) to be measured after each epoch; 0 trains on all",
+        wanted="0 or more",
+        valid=lambda n: n >= 0,
+    )
+    matmul_precision: str = option(
+        "highest",
+        "torch's float32 matrix products while training: `medium` is faster where the processor has bfloat16",
+        **one_of("highest", "high", "medium"),
+    )
+    device: str = option("auto", "where to train: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps")
+    seed: int = option(
+        0, "of the initial weights, the order of the images and all noise", wanted="from 0 to 2**63 - 1",
+        valid=lambda n: 0 <= n < 2**63,
+    )  # fmt: skip
+
+    def __post_init__(self) -> None:
+        for each in fields(self):
+            value = getattr(self, each.name)
+            if not each.metadata["valid"](value):
+                raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['wanted']}.")
+
+    def recorded(self) -> dict[str, Any]:
+        """What the checkpoint says of its training, as JSON: all but the paths, which are the machine's business."""
+        return {name: value for name, value in asdict(self).items() if not isinstance(value, Path)}
+
+
+RECIPES = {
+    "default": FitConfig(),
+    "article": FitConfig(
+        recipe="article",
+        batch_size=128,
+        learning_rate=1e-3,
+        decay="constant",
+        warmup_steps=0,
+        output_bias=False,
+        validation=0,
+    ),
+}
+
+
+def flag(name: str) -> str:
+    """The flag of the field `name`: `batch_size` → `--batch-size`."""
+    return "--" + name.replace("_", "-")
+
+
+def add_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Give `parser` a flag for each field of FitConfig, its default that of the recipe named in `arguments`."""
+    for each in fields(FitConfig):
+        kind = type(each.default)
+        words = each.metadata["help"] + " (default: %(default)s)"
+        if kind is bool:
+            parser.add_argument(flag(each.name), action=argparse.BooleanOptionalAction, help=words)
+        else:
+            convert = _CONVERTERS.get(kind, kind)
+            parser.add_argument(flag(each.name), type=convert, metavar=_METAVARS.get(kind, "NAME"), help=words)
+    first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
+    first.add_argument("--recipe", default="default", nargs="?")
+    recipe = first.parse_known_args(arguments)[0].recipe
+    if recipe not in RECIPES:
+        parser.error(f"--recipe is {recipe}; it must be one of: {', '.join(RECIPES)}.")
+    parser.set_defaults(**{each.name: getattr(RECIPES[recipe], each.name) for each in fields(FitConfig)})
+
+
+def from_options(options: argparse.Namespace) -> FitConfig:
+    """The configuration that the parsed flags describe; raises ConfigError where one is out of bounds."""
+    return FitConfig(**{each.name: getattr(options, each.name) for each in fields(FitConfig)})
+
+
+def _whole_number(text: str) -> int:
+    try:
+        return int(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a whole number, such as 10.") from None
+
+
+def _number(text: str) -> float:
+    try:
+        return float(text)
+    except ValueError:
+        raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 0.001.") from None
+
+
+_CONVERTERS: dict[type, Callable[[str], Any]] = {int: _whole_number, float: _number}
+_METAVARS = {int: "N", float: "X", type(Path()): "PATH"}
