@@ -1,0 +1,70 @@
+"""What a model costs on a set of images: −ELBO, and the two terms that it is the sum of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.data import to_pixels
+from vae import VAE, kl_divergence, reconstruction_loss
+from vae.model import reparameterize
+
+BATCH = 1000
+DRAWS, SEED = 10, 0
+"""Posterior samples per image, and the seed of their noise, in every figure of a test set."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Averages over images, in nats per image."""
+
+    reconstruction_loss: float
+    kl_divergence: float
+
+    @property
+    def neg_elbo(self) -> float:
+        """What training minimises, and an upper bound on −log p(x)."""
+        return self.reconstruction_loss + self.kl_divergence
+
+    def as_dict(self, prefix: str = "") -> dict[str, float]:
+        """`{prefix}neg_elbo`, `{prefix}reconstruction_loss` and `{prefix}kl_divergence`."""
+        return {
+            f"{prefix}neg_elbo": self.neg_elbo,
+            f"{prefix}reconstruction_loss": self.reconstruction_loss,
+            f"{prefix}kl_divergence": self.kl_divergence,
+        }
+
+    def describe(self, name: str = "-ELBO") -> str:
+        """All three, for a person; `name` is that of the sum."""
+        return (
+            f"{name} {self.neg_elbo:.2f} = reconstruction {self.reconstruction_loss:.2f} + KL {self.kl_divergence:.2f}"
+        )
+
+
+@torch.inference_mode()
+def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: bool = False) -> Figures:
+    """Figures of uint8 `images` (N, C, H, W), each decoded from `draws` posterior samples.
+
+    The noise is drawn on the CPU, so that a seed means the same samples on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    reconstruction = kl = 0.0
+    batches = tqdm(images.split(BATCH), desc="evaluating", unit="batch", leave=False, disable=not progress)
+    for batch in batches:
+        x = to_pixels(batch)
+        mean, log_variance = model.encode(x)
+        kl += kl_divergence(mean, log_variance).double().sum().item()
+        for _ in range(draws):
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            logits = model.decode(reparameterize(mean, log_variance, noise=noise))
+            reconstruction += reconstruction_loss(logits, x).double().sum().item() / draws
+    return Figures(reconstruction / len(images), kl / len(images))
+
+
+@torch.inference_mode()
+def latent_means(model: VAE, images: Tensor) -> Tensor:
+    """Means of q(z|x) for uint8 `images` (N, C, H, W): (N, D) float32 on the CPU."""
+    return torch.cat([model.encode(to_pixels(batch))[0].cpu() for batch in images.split(BATCH)])
