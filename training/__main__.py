@@ -1,0 +1,121 @@
+"""The command line `vae-train`: fit, evaluate, plot."""
+
+from __future__ import annotations
+
+import argparse
+import json
+import sys
+from collections.abc import Sequence
+from pathlib import Path
+from typing import TYPE_CHECKING, NoReturn
+
+from training.config import ConfigError, add_options, from_options
+
+if TYPE_CHECKING:
+    from training.data import Dataset
+    from vae import Checkpoint
+
+
+class Parser(argparse.ArgumentParser):
+    """An ArgumentParser that says what is wrong in one sentence, without the usage of all its flags."""
+
+    def error(self, message: str) -> NoReturn:
+        """Print `message` and exit with status 2."""
+        self.exit(2, f"{self.prog}: {message}\nSee {self.prog} --help.\n")
+
+
+def main(arguments: Sequence[str] | None = None) -> int:
+    """Run the command in `arguments`; the exit status is 0, 1 (failed), 2 (bad option) or 130 (interrupted)."""
+    arguments = sys.argv[1:] if arguments is None else arguments
+    try:
+        return _run(_parse(arguments))
+    except KeyboardInterrupt as interrupt:
+        print(f"\n{interrupt}" if interrupt.args else "\nInterrupted.", file=sys.stderr)
+        return 130
+
+
+def _parse(arguments: Sequence[str]) -> argparse.Namespace:
+    parser = Parser(prog="vae-train", description="Train a variational autoencoder, measure it and draw it.")
+    commands = parser.add_subparsers(dest="command", required=True, metavar="command")
+    fit = commands.add_parser("fit", help="train on MNIST and write a checkpoint")
+    add_options(fit, arguments)
+    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on the test set")
+    evaluate.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    plot = commands.add_parser("plot", help="draw a checkpoint's latents, reconstructions and samples")
+    plot.add_argument("--out", type=Path, default=Path("out/plots"), help="folder to write to (default: %(default)s)")
+    plot.add_argument("--seed", type=int, default=0, help="of the random latents (default: %(default)s)")
+    for command in (evaluate, plot):
+        command.add_argument("checkpoint", type=Path, help="a checkpoint of vae-train fit, or the article's .pt")
+        command.add_argument(
+            "--data-dir", type=Path, default=Path("data"),
+            help="folder that holds MNIST/, or that it is downloaded into (default: %(default)s)",
+        )  # fmt: skip
+    options = parser.parse_args(arguments)
+    if options.command == "fit":
+        try:
+            options.config = from_options(options)
+        except ConfigError as error:
+            fit.error(str(error))
+    return options
+
+
+def _run(options: argparse.Namespace) -> int:
+    # torch, torchvision and plotly take seconds to import: none of that before the options are known to be good
+    from training.data import DataError  # noqa: PLC0415
+    from training.loop import TrainingError  # noqa: PLC0415
+    from vae import CheckpointError  # noqa: PLC0415
+
+    try:
+        {"fit": _fit, "evaluate": _evaluate, "plot": _plot}[options.command](options)
+    except (ConfigError, DataError, TrainingError, CheckpointError) as error:
+        print(error, file=sys.stderr)
+        return 2 if isinstance(error, ConfigError) else 1
+    except OSError as error:
+        print(f"{error.filename or 'A file'} cannot be written or read: {error.strerror}.", file=sys.stderr)
+        return 1
+    return 0
+
+
+def _fit(options: argparse.Namespace) -> None:
+    from training.loop import fit  # noqa: PLC0415
+
+    fit(options.config)
+
+
+def _evaluate(options: argparse.Namespace) -> None:
+    from training.evaluate import DRAWS, SEED, evaluate  # noqa: PLC0415
+
+    checkpoint, test = _load(options)
+    figures = evaluate(checkpoint.model, test.images, draws=DRAWS, seed=SEED, progress=True)
+    if options.json:
+        about = {"checkpoint": checkpoint.name, "sha256": checkpoint.sha256, "images": len(test), "draws": DRAWS}
+        print(json.dumps(about | figures.as_dict("test_")))
+    else:
+        print(f"{checkpoint.name}, {len(test):,} test images, {DRAWS} posterior samples each; nats per image")
+        for name, value in figures.as_dict("test ").items():
+            print(f"  {name.replace('_', ' '):<26}{value:8.2f}")
+
+
+def _plot(options: argparse.Namespace) -> None:
+    from training.plots import draw_all  # noqa: PLC0415
+
+    checkpoint, test = _load(options)
+    for path in draw_all(checkpoint.model, test, options.out, options.seed):
+        print(path)
+
+
+def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
+    from training.data import DataError, load_mnist  # noqa: PLC0415
+    from vae import load  # noqa: PLC0415
+
+    checkpoint = load(options.checkpoint)
+    test = load_mnist(options.data_dir, train=False)
+    if test.image_shape != checkpoint.model.config.image_shape:
+        raise DataError(
+            f"{options.checkpoint} takes images of {checkpoint.model.config.image_shape}, MNIST has {test.image_shape}."
+        )
+    return checkpoint, test
+
+
+if __name__ == "__main__":
+    sys.exit(main())
