@@ -1,0 +1,82 @@
+"""The micro-batcher: what is ready together is computed together."""
+
+import asyncio
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor
+from typing import Generic, TypeVar
+
+Item = TypeVar("Item")
+Result = TypeVar("Result")
+
+
+class MicroBatcher(Generic[Item, Result]):
+    """Gathers the items submitted within one tick of the event loop and computes them in one call.
+
+    No timer: a lone item is computed on the next tick, and under load, while one batch is computed, the next one
+    gathers by itself. With an `executor` the event loop stays free during the computation.
+    """
+
+    def __init__(
+        self,
+        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        *,
+        limit: int,
+        size: Callable[[Item], int],
+        executor: Executor | None = None,
+    ) -> None:
+        """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item."""
+        self._compute = compute
+        self._limit = limit
+        self._size = size
+        self._executor = executor
+        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._busy = False
+
+    async def submit(self, item: Item) -> Result:
+        """The result for `item`. Cancelled while it waits, it is not computed."""
+        loop = asyncio.get_running_loop()
+        future: asyncio.Future[Result] = loop.create_future()
+        self._queue.append((item, future))
+        if not self._busy:
+            self._busy = True
+            loop.call_soon(self._next_batch)
+        return await future
+
+    def _next_batch(self) -> None:
+        batch = self._take()
+        if not batch:
+            self._busy = False
+            return
+        items = [item for item, _ in batch]
+        futures = [future for _, future in batch]
+        loop = asyncio.get_running_loop()
+        if self._executor is not None:
+            computation = loop.run_in_executor(self._executor, self._compute, items)
+            computation.add_done_callback(lambda done: self._deliver(futures, done.result))
+        else:
+            self._deliver(futures, lambda: self._compute(items))
+
+    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
+        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+        total = 0
+        while self._queue:
+            item, future = self._queue[0]
+            if not future.done():
+                total += self._size(item)
+                if batch and total > self._limit:
+                    break
+                batch.append((item, future))
+            self._queue.popleft()
+        return batch
+
+    def _deliver(self, futures: Sequence[asyncio.Future[Result]], results: Callable[[], Sequence[Result]]) -> None:
+        try:
+            for future, result in zip(futures, results(), strict=True):
+                if not future.done():
+                    future.set_result(result)
+        except Exception as error:
+            for future in futures:
+                if not future.done():
+                    future.set_exception(error)
+        asyncio.get_running_loop().call_soon(self._next_batch)

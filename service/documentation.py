@@ -1,0 +1,188 @@
+"""The OpenAPI document: what FastAPI cannot read off the handlers' signatures."""
+
+from __future__ import annotations
+
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from pydantic import BaseModel
+
+from service import errors, schemas
+from service.bodies import JSON, MULTIPART
+from service.images import FORMATS
+from service.npy import MEDIA_TYPE as NPY
+
+PNG = "image/png"
+
+DESCRIPTION = """\
+A variational autoencoder behind HTTP: `/encode` an image to its latent, `/decode` a latent to an image, `/reconstruct`,
+`/sample`, `/interpolate` and `/traverse`. Shape in, shape out: one image gives one vector, a batch of N gives N.
+Every answer comes as JSON, PNG or npy, as the `Accept` header asks. Losses are in nats.
+
+Errors are `application/problem+json` (RFC 9457): `detail` says how to mend the request, `errors` points at each field.
+"""
+
+Z = [0.1, -0.2, 0.3]
+PIXELS = [[[0.0, 0.02], [0.97, 0.4]]]
+BINARY = {"type": "string", "format": "binary"}
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Where the service was given API keys."},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key, as a header."},
+}
+OPEN = ("/livez", "/readyz")
+
+_IMAGE_BODY = {
+    "description": "An image; several in a multipart form, the part `image` repeated; or an npy array, uint8 "
+    "(0 to 255) or floating (0 to 1), of the model's shape (C, H, W) or (N, C, H, W); (H, W) where C is 1.",
+    "required": True,
+    "content": {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "array", "items": BINARY}},
+            }
+        },
+        **{media_type: {"schema": BINARY} for media_type in (*FORMATS, NPY)},
+    },
+}
+
+
+def _json_body(model: type[BaseModel], *alternatives: dict[str, Any], **examples: Any) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+    return {
+        "schema": {"anyOf": [*alternatives, reference]} if alternatives else reference,
+        "examples": {name.replace("_", " "): {"value": value} for name, value in examples.items()},
+    }
+
+
+_VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+_LATENT_BODY = {
+    "description": "A latent of D numbers or a batch of them, as JSON or as npy, (D,) or (N, D).",
+    "required": True,
+    "content": {
+        JSON: _json_body(
+            schemas.Latents,
+            _VECTOR,
+            {"type": "array", "items": _VECTOR, "minItems": 1},
+            one_latent=Z,
+            a_batch=[Z, [1, 0, -1]],
+            with_a_name={"z": Z},
+        ),
+        NPY: {"schema": BINARY},
+    },
+}
+_INTERPOLATION = {"from": [-1, 0, 1], "to": [1, 1, 0], "steps": 8, "method": "spherical"}
+_TRAVERSAL = {"at": [0, 0, 0], "dimensions": [0, 1], "low": -2, "high": 2, "steps": 9}
+_POSTERIOR = {"mean": Z, "log_variance": [-4.1, -3.8, -4.4]}
+_LOSSES = {"reconstruction_loss": 71.3, "kl_divergence": 8.9, "elbo": -80.2}
+_CARD = {
+    "name": "mnist",
+    "architecture": "mlp",
+    "image_shape": [1, 28, 28],
+    "latent_dim": 3,
+    "parameters": 927870,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "format_version": 1,
+    "training": {"epochs": 10},
+    "figures": {"test_negative_elbo": 133.5},
+}
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/encode": _IMAGE_BODY,
+    "/decode": _LATENT_BODY,
+    "/reconstruct": _IMAGE_BODY,
+    "/interpolate": {"required": True, "content": {JSON: _json_body(schemas.Interpolation, an_arc=_INTERPOLATION)}},
+    "/traverse": {"required": True, "content": {JSON: _json_body(schemas.Traversal, a_grid=_TRAVERSAL)}},
+}
+
+ANSWERS: dict[str, tuple[tuple[str, ...], type[BaseModel], dict[str, Any]]] = {
+    "/encode": ((JSON, NPY), schemas.Posterior, _POSTERIOR),
+    "/decode": ((PNG, JSON, NPY), schemas.Images, {"pixels": PIXELS}),
+    "/reconstruct": ((PNG, JSON, NPY), schemas.ReconstructionAnswer, {**_POSTERIOR, **_LOSSES, "pixels": PIXELS}),
+    "/sample": ((PNG, JSON, NPY), schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
+    "/interpolate": ((PNG, JSON, NPY), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
+    "/traverse": ((PNG, JSON, NPY), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
+    "/latents": ((JSON,), schemas.TestLatents, {"mean": [Z], "label": [7]}),
+    "/model": ((JSON,), schemas.ModelCard, _CARD),
+    "/livez": ((JSON,), schemas.Status, {"status": "ok"}),
+    "/readyz": ((JSON,), schemas.Status, {"status": "ok"}),
+}
+
+ERRORS: dict[type[errors.ServiceError], str] = {
+    errors.UnreadableBody: "The body is no image, no JSON or no npy, or is cut short.",
+    errors.Unauthorized: "This service asks for an API key, and none or a wrong one was sent.",
+    errors.NotAcceptable: "None of the media types in `Accept` can be given.",
+    errors.TooLarge: "The body, the picture or the batch is over the limit.",
+    errors.UnsupportedMediaType: "The body's content type is not taken.",
+    errors.InvalidInput: "A value of the wrong length, shape or range, or an unknown parameter.",
+    errors.ShareExceeded: "This API key holds its whole share of the queue.",
+    errors.Unavailable: "The queue is full, or the service starts or stops; try again.",
+    errors.DeadlineExceeded: "Not answered within the deadline.",
+}
+ALWAYS = (errors.Unauthorized, errors.InvalidInput, errors.ShareExceeded, errors.Unavailable, errors.DeadlineExceeded)
+WITH_BODY = (errors.UnreadableBody, errors.TooLarge, errors.UnsupportedMediaType)
+
+
+def describe(path: str) -> dict[str, Any]:
+    """What `add_api_route` is told of the route at `path`, beside its handler."""
+    media_types, model, example = ANSWERS[path]
+    content = {media_type: {"schema": BINARY} for media_type in media_types if media_type != JSON}
+    content[JSON] = {**_json_body(model), "example": example}
+    content = {media_type: content[media_type] for media_type in media_types}
+    responses: dict[int | str, dict[str, Any]] = {200: {"description": "Done.", "content": content}}
+    extra: dict[str, Any] = {}
+    if path in OPEN:
+        if path == "/readyz":
+            responses[503] = {"description": "Starting or draining.", "content": content}
+        return {"tags": ["probes"], "responses": responses}
+    if path in ("/encode", "/reconstruct", "/sample"):
+        seed = {"description": "The seed of what was drawn, if anything was.", "schema": {"type": "integer"}}
+        responses[200]["headers"] = {"x-seed": seed}
+    if path in BODIES:
+        extra["requestBody"] = BODIES[path]
+    possible = [*ALWAYS, errors.NotAcceptable, *(WITH_BODY if path in BODIES else ())]
+    if path == "/sample":
+        possible.append(errors.TooLarge)
+    if path == "/latents":
+        responses[404] = _problem("No latents came with the checkpoint.", errors.NotFound)
+    for error in possible:
+        responses[int(error.status)] = _problem(ERRORS[error], error)
+    extra["security"] = [{}, *({name: []} for name in SECURITY)]
+    tag = "model" if path in ("/latents", "/model") else "latent space"
+    return {
+        "tags": [tag],
+        "responses": dict(sorted(responses.items(), key=lambda r: int(r[0]))),
+        "openapi_extra": extra,
+    }
+
+
+def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, Any]:
+    example = {"type": "about:blank", "title": error.status.phrase, "status": int(error.status), "detail": description}
+    return {
+        "description": description,
+        "content": {errors.MEDIA_TYPE: {**_json_body(schemas.ProblemDocument), "example": example}},
+    }
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, made once."""
+    if app.openapi_schema is None:
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = SECURITY
+        known = components["schemas"] = {}
+        models: list[type[BaseModel]] = [
+            schemas.Latents,
+            schemas.Interpolation,
+            schemas.Traversal,
+            schemas.ProblemDocument,
+        ]
+        models += [answer for _, answer, _ in ANSWERS.values()]
+        for model in models:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            known.update(schema.pop("$defs", {}))
+            known[model.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema

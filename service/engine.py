@@ -1,0 +1,142 @@
+"""The model behind micro-batchers: arrays in, arrays out, whatever else is being computed."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from torch import Tensor
+
+from service.batching import MicroBatcher
+from vae.model import VAE, reparameterize
+from vae.objective import kl_divergence, reconstruction_loss
+
+FloatArray = npt.NDArray[np.float32]
+Arrays = tuple[FloatArray, ...]
+"""Arrays of one length N: what goes in and comes out of an operation, row by row."""
+Operation = Callable[..., tuple[Tensor, ...]]
+
+BLOCKING_LIMIT_S = 0.001
+"""A model that takes longer for its largest micro-batch runs in a thread beside the event loop."""
+
+MINIMUM_ROWS = 16
+"""Smaller batches are padded: BLAS computes a few rows by other kernels, whose last bits differ."""
+
+
+@dataclass(frozen=True)
+class Reconstruction:
+    """What `/reconstruct` tells of N images; losses in nats, (N,) each."""
+
+    mean: FloatArray
+    log_variance: FloatArray
+    z: FloatArray
+    pixels: FloatArray
+    reconstruction_loss: FloatArray
+    kl_divergence: FloatArray
+
+    @property
+    def elbo(self) -> FloatArray:
+        """Evidence lower bound, (N,), nats."""
+        return -(self.reconstruction_loss + self.kl_divergence)
+
+
+class Engine:
+    """Runs one model; all arrays are float32, images (N, C, H, W) in [0, 1], latents (N, D)."""
+
+    def __init__(self, model: VAE, *, micro_batch_limit: int, device: torch.device | str = "cpu") -> None:
+        self.config = model.config
+        self._model = model
+        self._device = torch.device(device)
+        self._limit = micro_batch_limit
+        slow = self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine") if slow else None
+        self._encoder = self._batcher(self._encode)
+        self._decoder = self._batcher(self._decode)
+        self._reconstructor = self._batcher(self._reconstruct)
+
+    async def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        """Mean and log-variance of q(z|x), (N, D) each."""
+        mean, log_variance = await self._run(self._encoder, (images,))
+        return mean, log_variance
+
+    async def decode(self, z: FloatArray) -> FloatArray:
+        """Images, (N, C, H, W) in [0, 1]."""
+        (pixels,) = await self._run(self._decoder, (z,))
+        return pixels
+
+    async def reconstruct(self, images: FloatArray, noise: FloatArray | None = None) -> Reconstruction:
+        """Images decoded from the posterior's mean, or from its sample with `noise` (N, D) ~ N(0, I)."""
+        if noise is None:
+            noise = np.zeros((len(images), self.config.latent_dim), np.float32)
+        return Reconstruction(*await self._run(self._reconstructor, (images, noise)))
+
+    def close(self) -> None:
+        """Let the thread go, if there is one."""
+        if self._thread is not None:
+            self._thread.shutdown()
+
+    def _batcher(self, operation: Operation) -> MicroBatcher[Arrays, Arrays]:
+        def compute(items: Sequence[Arrays]) -> list[Arrays]:
+            return self._compute(operation, items)
+
+        return MicroBatcher(compute, limit=self._limit, size=lambda item: len(item[0]), executor=self._thread)
+
+    async def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays) -> Arrays:
+        total = len(rows[0])
+        if total <= self._limit:
+            return await batcher.submit(rows)
+        pieces = [tuple(a[start : start + self._limit] for a in rows) for start in range(0, total, self._limit)]
+        results = await asyncio.gather(*(batcher.submit(piece) for piece in pieces))
+        return tuple(np.concatenate(column) for column in zip(*results, strict=True))
+
+    def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays]:
+        """One forward pass over all items, in whole rows, and its results cut up again."""
+        columns = [np.concatenate(column) for column in zip(*items, strict=True)]
+        total = len(columns[0])
+        if total < MINIMUM_ROWS:
+            columns = [np.concatenate([c, np.zeros((MINIMUM_ROWS - total, *c.shape[1:]), c.dtype)]) for c in columns]
+        with torch.inference_mode():
+            outputs = operation(*(torch.from_numpy(column).to(self._device) for column in columns))
+        arrays = [output.cpu().numpy() for output in outputs]
+        results: list[Arrays] = []
+        start = 0
+        for item in items:
+            stop = start + len(item[0])
+            results.append(tuple(array[start:stop] for array in arrays))
+            start = stop
+        return results
+
+    def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
+        return self._model.encode(images)
+
+    def _decode(self, z: Tensor) -> tuple[Tensor, ...]:
+        return (self._model.decode(z).sigmoid_(),)
+
+    def _reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        mean, log_variance = self._model.encode(images)
+        z = reparameterize(mean, log_variance, noise=noise)
+        logits = self._model.decode(z)
+        distortion, rate = reconstruction_loss(logits, images), kl_divergence(mean, log_variance)
+        return mean, log_variance, z, logits.sigmoid_(), distortion, rate
+
+    def _seconds_per_micro_batch(self) -> float:
+        """Best of a few: the first passes allocate and choose kernels."""
+        z = np.zeros((self._limit, self.config.latent_dim), np.float32)
+        seconds = []
+        for _ in range(5):
+            start = time.perf_counter()
+            self._compute(self._decode, [(z,)])
+            seconds.append(time.perf_counter() - start)
+        return min(seconds)
+
+
+def draw_posterior(mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> FloatArray:
+    """Samples (N, D) of q(z|x) with `noise` (N, D) ~ N(0, I), as `Engine.reconstruct` draws them."""
+    z = reparameterize(torch.from_numpy(mean), torch.from_numpy(log_variance), noise=torch.from_numpy(noise))
+    return z.numpy()

@@ -1,0 +1,137 @@
+"""One exception tree, and its one translation to HTTP.
+
+ServiceError
+├── UnreadableBody         400  no image, no JSON, no npy, or cut short
+├── Unauthorized           401
+├── NotFound               404
+├── MethodNotAllowed       405
+├── NotAcceptable          406
+├── TooLarge               413  body, image dimensions or batch over a limit
+├── UnsupportedMediaType   415
+├── InvalidInput           422  readable, but with wrong values; `problems` names each
+├── ShareExceeded          429  one key over its share of the queue
+├── InternalError          500  says nothing of the inside
+├── Unavailable            503  queue full, starting, draining
+└── DeadlineExceeded       504
+
+Every error is answered as `application/problem+json` (RFC 9457).
+"""
+
+import json
+from collections.abc import Mapping, Sequence
+from http import HTTPStatus
+from typing import ClassVar, NamedTuple
+
+MEDIA_TYPE = "application/problem+json"
+
+
+class Problem(NamedTuple):
+    """One bad field: `place` is body, query, path or header, `pointer` an RFC 6901 pointer into it."""
+
+    place: str
+    pointer: str
+    detail: str
+
+
+class ServiceError(Exception):
+    """What a caller is told; `detail` is a sentence from which the request can be mended."""
+
+    status: ClassVar[HTTPStatus]
+
+    def __init__(
+        self, detail: str, *, problems: Sequence[Problem] = (), headers: Mapping[str, str] | None = None
+    ) -> None:
+        super().__init__(detail)
+        self.detail = detail
+        self.problems = problems
+        self.headers = dict(headers or {})
+
+
+class UnreadableBody(ServiceError):
+    """The body is no image, no JSON, no npy, or is cut short."""
+
+    status = HTTPStatus.BAD_REQUEST
+
+
+class Unauthorized(ServiceError):
+    """An API key is wanted; none, or a wrong one, was sent."""
+
+    status = HTTPStatus.UNAUTHORIZED
+
+
+class NotFound(ServiceError):
+    """There is nothing at this path."""
+
+    status = HTTPStatus.NOT_FOUND
+
+
+class MethodNotAllowed(ServiceError):
+    """The path is there, the method is not."""
+
+    status = HTTPStatus.METHOD_NOT_ALLOWED
+
+
+class NotAcceptable(ServiceError):
+    """None of the media types asked for can be given."""
+
+    status = HTTPStatus.NOT_ACCEPTABLE
+
+
+class TooLarge(ServiceError):
+    """Body, image dimensions or batch are over a limit."""
+
+    status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+
+
+class UnsupportedMediaType(ServiceError):
+    """The body's content type is not taken."""
+
+    status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
+
+
+class InvalidInput(ServiceError):
+    """The request can be read, but holds wrong values; `problems` names each."""
+
+    status = HTTPStatus.UNPROCESSABLE_ENTITY
+
+    def __init__(self, *problems: Problem) -> None:
+        super().__init__(" ".join(problem.detail for problem in problems), problems=problems)
+
+
+class ShareExceeded(ServiceError):
+    """One key is over its share of the queue."""
+
+    status = HTTPStatus.TOO_MANY_REQUESTS
+
+
+class InternalError(ServiceError):
+    """The service failed; nothing of its inside is told."""
+
+    status = HTTPStatus.INTERNAL_SERVER_ERROR
+
+
+class Unavailable(ServiceError):
+    """The queue is full, or the service starts or stops."""
+
+    status = HTTPStatus.SERVICE_UNAVAILABLE
+
+
+class DeadlineExceeded(ServiceError):
+    """Not answered in time."""
+
+    status = HTTPStatus.GATEWAY_TIMEOUT
+
+
+def problem_document(error: ServiceError) -> bytes:
+    """The body of the answer, RFC 9457."""
+    document: dict[str, object] = {
+        "type": "about:blank",
+        "title": error.status.phrase,
+        "status": int(error.status),
+        "detail": error.detail,
+    }
+    if error.problems:
+        document["errors"] = [
+            {"in": problem.place, "pointer": problem.pointer, "detail": problem.detail} for problem in error.problems
+        ]
+    return json.dumps(document, ensure_ascii=False).encode()

@@ -1,0 +1,101 @@
+"""Bytes ↔ pixels: PNG, JPEG, WebP, BMP and GIF in, PNG out."""
+
+from __future__ import annotations
+
+import io
+from math import ceil, sqrt
+from typing import Literal
+
+import numpy as np
+import numpy.typing as npt
+from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+
+from service.errors import TooLarge, UnreadableBody
+
+FloatArray = npt.NDArray[np.float32]
+Fit = Literal["contain", "cover", "stretch"]
+
+FORMATS = {
+    "image/png": "PNG",
+    "image/jpeg": "JPEG",
+    "image/webp": "WEBP",
+    "image/bmp": "BMP",
+    "image/gif": "GIF",
+}
+"""Media types taken, and Pillow's name for each. Pillow knows many more formats; none of those is ever tried."""
+
+
+def open_image(body: bytes, *, pixel_limit: int, name: str = "The body") -> Image.Image:
+    """Read an image's header, not its pixels; raises UnreadableBody or TooLarge."""
+    try:
+        image = Image.open(io.BytesIO(body), formats=tuple(FORMATS.values()))
+    except UnidentifiedImageError as error:
+        wanted = ", ".join(FORMATS.values())
+        raise UnreadableBody(f"{name} is not an image: none of {wanted} could be recognised in it.") from error
+    except Exception as error:  # Pillow's parsers raise whatever they trip over
+        raise UnreadableBody(f"{name} is not a whole image: its header cannot be read.") from error
+    if image.width * image.height > pixel_limit:
+        raise TooLarge(f"{name} is an image of {image.width}×{image.height} pixels; at most {pixel_limit} are taken.")
+    return image
+
+
+def to_array(
+    image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, invert: bool, name: str = "The body"
+) -> FloatArray:
+    """Decode an opened image and bring it to `shape` (C, H, W), float32 in [0, 1].
+
+    EXIF orientation is applied, colours are inverted where asked, alpha is laid over black, the picture is scaled with
+    antialiasing and turned grey (ITU-R BT.601) or RGB. Raises UnreadableBody.
+    """
+    channels, height, width = shape
+    mode = "L" if channels == 1 else "RGB"
+    try:
+        image.draft(mode, (4 * width, 4 * height))  # a JPEG is decoded at an eighth of its size where that is enough
+        picture = _flatten(ImageOps.exif_transpose(image), mode, invert=invert)
+    except Exception as error:  # Pillow's decoders raise whatever they trip over
+        raise UnreadableBody(f"{name} is not a whole image: its pixels cannot be decoded.") from error
+    size = (width, height)
+    shrinks = picture.width >= width and picture.height >= height
+    how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    if fit == "contain":
+        picture = ImageOps.pad(picture, size, how)
+    elif fit == "cover":
+        picture = ImageOps.fit(picture, size, how)
+    else:
+        picture = picture.resize(size, how)
+    pixels = np.asarray(picture, np.float32) / np.float32(255)
+    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
+
+
+def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
+    """Any Pillow mode → L or RGB, 8 bits a channel, alpha laid over black."""
+    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip it
+        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+    if not image.has_transparency_data:
+        opaque = image.convert(mode)
+        return ImageChops.invert(opaque) if invert else opaque
+    layered = image.convert("RGBA")
+    alpha = layered.getchannel("A")
+    colour = layered.convert(mode)
+    if invert:
+        colour = ImageChops.invert(colour)
+    return Image.composite(colour, Image.new(mode, image.size), alpha)
+
+
+def write_png(pixels: FloatArray, *, columns: int | None = None, scale: int = 1) -> bytes:
+    """Images (N, C, H, W) in [0, 1] → one PNG: a single image, or a grid as square as it can be, row by row.
+
+    `columns` sets the grid's width in images, `scale` enlarges each pixel to a square of that side.
+    """
+    count, channels, height, width = pixels.shape
+    columns = min(columns or ceil(sqrt(count)), count)
+    rows = ceil(count / columns)
+    grid = np.zeros((rows * columns, height, width, channels), np.uint8)
+    grid[:count] = (pixels.transpose(0, 2, 3, 1) * 255 + 0.5).astype(np.uint8)
+    sheet = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    sheet = sheet.reshape(rows * height, columns * width, channels)
+    if scale > 1:
+        sheet = sheet.repeat(scale, 0).repeat(scale, 1)
+    buffer = io.BytesIO()
+    Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()

@@ -1,0 +1,41 @@
+"""Who may call: API keys, compared in constant time."""
+
+from __future__ import annotations
+
+import hashlib
+import hmac
+from collections.abc import Iterable
+
+from starlette.datastructures import Headers
+
+from service.errors import Unauthorized
+
+
+class Keyring:
+    """The keys that open the service; with none, it is open to all."""
+
+    def __init__(self, keys: Iterable[str]) -> None:
+        self._digests = [_digest(key) for key in keys]
+
+    def __len__(self) -> int:
+        return len(self._digests)
+
+    def identify(self, headers: Headers) -> bytes:
+        """A name for the caller's key (its digest); raises Unauthorized where a key is wanted and not given."""
+        if not self._digests:
+            return b""
+        scheme, _, token = headers.get("authorization", "").partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        digest = _digest(key)
+        matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them: no early way out
+        if not any(matches):
+            given = "The API key is not one of this service's." if key else "This service asks for an API key."
+            raise Unauthorized(
+                f"{given} Send it as 'Authorization: Bearer KEY' or 'x-api-key: KEY'.",
+                headers={"WWW-Authenticate": 'Bearer realm="vae-service"'},
+            )
+        return digest
+
+
+def _digest(key: str) -> bytes:
+    return hashlib.sha256(key.encode("utf-8", "surrogateescape")).digest()

@@ -1,0 +1,231 @@
+"""Handlers: decode the request, await the engine, encode the answer."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from typing import Annotated, Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from fastapi import Query
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.bodies import JSON, Limits, read_document, read_images, read_latents
+from service.draws import choose_seed, standard_normal
+from service.engine import Engine, draw_posterior
+from service.errors import InvalidInput, NotFound, Problem, TooLarge
+from service.images import write_png
+from service.negotiation import negotiate
+from service.npy import MEDIA_TYPE as NPY
+from service.npy import write_npy
+from service.operation import Gate
+from service.schemas import (
+    EncodeOptions,
+    Interpolation,
+    NoOptions,
+    PngOptions,
+    ReconstructOptions,
+    SampleOptions,
+    Traversal,
+)
+from service.walks import interpolate as interpolation
+from service.walks import traverse as traversal
+
+PNG = "image/png"
+FloatArray = npt.NDArray[np.float32]
+
+
+@dataclass(frozen=True)
+class Loaded:
+    """What the handlers work with, there once the service has started."""
+
+    engine: Engine
+    limits: Limits
+    model_json: bytes
+    latents_json: bytes | None
+
+
+async def encode(request: Request, options: Annotated[EncodeOptions, Query()]) -> Response:
+    """An image (or a batch) to the mean and log-variance of its posterior q(z|x)."""
+    media_type = _negotiate(request, JSON, NPY)
+    loaded = _loaded(request)
+    engine = loaded.engine
+    batch = await read_images(request, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
+    mean, log_variance = await engine.encode(batch.rows)
+    answer = {"mean": mean, "log_variance": log_variance}
+    headers: dict[str, str] = {}
+    if options.draw:
+        noise = _noise(options.seed, len(mean), engine.config.latent_dim, headers)
+        answer["z"] = draw_posterior(mean, log_variance, noise)
+    if media_type == NPY:
+        stacked = np.stack(list(answer.values()), axis=1)
+        return _answer(write_npy(stacked[0] if batch.single else stacked), NPY, headers)
+    return _json({name: rows[0] if batch.single else rows for name, rows in answer.items()}, headers)
+
+
+async def decode(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+    """A latent vector (or a batch) to its image."""
+    media_type = _negotiate(request, PNG, JSON, NPY)
+    loaded = _loaded(request)
+    batch = await read_latents(request, loaded.limits, loaded.engine.config.latent_dim)
+    _check_png(loaded, len(batch.rows), options, media_type)
+    pixels = await loaded.engine.decode(batch.rows)
+    return _images(media_type, pixels, options, single=batch.single)
+
+
+async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Query()]) -> Response:
+    """An image (or a batch) through the latent space and back, with its losses."""
+    media_type = _negotiate(request, PNG, JSON, NPY)
+    loaded = _loaded(request)
+    engine = loaded.engine
+    batch = await read_images(request, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
+    _check_png(loaded, len(batch.rows), options, media_type)
+    headers: dict[str, str] = {}
+    noise = _noise(options.seed, len(batch.rows), engine.config.latent_dim, headers) if options.draw else None
+    result = await engine.reconstruct(batch.rows, noise)
+    if media_type == JSON:
+        answer = {
+            "mean": result.mean,
+            "log_variance": result.log_variance,
+            "reconstruction_loss": result.reconstruction_loss,
+            "kl_divergence": result.kl_divergence,
+            "elbo": result.elbo,
+            "pixels": result.pixels,
+        }
+        if options.draw:
+            answer["z"] = result.z
+        return _json({name: rows[0] if batch.single else rows for name, rows in answer.items()}, headers)
+    return _images(media_type, result.pixels, options, single=batch.single, headers=headers)
+
+
+async def sample(request: Request, options: Annotated[SampleOptions, Query()]) -> Response:
+    """Images decoded from draws of the prior N(0, temperature²·I)."""
+    media_type = _negotiate(request, PNG, JSON, NPY)
+    loaded = _loaded(request)
+    loaded.limits.check_batch(options.n)
+    _check_png(loaded, options.n, options, media_type)
+    headers: dict[str, str] = {}
+    z = _noise(options.seed, options.n, loaded.engine.config.latent_dim, headers) * np.float32(options.temperature)
+    pixels = await loaded.engine.decode(z)
+    return _walk(media_type, z, pixels, options, headers, seed=int(headers["x-seed"]))
+
+
+async def interpolate(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+    """Images on the way from one latent to another."""
+    media_type = _negotiate(request, PNG, JSON, NPY)
+    loaded = _loaded(request)
+    asked = await read_document(request, loaded.limits, Interpolation)
+    _check_latent(loaded, {"from": asked.start, "to": asked.stop})
+    loaded.limits.check_batch(asked.steps)
+    options = _with_columns(options, asked.steps)
+    _check_png(loaded, asked.steps, options, media_type)
+    z = interpolation(asked.start, asked.stop, asked.steps, spherical=asked.method == "spherical")
+    return _walk(media_type, z, await loaded.engine.decode(z), options, {})
+
+
+async def traverse(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+    """Images along one latent dimension, or over the grid of two."""
+    media_type = _negotiate(request, PNG, JSON, NPY)
+    loaded = _loaded(request)
+    asked = await read_document(request, loaded.limits, Traversal)
+    _check_latent(loaded, {"at": asked.at})
+    latent_dim = loaded.engine.config.latent_dim
+    for index, dimension in enumerate(asked.dimensions):
+        if dimension >= latent_dim or dimension in asked.dimensions[:index]:
+            problem = f"dimensions.{index} is {dimension}; different ones from 0 to {latent_dim - 1} are wanted."
+            raise InvalidInput(Problem("body", f"/dimensions/{index}", problem))
+    count = asked.steps ** len(asked.dimensions)
+    loaded.limits.check_batch(count)
+    options = _with_columns(options, asked.steps)
+    _check_png(loaded, count, options, media_type)
+    z = traversal(asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
+    return _walk(media_type, z, await loaded.engine.decode(z), options, {})
+
+
+async def latents(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+    """The test set's latents and labels that came with the checkpoint."""
+    _negotiate(request, JSON)
+    document = _loaded(request).latents_json
+    if document is None:
+        raise NotFound("No latents came with this checkpoint; vae-train fit writes them beside it.")
+    return _answer(document, JSON)
+
+
+async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+    """What is being served, how it was trained, and what was measured of it."""
+    _negotiate(request, JSON)
+    return _answer(_loaded(request).model_json, JSON)
+
+
+async def livez() -> Response:
+    """Is the process alive? 200 as long as it can answer."""
+    return _json({"status": "ok"})
+
+
+async def readyz(request: Request) -> Response:
+    """Should traffic be sent here? 503 while the service starts and drains."""
+    gate: Gate = request.app.state.gate
+    response = _json({"status": gate.admission.status})
+    response.status_code = 200 if gate.admission.status == "ok" else 503
+    return response
+
+
+def _loaded(request: Request) -> Loaded:
+    loaded: Loaded = request.app.state.loaded
+    return loaded
+
+
+def _negotiate(request: Request, *offers: str) -> str:
+    return negotiate(request.headers.get("accept", ""), offers)
+
+
+def _noise(seed: int | None, count: int, latent_dim: int, headers: dict[str, str]) -> FloatArray:
+    """N(0, I) of `seed`, or of a chosen one, which is told in `headers`."""
+    seed = choose_seed() if seed is None else seed
+    headers["x-seed"] = str(seed)
+    return standard_normal(seed, count, latent_dim)
+
+
+def _check_latent(loaded: Loaded, fields: dict[str, list[float]]) -> None:
+    wanted = loaded.engine.config.latent_dim
+    for field, vector in fields.items():
+        if len(vector) != wanted:
+            problem = f"{field} has {len(vector)} numbers; {wanted} are wanted."
+            raise InvalidInput(Problem("body", f"/{field}", problem))
+
+
+def _check_png(loaded: Loaded, count: int, options: PngOptions, media_type: str) -> None:
+    _, height, width = loaded.engine.config.image_shape
+    if media_type == PNG and (pixels := count * height * width * options.scale**2) > loaded.limits.image_pixels:
+        raise TooLarge(f"The PNG would have {pixels} pixels; at most {loaded.limits.image_pixels} are given.")
+
+
+def _with_columns(options: PngOptions, columns: int) -> PngOptions:
+    return options if options.columns else PngOptions(columns=columns, scale=options.scale)
+
+
+def _walk(
+    media_type: str, z: FloatArray, pixels: FloatArray, options: PngOptions, headers: dict[str, str], **extra: int
+) -> Response:
+    if media_type == JSON:
+        return _json({**extra, "z": z, "pixels": pixels}, headers)
+    return _images(media_type, pixels, options, single=False, headers=headers)
+
+
+def _images(
+    media_type: str, pixels: FloatArray, options: PngOptions, *, single: bool, headers: dict[str, str] | None = None
+) -> Response:
+    if media_type == PNG:
+        return _answer(write_png(pixels, columns=options.columns, scale=options.scale), PNG, headers)
+    rows = pixels[0] if single else pixels
+    return _answer(write_npy(rows), NPY, headers) if media_type == NPY else _json({"pixels": rows}, headers)
+
+
+def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
+    return _answer(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
+
+
+def _answer(body: bytes, media_type: str, headers: dict[str, str] | None = None) -> Response:
+    return Response(body, headers=headers, media_type=media_type)

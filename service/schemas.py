@@ -1,0 +1,181 @@
+"""The JSON and the query parameters that go in, and the JSON that comes out."""
+
+from __future__ import annotations
+
+from typing import Annotated, Literal
+
+from pydantic import BaseModel, ConfigDict, Field
+
+Vector = list[float]
+Pixels = list[list[list[float]]]
+"""[C][H][W], each in [0, 1]."""
+
+LATENT_BOUND = 1e6
+"""Latents beyond ± this are refused: no latent of N(0, I) lies there, and float32 would overflow."""
+FiniteVector = list[Annotated[float, Field(allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)]]
+
+
+Seed = Annotated[
+    int | None, Field(ge=0, lt=2**64, description="Makes the draw repeatable; chosen, and told, where absent.")
+]
+
+
+class _Options(BaseModel):
+    model_config = ConfigDict(extra="forbid", frozen=True)
+
+
+class NoOptions(_Options):
+    """A route that takes no query parameter."""
+
+
+class PngOptions(_Options):
+    """Query of the routes that draw a PNG."""
+
+    columns: int | None = Field(None, ge=1, le=10_000, description="Images in a row of the PNG; as square as can be.")
+    scale: int = Field(1, ge=1, le=64, description="Enlarge each pixel of the PNG to a square of this side.")
+
+
+class SampleOptions(PngOptions):
+    """Query of /sample."""
+
+    n: int = Field(1, ge=1, description="How many images to draw from the prior.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**64, description="Makes the draw repeatable; chosen, and told, if absent."
+    )
+    temperature: float = Field(
+        1, ge=0, le=100, allow_inf_nan=False, description="Standard deviation of the prior that is drawn from."
+    )
+
+
+class _ImageInput(_Options):
+    fit: Literal["contain", "cover", "stretch"] = Field(
+        "contain",
+        description="How a picture of another shape is brought to the model's: with black bars, cut, or bent.",
+    )
+    invert: bool = Field(False, description="For dark ink on white paper; the model knows light ink on black.")
+    draw: bool = Field(False, description="Draw a sample of the posterior too (encode) or in place of the mean.")
+    seed: int | None = Field(
+        None, ge=0, lt=2**64, description="Makes the draw repeatable; chosen, and told, if absent."
+    )
+
+
+class EncodeOptions(_ImageInput):
+    """Query of /encode."""
+
+
+class ReconstructOptions(PngOptions, _ImageInput):
+    """Query of /reconstruct."""
+
+
+class Interpolation(BaseModel):
+    """Body of /interpolate."""
+
+    model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    start: FiniteVector = Field(alias="from", description="Latent to begin at, [D].")
+    stop: FiniteVector = Field(alias="to", description="Latent to end at, [D].")
+    steps: int = Field(8, ge=2, strict=True, description="Images on the way, both ends counted.")
+    method: Literal["linear", "spherical"] = "linear"
+
+
+class Traversal(BaseModel):
+    """Body of /traverse."""
+
+    model_config = ConfigDict(extra="forbid")
+
+    at: FiniteVector = Field(description="Latent through which to walk, [D].")
+    dimensions: list[Annotated[int, Field(ge=0, strict=True)]] = Field(
+        min_length=1,
+        max_length=2,
+        description="One dimension to walk along (a row), or two (a grid: the first from left to right, "
+        "the second from top to bottom).",
+    )
+    low: float = Field(-3, allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)
+    high: float = Field(3, allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)
+    steps: int = Field(15, ge=2, strict=True, description="Values per dimension, both ends counted.")
+
+
+class Latents(BaseModel):
+    """Body of /decode, where it is no bare array."""
+
+    z: Vector | list[Vector]
+
+
+class Posterior(BaseModel):
+    """Answer of /encode: [D] each, or [N][D] for a batch."""
+
+    mean: Vector | list[Vector]
+    log_variance: Vector | list[Vector]
+    z: Vector | list[Vector] | None = Field(None, description="With draw=true: a sample of the posterior.")
+
+
+class Images(BaseModel):
+    """Answer of /decode: [C][H][W], or [N][C][H][W] for a batch."""
+
+    pixels: Pixels | list[Pixels]
+
+
+class ReconstructionAnswer(Posterior, Images):
+    """Answer of /reconstruct; losses in nats, a list each for a batch."""
+
+    reconstruction_loss: float | Vector = Field(description="Binary cross-entropy summed over pixels.")
+    kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I).")
+    elbo: float | Vector = Field(description="−(reconstruction_loss + kl_divergence), a bound on log p(x).")
+
+
+class Walk(BaseModel):
+    """Answer of /interpolate and /traverse."""
+
+    z: list[Vector]
+    pixels: list[Pixels]
+
+
+class Samples(Walk):
+    """Answer of /sample."""
+
+    seed: int
+
+
+class TestLatents(BaseModel):
+    """Answer of /latents."""
+
+    mean: list[Vector]
+    label: list[int]
+
+
+class ModelCard(BaseModel):
+    """Answer of /model."""
+
+    name: str
+    architecture: str
+    image_shape: tuple[int, int, int] = Field(description="C, H, W")
+    latent_dim: int
+    parameters: int
+    sha256: str = Field(description="Of the checkpoint's bytes.")
+    format_version: int
+    training: dict[str, object] = Field(description="How it was trained.")
+    figures: dict[str, object] = Field(description="What was measured, nats per image.")
+
+
+class Status(BaseModel):
+    """Answer of the probes."""
+
+    status: Literal["ok", "starting", "draining"]
+
+
+class FieldProblem(BaseModel):
+    """One bad field."""
+
+    place: Literal["body", "query", "path", "header"] = Field(alias="in")
+    pointer: str = Field(description="RFC 6901 pointer to the field.")
+    detail: str
+
+
+class ProblemDocument(BaseModel):
+    """RFC 9457."""
+
+    type: str
+    title: str
+    status: int
+    detail: str
+    errors: list[FieldProblem] | None = None

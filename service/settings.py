@@ -1,0 +1,84 @@
+"""Every setting of the service: VAE_… in the environment, or the same as a flag of vae-serve."""
+
+from __future__ import annotations
+
+import difflib
+import os
+from collections.abc import Sequence
+from importlib.resources import files
+from pathlib import Path
+from typing import Annotated, Literal
+
+from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
+
+from service.bodies import Limits
+
+PREFIX = "VAE_"
+BUNDLED = Path(str(files("weights"))) / "mnist.safetensors"
+
+
+class SettingsError(Exception):
+    """A setting that cannot be; the message is what to tell the operator."""
+
+
+class Settings(BaseSettings):
+    """Frozen; a flag goes before the environment, the environment before the default."""
+
+    model_config = SettingsConfigDict(
+        env_prefix=PREFIX,
+        extra="forbid",
+        frozen=True,
+        cli_prog_name="vae-serve",
+        cli_kebab_case="all",
+        cli_hide_none_type=True,
+        cli_avoid_json=True,
+    )
+
+    checkpoint: Path = Field(BUNDLED, description="checkpoint to serve, .safetensors or the article's .pt")
+    host: str = Field("127.0.0.1", description="address to listen on")
+    port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
+    workers: int = Field(1, ge=1, le=256, description="processes that serve")
+    api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="keys that may call, separated by commas; without any the service is open"
+    )
+    body_limit: int = Field(32 * 2**20, ge=1, description="largest body of a request, bytes")
+    image_pixel_limit: int = Field(50_000_000, ge=1, description="largest picture taken or given, pixels")
+    batch_limit: int = Field(10_000, ge=1, description="most images or latents in one request")
+    micro_batch_limit: int = Field(64, ge=1, description="most images or latents computed together")
+    queue_limit: int = Field(1024, ge=1, description="most requests in flight in one worker")
+    request_deadline: float = Field(30, gt=0, description="time in which a request is answered, seconds")
+    drain_time: float = Field(30, gt=0, description="time that accepted requests have at a stop, seconds")
+    torch_threads: int = Field(1, ge=1, le=1024, description="threads of one worker's computations")
+    device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps")
+    log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
+    log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
+    cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(
+        (), description="origins of other sites whose pages may call, separated by commas"
+    )
+
+    @field_validator("api_keys", "cors_origins", mode="before")
+    @classmethod
+    def _split(cls, value: object) -> object:
+        if isinstance(value, str):
+            return tuple(part for piece in value.split(",") if (part := piece.strip()))
+        return value
+
+    @property
+    def limits(self) -> Limits:
+        """What is refused with 413."""
+        return Limits(self.body_limit, self.image_pixel_limit, self.batch_limit)
+
+
+def read_settings(arguments: Sequence[str]) -> Settings:
+    """Settings from flags and environment; raises SettingsError, and SystemExit for --help or an unknown flag."""
+    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    for name in sorted(os.environ):
+        if name.startswith(PREFIX) and name not in known:
+            near = difflib.get_close_matches(name, known, 1)
+            raise SettingsError(f"{name} is no setting of this service{f'; is {near[0]} meant?' if near else '.'}")
+    try:
+        return CliApp.run(Settings, cli_args=list(arguments))
+    except ValidationError as error:
+        complaints = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+        raise SettingsError("; ".join(complaints) + ". See vae-serve --help.") from error

@@ -1,0 +1,1 @@
+"""The checkpoint that the service loads by default."""
