@@ -64,13 +64,18 @@ async def read_images(
     if content_type == npy.MEDIA_TYPE:
         return _images_of_array(npy.read_npy(body), limits, shape)
     pictures = await _parts(request, body, limits) if content_type == MULTIPART else [("The body", body)]
-    arrays = []
-    for name, picture in pictures:
+
+    def decode(name: str, picture: bytes) -> FloatArray:
         image = open_image(picture, pixel_limit=limits.image_pixels, name=name)
-        if image.width * image.height <= INLINE_PIXELS:
-            arrays.append(to_array(image, shape, fit=fit, invert=invert, name=name))
-        else:
-            arrays.append(await asyncio.to_thread(to_array, image, shape, fit=fit, invert=invert, name=name))
+        return to_array(image, shape, fit=fit, invert=invert, name=name)
+
+    def decode_all() -> list[FloatArray]:
+        return [decode(name, picture) for name, picture in pictures]
+
+    name, picture = pictures[0]
+    width, height = open_image(picture, pixel_limit=limits.image_pixels, name=name).size
+    small = len(pictures) == 1 and width * height <= INLINE_PIXELS
+    arrays = decode_all() if small else await asyncio.to_thread(decode_all)
     return Batch(np.stack(arrays), single=len(arrays) == 1)
 
 

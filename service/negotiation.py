@@ -3,12 +3,18 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
+from starlette.datastructures import Headers
+
 from service.errors import NotAcceptable
 
 
-@lru_cache(maxsize=1024)
-def negotiate(accept: str, offers: tuple[str, ...]) -> str:
+def negotiate(headers: Headers, *offers: str) -> str:
     """The best offer; the first one where the caller has no preference. Raises NotAcceptable."""
+    return _best(headers.get("accept", ""), offers)
+
+
+@lru_cache(maxsize=1024)
+def _best(accept: str, offers: tuple[str, ...]) -> str:
     ranges = [_parse(part) for part in accept.split(",") if part.strip()]
     if not ranges:
         return offers[0]

@@ -3,20 +3,19 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from typing import Annotated, Any
+from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
-import orjson
 from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service.answers import PNG, answer, images, json, walk
 from service.bodies import JSON, Limits, read_document, read_images, read_latents
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine, draw_posterior
 from service.errors import InvalidInput, NotFound, Problem, TooLarge
-from service.images import write_png
 from service.negotiation import negotiate
 from service.npy import MEDIA_TYPE as NPY
 from service.npy import write_npy
@@ -33,7 +32,6 @@ from service.schemas import (
 from service.walks import interpolate as interpolation
 from service.walks import traverse as traversal
 
-PNG = "image/png"
 FloatArray = npt.NDArray[np.float32]
 
 
@@ -49,35 +47,35 @@ class Loaded:
 
 async def encode(request: Request, options: Annotated[EncodeOptions, Query()]) -> Response:
     """An image (or a batch) to the mean and log-variance of its posterior q(z|x)."""
-    media_type = _negotiate(request, JSON, NPY)
+    media_type = negotiate(request.headers, JSON, NPY)
     loaded = _loaded(request)
     engine = loaded.engine
     batch = await read_images(request, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
     mean, log_variance = await engine.encode(batch.rows)
-    answer = {"mean": mean, "log_variance": log_variance}
+    posterior = {"mean": mean, "log_variance": log_variance}
     headers: dict[str, str] = {}
     if options.draw:
         noise = _noise(options.seed, len(mean), engine.config.latent_dim, headers)
-        answer["z"] = draw_posterior(mean, log_variance, noise)
+        posterior["z"] = draw_posterior(mean, log_variance, noise)
     if media_type == NPY:
-        stacked = np.stack(list(answer.values()), axis=1)
-        return _answer(write_npy(stacked[0] if batch.single else stacked), NPY, headers)
-    return _json({name: rows[0] if batch.single else rows for name, rows in answer.items()}, headers)
+        stacked = np.stack(list(posterior.values()), axis=1)
+        return answer(write_npy(stacked[0] if batch.single else stacked), NPY, headers)
+    return await json({name: rows[0] if batch.single else rows for name, rows in posterior.items()}, headers)
 
 
 async def decode(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
     """A latent vector (or a batch) to its image."""
-    media_type = _negotiate(request, PNG, JSON, NPY)
+    media_type = negotiate(request.headers, PNG, JSON, NPY)
     loaded = _loaded(request)
     batch = await read_latents(request, loaded.limits, loaded.engine.config.latent_dim)
     _check_png(loaded, len(batch.rows), options, media_type)
     pixels = await loaded.engine.decode(batch.rows)
-    return _images(media_type, pixels, options, single=batch.single)
+    return await images(media_type, pixels, options, single=batch.single)
 
 
 async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Query()]) -> Response:
     """An image (or a batch) through the latent space and back, with its losses."""
-    media_type = _negotiate(request, PNG, JSON, NPY)
+    media_type = negotiate(request.headers, PNG, JSON, NPY)
     loaded = _loaded(request)
     engine = loaded.engine
     batch = await read_images(request, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
@@ -86,7 +84,7 @@ async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Q
     noise = _noise(options.seed, len(batch.rows), engine.config.latent_dim, headers) if options.draw else None
     result = await engine.reconstruct(batch.rows, noise)
     if media_type == JSON:
-        answer = {
+        fields = {
             "mean": result.mean,
             "log_variance": result.log_variance,
             "reconstruction_loss": result.reconstruction_loss,
@@ -95,26 +93,26 @@ async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Q
             "pixels": result.pixels,
         }
         if options.draw:
-            answer["z"] = result.z
-        return _json({name: rows[0] if batch.single else rows for name, rows in answer.items()}, headers)
-    return _images(media_type, result.pixels, options, single=batch.single, headers=headers)
+            fields["z"] = result.z
+        return await json({name: rows[0] if batch.single else rows for name, rows in fields.items()}, headers)
+    return await images(media_type, result.pixels, options, single=batch.single, headers=headers)
 
 
 async def sample(request: Request, options: Annotated[SampleOptions, Query()]) -> Response:
     """Images decoded from draws of the prior N(0, temperature²·I)."""
-    media_type = _negotiate(request, PNG, JSON, NPY)
+    media_type = negotiate(request.headers, PNG, JSON, NPY)
     loaded = _loaded(request)
     loaded.limits.check_batch(options.n)
     _check_png(loaded, options.n, options, media_type)
     headers: dict[str, str] = {}
     z = _noise(options.seed, options.n, loaded.engine.config.latent_dim, headers) * np.float32(options.temperature)
     pixels = await loaded.engine.decode(z)
-    return _walk(media_type, z, pixels, options, headers, seed=int(headers["x-seed"]))
+    return await walk(media_type, z, pixels, options, headers, seed=int(headers["x-seed"]))
 
 
 async def interpolate(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
     """Images on the way from one latent to another."""
-    media_type = _negotiate(request, PNG, JSON, NPY)
+    media_type = negotiate(request.headers, PNG, JSON, NPY)
     loaded = _loaded(request)
     asked = await read_document(request, loaded.limits, Interpolation)
     _check_latent(loaded, {"from": asked.start, "to": asked.stop})
@@ -122,12 +120,12 @@ async def interpolate(request: Request, options: Annotated[PngOptions, Query()])
     options = _with_columns(options, asked.steps)
     _check_png(loaded, asked.steps, options, media_type)
     z = interpolation(asked.start, asked.stop, asked.steps, spherical=asked.method == "spherical")
-    return _walk(media_type, z, await loaded.engine.decode(z), options, {})
+    return await walk(media_type, z, await loaded.engine.decode(z), options)
 
 
 async def traverse(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
     """Images along one latent dimension, or over the grid of two."""
-    media_type = _negotiate(request, PNG, JSON, NPY)
+    media_type = negotiate(request.headers, PNG, JSON, NPY)
     loaded = _loaded(request)
     asked = await read_document(request, loaded.limits, Traversal)
     _check_latent(loaded, {"at": asked.at})
@@ -141,33 +139,33 @@ async def traverse(request: Request, options: Annotated[PngOptions, Query()]) ->
     options = _with_columns(options, asked.steps)
     _check_png(loaded, count, options, media_type)
     z = traversal(asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
-    return _walk(media_type, z, await loaded.engine.decode(z), options, {})
+    return await walk(media_type, z, await loaded.engine.decode(z), options)
 
 
 async def latents(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
     """The test set's latents and labels that came with the checkpoint."""
-    _negotiate(request, JSON)
+    negotiate(request.headers, JSON)
     document = _loaded(request).latents_json
     if document is None:
         raise NotFound("No latents came with this checkpoint; vae-train fit writes them beside it.")
-    return _answer(document, JSON)
+    return answer(document, JSON)
 
 
 async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
     """What is being served, how it was trained, and what was measured of it."""
-    _negotiate(request, JSON)
-    return _answer(_loaded(request).model_json, JSON)
+    negotiate(request.headers, JSON)
+    return answer(_loaded(request).model_json, JSON)
 
 
 async def livez() -> Response:
     """Is the process alive? 200 as long as it can answer."""
-    return _json({"status": "ok"})
+    return await json({"status": "ok"})
 
 
 async def readyz(request: Request) -> Response:
     """Should traffic be sent here? 503 while the service starts and drains."""
     gate: Gate = request.app.state.gate
-    response = _json({"status": gate.admission.status})
+    response = await json({"status": gate.admission.status})
     response.status_code = 200 if gate.admission.status == "ok" else 503
     return response
 
@@ -175,10 +173,6 @@ async def readyz(request: Request) -> Response:
 def _loaded(request: Request) -> Loaded:
     loaded: Loaded = request.app.state.loaded
     return loaded
-
-
-def _negotiate(request: Request, *offers: str) -> str:
-    return negotiate(request.headers.get("accept", ""), offers)
 
 
 def _noise(seed: int | None, count: int, latent_dim: int, headers: dict[str, str]) -> FloatArray:
@@ -204,28 +198,3 @@ def _check_png(loaded: Loaded, count: int, options: PngOptions, media_type: str)
 
 def _with_columns(options: PngOptions, columns: int) -> PngOptions:
     return options if options.columns else PngOptions(columns=columns, scale=options.scale)
-
-
-def _walk(
-    media_type: str, z: FloatArray, pixels: FloatArray, options: PngOptions, headers: dict[str, str], **extra: int
-) -> Response:
-    if media_type == JSON:
-        return _json({**extra, "z": z, "pixels": pixels}, headers)
-    return _images(media_type, pixels, options, single=False, headers=headers)
-
-
-def _images(
-    media_type: str, pixels: FloatArray, options: PngOptions, *, single: bool, headers: dict[str, str] | None = None
-) -> Response:
-    if media_type == PNG:
-        return _answer(write_png(pixels, columns=options.columns, scale=options.scale), PNG, headers)
-    rows = pixels[0] if single else pixels
-    return _answer(write_npy(rows), NPY, headers) if media_type == NPY else _json({"pixels": rows}, headers)
-
-
-def _json(document: dict[str, Any], headers: dict[str, str] | None = None) -> Response:
-    return _answer(orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
-
-
-def _answer(body: bytes, media_type: str, headers: dict[str, str] | None = None) -> Response:
-    return Response(body, headers=headers, media_type=media_type)
