@@ -110,10 +110,9 @@ def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
 
     checkpoint = load(options.checkpoint)
     test = load_mnist(options.data_dir, train=False)
-    if test.image_shape != checkpoint.model.config.image_shape:
-        raise DataError(
-            f"{options.checkpoint} takes images of {checkpoint.model.config.image_shape}, MNIST has {test.image_shape}."
-        )
+    wanted, given = ("×".join(map(str, shape)) for shape in (checkpoint.model.config.image_shape, test.image_shape))
+    if wanted != given:
+        raise DataError(f"{options.checkpoint} takes images of {wanted}; MNIST's are {given}.")
     return checkpoint, test
 
 

@@ -94,6 +94,7 @@ def train_epochs(config: FitConfig, model: vae.VAE, train: Dataset, validation: 
 
             seconds += time.perf_counter() - started
             figures = {"train": _running(sums, seen)}
+            bar.set_postfix_str(figures["train"].describe("loss"))
             if len(validation):
                 figures["validation"] = evaluate(model, validation.images, draws=1, seed=SEED)
             words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
@@ -106,7 +107,7 @@ def train_epochs(config: FitConfig, model: vae.VAE, train: Dataset, validation: 
                 "epochs_finished": epoch,
                 "seconds": round(seconds, 1),
                 "torch": torch.__version__,
-                **{part: figure.as_dict() for part, figure in figures.items()},
+                **{f"{part}_figures": figure.as_dict() for part, figure in figures.items()},
             }
 
 

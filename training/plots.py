@@ -136,6 +136,6 @@ def _by_digit(labels: Tensor) -> list[tuple[int, NDArray[np.bool_]]]:
 
 
 def _show(plot: Axes, image: Tensor) -> None:
-    channels_last = image.permute(1, 2, 0)
-    plot.imshow(channels_last.squeeze(2) if len(image) == 1 else channels_last, cmap="gray", vmin=0, vmax=1)
+    channels_last = image.permute(1, 2, 0).numpy()
+    plot.imshow(channels_last, cmap="gray", vmin=0, vmax=1)  # of one channel: by the colour map
     plot.set_axis_off()

@@ -1,0 +1,68 @@
+import os
+from collections.abc import Callable
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import vae
+from training.__main__ import main
+
+DIGITS = Path(__file__).parents[1] / "data" / "digits.npz"
+RAW_NAMES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
+
+
+@pytest.fixture(scope="session", autouse=True)
+def one_thread() -> None:
+    """Threads only get into each other's way on models of this size; subprocesses learn it from the environment."""
+    torch.set_num_threads(1)
+    os.environ["OMP_NUM_THREADS"] = "1"
+
+
+def idx_bytes(array: NDArray[np.uint8]) -> bytes:
+    """The idx format: a magic number that ends in the number of dimensions, the sizes big-endian, the values."""
+    header = np.array([0x0800 + array.ndim, *array.shape], dtype=">u4")
+    return header.tobytes() + array.tobytes()
+
+
+@pytest.fixture(scope="session")
+def digits() -> dict[str, NDArray[np.uint8]]:
+    """The idx files' names → their arrays: 400 training and 200 test digits of MNIST."""
+    with np.load(DIGITS) as sample:
+        arrays = [sample[name] for name in ("train_images", "train_labels", "images", "labels")]
+    return {name: array.astype(np.uint8) for name, array in zip(RAW_NAMES, arrays, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def data_dir(tmp_path_factory: pytest.TempPathFactory, digits: dict[str, NDArray[np.uint8]]) -> Path:
+    """A folder with a small MNIST, laid out as torchvision lays it out."""
+    folder = tmp_path_factory.mktemp("data")
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, array in digits.items():
+        (raw / name).write_bytes(idx_bytes(array))
+    return folder
+
+
+@pytest.fixture(scope="session")
+def fitted(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
+    """A checkpoint of a small model, fitted to the small MNIST through the command line."""
+    out = tmp_path_factory.mktemp("fitted") / "small.safetensors"
+    options = ["--epochs", "2", "--hidden-dim", "16", "--validation", "100", "--warmup-steps", "2", "--device", "cpu"]
+    assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), *options]) == 0
+    return out
+
+
+@pytest.fixture
+def new_checkpoint(tmp_path: Path) -> Callable[[vae.VAEConfig], Path]:
+    """Writes an untrained checkpoint of the given configuration."""
+
+    def write(config: vae.VAEConfig) -> Path:
+        torch.manual_seed(0)
+        path = tmp_path / f"latent{config.latent_dim}.safetensors"
+        vae.save(path, vae.VAE(config), training={}, figures={})
+        return path
+
+    return write

@@ -1,0 +1,104 @@
+import json
+from argparse import ArgumentParser
+from dataclasses import fields, replace
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from training.__main__ import main
+from training.config import RECIPES, FitConfig, add_options, flag, from_options
+
+ANOTHER: dict[str, Any] = {
+    "recipe": "article",
+    "data_dir": Path("elsewhere"),
+    "out": Path("other.safetensors"),
+    "epochs": 3,
+    "batch_size": 7,
+    "learning_rate": 0.5,
+    "decay": "constant",
+    "warmup_steps": 9,
+    "output_bias": False,
+    "input_dropout": 0.25,
+    "hidden_dim": 11,
+    "latent_dim": 2,
+    "validation": 13,
+    "matmul_precision": "medium",
+    "device": "cpu",
+    "seed": 17,
+}
+
+
+def parse(*arguments: str) -> FitConfig:
+    parser = ArgumentParser()
+    add_options(parser, arguments)
+    return from_options(parser.parse_args(arguments))
+
+
+def test_no_flag_gives_the_default_recipe() -> None:
+    assert parse() == FitConfig() == RECIPES["default"]
+
+
+@pytest.mark.parametrize("name", [each.name for each in fields(FitConfig) if each.name != "recipe"])
+def test_every_field_has_its_flag(name: str) -> None:
+    value = ANOTHER[name]
+    arguments = ["--no-" + flag(name)[2:]] if value is False else [flag(name), str(value)]
+    assert parse(*arguments) == replace(FitConfig(), **{name: value})
+
+
+def test_help_names_every_flag_and_the_recipes_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", "--recipe", "article", "--help"])
+    words = " ".join(capsys.readouterr().out.split())
+    assert stop.value.code == 0
+    assert all(flag(each.name) in words for each in fields(FitConfig))
+    assert "images per step (default: 128)" in words
+
+
+def test_the_articles_recipe_is_the_articles() -> None:
+    recipe = parse("--recipe", "article")
+    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.decay) == (10, 128, 1e-3, "constant")
+    assert (recipe.warmup_steps, recipe.output_bias, recipe.input_dropout, recipe.validation) == (0, False, 0.0, 0)
+    assert (recipe.hidden_dim, recipe.latent_dim) == (392, 3)
+
+
+@pytest.mark.parametrize("order", [["--recipe", "article", "--epochs", "2"], ["--epochs", "2", "--recipe=article"]])
+def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> None:
+    assert parse(*order) == replace(RECIPES["article"], epochs=2)
+
+
+@pytest.mark.parametrize(
+    ("arguments", "mend"),
+    [
+        (["--epochs", "0"], "--epochs is 0; it must be 1 or more."),
+        (["--epochs", "ten"], "'ten' is not a whole number, such as 10."),
+        (["--batch-size", "0"], "1 or more"),
+        (["--learning-rate", "-1"], "above 0"),
+        (["--learning-rate", "nan"], "above 0"),
+        (["--learning-rate", "inf"], "above 0"),
+        (["--learning-rate", "fast"], "'fast' is not a number, such as 0.001."),
+        (["--decay", "linear"], "--decay is linear; it must be one of: cosine, constant."),
+        (["--warmup-steps", "-1"], "0 or more"),
+        (["--input-dropout", "1"], "--input-dropout is 1.0; it must be at least 0 and below 1."),
+        (["--hidden-dim", "0"], "1 or more"),
+        (["--latent-dim", "0"], "1 or more"),
+        (["--validation", "-1"], "0 or more"),
+        (["--matmul-precision", "low"], "one of: highest, high, medium"),
+        (["--seed", "-1"], "from 0 to 2**63 - 1"),
+        (["--out", "model.pt"], "ends in .safetensors"),
+        (["--recipe", "mine"], "--recipe is mine; it must be one of: default, article"),
+        (["--dropout", "0.1"], "unrecognized arguments: --dropout"),
+    ],
+)
+def test_a_bad_value_stops_with_a_sentence(arguments: list[str], mend: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(["fit", *arguments])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert mend in said
+    assert "Traceback" not in said
+
+
+def test_what_is_recorded_is_json_without_paths() -> None:
+    recorded = json.loads(json.dumps(FitConfig().recorded()))
+    assert recorded.keys() == {each.name for each in fields(FitConfig)} - {"data_dir", "out"}

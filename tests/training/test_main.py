@@ -1,0 +1,45 @@
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+from training.__main__ import main
+
+
+def python(code: str, cwd: Path) -> str:
+    path = str(Path(__file__).parents[2])
+    command = [sys.executable, "-c", f"import sys; sys.path.insert(0, {path!r}); {code}"]
+    return subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=cwd).stdout
+
+
+def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
+    code = "import training.__main__, training.config; print({'torch', 'plotly', 'torchvision'} & set(sys.modules))"
+    assert python(code, tmp_path) == "set()\n"
+
+
+def test_importing_the_loop_does_nothing_and_loads_no_plotting(tmp_path: Path) -> None:
+    code = "import training.loop, training.evaluate; print({'plotly', 'matplotlib'} & set(sys.modules))"
+    assert python(code, tmp_path) == "set()\n"
+    assert list(tmp_path.iterdir()) == []
+
+
+@pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["plot", "a.safetensors", "--seed", "x"]])
+def test_a_wrong_command_is_a_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main(arguments)
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert "--help" in said
+    assert "Traceback" not in said
+
+
+def test_an_interrupt_without_words_exits_with_130(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    def interrupted(_: object) -> int:
+        raise KeyboardInterrupt
+
+    monkeypatch.setattr("training.__main__._run", interrupted)
+    assert main(["evaluate", "a.safetensors"]) == 130
+    assert capsys.readouterr().err.strip() == "Interrupted."
