@@ -105,7 +105,7 @@ def train_epochs(config: FitConfig, model: vae.VAE, train: Dataset, validation: 
                 "dataset": "mnist",
                 "training_images": len(train),
                 "epochs_finished": epoch,
-                "seconds": round(seconds, 1),
+                "seconds": round(seconds, 2),
                 "torch": torch.__version__,
                 **{f"{part}_figures": figure.as_dict() for part, figure in figures.items()},
             }
