@@ -1,0 +1,65 @@
+"""A real service on a real socket."""
+
+from __future__ import annotations
+
+import os
+import socket
+import subprocess
+import sys
+import time
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass
+
+import httpx
+
+START_LIMIT_S = 60
+
+
+@dataclass(frozen=True)
+class LiveServer:
+    """A running `vae-serve`."""
+
+    process: subprocess.Popen[bytes]
+    port: int
+
+    @property
+    def address(self) -> str:
+        return f"127.0.0.1:{self.port}"
+
+    @property
+    def url(self) -> str:
+        return f"http://{self.address}"
+
+    def get(self, path: str, **headers: str) -> httpx.Response:
+        return httpx.get(self.url + path, headers=headers)
+
+
+@contextmanager
+def live_server(*flags: str, environment: Mapping[str, str] | None = None) -> Iterator[LiveServer]:
+    """Start `vae-serve` with `flags` on a free port, wait until it is ready, and stop it afterwards."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    command = [sys.executable, "-m", "service", "--port", str(port), *flags]
+    process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stderr=subprocess.DEVNULL)
+    server = LiveServer(process, port)
+    try:
+        _wait_until_ready(server)
+        yield server
+    finally:
+        process.terminate()
+        process.wait(START_LIMIT_S)
+
+
+def _wait_until_ready(server: LiveServer) -> None:
+    give_up = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < give_up:
+        if server.process.poll() is not None:
+            raise RuntimeError(f"vae-serve ended with status {server.process.returncode} before it was ready.")
+        try:
+            if server.get("/readyz").status_code == 200:
+                return
+        except httpx.TransportError:
+            time.sleep(0.05)
+    raise RuntimeError(f"vae-serve was not ready within {START_LIMIT_S} s.")

@@ -1,0 +1,69 @@
+"""The README's commands are run, and its tables held against the code."""
+
+import re
+import shlex
+import subprocess
+from pathlib import Path
+
+import pytest
+
+from service.settings import Settings
+from tests.live import live_server
+
+ROOT = Path(__file__).parent.parent
+README = (ROOT / "README.md").read_text()
+
+
+def blocks(language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", README, re.DOTALL | re.MULTILINE)
+
+
+@pytest.fixture(scope="module")
+def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    """A folder in which the README's commands may write, with the picture that they send."""
+    folder = tmp_path_factory.mktemp("readme")
+    (folder / "docs").symlink_to(ROOT / "docs")
+    return folder
+
+
+def test_every_curl_answers_and_every_route_has_one(project: Path) -> None:
+    commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
+    with live_server() as server:
+        for command in commands:
+            call = command.replace("localhost:8000", server.address)
+            subprocess.run(["curl", "-sS", "--fail", *shlex.split(call)[1:]], cwd=project, check=True)  # noqa: S607
+        routes = [path for path in server.get("/openapi.json").json()["paths"] if f"localhost:8000{path}" not in README]
+    assert not routes
+    for name in ("digit", "again", "samples", "between", "grid"):
+        assert (project / f"{name}.png").read_bytes().startswith(b"\x89PNG")
+
+
+def test_python_example_runs() -> None:
+    (example,) = blocks("python")
+    namespace: dict[str, object] = {}
+    with live_server() as server:
+        exec(example.replace("localhost:8000", server.address), namespace)
+    assert getattr(namespace["images"], "shape", None) == (1000, 1, 28, 28)
+
+
+def test_settings_table_is_complete_and_true() -> None:
+    rows = dict(re.findall(r"^\| `(VAE_\w+)` \| (.+?) \|", README, re.MULTILINE))
+    assert rows.keys() == {f"VAE_{name.upper()}" for name in Settings.model_fields}
+    for name, field in Settings.model_fields.items():
+        told = rows[f"VAE_{name.upper()}"]
+        assert told in (f"`{field.default}`", "none" if field.default == () else "", "the bundled model"), name
+
+
+def test_make_targets_exist() -> None:
+    makefile = (ROOT / "Makefile").read_text()
+    targets = re.findall(r"^make (\w+)", "\n".join(blocks("sh")), re.MULTILINE)
+    assert {"serve", "test"} <= set(targets)
+    for target in targets:
+        assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
+
+
+def test_paths_that_are_linked_exist() -> None:
+    links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
+    assert links
+    for link in links:
+        assert (ROOT / link).exists(), link
