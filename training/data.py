@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import sys
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -60,7 +61,7 @@ def load_mnist(data_dir: Path, *, train: bool) -> Dataset:
     raw = data_dir / "MNIST" / "raw"
     names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
     if not all((raw / name).is_file() for name in names):
-        print(f"MNIST is not in {data_dir}: downloading it.", flush=True)
+        print(f"MNIST is not in {data_dir}: downloading it.", file=sys.stderr)
         try:
             MNIST(data_dir, download=True)
         except (OSError, RuntimeError) as error:

@@ -34,7 +34,7 @@ def fit(config: FitConfig) -> None:
     device = resolve_device(config.device)
     train, test = load_mnist(config.data_dir, train=True), load_mnist(config.data_dir, train=False)
     train, validation = train.hold_out(config.validation)
-    print(f"Training images: {train.describe()}.")
+    print(f"Training on MNIST: {train.describe()}.")
     print(f"Held out for validation: {len(validation):,} more. Test: {len(test):,}.")
     print(f"Recipe {config.recipe}: {config.epochs} epochs in batches of {config.batch_size} on {device}.", flush=True)
     config.out.parent.mkdir(parents=True, exist_ok=True)

@@ -56,7 +56,9 @@ def test_cannot_hold_out_everything(data_dir: Path) -> None:
         load_mnist(data_dir, train=True).hold_out(400)
 
 
-def test_downloads_what_is_absent(tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_downloads_what_is_absent(
+    tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
     served = tmp_path / "served"
     served.mkdir()
     resources = []
@@ -77,6 +79,9 @@ def test_downloads_what_is_absent(tmp_path: Path, data_dir: Path, monkeypatch: p
         server.server_close()
     assert dataset.images.equal(load_mnist(data_dir, train=True).images)
     assert (tmp_path / "new" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").exists()
+    said = capsys.readouterr()
+    assert "MNIST is not in" in said.err
+    assert said.out == ""  # that is for `evaluate --json`
 
 
 def test_absent_without_a_network_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:

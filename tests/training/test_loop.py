@@ -126,7 +126,7 @@ def test_fit_says_what_it_does(data_dir: Path, tmp_path: Path) -> None:
     options = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--device", "cpu"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=True)
     lines = done.stdout.splitlines()
-    assert lines[0] == "Training images: 400 images of 1×28×28, pixels 0 to 255, read as 0 to 1."
+    assert lines[0] == "Training on MNIST: 400 images of 1×28×28, pixels 0 to 255, read as 0 to 1."
     assert lines[2] == "Recipe article: 2 epochs in batches of 128 on cpu."
     assert [line.split("   ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert lines[-2].startswith("test: -ELBO ")
