@@ -26,7 +26,8 @@ BLOCKING_LIMIT_S = 0.001
 """A model that takes longer for its largest micro-batch runs in a thread beside the event loop."""
 
 MINIMUM_ROWS = 16
-"""Smaller batches are padded: BLAS computes a few rows by other kernels, whose last bits differ."""
+"""Smaller batches are padded: BLAS computes a few rows by other kernels, whose last bits differ. One spare row follows
+any batch: torch's sigmoid computes the last few values of a tensor by another formula."""
 
 
 @dataclass(frozen=True)
@@ -54,6 +55,8 @@ class Engine:
         self._model = model
         self._device = torch.device(device)
         self._limit = micro_batch_limit
+        # Several threads share the work out by the number of rows, so that it must not vary.
+        self._least_rows = MINIMUM_ROWS if torch.get_num_threads() == 1 else micro_batch_limit + 1
         slow = self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine") if slow else None
         self._encoder = self._batcher(self._encode)
@@ -97,10 +100,11 @@ class Engine:
 
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays]:
         """One forward pass over all items, in whole rows, and its results cut up again."""
-        columns = [np.concatenate(column) for column in zip(*items, strict=True)]
-        total = len(columns[0])
-        if total < MINIMUM_ROWS:
-            columns = [np.concatenate([c, np.zeros((MINIMUM_ROWS - total, *c.shape[1:]), c.dtype)]) for c in columns]
+        spare = max(1, self._least_rows - sum(len(item[0]) for item in items))
+        columns = [
+            np.concatenate([*column, np.zeros((spare, *column[0].shape[1:]), np.float32)])
+            for column in zip(*items, strict=True)
+        ]
         with torch.inference_mode():
             outputs = operation(*(torch.from_numpy(column).to(self._device) for column in columns))
         arrays = [output.cpu().numpy() for output in outputs]
