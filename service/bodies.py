@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator, Sequence
 from dataclasses import dataclass
+from reprlib import repr as brief
 from typing import Any, TypeVar
 
 import numpy as np
@@ -13,7 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import from_json
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import Request
+from starlette.requests import ClientDisconnect, Request
 
 from service import npy
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
@@ -42,7 +43,7 @@ class Limits:
     def check_batch(self, count: int) -> None:
         """Raise TooLarge where `count` images or latents are more than one request may hold."""
         if count > self.batch:
-            raise TooLarge(f"{count} items are asked for in one request; at most {self.batch} are taken.")
+            raise TooLarge(f"{brief(count)} items are asked for in one request; at most {self.batch} are taken.")
 
 
 @dataclass(frozen=True)
@@ -91,11 +92,13 @@ async def read_latents(request: Request, limits: Limits, latent_dim: int) -> Bat
             wanted = f"({latent_dim},) or (N, {latent_dim})"
             raise InvalidInput(Problem("body", "", f"The array has the shape {array.shape}; {wanted} is wanted."))
         limits.check_batch(array.size // latent_dim)
-        if not (np.abs(array) <= LATENT_BOUND).all():
+        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+            rows = array.astype(np.float32)
+        if not (np.abs(rows) <= LATENT_BOUND).all():
             raise InvalidInput(
                 Problem("body", "", f"The array holds numbers that are not finite or beyond ±{LATENT_BOUND:g}.")
             )
-        return Batch(array.reshape(-1, latent_dim).astype(np.float32), single=array.ndim == 1)
+        return Batch(rows.reshape(-1, latent_dim), single=array.ndim == 1)
     return _latents_of_json(_parse_json(body), limits, latent_dim)
 
 
@@ -136,10 +139,13 @@ async def _read(request: Request, limits: Limits) -> bytes:
     if declared.isdecimal() and int(declared) > limits.body:
         raise too_large
     body = bytearray()
-    async for chunk in request.stream():
-        body += chunk
-        if len(body) > limits.body:
-            raise too_large
+    try:
+        async for chunk in request.stream():
+            body += chunk
+            if len(body) > limits.body:
+                raise too_large
+    except ClientDisconnect as error:
+        raise UnreadableBody("The caller hung up before the body was whole.") from error
     return bytes(body)
 
 
@@ -152,22 +158,40 @@ def _parse_json(body: bytes) -> Any:
 
 class _InMemoryParser(MultiPartParser):
     spool_max_size = 2**40  # the body is in memory already, and bounded: nothing is written to disk
+    parts = 0
+    whole = False
+
+    def on_part_begin(self) -> None:
+        self.parts += 1
+        if self.parts > self.max_files:
+            raise TooLarge(f"The form has too many parts; at most {self.max_files:g} are taken.")
+        super().on_part_begin()
+
+    def on_end(self) -> None:
+        self.whole = True
 
 
 async def _parts(request: Request, body: bytes, limits: Limits) -> list[tuple[str, bytes]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
+        if not parser.whole:
+            raise UnreadableBody("The body is not a whole multipart form: its last boundary is missing.")
 
     parser = _InMemoryParser(request.headers, stream(), max_files=limits.batch, max_fields=limits.batch)
     try:
         form = await parser.parse()
-    except (MultiPartException, KeyError) as error:
-        raise UnreadableBody(f"The body is not a multipart form: {error}.") from error
+    except (MultiPartException, KeyError, ValueError) as error:  # ValueError: a charset that cannot decode
+        raise UnreadableBody(f"The body is not a multipart form: {str(error).rstrip('.')}.") from error
     parts = []
-    for number, (name, part) in enumerate(form.multi_items(), start=1):
-        if name != "image" or not isinstance(part, UploadFile):
-            raise InvalidInput(Problem("body", f"/{name}", f"Part {name!r} is not a file named 'image'."))
-        parts.append((f"Part {number}", part.file.read()))
+    try:
+        for number, (name, part) in enumerate(form.multi_items(), start=1):
+            if name != "image" or not isinstance(part, UploadFile):
+                kind = "a file" if isinstance(part, UploadFile) else "text"
+                problem = f"Part {number} is {kind} named {name!r}; files named 'image' are wanted."
+                raise InvalidInput(Problem("body", f"/{_escape(name)}", problem))
+            parts.append((f"Part {number}", part.file.read()))
+    finally:
+        await form.close()
     if not parts:
         raise InvalidInput(Problem("body", "/image", "The form has no part named 'image'."))
     return parts
@@ -194,9 +218,10 @@ def _images_of_array(array: npt.NDArray[Any], limits: Limits, shape: tuple[int, 
 def _latents_of_json(document: Any, limits: Limits, latent_dim: int) -> Batch:
     pointer = ""
     if isinstance(document, dict):
-        if document.keys() != {"z"}:
-            raise InvalidInput(Problem("body", "", "The object must have the one field 'z'."))
-        document, pointer = document["z"], "/z"
+        if unknown := sorted(document.keys() - {"z"})[:MANY_PROBLEMS]:
+            problem = "{} is no field of this object; 'z' is its only one."
+            raise InvalidInput(*(Problem("body", f"/{_escape(name)}", problem.format(brief(name))) for name in unknown))
+        document, pointer = document.get("z"), "/z"
     if not isinstance(document, list) or not document:
         raise InvalidInput(Problem("body", pointer, f"A latent of {latent_dim} numbers, or a list of them, is wanted."))
     single = not isinstance(document[0], list)
@@ -217,7 +242,7 @@ def _vector_problems(vector: Any, pointer: str, latent_dim: int) -> list[Problem
         came = f"a list of {len(vector)}" if isinstance(vector, list) else "no list"
         return [Problem("body", pointer, f"A latent of {latent_dim} numbers is wanted; {came} came.")]
     return [
-        Problem("body", f"{pointer}/{i}", f"{value!r} is not a finite number within ±{LATENT_BOUND:g}.")
+        Problem("body", f"{pointer}/{i}", f"{brief(value)} is not a finite number within ±{LATENT_BOUND:g}.")
         for i, value in enumerate(vector)
         if type(value) not in (int, float) or not -LATENT_BOUND <= value <= LATENT_BOUND
     ]

@@ -134,4 +134,4 @@ def problem_document(error: ServiceError) -> bytes:
         document["errors"] = [
             {"in": problem.place, "pointer": problem.pointer, "detail": problem.detail} for problem in error.problems
         ]
-    return json.dumps(document, ensure_ascii=False).encode()
+    return json.dumps(document, ensure_ascii=False).encode(errors="replace")  # a half surrogate is no UTF-8

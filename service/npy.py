@@ -27,7 +27,7 @@ def read_npy(body: bytes) -> npt.NDArray[Any]:
         raise InvalidInput(Problem("body", "", f"The array's dtype is {dtype}; uint8 or a floating one is wanted."))
     data = body[stream.tell() :]
     wanted = prod(shape) * dtype.itemsize
-    if any(size < 0 for size in shape) or len(data) != wanted:
+    if any(type(size) is not int or size < 0 for size in shape) or len(data) != wanted:
         raise UnreadableBody(
             f"The body is not a whole npy file: {len(data)} bytes follow a header that tells of {wanted}."
         )

@@ -134,6 +134,7 @@ async def traverse(request: Request, options: Annotated[PngOptions, Query()]) ->
         if dimension >= latent_dim or dimension in asked.dimensions[:index]:
             problem = f"dimensions.{index} is {dimension}; different ones from 0 to {latent_dim - 1} are wanted."
             raise InvalidInput(Problem("body", f"/dimensions/{index}", problem))
+    loaded.limits.check_batch(asked.steps)
     count = asked.steps ** len(asked.dimensions)
     loaded.limits.check_batch(count)
     options = _with_columns(options, asked.steps)
