@@ -27,11 +27,15 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = False
+        self._status = 0
         self._workers: list[BaseProcess] = []
 
     def run(self) -> int:
         """Serve until told to stop, or until a worker cannot start; returns the exit status."""
-        listener = Server(self._settings).config.bind_socket()
+        try:
+            listener = Server(self._settings).config.bind_socket()
+        except SystemExit:  # uvicorn could not bind, and has said why
+            return START_FAILED
         gc.freeze()  # a collection in a worker would touch, and so copy, every shared page
         for stop in STOPS:
             signal.signal(stop, self._stop)
@@ -42,13 +46,13 @@ class Supervisor:
             for worker in [worker for worker in self._workers if not worker.is_alive()]:
                 self._workers.remove(worker)
                 if worker.exitcode == START_FAILED:
+                    self._status = START_FAILED
                     self._stop(signal.SIGTERM, None)
                 elif not self._stopping:
                     logger.error("Worker %s ended with status %s; a new one starts.", worker.pid, worker.exitcode)
-        status = START_FAILED if len(self._workers) < self._settings.workers else 0
         for worker in self._workers:
             worker.join()
-        return status
+        return self._status
 
     def _start(self, listener: socket) -> None:
         worker = multiprocessing.get_context("fork").Process(target=_work, args=(self._settings, listener))
