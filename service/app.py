@@ -61,6 +61,7 @@ def create_app(settings: Settings) -> FastAPI:
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         torch.set_num_threads(settings.torch_threads)
+        _check_device(settings.device)
         try:
             checkpoint = load(settings.checkpoint, settings.device)
             latents_json = _latents_json(settings.checkpoint, checkpoint.sha256)
@@ -106,6 +107,13 @@ def create_app(settings: Settings) -> FastAPI:
     return app
 
 
+def _check_device(device: str) -> None:
+    try:
+        torch.empty(0, device=device)
+    except (AssertionError, RuntimeError) as error:  # torch says it the one way or the other
+        raise StartError(f"The device {device} cannot be used: {str(error).partition('. ')[0].strip('.')}.") from error
+
+
 async def _answer_error(request: Request, error: Exception) -> Response:
     problem = _translate(request, error)
     return Response(
@@ -126,7 +134,7 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
                 f"{request.url.path} does not take {request.method}, but {allow}.", headers={"Allow": allow}
             )
         case RequestValidationError():
-            return errors.InvalidInput(*(problem_of(str(e["loc"][0]), e["loc"][1:], e["msg"]) for e in error.errors()))
+            return errors.InvalidInput(*map(_query_problem, error.errors()))
         case _:
             return errors.InternalError("The service failed at this request; its log says why.")
 

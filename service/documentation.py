@@ -51,10 +51,10 @@ _IMAGE_BODY = {
 
 def _json_body(model: type[BaseModel], *alternatives: dict[str, Any], **examples: Any) -> dict[str, Any]:
     reference = {"$ref": f"#/components/schemas/{model.__name__}"}
-    return {
-        "schema": {"anyOf": [*alternatives, reference]} if alternatives else reference,
-        "examples": {name.replace("_", " "): {"value": value} for name, value in examples.items()},
-    }
+    body: dict[str, Any] = {"schema": {"anyOf": [*alternatives, reference]} if alternatives else reference}
+    if examples:
+        body["examples"] = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
+    return body
 
 
 _VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
