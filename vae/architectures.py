@@ -1,0 +1,69 @@
+"""What stands on both sides of the latent: encoders without their heads, decoders without their sigmoid."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import NamedTuple
+
+from torch import nn
+
+from vae.config import VAEConfig
+
+COARSEST = 4
+"""A convolutional encoder halves the image until neither side is longer."""
+
+
+class Halves(NamedTuple):
+    """`encoder`: images (N, C·H·W) → features (N, F); `decoder`: latents (N, D) → logits (N, …) of C·H·W values."""
+
+    encoder: nn.Sequential
+    features: int
+    decoder: nn.Sequential
+
+
+def mlp(config: VAEConfig) -> Halves:
+    """The article's: two hidden layers on either side."""
+    pixels, hidden, slope = config.pixels, config.hidden_dim, config.negative_slope
+    encoder = nn.Sequential(
+        nn.Linear(pixels, hidden), nn.LeakyReLU(slope), nn.Linear(hidden, hidden), nn.LeakyReLU(slope)
+    )
+    decoder = nn.Sequential(
+        nn.Linear(config.latent_dim, hidden),
+        nn.LeakyReLU(slope),
+        nn.Linear(hidden, hidden),
+        nn.LeakyReLU(slope),
+        nn.Linear(hidden, pixels),
+    )
+    return Halves(encoder, hidden, decoder)
+
+
+def conv(config: VAEConfig) -> Halves:
+    """Strided convolutions down to a coarse map of `hidden_dim` channels, and transposed ones up again.
+
+    Channels double as the sides halve, as in DCGAN (Radford et al. 2016); a hidden layer of 4·`hidden_dim` on either
+    side joins the map to the latent. Sides of any length come out as they went in.
+    """
+    channels, height, width = config.image_shape
+    sides = [(height, width)]
+    while len(sides) == 1 or max(sides[-1]) > COARSEST:
+        sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
+    stages = len(sides) - 1
+    widths = [max(8, config.hidden_dim >> (stages - 1 - stage)) for stage in range(stages)]
+    coarse, hidden, slope = widths[-1] * sides[-1][0] * sides[-1][1], 4 * config.hidden_dim, config.negative_slope
+
+    down: list[nn.Module] = [nn.Unflatten(1, config.image_shape)]
+    for source, target in zip([channels, *widths], widths, strict=False):
+        down += [nn.Conv2d(source, target, 3, stride=2, padding=1), nn.LeakyReLU(slope)]
+    down += [nn.Flatten(), nn.Linear(coarse, hidden), nn.LeakyReLU(slope)]
+
+    up: list[nn.Module] = [nn.Linear(config.latent_dim, hidden), nn.LeakyReLU(slope)]
+    up += [nn.Linear(hidden, coarse), nn.LeakyReLU(slope), nn.Unflatten(1, (widths[-1], *sides[-1]))]
+    for stage in reversed(range(stages)):
+        kernel = (4 - sides[stage][0] % 2, 4 - sides[stage][1] % 2)  # 2n from n by a kernel of 4, 2n − 1 by one of 3
+        target = widths[max(stage - 1, 0)]
+        up += [nn.ConvTranspose2d(widths[stage], target, kernel, stride=2, padding=1), nn.LeakyReLU(slope)]
+    up.append(nn.Conv2d(widths[0], channels, 3, padding=1))
+    return Halves(nn.Sequential(*down), hidden, nn.Sequential(*up))
+
+
+ARCHITECTURES: dict[str, Callable[[VAEConfig], Halves]] = {"mlp": mlp, "conv": conv}

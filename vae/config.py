@@ -1,0 +1,45 @@
+"""What a checkpoint says of its network."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+from math import prod
+from typing import Literal, get_args
+
+Architecture = Literal["mlp", "conv"]
+
+
+@dataclass(frozen=True)
+class VAEConfig:
+    """What it takes to build a VAE. The defaults are the article's: MNIST in three latent dimensions.
+
+    Raises ValueError, with a sentence that names the field, where a value cannot describe a network.
+    """
+
+    architecture: Architecture = "mlp"
+    image_shape: tuple[int, int, int] = (1, 28, 28)
+    """C×H×W; C is 1 (grey) or 3 (RGB)."""
+    hidden_dim: int = 392
+    """Width of the hidden layers (mlp), channels of the coarsest map (conv)."""
+    latent_dim: int = 3
+    negative_slope: float = 0.3
+    """Slope of the leaky ReLU (Maas et al. 2013) below zero."""
+
+    def __post_init__(self) -> None:
+        if self.architecture not in get_args(Architecture):
+            known = ", ".join(get_args(Architecture))
+            raise ValueError(f"architecture is {self.architecture!r}; it must be one of: {known}.")
+        shape = self.image_shape
+        if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape) or shape[0] not in (1, 3):
+            raise ValueError(f"image_shape is {shape!r}; it must be (C, H, W), positive, with C 1 or 3.")
+        for name in ("hidden_dim", "latent_dim"):
+            value = getattr(self, name)
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a positive integer.")
+        if not isinstance(self.negative_slope, float) or not 0 <= self.negative_slope <= 1:
+            raise ValueError(f"negative_slope is {self.negative_slope!r}; it must be a number from 0 to 1.")
+
+    @property
+    def pixels(self) -> int:
+        """Values in one image: C·H·W."""
+        return prod(self.image_shape)
