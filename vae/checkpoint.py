@@ -9,7 +9,6 @@ from __future__ import annotations
 import hashlib
 import io
 import json
-import pickle
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isqrt
@@ -22,8 +21,9 @@ from safetensors.torch import load as load_tensors
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from vae.config import VAEConfig
 from vae.files import write_atomically
-from vae.model import VAE, VAEConfig
+from vae.model import VAE
 
 FORMAT = "vae-checkpoint"
 FORMAT_VERSION = 1
@@ -98,7 +98,7 @@ def _read_safetensors(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dic
     for name in ("config", "training", "figures"):
         try:
             fields[name] = json.loads(metadata.get(name, ""))
-        except ValueError as error:
+        except (ValueError, RecursionError) as error:
             raise CheckpointError(f"its metadata field {name} is not JSON.") from error
         if not isinstance(fields[name], dict):
             raise CheckpointError(f"its metadata field {name} is not a JSON object.")
@@ -106,17 +106,17 @@ def _read_safetensors(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dic
         shape = tuple(fields["config"].pop("image_shape", ()))
         return VAEConfig(image_shape=shape, **fields["config"]), tensors, fields
     except (TypeError, ValueError) as error:
-        raise CheckpointError(f"its configuration is not one of ours: {error}") from error
+        raise CheckpointError(f"its configuration is not one of ours: {str(error).rstrip('.')}.") from error
 
 
 def _read_state_dict(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dict[str, Any]]:
     """The article's state_dict: sizes are read off the tensors; the image is taken to be square, grey or RGB."""
     try:
         tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
-    except (pickle.UnpicklingError, RuntimeError, EOFError, ValueError, KeyError) as error:
+    except Exception as error:  # torch's unpickler raises whatever it trips over
         raise CheckpointError("it is not a state_dict that torch can read with weights_only=True.") from error
-    if not isinstance(tensors, dict) or not all(isinstance(tensor, Tensor) for tensor in tensors.values()):
-        raise CheckpointError("it is not a state_dict: names with a tensor each.")
+    if not isinstance(tensors, dict) or not all(map(_is_entry, tensors.items())):
+        raise CheckpointError("it is not a state_dict: names with a dense tensor each.")
     shapes = {name: tuple(tensor.shape) for name, tensor in tensors.items()}
     match shapes.get("encoder.0.weight"), shapes.get("mean_layer.weight"):
         case (int(hidden), int(pixels)), (int(latent), _):
@@ -126,12 +126,24 @@ def _read_state_dict(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dict
             raise CheckpointError("it has no matrices encoder.0.weight and mean_layer.weight to read sizes from.")
     if channels * side * side != pixels:
         raise CheckpointError(f"its images have {pixels} values, neither a square grey nor a square RGB picture.")
-    return VAEConfig(image_shape=(channels, side, side), hidden_dim=hidden, latent_dim=latent), tensors, {}
+    try:
+        return VAEConfig(image_shape=(channels, side, side), hidden_dim=hidden, latent_dim=latent), tensors, {}
+    except ValueError as error:
+        raise CheckpointError(f"its matrices describe no network: {error}") from error
+
+
+def _is_entry(item: tuple[object, object]) -> bool:
+    name, tensor = item
+    dense = isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_meta
+    return isinstance(name, str) and dense
 
 
 def _assemble(config: VAEConfig, tensors: dict[str, Tensor]) -> VAE:
-    with torch.device("meta"):  # no memory is taken before the file's tensors are seen to fit
-        model = VAE(config)
+    try:
+        with torch.device("meta"):  # no memory is taken before the file's tensors are seen to fit
+            model = VAE(config)
+    except RuntimeError as error:
+        raise CheckpointError(f"its configuration describes a network that no memory holds: {config}.") from error
     expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
     for name in sorted(expected.keys() | tensors.keys()):
         if name not in tensors:
