@@ -1,0 +1,12 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+from numpy.typing import NDArray
+
+
+@pytest.fixture(scope="session")
+def images() -> NDArray[np.uint8]:
+    """The first 200 test digits of MNIST, (200, 28, 28)."""
+    with np.load(Path(__file__).parent / "data" / "digits.npz") as sample:
+        return np.asarray(sample["images"], np.uint8)

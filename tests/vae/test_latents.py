@@ -1,0 +1,45 @@
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae
+from tests.vae.conftest import BUNDLED
+
+
+@pytest.fixture
+def latents() -> vae.LatentSet:
+    return vae.LatentSet(mean=torch.randn(5, 3), label=torch.arange(5))
+
+
+def test_lies_beside_its_checkpoint_and_comes_back(tmp_path: Path, latents: vae.LatentSet) -> None:
+    latents.save(tmp_path / "mnist.safetensors", "abc")
+    assert [path.name for path in tmp_path.iterdir()] == ["mnist.latents.safetensors"]
+    loaded = vae.LatentSet.load(tmp_path / "mnist.safetensors", "abc")
+    assert loaded is not None
+    assert torch.equal(loaded.mean, latents.mean)
+    assert torch.equal(loaded.label, latents.label)
+
+
+def test_none_where_nothing_lies(tmp_path: Path) -> None:
+    assert vae.LatentSet.load(tmp_path / "mnist.safetensors", "abc") is None
+
+
+def test_another_checkpoints_latents_are_refused(tmp_path: Path, latents: vae.LatentSet) -> None:
+    latents.save(tmp_path / "mnist.safetensors", "abc")
+    with pytest.raises(vae.CheckpointError, match=r"another checkpoint; remove the file\.$"):
+        vae.LatentSet.load(tmp_path / "mnist.safetensors", "abd")
+
+
+@pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x08\0\0\0\0\0\0\0{}      "])
+def test_damaged_latents_are_refused(tmp_path: Path, content: bytes) -> None:
+    (tmp_path / "mnist.latents.safetensors").write_bytes(content)
+    with pytest.raises(vae.CheckpointError, match="cannot be read"):
+        vae.LatentSet.load(tmp_path / "mnist.safetensors", "abc")
+
+
+def test_bundled_latents_belong_to_the_bundled_checkpoint(bundled: vae.Checkpoint) -> None:
+    latents = vae.LatentSet.load(BUNDLED, bundled.sha256)
+    assert latents is not None
+    assert latents.mean.shape == (10_000, 3)
+    assert latents.label.unique().tolist() == list(range(10))

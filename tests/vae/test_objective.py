@@ -1,0 +1,50 @@
+import numpy as np
+import pytest
+import torch
+
+import vae
+from tests.vae import reference as numpy_reference
+from tests.vae.reference import Reference
+
+
+def test_losses_of_the_digits_are_the_references(
+    bundled: vae.Checkpoint, reference: Reference, x: torch.Tensor
+) -> None:
+    mean, log_variance = bundled.model.encode(x)
+    logits = bundled.model.decode(mean)
+    pixels = x.flatten(1).double().numpy()
+    wanted_mean, wanted_log_variance = reference.encode(pixels)
+    wanted_rate = numpy_reference.kl_divergence(wanted_mean, wanted_log_variance)
+    wanted_distortion = numpy_reference.reconstruction_loss(reference.logits(wanted_mean), pixels)
+
+    distortion, rate = vae.reconstruction_loss(logits, x), vae.kl_divergence(mean, log_variance)
+    assert distortion.shape == rate.shape == (200,)
+    np.testing.assert_allclose(distortion.numpy(), wanted_distortion, rtol=1e-5)
+    np.testing.assert_allclose(rate.numpy(), wanted_rate, rtol=1e-5)
+    bound = vae.elbo(logits, x, mean, log_variance)
+    np.testing.assert_allclose(bound.numpy(), -(wanted_distortion + wanted_rate), rtol=1e-5)
+
+
+def test_kl_divergence_is_the_integral_that_it_stands_for() -> None:
+    mean, log_variance = np.array([-1.5, 0.0, 0.7]), np.array([-2.0, 0.0, 1.0])
+    z = np.linspace(-30, 30, 200_001)[:, None]
+    log_q = -0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance + np.log(2 * np.pi))
+    log_p = -0.5 * (z**2 + np.log(2 * np.pi))
+    wanted = (np.exp(log_q) * (log_q - log_p)).sum() * (z[1, 0] - z[0, 0])
+    kl = vae.kl_divergence(torch.from_numpy(mean)[None], torch.from_numpy(log_variance)[None])
+    assert kl.item() == pytest.approx(wanted, rel=1e-6)
+
+
+def test_kl_divergence_of_the_prior_is_nothing() -> None:
+    assert vae.kl_divergence(torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0, 0]
+
+
+def test_reconstruction_loss_of_a_fair_coin_is_log_two_a_pixel() -> None:
+    loss = vae.reconstruction_loss(torch.zeros(1, 1, 4, 5), torch.rand(1, 1, 4, 5))
+    assert loss.item() == pytest.approx(20 * np.log(2), rel=1e-6)
+
+
+def test_sure_logits_cost_what_they_are_off_by() -> None:
+    x = torch.tensor([[[[0.0, 1.0]]], [[[1.0, 0.0]]]])
+    logits = torch.tensor([[[[-1e4, 1e4]]], [[[-1e4, 1e4]]]])
+    assert vae.reconstruction_loss(logits, x).tolist() == [0, 2e4]
