@@ -46,8 +46,16 @@ class FitConfig:
     )
     epochs: int = option(10, "passes over the training images", wanted="1 or more", valid=lambda n: n >= 1)
     batch_size: int = option(64, "images per step", wanted="1 or more", valid=lambda n: n >= 1)
+    optimizer: str = option(
+        "adam",
+        "`adam`; or `muon` for the hidden layers' matrices and Adam for the rest: fewer epochs, each of them slower",
+        **one_of("adam", "muon"),
+    )
     learning_rate: float = option(
-        2e-3, "Adam's learning rate after the warm-up", wanted="above 0", valid=lambda rate: 0 < rate < math.inf
+        2e-3,
+        "the optimizer's learning rate after the warm-up",
+        wanted="above 0",
+        valid=lambda rate: 0 < rate < math.inf,
     )
     decay: str = option(
         "cosine",

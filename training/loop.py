@@ -63,7 +63,7 @@ def train_epochs(config: FitConfig, model: vae.VAE, train: Dataset, validation: 
     """Train `model` in place, on the device where all three lie; after each epoch, yield how it was trained so far."""
     device = train.images.device
     generator = torch.Generator(device).manual_seed(config.seed)
-    optimizer = torch.optim.Adam(model.parameters(), fused=True)
+    optimizers = new_optimizers(config, model)
     steps = config.epochs * math.ceil(len(train) / config.batch_size)
     step, seconds = 0, 0.0
     bar = tqdm(total=config.epochs * len(train), unit=" images", unit_scale=True, mininterval=_bar_interval())
@@ -80,10 +80,11 @@ def train_epochs(config: FitConfig, model: vae.VAE, train: Dataset, validation: 
                 kl = vae.kl_divergence(mean, log_variance).sum()
                 loss = (reconstruction + kl) / len(x)
 
-                optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps)
-                optimizer.zero_grad()
                 loss.backward()
-                optimizer.step()
+                for optimizer in optimizers:
+                    optimizer.param_groups[0]["lr"] = learning_rate(config, step, steps)
+                    optimizer.step()
+                    optimizer.zero_grad()
                 step += 1
 
                 seen += len(x)
@@ -127,6 +128,24 @@ def hide_pixels(x: Tensor, share: float, generator: torch.Generator) -> Tensor:
         return x
     kept = torch.empty_like(x).bernoulli_(1 - share, generator=generator)
     return x * kept / (1 - share)
+
+
+def new_optimizers(config: FitConfig, model: vae.VAE) -> list[torch.optim.Optimizer]:
+    """Adam (Kingma & Ba 2015), beside Muon where asked for; their learning rates are set at each step.
+
+    Muon (Jordan et al. 2024) orthogonalises the momentum of a matrix. It suits those between wide layers; scaled to
+    the step size of Adam, it shares Adam's learning rate (Liu et al. 2025, arXiv:2502.16982).
+    """
+    narrow = model.config.latent_dim
+    matrices: dict[str, nn.Parameter] = {}
+    if config.optimizer == "muon":
+        matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and min(p.shape) > narrow}
+    others = [p for name, p in model.named_parameters() if name not in matrices]
+    optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, fused=True)]
+    if matrices:
+        muon = torch.optim.Muon(matrices.values(), weight_decay=0, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)
+    return optimizers
 
 
 def new_model(config: FitConfig, train: Dataset) -> vae.VAE:

@@ -85,14 +85,29 @@ def test_the_seed_decides_everything_and_nothing_else_does(train: Dataset) -> No
     assert not any(first[name].equal(other[name]) for name in first)
 
 
-def test_training_lowers_the_loss(train: Dataset) -> None:
-    config = replace(TINY, epochs=4, learning_rate=1e-2, output_bias=False)
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+def test_training_lowers_the_loss(optimizer: str, train: Dataset) -> None:
+    config = replace(TINY, optimizer=optimizer, epochs=4, learning_rate=1e-2, output_bias=False)
     records = list(loop.train_epochs(config, loop.new_model(config, train), train, train))
     for part in ("train", "validation"):
         losses = [record[f"{part}_figures"]["neg_elbo"] for record in records]
         assert losses == sorted(losses, reverse=True)
         assert losses[-1] < losses[0] - 20
     assert [record["epochs_finished"] for record in records] == [1, 2, 3, 4]
+
+
+def test_muon_takes_the_matrices_between_wide_layers(train: Dataset) -> None:
+    config = replace(TINY, optimizer="muon")
+    model = loop.new_model(config, train)
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    adam, muon = loop.new_optimizers(config, model)
+    assert isinstance(muon, torch.optim.Muon)
+    taken = {names[parameter] for parameter in muon.param_groups[0]["params"]}
+    assert taken == {f"{part}.weight" for part in ("encoder.0", "encoder.2", "decoder.2", "decoder.4")}
+    left = {names[parameter] for parameter in adam.param_groups[0]["params"]}
+    assert taken | left == set(names.values())
+    assert not taken & left
+    assert len(loop.new_optimizers(TINY, model)) == 1
 
 
 def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir: Path) -> None:
