@@ -143,8 +143,8 @@ def new_optimizers(config: FitConfig, model: vae.VAE) -> list[torch.optim.Optimi
     others = [p for name, p in model.named_parameters() if name not in matrices]
     optimizers: list[torch.optim.Optimizer] = [torch.optim.Adam(others, fused=True)]
     if matrices:
-        muon = torch.optim.Muon(matrices.values(), weight_decay=0, adjust_lr_fn="match_rms_adamw")
-        optimizers.append(muon)
+        muon = torch.optim.Muon(matrices.values(), weight_decay=0, ns_steps=3, adjust_lr_fn="match_rms_adamw")
+        optimizers.append(muon)  # 3 Newton-Schulz steps: measured no worse than the usual 5, and faster
     return optimizers
 
 
