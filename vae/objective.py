@@ -24,3 +24,14 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 def elbo(logits: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
     """Evidence lower bound on log p(x) with the posterior sample that `logits` was decoded from; (N,), nats."""
     return -(reconstruction_loss(logits, x) + kl_divergence(mean, log_variance))
+
+
+def log_importance_weight(logits: Tensor, x: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+    """log p(x|z) + log p(z) − log q(z|x) of latents `z` (N, D) drawn from q(z|x), decoded to `logits`; (N,), nats.
+
+    The log of the mean of K such weights bounds log p(x) from below, the tighter the more there are
+    (Burda et al. 2016, arXiv:1509.00519).
+    """
+    standardised = (z - mean) * torch.exp(-0.5 * log_variance)
+    log_prior_over_posterior = 0.5 * (standardised.square() + log_variance - z.square()).sum(1)
+    return log_prior_over_posterior - reconstruction_loss(logits, x)

@@ -1,0 +1,56 @@
+"""Exported files do what the checkpoint does, whatever the number of images; one that does not is not kept."""
+
+from pathlib import Path
+
+import numpy as np
+import onnxruntime
+import pytest
+import torch
+
+import vae
+from training.export import Encoder, ExportError, export
+
+
+@pytest.fixture(params=["mlp", "conv"])
+def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> vae.Checkpoint:
+    torch.manual_seed(0)
+    path = tmp_path / "small.safetensors"
+    config = vae.VAEConfig(architecture=request.param, image_shape=(3, 10, 7), hidden_dim=16, latent_dim=5)
+    vae.save(path, vae.VAE(config), training={}, figures={})
+    return vae.load(path)
+
+
+def test_onnx_runs_with_any_batch(checkpoint: vae.Checkpoint, tmp_path: Path) -> None:
+    encoder, decoder = export(checkpoint, "onnx", tmp_path / "exported")
+    assert [path.name for path in (encoder, decoder)] == ["small.encoder.onnx", "small.decoder.onnx"]
+    images = torch.rand(13, 3, 10, 7)
+    mean, log_variance = onnxruntime.InferenceSession(encoder).run(["mean", "log_variance"], {"image": images.numpy()})
+    (pixels,) = onnxruntime.InferenceSession(decoder).run(["image"], {"z": mean})
+    expected_mean, expected_log_variance = checkpoint.model.encode(images)
+    assert np.abs(mean - expected_mean.numpy()).max() < 1e-5
+    assert np.abs(log_variance - expected_log_variance.numpy()).max() < 1e-5
+    assert np.abs(pixels - checkpoint.model.decode(expected_mean).sigmoid().numpy()).max() < 1e-5
+
+
+def test_torch_export_runs_with_any_batch(checkpoint: vae.Checkpoint, tmp_path: Path) -> None:
+    encoder, decoder = export(checkpoint, "torch-export", tmp_path)
+    images = torch.rand(13, 3, 10, 7)
+    mean, _ = torch.export.load(encoder).module()(images)
+    (pixels,) = torch.export.load(decoder).module()(mean)
+    assert (mean - checkpoint.model.encode(images)[0]).abs().max() < 1e-5
+    assert (pixels - checkpoint.model.decode(mean).sigmoid()).abs().max() < 1e-5
+
+
+def test_a_file_that_differs_is_removed(
+    checkpoint: vae.Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    right = Encoder.forward
+
+    def wrong(self: Encoder, image: torch.Tensor) -> tuple[torch.Tensor, torch.Tensor]:
+        mean, log_variance = right(self, image)
+        return (mean + 2e-5 if torch.compiler.is_exporting() else mean), log_variance
+
+    monkeypatch.setattr(Encoder, "forward", wrong)
+    with pytest.raises(ExportError, match=r"small\.encoder\.pt2 differs"):
+        export(checkpoint, "torch-export", tmp_path / "exported")
+    assert not list((tmp_path / "exported").iterdir())
