@@ -136,7 +136,8 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
         case RequestValidationError():
             return errors.InvalidInput(*map(_query_problem, error.errors()))
         case _:
-            return errors.InternalError("The service failed at this request; its log says why.")
+            hangs_up = {"Connection": "close"}  # uvicorn does, after an application that failed
+            return errors.InternalError("The service failed at this request; its log says why.", headers=hangs_up)
 
 
 def _query_problem(complaint: Mapping[str, Any]) -> errors.Problem:

@@ -70,7 +70,10 @@ def to_array(
 def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
     """Any Pillow mode → L or RGB, 8 bits a channel, alpha laid over black."""
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip it
-        image = Image.fromarray((np.asarray(image).astype(np.uint32) // 257).astype(np.uint8))
+        wide, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
+        image = Image.fromarray((wide // 257).astype(np.uint8))
+        if clear is not None:
+            image.putalpha(Image.fromarray(wide != clear))
     if not image.has_transparency_data:
         opaque = image.convert(mode)
         return ImageChops.invert(opaque) if invert else opaque

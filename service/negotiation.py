@@ -10,7 +10,7 @@ from service.errors import NotAcceptable
 
 def negotiate(headers: Headers, *offers: str) -> str:
     """The best offer; the first one where the caller has no preference. Raises NotAcceptable."""
-    return _best(headers.get("accept", ""), offers)
+    return _best(",".join(headers.getlist("accept")), offers)
 
 
 @lru_cache(maxsize=1024)
