@@ -1,0 +1,102 @@
+"""The service on a real socket, within the test's own process: what is in it can be seen, and swapped."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, replace
+from threading import Event, Thread
+from typing import Any
+
+import httpx
+import uvicorn
+from fastapi import FastAPI
+
+from service.admission import Admission
+from service.app import create_app
+from service.engine import Engine, FloatArray
+from service.server import Protocol
+from service.settings import Settings
+
+
+@dataclass(frozen=True)
+class Running:
+    """A service that runs in a thread."""
+
+    app: FastAPI
+    client: httpx.Client
+    port: int
+
+    @property
+    def admission(self) -> Admission:
+        admission: Admission = self.app.state.gate.admission
+        return admission
+
+    def swap_engine(self, make: Callable[[Engine], Engine]) -> None:
+        """Put `make(engine)` in the place of the engine."""
+        loaded = self.app.state.loaded
+        self.app.state.loaded = replace(loaded, engine=make(loaded.engine))
+
+    def wait_for(self, in_flight: int) -> None:
+        """Until so many requests have been let in."""
+        wait_until(lambda: self.admission.in_flight == in_flight)
+
+    def exchange(self, request: bytes) -> bytes:
+        """Raw bytes in, raw bytes out, until the service hangs up."""
+        with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
+            connection.sendall(request)
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+@contextmanager
+def running(**settings: Any) -> Iterator[Running]:
+    """Run the service with `settings` on a free port."""
+    app = create_app(Settings(**settings))
+    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, lifespan="on", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port = listener.getsockname()[1]
+        thread = Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started or not thread.is_alive())
+            if not server.started:
+                raise RuntimeError("The service did not start; its log says why.")
+            with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
+                yield Running(app, client, port)
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def wait_until(happened: Callable[[], bool], limit: float = 20) -> None:
+    give_up = time.monotonic() + limit
+    while not happened():
+        if time.monotonic() > give_up:
+            raise TimeoutError(f"Nothing within {limit:g} s.")
+        time.sleep(0.002)
+
+
+class Stalled(Engine):
+    """Decodes nothing before `released` is set."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.config = engine.config
+        self.released = Event()
+        self._engine = engine
+
+    async def decode(self, z: FloatArray) -> FloatArray:
+        await asyncio.to_thread(self.released.wait)
+        return await self._engine.decode(z)
+
+
+class Broken(Engine):
+    """Fails with a secret."""
+
+    def __init__(self, engine: Engine) -> None:
+        self.config = engine.config
+
+    async def decode(self, z: FloatArray) -> FloatArray:
+        raise RuntimeError("the secret of /inside/engine.py")
