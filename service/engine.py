@@ -26,8 +26,7 @@ BLOCKING_LIMIT_S = 0.001
 """A model that takes longer for its largest micro-batch runs in a thread beside the event loop."""
 
 MINIMUM_ROWS = 16
-"""Smaller batches are padded: BLAS computes a few rows by other kernels, whose last bits differ. One spare row follows
-any batch: torch's sigmoid computes the last few values of a tensor by another formula."""
+"""Smaller batches are padded: BLAS computes a few rows by other kernels, whose last bits differ."""
 
 
 @dataclass(frozen=True)
@@ -56,7 +55,7 @@ class Engine:
         self._device = torch.device(device)
         self._limit = micro_batch_limit
         # Several threads share the work out by the number of rows, so that it must not vary.
-        self._least_rows = MINIMUM_ROWS if torch.get_num_threads() == 1 else micro_batch_limit + 1
+        self._least_rows = MINIMUM_ROWS if torch.get_num_threads() == 1 else micro_batch_limit
         slow = self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
         self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine") if slow else None
         self._encoder = self._batcher(self._encode)
@@ -100,7 +99,7 @@ class Engine:
 
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays]:
         """One forward pass over all items, in whole rows, and its results cut up again."""
-        spare = max(1, self._least_rows - sum(len(item[0]) for item in items))
+        spare = max(0, self._least_rows - sum(len(item[0]) for item in items))
         columns = [
             np.concatenate([*column, np.zeros((spare, *column[0].shape[1:]), np.float32)])
             for column in zip(*items, strict=True)
@@ -120,14 +119,14 @@ class Engine:
         return self._model.encode(images)
 
     def _decode(self, z: Tensor) -> tuple[Tensor, ...]:
-        return (self._model.decode(z).sigmoid_(),)
+        return (_sigmoid_(self._model.decode(z)),)
 
     def _reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         mean, log_variance = self._model.encode(images)
         z = reparameterize(mean, log_variance, noise=noise)
         logits = self._model.decode(z)
         distortion, rate = reconstruction_loss(logits, images), kl_divergence(mean, log_variance)
-        return mean, log_variance, z, logits.sigmoid_(), distortion, rate
+        return mean, log_variance, z, _sigmoid_(logits), distortion, rate
 
     def _seconds_per_micro_batch(self) -> float:
         """Best of a few: the first passes allocate and choose kernels."""
@@ -138,6 +137,11 @@ class Engine:
             self._compute(self._decode, [(z,)])
             seconds.append(time.perf_counter() - start)
         return min(seconds)
+
+
+def _sigmoid_(logits: Tensor) -> Tensor:
+    """In place; torch's own takes another formula, whose last bits differ, where a tensor or a thread's share ends."""
+    return logits.neg_().exp_().add_(1).reciprocal_()
 
 
 def draw_posterior(mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> FloatArray:
