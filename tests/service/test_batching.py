@@ -1,0 +1,147 @@
+import asyncio
+import threading
+from collections.abc import Awaitable, Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+
+from service.batching import MicroBatcher
+
+Numbers = list[int]
+
+
+class Recorder:
+    """Doubles numbers, and remembers in which batches they came."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Numbers]] = []
+
+    def __call__(self, items: Sequence[Numbers]) -> list[Numbers]:
+        self.batches.append(list(items))
+        return [[2 * number for number in item] for item in items]
+
+
+def batcher(
+    compute: Callable[[Sequence[Numbers]], Sequence[Numbers]], limit: int = 4, executor: Executor | None = None
+) -> MicroBatcher[Numbers, Numbers]:
+    return MicroBatcher(compute, limit=limit, size=len, executor=executor)
+
+
+def gather(*calls: Awaitable[Numbers]) -> list[Numbers]:
+    async def all_of_them() -> list[Numbers]:
+        return list(await asyncio.gather(*calls))
+
+    return asyncio.run(all_of_them())
+
+
+def test_what_comes_in_one_tick_is_computed_in_one_call() -> None:
+    recorder = Recorder()
+    submit = batcher(recorder).submit
+    assert gather(submit([1]), submit([2, 3]), submit([4])) == [[2], [4, 6], [8]]
+    assert recorder.batches == [[[1], [2, 3], [4]]]
+
+
+def test_a_batch_is_at_most_the_limit_unless_it_is_one_item() -> None:
+    recorder = Recorder()
+    submit = batcher(recorder).submit
+    items = [[1, 1], [2], [3, 3], [4, 4, 4], [5, 5, 5, 5, 5, 5], [6]]
+    assert gather(*(submit(item) for item in items)) == [[2 * number for number in item] for item in items]
+    assert recorder.batches == [[[1, 1], [2]], [[3, 3]], [[4, 4, 4]], [[5, 5, 5, 5, 5, 5]], [[6]]]
+
+
+def test_it_can_be_used_again_after_it_was_idle() -> None:
+    recorder = Recorder()
+    micro_batcher = batcher(recorder)
+
+    async def twice() -> list[Numbers]:
+        first = await micro_batcher.submit([1])
+        await asyncio.sleep(0.01)
+        return [first, await micro_batcher.submit([2])]
+
+    assert asyncio.run(twice()) == [[2], [4]]
+    assert recorder.batches == [[[1]], [[2]]]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_failure_reaches_its_batch_and_nobody_else(threaded: bool) -> None:
+    def fails_on_zero(items: Sequence[Numbers]) -> list[Numbers]:
+        if [0] in items:
+            raise ZeroDivisionError
+        return list(items)
+
+    async def some() -> list[Numbers | BaseException]:
+        micro_batcher = batcher(fails_on_zero, limit=2, executor=pool if threaded else None)
+        return await asyncio.gather(*map(micro_batcher.submit, [[0], [1], [2], [3]]), return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        first, second, *others = asyncio.run(some())
+    assert isinstance(first, ZeroDivisionError)
+    assert isinstance(second, ZeroDivisionError)
+    assert others == [[2], [3]]
+
+
+def test_too_few_results_are_a_failure() -> None:
+    with pytest.raises(ValueError, match="zip"):
+        gather(batcher(lambda _: []).submit([1]))
+
+
+def test_who_has_gone_is_not_computed() -> None:
+    recorder = Recorder()
+    micro_batcher = batcher(recorder)
+
+    async def one_leaves() -> Numbers:
+        leaving = asyncio.create_task(micro_batcher.submit([1]))
+        staying = asyncio.create_task(micro_batcher.submit([2]))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        return await staying
+
+    assert asyncio.run(one_leaves()) == [4]
+    assert recorder.batches == [[[2]]]
+
+
+def test_who_goes_during_the_computation_spoils_nothing() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        entered.set()
+        go_on.wait(10)
+        return list(items)
+
+    async def one_leaves() -> Numbers:
+        micro_batcher = batcher(slow, executor=pool)
+        leaving = asyncio.create_task(micro_batcher.submit([1]))
+        staying = asyncio.create_task(micro_batcher.submit([2]))
+        await asyncio.to_thread(entered.wait, 10)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        return await staying
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(one_leaves()) == [2]
+
+
+def test_with_a_thread_the_next_batch_gathers_meanwhile() -> None:
+    recorder = Recorder()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        entered.set()
+        go_on.wait(10)
+        return recorder(items)
+
+    async def under_load() -> list[Numbers]:
+        micro_batcher = batcher(slow, executor=pool)
+        first = asyncio.create_task(micro_batcher.submit([1]))
+        await asyncio.to_thread(entered.wait, 10)
+        others = []
+        for number in (2, 3, 4):
+            others.append(asyncio.create_task(micro_batcher.submit([number])))
+            await asyncio.sleep(0)  # the event loop is free
+        go_on.set()
+        return await asyncio.gather(first, *others)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(under_load()) == [[2], [4], [6], [8]]
+    assert recorder.batches == [[[1]], [[2], [3], [4]]]

@@ -1,0 +1,141 @@
+import asyncio
+import threading
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+import torch
+from numpy.typing import NDArray
+
+import vae
+from service import engine as engine_module
+from service.draws import standard_normal
+from service.engine import Engine, FloatArray, Reconstruction, draw_posterior
+from service.settings import BUNDLED
+from tests.service.pictures import Bytes
+
+ARRAYS = ("mean", "log_variance", "z", "pixels", "reconstruction_loss", "kl_divergence", "elbo")
+
+
+@pytest.fixture(scope="module")
+def model() -> vae.VAE:
+    return vae.load(BUNDLED).model
+
+
+@pytest.fixture
+def engine(model: vae.VAE) -> Iterator[Engine]:
+    engine = Engine(model, micro_batch_limit=64)
+    yield engine
+    engine.close()
+
+
+@pytest.fixture(scope="module")
+def x(images: Bytes) -> FloatArray:
+    return images[:, None].astype(np.float32) / np.float32(255)
+
+
+def rows_are_alone(engine: Engine, x: FloatArray) -> None:
+    """The same bits for a row in batches of every size, at every place."""
+    noise = standard_normal(0, len(x), 3)
+
+    async def reconstruct(rows: slice) -> Reconstruction:
+        return await engine.reconstruct(x[rows], noise[rows])
+
+    whole = asyncio.run(reconstruct(slice(None)))
+    for size in (*range(1, 36), 47, 63, 64, 65, 70):
+        rows = slice(size // 2, size // 2 + size)
+        part = asyncio.run(reconstruct(rows))
+        for name in ARRAYS:
+            assert np.array_equal(getattr(part, name), getattr(whole, name)[rows]), (name, size)
+
+
+@pytest.mark.parametrize("threads", [1, 2, 3])
+def test_a_row_is_the_same_in_any_batch(model: vae.VAE, x: FloatArray, threads: int) -> None:
+    before = torch.get_num_threads()
+    torch.set_num_threads(threads)
+    try:
+        engine = Engine(model, micro_batch_limit=64)
+        rows_are_alone(engine, x)
+        engine.close()
+    finally:
+        torch.set_num_threads(before)
+
+
+def test_what_comes_together_is_computed_together(
+    engine: Engine, x: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    sizes: list[list[int]] = []
+    compute = engine._compute  # the one place where the model is called
+
+    def watched(operation: engine_module.Operation, items: list[engine_module.Arrays]) -> list[engine_module.Arrays]:
+        sizes.append([len(item[0]) for item in items])
+        return compute(operation, items)
+
+    monkeypatch.setattr(engine, "_compute", watched)
+
+    async def together() -> list[tuple[FloatArray, FloatArray]]:
+        return await asyncio.gather(*(engine.encode(x[n : 2 * n]) for n in (1, 2, 60, 5)))
+
+    answers = asyncio.run(together())
+    assert sizes == [[1, 2, 60], [5]]
+    monkeypatch.undo()
+    for n, (mean, log_variance) in zip((1, 2, 60, 5), answers, strict=True):
+        alone = asyncio.run(engine.encode(x[n : 2 * n]))
+        assert np.array_equal(mean, alone[0])
+        assert np.array_equal(log_variance, alone[1])
+
+
+def test_a_large_batch_goes_in_pieces(engine: Engine, x: FloatArray) -> None:
+    mean, _ = asyncio.run(engine.encode(x[:150]))
+    pixels = asyncio.run(engine.decode(mean))
+    assert (mean.shape, pixels.shape) == ((150, 3), (150, 1, 28, 28))
+    assert mean.dtype == pixels.dtype == np.float32
+    for start in (0, 64, 128, 149):
+        assert np.array_equal(asyncio.run(engine.encode(x[start : start + 1]))[0][0], mean[start])
+        assert np.array_equal(asyncio.run(engine.decode(mean[start : start + 1]))[0], pixels[start])
+
+
+def test_reconstruction_without_noise_is_the_means_image(engine: Engine, x: FloatArray) -> None:
+    result = asyncio.run(engine.reconstruct(x[:20]))
+    mean, log_variance = asyncio.run(engine.encode(x[:20]))
+    assert np.array_equal(result.z, mean)
+    assert np.array_equal(result.mean, mean)
+    assert np.array_equal(result.log_variance, log_variance)
+    assert np.array_equal(result.pixels, asyncio.run(engine.decode(mean)))
+    assert np.array_equal(result.elbo, -(result.reconstruction_loss + result.kl_divergence))
+
+
+def test_samples_are_drawn_as_the_engine_draws_them(engine: Engine, x: FloatArray) -> None:
+    noise = standard_normal(1, 30, 3)
+    result = asyncio.run(engine.reconstruct(x[:30], noise))
+    assert np.array_equal(draw_posterior(result.mean, result.log_variance, noise), result.z)
+    one = draw_posterior(result.mean[7:8], result.log_variance[7:8], noise[7:8])
+    assert np.array_equal(one[0], result.z[7])
+
+
+@pytest.mark.parametrize(("limit", "threaded"), [(0.0, True), (60.0, False)])
+def test_a_slow_model_leaves_the_event_loop_free(
+    model: vae.VAE, x: FloatArray, monkeypatch: pytest.MonkeyPatch, limit: float, threaded: bool
+) -> None:
+    monkeypatch.setattr(engine_module, "BLOCKING_LIMIT_S", limit)
+    engine = Engine(model, micro_batch_limit=64)
+    threads: list[threading.Thread] = []
+    decode = model.decode
+
+    def watched(z: torch.Tensor) -> torch.Tensor:
+        threads.append(threading.current_thread())
+        return decode(z)
+
+    monkeypatch.setattr(model, "decode", watched)
+    asyncio.run(engine.decode(np.zeros((1, 3), np.float32)))
+    engine.close()
+    assert (threads[0] is not threading.current_thread()) == threaded
+
+
+def test_standard_normal_begins_the_same_for_any_count() -> None:
+    whole: NDArray[np.float32] = standard_normal(5, 1000, 3)
+    for count in (1, 2, 63, 999):
+        assert np.array_equal(standard_normal(5, count, 3), whole[:count])
+    assert whole.mean() == pytest.approx(0, abs=0.05)
+    assert whole.std() == pytest.approx(1, abs=0.05)
+    assert not np.array_equal(standard_normal(6, 1000, 3), whole)
