@@ -53,8 +53,17 @@ def test_pixels_are_hidden_from_the_encoder_alone(train: Dataset, monkeypatch: p
     encoded: list[Tensor] = []
     targets: list[Tensor] = []
     encode, measure = vae.VAE.encode, vae.reconstruction_loss
-    monkeypatch.setattr(vae.VAE, "encode", lambda model, x: encoded.append(x) or encode(model, x))  # type: ignore[func-returns-value]  # append returns None
-    monkeypatch.setattr(vae, "reconstruction_loss", lambda logits, x: targets.append(x) or measure(logits, x))  # type: ignore[func-returns-value]
+
+    def seen_encode(model: vae.VAE, x: Tensor) -> tuple[Tensor, Tensor]:
+        encoded.append(x)
+        return encode(model, x)
+
+    def seen_measure(logits: Tensor, x: Tensor) -> Tensor:
+        targets.append(x)
+        return measure(logits, x)
+
+    monkeypatch.setattr(vae.VAE, "encode", seen_encode)
+    monkeypatch.setattr(vae, "reconstruction_loss", seen_measure)
     trained(replace(TINY, epochs=1, input_dropout=0.5), train)
     for seen, target in zip(encoded, targets, strict=True):
         assert seen[seen != 0].equal(2 * target[seen != 0])
