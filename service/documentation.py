@@ -135,7 +135,8 @@ def describe(path: str) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if path in OPEN:
         if path == "/readyz":
-            responses[503] = {"description": "Starting or draining.", "content": content}
+            not_ready = {**_json_body(model), "example": {"status": "draining"}}
+            responses[503] = {"description": "Starting or draining.", "content": {JSON: not_ready}}
         return {"tags": ["probes"], "responses": responses}
     if path in ("/encode", "/reconstruct", "/sample"):
         seed = {"description": "The seed of what was drawn, if anything was.", "schema": {"type": "integer"}}
