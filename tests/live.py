@@ -6,13 +6,16 @@ import os
 import socket
 import subprocess
 import sys
+import tempfile
 import time
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from dataclasses import dataclass
+from pathlib import Path
 
 import httpx
 
+ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 60
 
 
@@ -22,6 +25,7 @@ class LiveServer:
 
     process: subprocess.Popen[bytes]
     port: int
+    log_file: Path
 
     @property
     def address(self) -> str:
@@ -31,25 +35,42 @@ class LiveServer:
     def url(self) -> str:
         return f"http://{self.address}"
 
+    @property
+    def log(self) -> str:
+        """What it has written to standard error so far."""
+        return self.log_file.read_text()
+
     def get(self, path: str, **headers: str) -> httpx.Response:
         return httpx.get(self.url + path, headers=headers)
+
+
+def start(*flags: str, environment: Mapping[str, str] | None = None, log_file: Path) -> LiveServer:
+    """Start `vae-serve` with `flags` on a free port; it need not be ready, nor even get so far."""
+    port = free_port()
+    command = [sys.executable, "-m", "service", "--port", str(port), *flags]
+    with log_file.open("wb") as log:
+        process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stderr=log, cwd=ROOT)
+    return LiveServer(process, port, log_file)
 
 
 @contextmanager
 def live_server(*flags: str, environment: Mapping[str, str] | None = None) -> Iterator[LiveServer]:
     """Start `vae-serve` with `flags` on a free port, wait until it is ready, and stop it afterwards."""
+    with tempfile.TemporaryDirectory() as folder:
+        server = start(*flags, environment=environment, log_file=Path(folder) / "log")
+        try:
+            _wait_until_ready(server)
+            yield server
+        finally:
+            server.process.terminate()
+            server.process.wait(START_LIMIT_S)
+
+
+def free_port() -> int:
     with socket.socket() as free:
         free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    command = [sys.executable, "-m", "service", "--port", str(port), *flags]
-    process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stderr=subprocess.DEVNULL)
-    server = LiveServer(process, port)
-    try:
-        _wait_until_ready(server)
-        yield server
-    finally:
-        process.terminate()
-        process.wait(START_LIMIT_S)
+        port: int = free.getsockname()[1]
+        return port
 
 
 def _wait_until_ready(server: LiveServer) -> None:

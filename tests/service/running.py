@@ -6,7 +6,7 @@ import asyncio
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import contextmanager, suppress
 from dataclasses import dataclass, replace
 from threading import Event, Thread
 from typing import Any
@@ -18,7 +18,7 @@ from fastapi import FastAPI
 from service.admission import Admission
 from service.app import create_app
 from service.engine import Engine, FloatArray
-from service.server import Protocol
+from service.server import Lifespan, Protocol
 from service.settings import Settings
 
 
@@ -55,10 +55,18 @@ class Running:
 def running(**settings: Any) -> Iterator[Running]:
     """Run the service with `settings` on a free port."""
     app = create_app(Settings(**settings))
-    server = uvicorn.Server(uvicorn.Config(app, http=Protocol, lifespan="on", log_config=None))
+    config = uvicorn.Config(app, http=Protocol, lifespan="on", log_config=None)
+    config.load()
+    config.lifespan_class = Lifespan
+    server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
-        thread = Thread(target=server.run, args=([listener],))
+
+        def serve() -> None:
+            with suppress(SystemExit):  # uvicorn could not start, and has said why
+                server.run([listener])
+
+        thread = Thread(target=serve)
         thread.start()
         try:
             wait_until(lambda: server.started or not thread.is_alive())

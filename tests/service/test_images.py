@@ -31,7 +31,7 @@ def read(
     return pixels[0] if shape[0] == 1 else pixels.transpose(1, 2, 0)
 
 
-def distance(  # noqa: PLR0917
+def distance(
     client: httpx.Client, reference: Reference, plain: Bytes, body: bytes, query: str = "", kind: str = "image/png"
 ) -> float:
     """From the plain digit's latent to the one that the service gives for `body`, in the worst dimension."""

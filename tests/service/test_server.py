@@ -1,0 +1,138 @@
+"""One process: how it starts, serves and stops."""
+
+import json
+import pickle
+import re
+import signal
+import socket
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+
+from tests.live import START_LIMIT_S, LiveServer, live_server, start
+from tests.service.problems import problem
+from tests.service.running import wait_until
+
+SAMPLE = "/sample?n=16&seed=7"
+DECODE = "POST /decode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
+
+
+@contextmanager
+def request_in_flight(server: LiveServer, headers: str = "") -> Iterator[Callable[[], bytes]]:
+    """A request of which the last byte is yet to be sent; the call sends it and gives the answer."""
+    with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+        connection.sendall(f"{DECODE}{headers}content-length: 9\r\n\r\n[1, 2, 3".encode())
+        time.sleep(0.3)  # until it has been let in: no answer of the service tells how many are in flight
+
+        def finish() -> bytes:
+            connection.sendall(b"]")
+            return b"".join(iter(lambda: connection.recv(65536), b""))
+
+        yield finish
+
+
+def test_a_stop_loses_nothing(client: httpx.Client) -> None:
+    """And the seed's digits are those of any other process."""
+    with live_server() as server:
+        assert server.get(SAMPLE).content == client.get(SAMPLE).content
+        assert server.get("/sample?n=16").content != server.get("/sample?n=16").content
+        with request_in_flight(server) as finish:
+            server.process.send_signal(signal.SIGTERM)
+            wait_until(lambda: server.get("/readyz").status_code == 503)
+            assert server.get("/readyz").json() == {"status": "draining"}
+            refused = server.get(SAMPLE)
+            assert "draining" in problem(refused, 503)["detail"]
+            assert refused.headers["retry-after"] == "1"
+            assert server.get("/livez").status_code == 200
+            assert server.process.poll() is None
+            answer = finish()
+        assert answer.startswith(b"HTTP/1.1 200 ")
+        assert b"\x89PNG" in answer
+        assert server.process.wait(10) == 0
+        assert "Traceback" not in server.log
+
+
+def test_secrets_are_never_logged_and_a_stop_waits_no_longer_than_it_may() -> None:
+    flags = ("--log-level", "debug", "--log-format", "json", "--drain-time", "0.5")
+    with live_server(*flags, environment={"VAE_API_KEYS": "hush-hush,whisper"}) as server:
+        assert server.get("/model", authorization="Bearer hush-hush").status_code == 200
+        assert server.get("/model", **{"x-api-key": "whisper"}).status_code == 200
+        assert server.get("/model", **{"x-api-key": "nearly-hush"}).status_code == 401
+        wait_until(lambda: '\\"GET /model HTTP/1.1\\" 401' in server.log)
+        with request_in_flight(server, "x-api-key: whisper\r\n"):
+            before = time.monotonic()
+            server.process.send_signal(signal.SIGINT)
+            assert server.process.wait(10) == 0
+            assert 0.4 < time.monotonic() - before < 5
+        assert "hush" not in server.log
+        assert "whisper" not in server.log
+        assert all(json.loads(line)["message"] for line in server.log.splitlines())
+
+
+# Starts that cannot be.
+
+
+class Trap:
+    """Unpickled, it would write a file."""
+
+    def __init__(self, target: Path) -> None:
+        self.target = target
+
+    def __reduce__(self) -> tuple[Any, ...]:
+        return Path.write_text, (self.target, "sprung")
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("starts")
+
+
+@pytest.fixture(scope="module")
+def failed_starts(folder: Path) -> Iterator[dict[str, LiveServer]]:
+    """Several services that cannot start, all started at once."""
+    with socket.create_server(("127.0.0.1", 0)) as taken:
+        (folder / "pickle.pt").write_bytes(pickle.dumps(Trap(folder / "sprung")))
+        port = str(taken.getsockname()[1])
+        flags: dict[str, tuple[str, ...]] = {
+            "checkpoint": ("--checkpoint", str(folder / "missing.safetensors")),
+            "checkpoint, two workers": ("--checkpoint", str(folder / "pickle.pt"), "--workers", "2"),
+            "port": ("--port", port),
+            "port, two workers": ("--port", port, "--workers", "2"),
+        }
+        servers = {name: start(*given, log_file=folder / f"{name}.log") for name, given in flags.items()}
+        try:
+            for server in servers.values():
+                server.process.wait(START_LIMIT_S)
+            yield servers
+        finally:
+            for server in servers.values():
+                server.process.kill()
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("checkpoint", r"The checkpoint .*missing\.safetensors cannot be read: No such file or directory\."),
+        (
+            "checkpoint, two workers",
+            r"The checkpoint .*pickle\.pt cannot be used: it is not a state_dict that torch .*\.",
+        ),
+        ("port", "address already in use"),
+        ("port, two workers", "(?i)address already in use"),
+    ],
+)
+def test_a_start_that_cannot_be_is_one_sentence_and_status_2(
+    failed_starts: dict[str, LiveServer], folder: Path, name: str, said: str
+) -> None:
+    server = failed_starts[name]
+    assert server.process.returncode == 2
+    assert "Traceback" not in server.log
+    complaints = [line for line in server.log.splitlines() if " ERROR " in line and "Exiting" not in line]
+    assert 1 <= len(complaints) <= 2  # each of two workers may say it
+    assert all(re.search(rf"{said}$", line) for line in complaints), complaints
+    assert not (folder / "sprung").exists()

@@ -1,0 +1,183 @@
+import os
+import subprocess
+import sys
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import pytest
+from pydantic import SecretStr, ValidationError
+
+from service.settings import BUNDLED, Settings, SettingsError, read_settings
+
+VALUES: dict[str, tuple[str, Any]] = {
+    "checkpoint": ("/models/other.pt", Path("/models/other.pt")),
+    "host": ("0.0.0.0", "0.0.0.0"),
+    "port": ("0", 0),
+    "workers": ("3", 3),
+    "api_keys": ("one, two,", (SecretStr("one"), SecretStr("two"))),
+    "body_limit": ("1000", 1000),
+    "image_pixel_limit": ("2000", 2000),
+    "batch_limit": ("30", 30),
+    "micro_batch_limit": ("4", 4),
+    "queue_limit": ("50", 50),
+    "request_deadline": ("0.5", 0.5),
+    "drain_time": ("7", 7.0),
+    "torch_threads": ("2", 2),
+    "device": ("cuda:1", "cuda:1"),
+    "log_level": ("debug", "debug"),
+    "log_format": ("json", "json"),
+    "cors_origins": ("https://a.example,https://b.example", ("https://a.example", "https://b.example")),
+}
+"""Of each setting the text that an operator writes, and what it means; none of them is the default."""
+
+
+@pytest.fixture(autouse=True)
+def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+    for name in [name for name in os.environ if name.startswith("VAE_")]:
+        monkeypatch.delenv(name)
+
+
+def environment_name(name: str) -> str:
+    return f"VAE_{name.upper()}"
+
+
+def flag(name: str) -> str:
+    return f"--{name.replace('_', '-')}"
+
+
+def test_every_setting_is_tried_here() -> None:
+    assert VALUES.keys() == Settings.model_fields.keys()
+    defaults = read_settings([])
+    for name, (_, value) in VALUES.items():
+        assert getattr(defaults, name) != value
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_by_environment_and_by_flag(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, value = VALUES[name]
+    assert getattr(read_settings([flag(name), text]), name) == value
+    assert getattr(read_settings([f"{flag(name)}={text}"]), name) == value
+    monkeypatch.setenv(environment_name(name), text)
+    settings = read_settings([])
+    assert getattr(settings, name) == value
+    monkeypatch.delenv(environment_name(name))
+    defaults = read_settings([])
+    assert not [other for other in VALUES if other != name and getattr(settings, other) != getattr(defaults, other)]
+
+
+@pytest.mark.parametrize("name", VALUES)
+def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    text, value = VALUES[name]
+    default = getattr(read_settings([]), name)
+    other = {"api_keys": "three", "cors_origins": "https://c.example"}.get(name, str(default))
+    monkeypatch.setenv(environment_name(name), other)
+    assert getattr(read_settings([flag(name), text]), name) == value
+
+
+def test_safe_by_default() -> None:
+    settings = read_settings([])
+    assert settings.host == "127.0.0.1"
+    assert settings.cors_origins == settings.api_keys == ()
+    assert settings.checkpoint == BUNDLED
+    assert BUNDLED.is_file()
+
+
+def test_settings_are_frozen() -> None:
+    with pytest.raises(ValidationError, match="frozen"):
+        read_settings([]).port = 1
+
+
+@pytest.mark.parametrize(
+    ("name", "said"),
+    [
+        ("VAE_PROT", "VAE_PROT is no setting of this service; is VAE_PORT meant?"),
+        ("VAE_API_KEY", "is VAE_API_KEYS meant?"),
+        ("VAE_WORKER", "is VAE_WORKERS meant?"),
+        ("VAE_XYZZY", "VAE_XYZZY is no setting of this service."),
+    ],
+)
+def test_unknown_variables_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
+    monkeypatch.setenv(name, "1")
+    with pytest.raises(SettingsError) as caught:
+        read_settings([])
+    assert str(caught.value).endswith(said)
+
+
+BAD = [
+    ("port", "eighty"),
+    ("port", "-1"),
+    ("port", "65536"),
+    ("port", ""),
+    ("workers", "0"),
+    ("body_limit", "0"),
+    ("batch_limit", "1.5"),
+    ("micro_batch_limit", "0"),
+    ("queue_limit", "0"),
+    ("request_deadline", "0"),
+    ("request_deadline", "soon"),
+    ("drain_time", "-1"),
+    ("torch_threads", "0"),
+    ("device", "tpu"),
+    ("device", "cuda:"),
+    ("log_level", "loud"),
+    ("log_format", "xml"),
+]
+
+
+@pytest.mark.parametrize(("name", "text"), BAD)
+def test_bad_values_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, text: str) -> None:
+    with pytest.raises(SettingsError, match=rf"^{name}: .*\. See vae-serve --help\.$"):
+        read_settings([f"{flag(name)}={text}"])
+    monkeypatch.setenv(environment_name(name), text)
+    with pytest.raises(SettingsError, match=rf"^{name}: "):
+        read_settings([])
+
+
+def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAE_WORKERS", "none")
+    with pytest.raises(SettingsError, match=r"port: .*; workers: |workers: .*; port: "):
+        read_settings(["--port=x"])
+
+
+def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAE_API_KEYS", "hush,whisper")
+    settings = read_settings([])
+    shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
+    assert "hush" not in shown
+    assert "whisper" not in shown
+    monkeypatch.setenv("VAE_PORT", "x")
+    with pytest.raises(SettingsError) as caught:
+        read_settings([])
+    assert "hush" not in str(caught.value)
+
+
+def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
+    command = [sys.executable, "-m", "service", *arguments]
+    variables = {**os.environ, **(environment or {})}
+    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=60, check=False)
+
+
+def test_a_bad_start_is_one_sentence_and_status_2() -> None:
+    ended = run(environment={"VAE_PROT": "8000"})
+    assert ended.returncode == 2
+    assert ended.stderr == "vae-serve: VAE_PROT is no setting of this service; is VAE_PORT meant?\n"
+    assert ended.stdout == ""
+
+
+def test_an_unknown_flag_is_status_2() -> None:
+    ended = run("--prot", "8000")
+    assert ended.returncode == 2
+    assert "unrecognized arguments: --prot 8000" in ended.stderr
+    assert "Traceback" not in ended.stderr
+
+
+def test_help_tells_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as caught:
+        read_settings(["--help"])
+    assert caught.value.code == 0
+    told = " ".join(capsys.readouterr().out.split())
+    for name, field in Settings.model_fields.items():
+        assert flag(name) in told
+        assert field.description
+        assert field.description.split("; ")[0] in told

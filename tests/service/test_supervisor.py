@@ -1,0 +1,75 @@
+"""Two workers on one port."""
+
+import os
+import re
+import signal
+import socket
+import time
+from collections.abc import Iterator
+
+import httpx
+import pytest
+
+from tests.live import LiveServer, live_server
+from tests.service.problems import problem
+from tests.service.running import wait_until
+from tests.service.test_server import SAMPLE, request_in_flight
+
+
+@pytest.fixture
+def server() -> Iterator[LiveServer]:
+    with live_server("--workers", "2") as server:
+        wait_until(lambda: len(workers(server)) == 2)
+        yield server
+
+
+def workers(server: LiveServer) -> list[int]:
+    """Processes that have come so far as to serve, in the order of their start."""
+    log = server.log
+    started = re.findall(r"Started server process \[(\d+)\]", log)
+    return [int(pid) for pid in started] if log.count("Application startup complete.") >= len(started) else []
+
+
+def test_every_worker_draws_the_same_and_a_killed_one_is_replaced(server: LiveServer, client: httpx.Client) -> None:
+    wanted = client.get(SAMPLE).content
+    first, second = workers(server)
+    for asleep in (first, second):
+        os.kill(asleep, signal.SIGSTOP)  # so that the other one answers
+        try:
+            assert server.get(SAMPLE).content == wanted
+            assert server.get("/sample").content != server.get("/sample").content
+        finally:
+            os.kill(asleep, signal.SIGCONT)
+
+    os.kill(first, signal.SIGKILL)
+    killed = time.monotonic()
+    wait_until(lambda: len(workers(server)) == 3, limit=10)
+    third = workers(server)[2]
+    os.kill(second, signal.SIGSTOP)
+    try:
+        assert server.get(SAMPLE).content == wanted
+    finally:
+        os.kill(second, signal.SIGCONT)
+    assert time.monotonic() - killed < 10
+    assert third not in (first, second)
+    assert f"Worker {first} ended with status -9; a new one starts." in server.log
+
+    with request_in_flight(server) as finish:
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.get("/readyz").status_code == 503)
+        assert "draining" in problem(server.get(SAMPLE), 503)["detail"]
+        assert finish().startswith(b"HTTP/1.1 200 ")
+    assert server.process.wait(10) == 0
+    assert "Traceback" not in server.log
+    for pid in (second, third):
+        with pytest.raises(ProcessLookupError):
+            os.kill(pid, 0)
+    with socket.socket() as listener:
+        listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+        listener.bind(("127.0.0.1", server.port))  # nobody holds it any more
+
+
+def test_an_idle_stop_is_status_0(server: LiveServer) -> None:
+    server.process.send_signal(signal.SIGINT)
+    assert server.process.wait(10) == 0
+    assert "Traceback" not in server.log
