@@ -1,4 +1,4 @@
-"""The command line `vae-train`: fit, evaluate, plot."""
+"""The command line `vae-train`: fit, evaluate, plot, export."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     parser = Parser(prog="vae-train", description="Train a variational autoencoder, measure it and draw it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
-    fit = commands.add_parser("fit", help="train on MNIST and write a checkpoint")
+    fit = commands.add_parser("fit", help="train and write a checkpoint")
     add_options(fit, arguments)
     evaluate = commands.add_parser("evaluate", help="measure a checkpoint on the test set")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
@@ -46,10 +46,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     plot.add_argument("--seed", type=int, default=0, help="of the random latents (default: %(default)s)")
     for command in (evaluate, plot):
         command.add_argument("checkpoint", type=Path, help="a checkpoint of vae-train fit, or the article's .pt")
+        command.add_argument("--dataset", help="as of vae-train fit (default: what the checkpoint was trained on)")
         command.add_argument(
             "--data-dir", type=Path, default=Path("data"),
-            help="folder that holds MNIST/, or that it is downloaded into (default: %(default)s)",
+            help="folder that holds the data sets, or that they are downloaded into (default: %(default)s)",
         )  # fmt: skip
+    export = commands.add_parser("export", help="write encoder and decoder to run without this project")
+    export.add_argument("checkpoint", type=Path, help="a checkpoint of vae-train fit, or the article's .pt")
+    export.add_argument("--format", choices=("onnx", "torch-export"), default="onnx", help="(default: %(default)s)")
+    export.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
     options = parser.parse_args(arguments)
     if options.command == "fit":
         try:
@@ -62,12 +67,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 def _run(options: argparse.Namespace) -> int:
     # torch, torchvision and plotly take seconds to import: none of that before the options are known to be good
     from training.data import DataError  # noqa: PLC0415
+    from training.export import ExportError  # noqa: PLC0415
     from training.loop import TrainingError  # noqa: PLC0415
     from vae import CheckpointError  # noqa: PLC0415
 
     try:
-        {"fit": _fit, "evaluate": _evaluate, "plot": _plot}[options.command](options)
-    except (ConfigError, DataError, TrainingError, CheckpointError) as error:
+        {"fit": _fit, "evaluate": _evaluate, "plot": _plot, "export": _export}[options.command](options)
+    except (ConfigError, DataError, TrainingError, ExportError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
     except OSError as error:
@@ -77,7 +83,7 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from training.loop import fit  # noqa: PLC0415
+    from training.fit import fit  # noqa: PLC0415
 
     fit(options.config)
 
@@ -85,7 +91,7 @@ def _fit(options: argparse.Namespace) -> None:
 def _evaluate(options: argparse.Namespace) -> None:
     from training.evaluate import DRAWS, SEED, evaluate  # noqa: PLC0415
 
-    checkpoint, test = _load(options)
+    checkpoint, _, test = _load(options)
     figures = evaluate(checkpoint.model, test.images, draws=DRAWS, seed=SEED, progress=True)
     if options.json:
         about = {"checkpoint": checkpoint.name, "sha256": checkpoint.sha256, "images": len(test), "draws": DRAWS}
@@ -99,21 +105,31 @@ def _evaluate(options: argparse.Namespace) -> None:
 def _plot(options: argparse.Namespace) -> None:
     from training.plots import draw_all  # noqa: PLC0415
 
-    checkpoint, test = _load(options)
+    checkpoint, _, test = _load(options)
     for path in draw_all(checkpoint.model, test, options.out, options.seed):
         print(path)
 
 
-def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset]:
-    from training.data import DataError, load_mnist  # noqa: PLC0415
+def _export(options: argparse.Namespace) -> None:
+    from training.export import BATCHES, TOLERANCE, export  # noqa: PLC0415
     from vae import load  # noqa: PLC0415
 
-    checkpoint = load(options.checkpoint)
-    test = load_mnist(options.data_dir, train=False)
-    wanted, given = ("×".join(map(str, shape)) for shape in (checkpoint.model.config.image_shape, test.image_shape))
+    for path in export(load(options.checkpoint), options.format, options.out):
+        print(f"{path}: agrees with the checkpoint to {TOLERANCE:g} on batches of {', '.join(map(str, BATCHES))}.")
+
+
+def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:
+    from training.data import DataError, load  # noqa: PLC0415
+    from vae import load as load_checkpoint  # noqa: PLC0415
+
+    checkpoint = load_checkpoint(options.checkpoint)
+    shape = checkpoint.model.config.image_shape
+    name = options.dataset or checkpoint.training.get("dataset", "mnist")
+    train, test = load(name, options.data_dir, shape[1] if shape[1] == shape[2] else None)
+    wanted, given = ("×".join(map(str, each)) for each in (shape, test.image_shape))
     if wanted != given:
-        raise DataError(f"{options.checkpoint} takes images of {wanted}; MNIST's are {given}.")
-    return checkpoint, test
+        raise DataError(f"{options.checkpoint} takes images of {wanted}; {name}'s are {given}.")
+    return checkpoint, train, test
 
 
 if __name__ == "__main__":

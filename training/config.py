@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
+
 
 class ConfigError(ValueError):
     """An option with a value that cannot be used; the message is a sentence that says how to mend it."""
@@ -35,9 +37,19 @@ class FitConfig:
         "default",
         "named set of defaults for all other options: `default`, or `article` for the article's own training",
     )
-    data_dir: Path = option(  # noqa: RUF009 - a Path is immutable
-        Path("data"), "folder that holds MNIST/, or that it is downloaded into"
+    dataset: str = option(
+        "mnist",
+        f"images to learn: {', '.join(DATASETS)}, folder:PATH of pictures, or npy:PATH of an array",
+        wanted=f"one of: {', '.join(DATASETS)}, folder:PATH, npy:PATH",
+        valid=lambda name: name in DATASETS or name.startswith(("folder:", "npy:")),
     )
+    data_dir: Path = option(  # noqa: RUF009 - a Path is immutable
+        Path("data"), "folder that holds the data sets, or that they are downloaded into"
+    )
+    image_size: int = option(
+        0, "height and width to which a folder's pictures are scaled; 0 leaves them as they are, all of one size",
+        wanted="0 or more", valid=lambda n: n >= 0,
+    )  # fmt: skip
     out: Path = option(  # noqa: RUF009
         Path("out/mnist.safetensors"),
         "checkpoint to write, after every epoch; the latents of the test set are laid beside it",
@@ -72,13 +84,24 @@ class FitConfig:
         wanted="at least 0 and below 1",
         valid=lambda share: 0 <= share < 1,
     )
-    hidden_dim: int = option(392, "width of the hidden layers", wanted="1 or more", valid=lambda n: n >= 1)
+    beta: float = option(
+        1.0,
+        "weight of the KL divergence in the loss (Higgins et al. 2017); 1 minimises −ELBO",
+        wanted="0 or more",
+        valid=lambda beta: 0 <= beta < math.inf,
+    )
+    architecture: str = option("mlp", "`mlp`, or `conv` for larger and colour images", **one_of("mlp", "conv"))
+    hidden_dim: int = option(
+        0, "width of the hidden layers (mlp) or channels of the coarsest map (conv); 0 takes 392 or 64",
+        wanted="0 or more", valid=lambda n: n >= 0,
+    )  # fmt: skip
     latent_dim: int = option(3, "dimensions of the latent space", wanted="1 or more", valid=lambda n: n >= 1)
     validation: int = option(
-        5000,
-        "training images held out (the last ones) to be measured after each epoch; 0 trains on all",
-        wanted="0 or more",
-        valid=lambda n: n >= 0,
+        -1,
+        "training images held out (the last ones) to be measured after each epoch; 0 trains on all, -1 holds out a "
+        "tenth, at most 5000",
+        wanted="-1 or more",
+        valid=lambda n: n >= -1,
     )
     matmul_precision: str = option(
         "highest",
@@ -86,6 +109,8 @@ class FitConfig:
         **one_of("highest", "high", "medium"),
     )
     device: str = option("auto", "where to train: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps")
+    tensorboard: bool = option(False, "write TensorBoard logs beside the checkpoint")
+    resume: bool = option(False, "go on with the training that was cut while it wrote the same --out")
     seed: int = option(
         0, "of the initial weights, the order of the images and all noise", wanted="from 0 to 2**63 - 1",
         valid=lambda n: 0 <= n < 2**63,
@@ -97,9 +122,21 @@ class FitConfig:
             if not each.metadata["valid"](value):
                 raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['wanted']}.")
 
+    @property
+    def width(self) -> int:
+        """`hidden_dim`, or the architecture's own."""
+        return self.hidden_dim or {"mlp": 392, "conv": 64}[self.architecture]
+
+    def held_out(self, images: int) -> int:
+        """How many of the training set's `images` are held out."""
+        return min(5000, images // 10) if self.validation == -1 else self.validation
+
     def recorded(self) -> dict[str, Any]:
-        """What the checkpoint says of its training, as JSON: all but the paths, which are the machine's business."""
-        return {name: value for name, value in asdict(self).items() if not isinstance(value, Path)}
+        """What the checkpoint says of its training, as JSON: all but what is the machine's business."""
+        own = {name: value for name, value in asdict(self).items() if name not in ("resume", "tensorboard", "device")}
+        kind, colon, path = self.dataset.partition(":")
+        own["dataset"] = f"{kind}{colon}{Path(path).name}"
+        return {name: value for name, value in own.items() if not isinstance(value, Path)}
 
 
 RECIPES = {

@@ -1,16 +1,16 @@
-"""MNIST as two tensors: the whole set stays uint8, and goes to the device once."""
+"""Images to learn from: one uint8 tensor, in memory, on the device or mapped from a file."""
 
 from __future__ import annotations
 
-import sys
 from dataclasses import dataclass
 from pathlib import Path
 
 import torch
 from torch import Tensor
-from torchvision.datasets import MNIST
 
 from training.config import ConfigError
+
+NO_LABEL = -1
 
 
 class DataError(Exception):
@@ -19,8 +19,9 @@ class DataError(Exception):
 
 @dataclass(frozen=True)
 class Dataset:
-    """Images, uint8 (N, C, H, W), and their labels, int64 (N,)."""
+    """Images, uint8 (N, C, H, W), and their labels, int64 (N,), NO_LABEL where an image has none."""
 
+    name: str
     images: Tensor
     labels: Tensor
 
@@ -44,11 +45,20 @@ class Dataset:
         if count >= len(self):
             raise ConfigError(f"--validation is {count}; it must be less than the {len(self)} training images.")
         kept = len(self) - count
-        return Dataset(self.images[:kept], self.labels[:kept]), Dataset(self.images[kept:], self.labels[kept:])
+        return (
+            Dataset(self.name, self.images[:kept], self.labels[:kept]),
+            Dataset(self.name, self.images[kept:], self.labels[kept:]),
+        )
+
+    def split(self, share: float) -> tuple[Dataset, Dataset]:
+        """All but a `share` (0 to 1) of the images, at least one, and those."""
+        return self.hold_out(max(1, round(share * len(self))))
 
     def to(self, device: torch.device) -> Dataset:
-        """The same on `device`."""
-        return Dataset(self.images.to(device), self.labels.to(device))
+        """The same on `device`, if it fits there beside what training needs; else as it is, read batch by batch."""
+        if device.type == "cuda" and self.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
+            return self
+        return Dataset(self.name, self.images.to(device), self.labels.to(device))
 
 
 def to_pixels(images: Tensor) -> Tensor:
@@ -56,27 +66,25 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def load_mnist(data_dir: Path, *, train: bool) -> Dataset:
-    """The training or the test set, read from `data_dir`/MNIST or downloaded into it; raises DataError."""
-    raw = data_dir / "MNIST" / "raw"
-    names = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
-    if not all((raw / name).is_file() for name in names):
-        print(f"MNIST is not in {data_dir}: downloading it.", file=sys.stderr)
-        try:
-            MNIST(data_dir, download=True)
-        except (OSError, RuntimeError) as error:
-            raise DataError(
-                f"MNIST could not be downloaded into {data_dir} ({str(error).strip().splitlines()[-1]}). Connect to "
-                f"the network, put the four files ({', '.join(names)}) into {raw}, or point --data-dir at one that "
-                "holds MNIST/raw."
-            ) from error
-    try:
-        mnist = MNIST(data_dir, train=train)
-    except Exception as error:  # what torchvision's parser raises on a damaged file depends on where the damage is
-        raise DataError(
-            f"A file of MNIST in {raw} is damaged: remove the folder, and it is downloaded anew."
-        ) from error
-    images, labels = mnist.data, mnist.targets
-    if images.ndim != 3 or images.dtype != torch.uint8 or len(images) != len(labels) or len(images) == 0:
-        raise DataError(f"The images and labels in {raw} do not belong together: remove the folder.")
-    return Dataset(images.unsqueeze(1), labels)
+def shuffled(count: int) -> Tensor:
+    """The numbers below `count` in an order that is always the same: sets may come sorted by what they show."""
+    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
+
+
+def load(name: str, data_dir: Path, image_size: int | None = None) -> tuple[Dataset, Dataset]:
+    """Training and test set of `name`: one of torchvision's, `folder:PATH` or `npy:PATH`; raises DataError.
+
+    torchvision's lie in `data_dir`, or are downloaded into it. `image_size` is for folders.
+    """
+    source, _, path = name.partition(":")
+    if source == "folder":
+        from training.folder import load_folder  # noqa: PLC0415 - only what is asked for is imported
+
+        return load_folder(Path(path), data_dir, image_size)
+    if source == "npy":
+        from training.npy import load_npy  # noqa: PLC0415
+
+        return load_npy(Path(path))
+    from training.vision import load_vision  # noqa: PLC0415
+
+    return load_vision(name, data_dir, train=True), load_vision(name, data_dir, train=False)

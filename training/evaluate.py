@@ -52,9 +52,10 @@ def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: boo
     """
     generator = torch.Generator().manual_seed(seed)
     reconstruction = kl = 0.0
+    device = model.mean_layer.weight.device
     batches = tqdm(images.split(BATCH), desc="evaluating", unit="batch", leave=False, disable=not progress)
     for batch in batches:
-        x = to_pixels(batch)
+        x = to_pixels(batch.to(device))
         mean, log_variance = model.encode(x)
         kl += kl_divergence(mean, log_variance).double().sum().item()
         for _ in range(draws):
@@ -67,4 +68,5 @@ def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: boo
 @torch.inference_mode()
 def latent_means(model: VAE, images: Tensor) -> Tensor:
     """Means of q(z|x) for uint8 `images` (N, C, H, W): (N, D) float32 on the CPU."""
-    return torch.cat([model.encode(to_pixels(batch))[0].cpu() for batch in images.split(BATCH)])
+    device = model.mean_layer.weight.device
+    return torch.cat([model.encode(to_pixels(batch.to(device)))[0].cpu() for batch in images.split(BATCH)])

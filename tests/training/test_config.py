@@ -13,9 +13,15 @@ ANOTHER: dict[str, Any] = {
     "recipe": "article",
     "data_dir": Path("elsewhere"),
     "out": Path("other.safetensors"),
+    "dataset": "kmnist",
+    "image_size": 32,
     "epochs": 3,
     "batch_size": 7,
     "optimizer": "muon",
+    "beta": 0.5,
+    "architecture": "conv",
+    "tensorboard": True,
+    "resume": True,
     "learning_rate": 0.5,
     "decay": "constant",
     "warmup_steps": 9,
@@ -43,7 +49,8 @@ def test_no_flag_gives_the_default_recipe() -> None:
 @pytest.mark.parametrize("name", [each.name for each in fields(FitConfig) if each.name != "recipe"])
 def test_every_field_has_its_flag(name: str) -> None:
     value = ANOTHER[name]
-    arguments = ["--no-" + flag(name)[2:]] if value is False else [flag(name), str(value)]
+    switch = {True: [flag(name)], False: ["--no-" + flag(name)[2:]]}
+    arguments = switch[value] if isinstance(value, bool) else [flag(name), str(value)]
     assert parse(*arguments) == replace(FitConfig(), **{name: value})
 
 
@@ -60,7 +67,7 @@ def test_the_articles_recipe_is_the_articles() -> None:
     recipe = parse("--recipe", "article")
     assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.decay) == (10, 128, 1e-3, "constant")
     assert (recipe.warmup_steps, recipe.output_bias, recipe.input_dropout, recipe.validation) == (0, False, 0.0, 0)
-    assert (recipe.hidden_dim, recipe.latent_dim) == (392, 3)
+    assert (recipe.architecture, recipe.width, recipe.latent_dim, recipe.beta) == ("mlp", 392, 3, 1.0)
 
 
 @pytest.mark.parametrize("order", [["--recipe", "article", "--epochs", "2"], ["--epochs", "2", "--recipe=article"]])
@@ -82,9 +89,13 @@ def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> Non
         (["--decay", "linear"], "--decay is linear; it must be one of: cosine, constant."),
         (["--warmup-steps", "-1"], "0 or more"),
         (["--input-dropout", "1"], "--input-dropout is 1.0; it must be at least 0 and below 1."),
-        (["--hidden-dim", "0"], "1 or more"),
+        (["--hidden-dim", "-1"], "0 or more"),
         (["--latent-dim", "0"], "1 or more"),
-        (["--validation", "-1"], "0 or more"),
+        (["--validation", "-2"], "-1 or more"),
+        (["--dataset", "imagenet"], "emnist, cifar10, folder:PATH, npy:PATH"),
+        (["--architecture", "gan"], "one of: mlp, conv"),
+        (["--beta", "-1"], "0 or more"),
+        (["--image-size", "-1"], "0 or more"),
         (["--matmul-precision", "low"], "one of: highest, high, medium"),
         (["--seed", "-1"], "from 0 to 2**63 - 1"),
         (["--out", "model.pt"], "ends in .safetensors"),
@@ -103,4 +114,12 @@ def test_a_bad_value_stops_with_a_sentence(arguments: list[str], mend: str, caps
 
 def test_what_is_recorded_is_json_without_paths() -> None:
     recorded = json.loads(json.dumps(FitConfig().recorded()))
-    assert recorded.keys() == {each.name for each in fields(FitConfig)} - {"data_dir", "out"}
+    assert recorded.keys() == {each.name for each in fields(FitConfig)} - {
+        "data_dir",
+        "out",
+        "resume",
+        "tensorboard",
+        "device",
+    }
+    secret = FitConfig(dataset="folder:/home/someone/cats").recorded()["dataset"]
+    assert secret == "folder:cats"

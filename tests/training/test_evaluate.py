@@ -7,13 +7,14 @@ import torch
 
 import vae
 from training.__main__ import main
-from training.data import load_mnist, to_pixels
+from training.data import to_pixels
 from training.evaluate import Figures, evaluate, latent_means
+from training.vision import load_vision
 
 
 @pytest.fixture(scope="module")
 def images(data_dir: Path) -> torch.Tensor:
-    return load_mnist(data_dir, train=False).images
+    return load_vision("mnist", data_dir, train=False).images
 
 
 def test_a_model_of_zeros_costs_what_arithmetic_says(images: torch.Tensor) -> None:
@@ -102,4 +103,4 @@ def test_a_checkpoint_for_other_images_is_a_sentence(
     path = tmp_path / "rgb.safetensors"
     vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, figures={})
     assert main(["evaluate", str(path), "--data-dir", str(data_dir)]) == 1
-    assert "takes images of 3×8×8; MNIST's are 1×28×28." in capsys.readouterr().err
+    assert "takes images of 3×8×8; mnist's are 1×28×28." in capsys.readouterr().err

@@ -14,39 +14,45 @@ import vae
 from training import loop
 from training.__main__ import main
 from training.config import FitConfig
-from training.data import Dataset, load_mnist, to_pixels
+from training.data import Dataset, to_pixels
+from training.network import new_model
+from training.optimizers import learning_rate, new_optimizers
+from training.vision import load_vision
+from training.workers import Workers
 
 TINY = FitConfig(epochs=2, hidden_dim=8, batch_size=50, warmup_steps=0, validation=0, device="cpu")
 
 
+ALONE = Workers(0, 1, torch.device("cpu"))
+
+
 def trained(config: FitConfig, train: Dataset) -> vae.VAE:
-    model = loop.new_model(config, train)
-    nothing = Dataset(train.images[:0], train.labels[:0])
-    assert len(list(loop.train_epochs(config, model, train, nothing))) == config.epochs
-    return model
+    state = loop.new_state(config, new_model(config, train), ALONE.device)
+    assert len(list(loop.train_epochs(config, state, train, ALONE))) == config.epochs
+    return state.model
 
 
 @pytest.fixture(scope="module")
 def train(data_dir: Path) -> Dataset:
-    return load_mnist(data_dir, train=True)
+    return load_vision("mnist", data_dir, train=True)
 
 
 def test_learning_rate_warms_up_and_decays() -> None:
     cosine = FitConfig(learning_rate=1.0, warmup_steps=10)
-    assert [loop.learning_rate(cosine, step, 110) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
-    assert loop.learning_rate(cosine, 60, 110) == pytest.approx(0.5)
-    assert loop.learning_rate(cosine, 109, 110) == pytest.approx(0, abs=1e-3)
+    assert [learning_rate(cosine, step, 110) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
+    assert learning_rate(cosine, 60, 110) == pytest.approx(0.5)
+    assert learning_rate(cosine, 109, 110) == pytest.approx(0, abs=1e-3)
     constant = replace(cosine, decay="constant")
-    assert [loop.learning_rate(constant, step, 110) for step in (4, 60, 109)] == [0.5, 1.0, 1.0]
+    assert [learning_rate(constant, step, 110) for step in (4, 60, 109)] == [0.5, 1.0, 1.0]
 
 
 def test_hidden_pixels_are_zero_and_the_others_scaled_up() -> None:
     x = torch.ones(100, 1, 28, 28)
-    hidden = loop.hide_pixels(x, 0.25, torch.Generator().manual_seed(0))
+    hidden = loop.hide_pixels(x, 0.25, torch.Generator().manual_seed(0), len(x), ALONE)
     assert hidden.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert hidden.mean().item() == pytest.approx(1, abs=0.01)
-    assert hidden.equal(loop.hide_pixels(x, 0.25, torch.Generator().manual_seed(0)))
-    assert loop.hide_pixels(x, 0, torch.Generator()) is x
+    assert hidden.equal(loop.hide_pixels(x, 0.25, torch.Generator().manual_seed(0), len(x), ALONE))
+    assert loop.hide_pixels(x, 0, torch.Generator(), len(x), ALONE) is x
 
 
 def test_pixels_are_hidden_from_the_encoder_alone(train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -63,7 +69,7 @@ def test_pixels_are_hidden_from_the_encoder_alone(train: Dataset, monkeypatch: p
         return measure(logits, x)
 
     monkeypatch.setattr(vae.VAE, "encode", seen_encode)
-    monkeypatch.setattr(vae, "reconstruction_loss", seen_measure)
+    monkeypatch.setattr("training.network.reconstruction_loss", seen_measure)
     trained(replace(TINY, epochs=1, input_dropout=0.5), train)
     for seen, target in zip(encoded, targets, strict=True):
         assert seen[seen != 0].equal(2 * target[seen != 0])
@@ -75,10 +81,10 @@ def test_pixels_are_hidden_from_the_encoder_alone(train: Dataset, monkeypatch: p
 def test_output_bias_starts_at_the_mean_image(train: Dataset) -> None:
     mean_image = to_pixels(train.images).mean(0)
     inked = mean_image > 0.01
-    start = torch.sigmoid(loop.new_model(TINY, train).state_dict()["decoder.4.bias"]).view(1, 28, 28)
+    start = torch.sigmoid(new_model(TINY, train).state_dict()["decoder.4.bias"]).view(1, 28, 28)
     assert torch.allclose(start[inked], mean_image[inked], atol=1e-5)
     assert start.isfinite().all()
-    plain = loop.new_model(replace(TINY, output_bias=False), train).state_dict()["decoder.4.bias"]
+    plain = new_model(replace(TINY, output_bias=False), train).state_dict()["decoder.4.bias"]
     assert plain.abs().max().item() <= 1 / math.sqrt(TINY.hidden_dim)  # torch's own
 
 
@@ -97,26 +103,25 @@ def test_the_seed_decides_everything_and_nothing_else_does(train: Dataset) -> No
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_training_lowers_the_loss(optimizer: str, train: Dataset) -> None:
     config = replace(TINY, optimizer=optimizer, epochs=4, learning_rate=1e-2, output_bias=False)
-    records = list(loop.train_epochs(config, loop.new_model(config, train), train, train))
-    for part in ("train", "validation"):
-        losses = [record[f"{part}_figures"]["neg_elbo"] for record in records]
-        assert losses == sorted(losses, reverse=True)
-        assert losses[-1] < losses[0] - 20
-    assert [record["epochs_finished"] for record in records] == [1, 2, 3, 4]
+    state = loop.new_state(config, new_model(config, train), ALONE.device)
+    losses = [each.sums.sum().item() / each.seen for each in loop.train_epochs(config, state, train, ALONE)]
+    assert losses == sorted(losses, reverse=True)
+    assert losses[-1] < losses[0] - 20
+    assert state.epoch == 4
 
 
 def test_muon_takes_the_matrices_between_wide_layers(train: Dataset) -> None:
     config = replace(TINY, optimizer="muon")
-    model = loop.new_model(config, train)
+    model = new_model(config, train)
     names = {parameter: name for name, parameter in model.named_parameters()}
-    adam, muon = loop.new_optimizers(config, model)
+    adam, muon = new_optimizers(config, model)
     assert isinstance(muon, torch.optim.Muon)
     taken = {names[parameter] for parameter in muon.param_groups[0]["params"]}
     assert taken == {f"{part}.weight" for part in ("encoder.0", "encoder.2", "decoder.2", "decoder.4")}
     left = {names[parameter] for parameter in adam.param_groups[0]["params"]}
     assert taken | left == set(names.values())
     assert not taken & left
-    assert len(loop.new_optimizers(TINY, model)) == 1
+    assert len(new_optimizers(TINY, model)) == 1
 
 
 def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir: Path) -> None:
@@ -127,9 +132,10 @@ def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir:
         "recipe": "default", "epochs": 2, "epochs_finished": 2, "seed": 0, "dataset": "mnist", "training_images": 300,
         "validation": 100, "torch": torch.__version__,
     }.items()  # fmt: skip
-    for part in ("train_figures", "validation_figures"):
-        figures = training[part]
-        assert figures["neg_elbo"] == pytest.approx(figures["reconstruction_loss"] + figures["kl_divergence"])
+    figures = training["last_epoch"]
+    for part in ("train", "validation"):
+        parts = figures[f"{part}_reconstruction_loss"] + figures[f"{part}_kl_divergence"]
+        assert figures[f"{part}_neg_elbo"] == pytest.approx(parts)
     assert training["seconds"] > 0
     assert str(data_dir) not in json.dumps(training)
     assert str(fitted.parent) not in json.dumps(training)
@@ -138,11 +144,13 @@ def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir:
 def test_fit_lays_the_latents_beside(fitted: Path, data_dir: Path) -> None:
     checkpoint = vae.load(fitted)
     latents = vae.LatentSet.load(fitted, checkpoint.sha256)
-    test = load_mnist(data_dir, train=False)
+    test = load_vision("mnist", data_dir, train=False)
     assert latents is not None
     assert latents.label.equal(test.labels)
     assert torch.allclose(latents.mean, checkpoint.model.encode(to_pixels(test.images))[0], atol=1e-5)
-    assert {path.name for path in fitted.parent.iterdir()} == {"small.safetensors", "small.latents.safetensors"}
+    assert {path.name for path in fitted.parent.iterdir()} == {
+        f"small.{kind}" for kind in ("safetensors", "latents.safetensors", "state.pt", "history.jsonl")
+    }
 
 
 def test_fit_says_what_it_does(data_dir: Path, tmp_path: Path) -> None:
@@ -150,7 +158,7 @@ def test_fit_says_what_it_does(data_dir: Path, tmp_path: Path) -> None:
     options = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--device", "cpu"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=True)
     lines = done.stdout.splitlines()
-    assert lines[0] == "Training on MNIST: 400 images of 1×28×28, pixels 0 to 255, read as 0 to 1."
+    assert lines[0] == "Training on mnist: 400 images of 1×28×28, pixels 0 to 255, read as 0 to 1."
     assert lines[2] == "Recipe article: 2 epochs in batches of 128 on cpu."
     assert [line.split("   ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert lines[-2].startswith("test: -ELBO ")
@@ -175,7 +183,8 @@ def test_an_interrupt_leaves_the_last_finished_epoch(data_dir: Path, tmp_path: P
     assert epoch >= 2
     assert f"Interrupted: {out} holds epoch {epoch}, whole" in said
     assert "Traceback" not in said
-    assert [path.name for path in tmp_path.iterdir()] == [out.name]  # no part of a file, no latents of another
+    left = {path.name for path in tmp_path.iterdir()}
+    assert left == {"long.safetensors", "long.state.pt", "long.history.jsonl"}  # no part of a file, no old latents
 
 
 def test_an_interrupt_in_the_first_epoch_says_that_nothing_was_written(
@@ -187,7 +196,7 @@ def test_an_interrupt_in_the_first_epoch_says_that_nothing_was_written(
     monkeypatch.setattr(loop, "learning_rate", interrupted)
     out = tmp_path / "a.safetensors"
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), "--validation", "0"]) == 130
-    assert "Interrupted: no epoch was finished, nothing was written." in capsys.readouterr().err
+    assert "Interrupted: no epoch was finished, no checkpoint was written." in capsys.readouterr().err
     assert not out.exists()
 
 

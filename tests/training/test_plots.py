@@ -10,7 +10,7 @@ from PIL import Image
 import vae
 from training import plots
 from training.__main__ import main
-from training.data import load_mnist
+from training.vision import load_vision
 
 
 @pytest.fixture(scope="module")
@@ -73,7 +73,7 @@ def test_more_dimensions_are_shown_by_their_principal_components() -> None:
 
 
 def test_one_test_image_of_each_digit_stands_above_its_reconstruction(fitted: Path, data_dir: Path) -> None:
-    model, test = vae.load(fitted).model, load_mnist(data_dir, train=False)
+    model, test = vae.load(fitted).model, load_vision("mnist", data_dir, train=False)
     panels = plots.reconstructions(model, test).axes
     shown = [np.asarray(panel.images[0].get_array()) for panel in panels]
     assert len(shown) == 20

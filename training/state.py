@@ -1,0 +1,74 @@
+"""All that a training needs to go on from where it was cut: to the same tensors, to the bit."""
+
+from __future__ import annotations
+
+import io
+import json
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor
+
+from training.config import ConfigError, FitConfig
+from training.data import DataError
+from vae import VAE
+from vae.files import write_atomically
+
+
+@dataclass
+class TrainingState:
+    """A training between two steps. It is no checkpoint: it is never served, and holds what only training needs."""
+
+    model: VAE
+    optimizers: list[torch.optim.Optimizer]
+    generator: torch.Generator
+    """Of all noise; the order of the images is drawn from the seed and the epoch alone."""
+    sums: Tensor
+    """Reconstruction loss and KL divergence over the images seen in this epoch, nats."""
+    epoch: int = 0
+    """Epochs finished."""
+    position: int = 0
+    """Batches of the next epoch that are done."""
+    seen: int = 0
+    """Images in those."""
+    seconds: float = 0.0
+    history: list[dict[str, float]] = field(default_factory=list)
+    """Figures of each finished epoch."""
+
+    def save(self, path: Path, config: FitConfig) -> None:
+        """Write to `path`, atomically."""
+        content = {
+            "config": config.recorded(),
+            "model": self.model.state_dict(),
+            "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
+            "generator": self.generator.get_state(),
+            "sums": self.sums,
+            "progress": {name: getattr(self, name) for name in ("epoch", "position", "seen", "seconds", "history")},
+        }
+        buffer = io.BytesIO()
+        torch.save(content, buffer)
+        write_atomically(path, buffer.getvalue())
+
+    def resume(self, path: Path, config: FitConfig) -> None:
+        """Go on from what `save` wrote; raises ConfigError where it is another training's, DataError where damaged."""
+        try:
+            content = torch.load(path, map_location="cpu", weights_only=True)
+            theirs, ours = content["config"], json.loads(json.dumps(config.recorded()))
+        except Exception as error:  # torch's unpickler raises whatever it trips over
+            raise DataError(f"{path} cannot be read as a training's state; start without --resume.") from error
+        for name in sorted(theirs.keys() | ours.keys()):
+            if theirs.get(name) != ours.get(name):
+                raise ConfigError(
+                    f"--resume finds in {path} a training with {name} {theirs.get(name)}, not {ours.get(name)}: give "
+                    "the options that it was started with, or start without --resume."
+                )
+        self.model.load_state_dict(content["model"])
+        for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
+            optimizer.load_state_dict(saved)
+        self.generator.set_state(content["generator"])
+        self.sums.copy_(content["sums"])
+        progress: dict[str, Any] = content["progress"]
+        for name, value in progress.items():
+            setattr(self, name, value)
