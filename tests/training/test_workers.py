@@ -1,0 +1,29 @@
+"""Several processes train as one does."""
+
+import json
+import subprocess
+import sys
+from pathlib import Path
+
+import pytest
+
+FIT = ["fit", "--epochs", "2", "--hidden-dim", "16", "--batch-size", "33", "--device", "cpu", "--input-dropout", "0.1"]
+
+
+def run(launcher: list[str], data_dir: Path, out: Path, *options: str) -> list[dict[str, float]]:
+    command = [sys.executable, "-m", *launcher, *FIT, "--data-dir", str(data_dir), "--out", str(out), *options]
+    subprocess.run(command, capture_output=True, check=True, timeout=120)
+    return [json.loads(line) for line in out.with_suffix(".history.jsonl").read_text().splitlines()]
+
+
+def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) -> None:
+    alone = run(["training"], data_dir, tmp_path / "alone.safetensors")
+    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"]
+    together = run(launcher, data_dir, tmp_path / "together.safetensors", "--tensorboard")
+    assert len(alone) == len(together) == 2
+    for one, two in zip(alone, together, strict=True):
+        for name in one.keys() - {"seconds"}:
+            assert two[name] == pytest.approx(one[name], rel=1e-5), name
+    written = {path.name.partition(".")[2] for path in tmp_path.glob("together*")}
+    assert written == {"safetensors", "latents.safetensors", "state.pt", "history.jsonl", "tensorboard"}
+    assert list((tmp_path / "together.tensorboard").iterdir())
