@@ -27,12 +27,17 @@ def idx_bytes(array: NDArray[np.uint8]) -> bytes:
     return header.tobytes() + array.tobytes()
 
 
-@pytest.fixture(scope="session")
-def digits() -> dict[str, NDArray[np.uint8]]:
+def sample_digits() -> dict[str, NDArray[np.uint8]]:
     """The idx files' names → their arrays: 400 training and 200 test digits of MNIST."""
     with np.load(DIGITS) as sample:
         arrays = [sample[name] for name in ("train_images", "train_labels", "images", "labels")]
     return {name: array.astype(np.uint8) for name, array in zip(RAW_NAMES, arrays, strict=True)}
+
+
+@pytest.fixture(scope="session")
+def digits() -> dict[str, NDArray[np.uint8]]:
+    """`sample_digits`, read once."""
+    return sample_digits()
 
 
 @pytest.fixture(scope="session")
