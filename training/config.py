@@ -11,6 +11,8 @@ from typing import Any, TypeVar
 
 T = TypeVar("T")
 
+MACHINES_OWN = ("device", "resume", "start_from", "tensorboard")
+"""Options that do not tell how a model came to be."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
 
 
@@ -56,7 +58,15 @@ class FitConfig:
         wanted="a file name that ends in .safetensors",
         valid=lambda path: path.suffix == ".safetensors" and not path.is_dir(),
     )
-    epochs: int = option(10, "passes over the training images", wanted="1 or more", valid=lambda n: n >= 1)
+    start_from: str = option("", "checkpoint whose weights to start from; none starts from new ones")
+    epochs: int = option(10, "passes over the training images", wanted="0 or more", valid=lambda n: n >= 0)
+    encoder_epochs: int = option(
+        0,
+        "passes after those, in which the decoder rests and the encoder learns from images turned, moved and scaled a "
+        "little: it is the encoder that knows unseen images least",
+        wanted="0 or more",
+        valid=lambda n: n >= 0,
+    )
     batch_size: int = option(64, "images per step", wanted="1 or more", valid=lambda n: n >= 1)
     optimizer: str = option(
         "adam",
@@ -121,6 +131,13 @@ class FitConfig:
             value = getattr(self, each.name)
             if not each.metadata["valid"](value):
                 raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['wanted']}.")
+        if self.all_epochs == 0:
+            raise ConfigError("--epochs and --encoder-epochs are both 0; one of them must be more.")
+
+    @property
+    def all_epochs(self) -> int:
+        """Passes of either kind."""
+        return self.epochs + self.encoder_epochs
 
     @property
     def width(self) -> int:
@@ -133,7 +150,7 @@ class FitConfig:
 
     def recorded(self) -> dict[str, Any]:
         """What the checkpoint says of its training, as JSON: all but what is the machine's business."""
-        own = {name: value for name, value in asdict(self).items() if name not in ("resume", "tensorboard", "device")}
+        own = {name: value for name, value in asdict(self).items() if name not in MACHINES_OWN}
         kind, colon, path = self.dataset.partition(":")
         own["dataset"] = f"{kind}{colon}{Path(path).name}"
         return {name: value for name, value in own.items() if not isinstance(value, Path)}

@@ -15,8 +15,9 @@ from tqdm import tqdm
 from training.config import FitConfig
 from training.data import Dataset, to_pixels
 from training.network import Objective
-from training.optimizers import learning_rate, new_optimizers
+from training.optimizers import learning_rate_of, new_optimizers
 from training.state import TrainingState
+from training.variation import NUMBERS, vary
 from training.workers import Workers
 from vae import VAE
 
@@ -39,21 +40,29 @@ def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingSt
 def train_epochs(
     config: FitConfig, state: TrainingState, train: Dataset, workers: Workers, state_path: Path | None = None
 ) -> Iterator[TrainingState]:
-    """Train from `state` to the last epoch, and yield it, changed in place, after each; save it to `state_path`.
+    """Train from `state` to the last epoch, of both parts or of the encoder alone.
+
+    The state is changed in place, yielded after each epoch, and saved to `state_path`.
 
     All processes draw the noise of the whole batch and take their share of it, so that the result depends on their
     number by rounding alone. Raises TrainingError where the loss is no finite number.
     """
-    device, objective = workers.device, workers.parallel(Objective(state.model))
-    steps_per_epoch = math.ceil(len(train) / config.batch_size)
+    device, steps_per_epoch = workers.device, math.ceil(len(train) / config.batch_size)
     read_every = 1 if device.type == "cpu" else READ_EVERY
-    saved = time.monotonic()
+    saved, first_epoch = time.monotonic(), state.epoch
     with Progress(config, state, len(train), quiet=not workers.first) as progress:
-        while state.epoch < config.epochs:
+        while state.epoch < config.all_epochs:
+            if state.epoch in (first_epoch, config.epochs):
+                encoder_alone = state.epoch >= config.epochs
+                state.model.decoder.requires_grad_(not encoder_alone)
+                objective = workers.parallel(Objective(state.model))
             started = time.perf_counter()
             for indices in epoch_order(config, state.epoch, len(train)).split(config.batch_size)[state.position :]:
                 step = state.epoch * steps_per_epoch + state.position
                 x = to_pixels(train.images[workers.share(indices)].to(device, non_blocking=True))
+                if encoder_alone:
+                    numbers = torch.rand(len(indices), NUMBERS, generator=state.generator, device=device)
+                    x = vary(x, workers.share(numbers))
                 noise = torch.randn(len(indices), config.latent_dim, generator=state.generator, device=device)
                 shown = hide_pixels(x, config.input_dropout, state.generator, len(indices), workers)
 
@@ -65,7 +74,7 @@ def train_epochs(
                 if step % read_every == 0 and not bool(state.sums.isfinite().all()):
                     raise TrainingError(f"The loss is no finite number at step {step}: lower --learning-rate.")
                 for optimizer in state.optimizers:
-                    optimizer.param_groups[0]["lr"] = learning_rate(config, step, config.epochs * steps_per_epoch)
+                    optimizer.param_groups[0]["lr"] = learning_rate_of(config, step, steps_per_epoch)
                     optimizer.step()
                     optimizer.zero_grad()
 
@@ -107,9 +116,9 @@ class Progress:
     """The bar: epoch, loss and its parts, images a second, time left."""
 
     def __init__(self, config: FitConfig, state: TrainingState, images: int, *, quiet: bool) -> None:
-        self._epochs, self._images = config.epochs, images
+        self._epochs, self._images = config.all_epochs, images
         self._bar = tqdm(
-            total=config.epochs * images,
+            total=config.all_epochs * images,
             initial=state.epoch * images + state.seen,
             unit=" images",
             unit_scale=True,

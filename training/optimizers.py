@@ -37,3 +37,11 @@ def learning_rate(config: FitConfig, step: int, steps: int) -> float:
         return config.learning_rate
     progress = (step - config.warmup_steps) / (steps - config.warmup_steps)
     return config.learning_rate * 0.5 * (1 + math.cos(math.pi * progress))
+
+
+def learning_rate_of(config: FitConfig, step: int, steps_per_epoch: int) -> float:
+    """Of a step counted from the first epoch; the epochs of the encoder alone begin with a warm-up of their own."""
+    joint = config.epochs * steps_per_epoch
+    if step < joint:
+        return learning_rate(config, step, joint)
+    return learning_rate(config, step - joint, config.encoder_epochs * steps_per_epoch)

@@ -16,6 +16,8 @@ from training.data import DataError
 from vae import VAE
 from vae.files import write_atomically
 
+PROGRESS = ("epoch", "position", "seen", "seconds", "history", "started_from")
+
 
 @dataclass
 class TrainingState:
@@ -36,6 +38,8 @@ class TrainingState:
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
     """Figures of each finished epoch."""
+    started_from: dict[str, Any] = field(default_factory=dict)
+    """Hash and training of the checkpoint whose weights it began with, if any."""
 
     def save(self, path: Path, config: FitConfig) -> None:
         """Write to `path`, atomically."""
@@ -45,7 +49,7 @@ class TrainingState:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
             "sums": self.sums,
-            "progress": {name: getattr(self, name) for name in ("epoch", "position", "seen", "seconds", "history")},
+            "progress": {name: getattr(self, name) for name in PROGRESS},
         }
         buffer = io.BytesIO()
         torch.save(content, buffer)

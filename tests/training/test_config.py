@@ -15,7 +15,9 @@ ANOTHER: dict[str, Any] = {
     "out": Path("other.safetensors"),
     "dataset": "kmnist",
     "image_size": 32,
+    "start_from": "other.safetensors",
     "epochs": 3,
+    "encoder_epochs": 4,
     "batch_size": 7,
     "optimizer": "muon",
     "beta": 0.5,
@@ -78,7 +80,8 @@ def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> Non
 @pytest.mark.parametrize(
     ("arguments", "mend"),
     [
-        (["--epochs", "0"], "--epochs is 0; it must be 1 or more."),
+        (["--epochs", "0"], "--epochs and --encoder-epochs are both 0"),
+        (["--epochs", "-1"], "--epochs is -1; it must be 0 or more."),
         (["--epochs", "ten"], "'ten' is not a whole number, such as 10."),
         (["--batch-size", "0"], "1 or more"),
         (["--learning-rate", "-1"], "above 0"),
@@ -118,6 +121,7 @@ def test_what_is_recorded_is_json_without_paths() -> None:
         "data_dir",
         "out",
         "resume",
+        "start_from",
         "tensorboard",
         "device",
     }
