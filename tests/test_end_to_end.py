@@ -1,0 +1,59 @@
+"""From a folder of colour pictures to answers over HTTP, with the two command lines alone."""
+
+import io
+import subprocess
+import sys
+from pathlib import Path
+
+import httpx
+import numpy as np
+from PIL import Image
+
+from tests.live import live_server
+
+COUNT = 60
+
+
+def draw_pictures(folder: Path) -> None:
+    """Discs of any place and colour, 64×64, in sub-folders by their colour."""
+    random = np.random.default_rng(0)
+    down, right = np.mgrid[:64, :64]
+    for number in range(COUNT):
+        centre, colour = random.uniform(16, 48, 2), number % 3
+        picture = np.zeros((64, 64, 3), np.uint8)
+        picture[(down - centre[0]) ** 2 + (right - centre[1]) ** 2 < 144, colour] = 255
+        path = folder / "rgb"[colour] / f"{number}.png"
+        path.parent.mkdir(parents=True, exist_ok=True)
+        Image.fromarray(picture).save(path)
+
+
+def test_a_colour_model_is_trained_and_served_with_no_change(tmp_path: Path) -> None:
+    draw_pictures(tmp_path / "discs")
+    options = ["--dataset", f"folder:{tmp_path / 'discs'}", "--data-dir", str(tmp_path), "--device", "cpu"]
+    network = ["--architecture", "conv", "--hidden-dim", "16", "--latent-dim", "8", "--epochs", "2"]
+    checkpoint = tmp_path / "discs.safetensors"
+    command = [sys.executable, "-m", "training", "fit", *options, *network, "--out", str(checkpoint)]
+    subprocess.run(command, check=True, capture_output=True, timeout=120)
+
+    with live_server("--checkpoint", str(checkpoint)) as server, httpx.Client(base_url=server.url) as client:
+        model = client.get("/model").json()
+        assert (model["image_shape"], model["latent_dim"], model["architecture"]) == ([3, 64, 64], 8, "conv")
+        assert model["training"]["dataset"] == "folder:discs"
+
+        picture = next((tmp_path / "discs" / "r").iterdir()).read_bytes()
+        png = {"content-type": "image/png"}
+        posterior = client.post("/encode", content=picture, headers=png).json()
+        assert len(posterior["mean"]) == len(posterior["log_variance"]) == 8
+        decoded = client.post("/decode", json=posterior["mean"]).content
+        again = client.post("/reconstruct", content=picture, headers=png).content
+        assert decoded == again
+        image = Image.open(io.BytesIO(decoded))
+        assert (image.mode, image.size) == ("RGB", (64, 64))
+        sheet = Image.open(io.BytesIO(client.get("/sample?n=4&seed=1").content))
+        assert (sheet.mode, sheet.size) == ("RGB", (128, 128))
+        latents = client.get("/latents").json()
+        assert len(latents["mean"]) == len(latents["label"]) == COUNT // 10
+        assert {len(mean) for mean in latents["mean"]} == {8}
+        assert set(latents["label"]) <= {0, 1, 2}
+        pixels = client.post("/decode", json=[[0.0] * 8] * 2, headers={"accept": "application/json"}).json()["pixels"]
+        assert np.array(pixels).shape == (2, 3, 64, 64)
