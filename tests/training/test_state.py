@@ -117,7 +117,7 @@ def vae_epochs(path: Path) -> int:
 def test_resume_refuses_another_training(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     options = ["--hidden-dim", "16", "--epochs", "2", "--validation", "100", "--device", "cpu", "--batch-size", "7"]
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(fitted), "--resume", *options]) == 2
-    assert "with batch_size 64, not 7: give the options that it was started with" in capsys.readouterr().err
+    assert "with batch_size 256, not 7: give the options that it was started with" in capsys.readouterr().err
 
 
 def test_resume_of_a_damaged_state_is_a_sentence(tmp_path: Path, train: Dataset) -> None:
