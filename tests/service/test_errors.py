@@ -717,6 +717,7 @@ def test_deadline(pool: ThreadPoolExecutor) -> None:
         try:
             late = service.client.post("/decode", json=Z)
             assert problem(late, 504)["detail"] == "No answer within 0.2 seconds."
+            assert late.elapsed.total_seconds() < 1.5
             service.wait_for(in_flight=0)
         finally:
             engine.released.set()

@@ -56,7 +56,8 @@ def test_every_worker_draws_the_same_and_a_killed_one_is_replaced(server: LiveSe
 
     with request_in_flight(server) as finish:
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: server.get("/readyz").status_code == 503)
+        wait_until(lambda: server.log.count("Finished server process") == 1)  # the one that had nothing to do
+        assert server.get("/readyz").status_code == 503
         assert "draining" in problem(server.get(SAMPLE), 503)["detail"]
         assert finish().startswith(b"HTTP/1.1 200 ")
     assert server.process.wait(10) == 0
@@ -70,6 +71,13 @@ def test_every_worker_draws_the_same_and_a_killed_one_is_replaced(server: LiveSe
 
 
 def test_an_idle_stop_is_status_0(server: LiveServer) -> None:
+    """Even where the workers have ended before the supervisor comes to look."""
+    server.process.send_signal(signal.SIGSTOP)
+    for pid in workers(server):
+        os.kill(pid, signal.SIGTERM)
+    wait_until(lambda: server.log.count("Finished server process") == 2)
+    time.sleep(0.2)
     server.process.send_signal(signal.SIGINT)
+    server.process.send_signal(signal.SIGCONT)
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log
