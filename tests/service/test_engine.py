@@ -14,6 +14,7 @@ from service.draws import standard_normal
 from service.engine import Engine, FloatArray, Reconstruction, draw_posterior
 from service.settings import BUNDLED
 from tests.service.pictures import Bytes
+from vae.config import Architecture
 
 ARRAYS = ("mean", "log_variance", "z", "pixels", "reconstruction_loss", "kl_divergence", "elbo")
 
@@ -51,11 +52,16 @@ def rows_are_alone(engine: Engine, x: FloatArray) -> None:
 
 
 @pytest.mark.parametrize("threads", {1, min(2, os.cpu_count() or 1)})  # more than there are vary by themselves
-def test_a_row_is_the_same_in_any_batch(model: vae.VAE, x: FloatArray, threads: int) -> None:
+@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+def test_a_row_is_the_same_in_any_batch(
+    model: vae.VAE, x: FloatArray, threads: int, architecture: Architecture
+) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
+    torch.manual_seed(0)
     try:
-        engine = Engine(model, micro_batch_limit=64)
+        untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
+        engine = Engine(untrained if architecture == "conv" else model, micro_batch_limit=64)
         rows_are_alone(engine, x)
         engine.close()
     finally:

@@ -207,12 +207,12 @@ def test_the_first_draws_are_the_same_for_any_n(client: httpx.Client) -> None:
 
 def test_draws_are_standard_normal_and_temperature_scales_them(client: httpx.Client) -> None:
     def draw(temperature: float) -> Floats:
-        query = {"n": 2000, "seed": 1, "temperature": temperature}
+        query = {"n": 500, "seed": 1, "temperature": temperature}
         return np.array(client.get("/sample", params=query, headers={"accept": JSON}).json()["z"])
 
     z = draw(1)
-    close(z.mean(0), np.zeros(3), 0.1)
-    close(z.std(0), np.ones(3), 0.1)
+    close(z.mean(0), np.zeros(3), 0.2)
+    close(z.std(0), np.ones(3), 0.15)
     close(draw(0.5), z / 2, 1e-6)
     close(draw(0), 0 * z, 0)
 

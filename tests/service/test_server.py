@@ -41,6 +41,10 @@ def test_a_stop_loses_nothing(client: httpx.Client) -> None:
     with live_server() as server:
         assert server.get(SAMPLE).content == client.get(SAMPLE).content
         assert server.get("/sample?n=16").content != server.get("/sample?n=16").content
+        assert "server" not in server.get("/livez").headers
+        with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
+            connection.sendall(b"\0garbage\r\n\r\n")
+            assert b"content-type: application/problem+json" in connection.recv(65536)
         with request_in_flight(server) as finish:
             server.process.send_signal(signal.SIGTERM)
             wait_until(lambda: server.get("/readyz").status_code == 503)

@@ -5,6 +5,7 @@ import torch
 import vae
 from tests.vae import reference as numpy_reference
 from tests.vae.reference import Reference
+from vae.objective import log_importance_weight
 
 
 def test_losses_of_the_digits_are_the_references(
@@ -48,3 +49,22 @@ def test_sure_logits_cost_what_they_are_off_by() -> None:
     x = torch.tensor([[[[0.0, 1.0]]], [[[1.0, 0.0]]]])
     logits = torch.tensor([[[[-1e4, 1e4]]], [[[-1e4, 1e4]]]])
     assert vae.reconstruction_loss(logits, x).tolist() == [0, 2e4]
+
+
+def test_importance_weight_is_the_ratio_of_densities() -> None:
+    mean, log_variance, z = torch.randn(3, 6, 2, dtype=torch.float64).unbind()
+    logits, x = torch.randn(6, 1, 4, 5, dtype=torch.float64), torch.rand(6, 1, 4, 5, dtype=torch.float64)
+    prior = torch.distributions.Normal(0.0, 1.0).log_prob(z).sum(1)
+    posterior = torch.distributions.Normal(mean, (log_variance / 2).exp()).log_prob(z).sum(1)
+    likelihood = (x * logits.sigmoid().log() + (1 - x) * (1 - logits.sigmoid()).log()).flatten(1).sum(1)
+    weight = log_importance_weight(logits, x, z, mean, log_variance)
+    torch.testing.assert_close(weight, likelihood + prior - posterior)
+
+
+def test_importance_weights_are_the_elbo_on_average() -> None:
+    torch.manual_seed(0)
+    mean, log_variance = torch.tensor([[0.5, -1.0]]), torch.tensor([[-1.0, 0.3]])
+    logits, x = torch.zeros(1, 1, 2, 2), torch.ones(1, 1, 2, 2)
+    z = mean + torch.randn(200_000, 2) * (log_variance / 2).exp()
+    weights = log_importance_weight(logits, x, z, mean, log_variance)
+    assert weights.mean().item() == pytest.approx(vae.elbo(logits, x, mean, log_variance).item(), abs=0.02)
