@@ -9,10 +9,10 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.data import to_pixels
+from training.posterior import BATCH, Posterior
 from vae import VAE, kl_divergence, reconstruction_loss
 from vae.model import reparameterize
 
-BATCH = 1000
 DRAWS, SEED = 10, 0
 """Posterior samples per image, and the seed of their noise, in every figure of a test set."""
 
@@ -57,16 +57,26 @@ def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: boo
     for batch in batches:
         x = to_pixels(batch.to(device))
         mean, log_variance = model.encode(x)
-        kl += kl_divergence(mean, log_variance).double().sum().item()
+        kl += kl_divergence(mean, log_variance).cpu().double().sum().item()
         for _ in range(draws):
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             logits = model.decode(reparameterize(mean, log_variance, noise=noise))
-            reconstruction += reconstruction_loss(logits, x).double().sum().item() / draws
+            reconstruction += reconstruction_loss(logits, x).cpu().double().sum().item() / draws
     return Figures(reconstruction / len(images), kl / len(images))
 
 
 @torch.inference_mode()
+def squared_error(model: VAE, images: Tensor) -> float:
+    """Mean squared error of uint8 `images`, read as 0 to 1, decoded from the means of q(z|x): per pixel and channel."""
+    device = model.mean_layer.weight.device
+    total = 0.0
+    for batch in images.split(BATCH):
+        x = to_pixels(batch.to(device))
+        decoded = torch.sigmoid(model.decode(model.encode(x)[0]))
+        total += (decoded - x).square().flatten(1).mean(1).cpu().double().sum().item()
+    return total / len(images)
+
+
 def latent_means(model: VAE, images: Tensor) -> Tensor:
     """Means of q(z|x) for uint8 `images` (N, C, H, W): (N, D) float32 on the CPU."""
-    device = model.mean_layer.weight.device
-    return torch.cat([model.encode(to_pixels(batch.to(device)))[0].cpu() for batch in images.split(BATCH)])
+    return Posterior.of(model, images).mean
