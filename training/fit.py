@@ -7,7 +7,6 @@ import math
 import sys
 from collections.abc import Iterator
 from contextlib import contextmanager
-from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
 
@@ -16,41 +15,25 @@ from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import vae
-from training.config import FitConfig
+from training.card import remove_card, write_card
+from training.config import ConfigError, FitConfig
 from training.data import Dataset, load
-from training.evaluate import DRAWS, SEED, Figures, evaluate, latent_means
+from training.evaluate import SEED, Figures, evaluate, latent_means
 from training.loop import new_state, train_epochs
+from training.measure import measure
 from training.network import new_model
-from training.optimizers import learning_rate
+from training.optimizers import learning_rate_of
+from training.outputs import Outputs
 from training.state import TrainingState
 from training.workers import Workers, join_workers
 from vae.files import write_atomically
 
-
-@dataclass(frozen=True)
-class Outputs:
-    """The files that a training writes, all beside its checkpoint."""
-
-    checkpoint: Path
-
-    @property
-    def state(self) -> Path:
-        """What --resume reads."""
-        return self.checkpoint.with_suffix(".state.pt")
-
-    @property
-    def history(self) -> Path:
-        """A JSON line for each epoch."""
-        return self.checkpoint.with_suffix(".history.jsonl")
-
-    @property
-    def tensorboard(self) -> Path:
-        """TensorBoard's folder of logs."""
-        return self.checkpoint.with_suffix(".tensorboard")
+IMPORTANCE_SAMPLES = 100
+"""K of the bound on log p(x) at the end of a training: seconds. `vae-train evaluate` takes 5,000: minutes."""
 
 
 def fit(config: FitConfig) -> None:
-    """Train as `config` says: checkpoint, history and state after every epoch, figures and latents after the last.
+    """Train as `config` says: checkpoint, history and state after every epoch; figures, card and latents at the end.
 
     Raises ConfigError, DataError or TrainingError; a KeyboardInterrupt says what was kept.
     """
@@ -62,8 +45,7 @@ def fit(config: FitConfig) -> None:
             _announce(config, workers, train, validation, test)
         outputs = Outputs(config.out)
         config.out.parent.mkdir(parents=True, exist_ok=True)
-        model = new_model(config, train).to(workers.device)
-        state = new_state(config, model, workers.device)
+        state = _begin(config, train, workers.device)
         if config.resume and outputs.state.exists():
             state.resume(outputs.state, config)
             _say(workers, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
@@ -77,7 +59,21 @@ def fit(config: FitConfig) -> None:
             kept = kept if epochs else "no epoch was finished, no checkpoint was written"
             raise KeyboardInterrupt(f"Interrupted: {kept}. The same command with --resume goes on.") from None
     if workers.first:
-        _finish(config, model, state, len(train), test)
+        _finish(config, outputs, state, train, test)
+
+
+def _begin(config: FitConfig, train: Dataset, device: torch.device) -> TrainingState:
+    """A training before its first step, of new weights or of a checkpoint's."""
+    if not config.start_from:
+        return new_state(config, new_model(config, train).to(device), device)
+    checkpoint = vae.load(Path(config.start_from), device)
+    model = checkpoint.model.requires_grad_(True)
+    if model.config.image_shape != train.image_shape:
+        theirs, ours = ("×".join(map(str, shape)) for shape in (model.config.image_shape, train.image_shape))
+        raise ConfigError(f"--start-from takes images of {theirs}; the data set's are {ours}.")
+    state = new_state(config, model, device)
+    state.started_from = {"sha256": checkpoint.sha256, "training": checkpoint.training}
+    return state
 
 
 def _train(
@@ -92,15 +88,14 @@ def _train(
         if len(validation):
             figures["validation"] = evaluate(state.model, validation.images, draws=1, seed=SEED)
         record: dict[str, float] = {"epoch": state.epoch, "seconds": round(state.seconds, 2)}
-        record["learning_rate"] = learning_rate(
-            config, state.epoch * steps_per_epoch - 1, config.epochs * steps_per_epoch
-        )
+        record["learning_rate"] = learning_rate_of(config, state.epoch * steps_per_epoch - 1, steps_per_epoch)
         for part, figure in figures.items():
             record |= figure.as_dict(f"{part}_")
         words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
-        tqdm.write(f"epoch {state.epoch}/{config.epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
+        tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
 
         vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # what an older checkpoint left
+        remove_card(outputs.card)
         vae.save(config.out, state.model, training=_told(config, state, len(train), record), figures={})
         state.history.append(record)
         write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
@@ -110,15 +105,18 @@ def _train(
                     writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
 
 
-def _finish(config: FitConfig, model: vae.VAE, state: TrainingState, images: int, test: Dataset) -> None:
-    figures = evaluate(model, test.images, draws=DRAWS, seed=SEED, progress=True)
+def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, test: Dataset) -> None:
+    model = state.model
+    figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, progress=True)
     latents = vae.LatentSet(latent_means(model, test.images), test.labels)
-    vae.save(
-        config.out, model, training=_told(config, state, images, state.history[-1]), figures=figures.as_dict("test_")
-    )
-    latents.save(config.out, vae.load(config.out).sha256)
-    print(f"test: {figures.describe()} (nats per image)")
-    print(f"Wrote {config.out} and {vae.LatentSet.path_beside(config.out)}.")
+    vae.save(config.out, model, training=_told(config, state, len(train), state.history[-1]), figures=figures)
+    checkpoint = vae.load(config.out)
+    latents.save(config.out, checkpoint.sha256)
+    written = write_card(outputs.card, checkpoint)
+    losses = Figures(figures["test_reconstruction_loss"], figures["test_kl_divergence"])
+    print(f"test: {losses.describe()} (nats per image)")
+    card = f", and {outputs.card}" if written else f"; {outputs.card} is not vae-train's and was left as it is"
+    print(f"Wrote {config.out}, {vae.LatentSet.path_beside(config.out)}{card}.")
 
 
 def _told(config: FitConfig, state: TrainingState, images: int, last_epoch: dict[str, float]) -> dict[str, Any]:
@@ -129,6 +127,7 @@ def _told(config: FitConfig, state: TrainingState, images: int, last_epoch: dict
         "seconds": round(state.seconds, 2),
         "torch": torch.__version__,
         "last_epoch": last_epoch,
+        "started_from": state.started_from,
     }
 
 
@@ -136,7 +135,8 @@ def _announce(config: FitConfig, workers: Workers, train: Dataset, validation: D
     print(f"Training on {train.name}: {train.describe()}.")
     print(f"Held out for validation: {len(validation):,} more. Test: {len(test):,}.")
     together = f", {workers.count} processes" if workers.count > 1 else ""
-    steps = f"{config.epochs} epochs in batches of {config.batch_size}"
+    alone = f" and {config.encoder_epochs} of the encoder alone" if config.encoder_epochs else ""
+    steps = f"{config.epochs} epochs{alone} in batches of {config.batch_size}"
     print(f"Recipe {config.recipe}: {steps} on {workers.device}{together}.", flush=True)
 
 

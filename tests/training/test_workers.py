@@ -25,5 +25,5 @@ def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) ->
         for name in one.keys() - {"seconds"}:
             assert two[name] == pytest.approx(one[name], rel=1e-5), name
     written = {path.name.partition(".")[2] for path in tmp_path.glob("together*")}
-    assert written == {"safetensors", "latents.safetensors", "state.pt", "history.jsonl", "tensorboard"}
+    assert written == {"safetensors", "latents.safetensors", "md", "state.pt", "history.jsonl", "tensorboard"}
     assert list((tmp_path / "together.tensorboard").iterdir())
