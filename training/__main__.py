@@ -9,7 +9,7 @@ from collections.abc import Sequence
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from training.config import ConfigError, add_options, from_options
+from training.config import ConfigError, FitConfig, add_options, from_options
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -39,9 +39,15 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     fit = commands.add_parser("fit", help="train and write a checkpoint")
     add_options(fit, arguments)
-    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on the test set")
+    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on the test and on the training set")
     evaluate.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
-    plot = commands.add_parser("plot", help="draw a checkpoint's latents, reconstructions and samples")
+    evaluate.add_argument(
+        "--importance-samples", type=_count, default=5000, metavar="N",
+        help="samples per test image in the bound on log p(x), each of them decoded; 0 leaves it out "
+        "(default: %(default)s)",
+    )  # fmt: skip
+    evaluate.add_argument("--device", default="auto", help="as of vae-train fit (default: %(default)s)")
+    plot = commands.add_parser("plot", help="draw a checkpoint's latents, reconstructions, samples and loss curves")
     plot.add_argument("--out", type=Path, default=Path("out/plots"), help="folder to write to (default: %(default)s)")
     plot.add_argument("--seed", type=int, default=0, help="of the random latents (default: %(default)s)")
     for command in (evaluate, plot):
@@ -89,24 +95,29 @@ def _fit(options: argparse.Namespace) -> None:
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import DRAWS, SEED, evaluate  # noqa: PLC0415
+    from training.evaluate import DRAWS  # noqa: PLC0415
+    from training.measure import measure  # noqa: PLC0415
+    from training.neighbours import NEIGHBOURS  # noqa: PLC0415
+    from training.report import as_text  # noqa: PLC0415
+    from training.workers import resolve_device  # noqa: PLC0415
 
-    checkpoint, _, test = _load(options)
-    figures = evaluate(checkpoint.model, test.images, draws=DRAWS, seed=SEED, progress=True)
+    checkpoint, train, test = _load(options)
+    model = checkpoint.model.to(resolve_device(options.device))
+    figures = measure(model, train, test, importance_samples=options.importance_samples, progress=True)
     if options.json:
-        about = {"checkpoint": checkpoint.name, "sha256": checkpoint.sha256, "images": len(test), "draws": DRAWS}
-        print(json.dumps(about | figures.as_dict("test_")))
+        about = {"checkpoint": checkpoint.name, "sha256": checkpoint.sha256, "dataset": test.name}
+        settings = {"images": len(test), "draws": DRAWS, "neighbours": NEIGHBOURS}
+        print(json.dumps(about | settings | figures))
     else:
-        print(f"{checkpoint.name}, {len(test):,} test images, {DRAWS} posterior samples each; nats per image")
-        for name, value in figures.as_dict("test ").items():
-            print(f"  {name.replace('_', ' '):<26}{value:8.2f}")
+        print(f"{checkpoint.name} on {test.name}")
+        print(as_text(figures))
 
 
 def _plot(options: argparse.Namespace) -> None:
     from training.plots import draw_all  # noqa: PLC0415
 
     checkpoint, _, test = _load(options)
-    for path in draw_all(checkpoint.model, test, options.out, options.seed):
+    for path in draw_all(checkpoint.model, test, options.checkpoint, options.out, options.seed):
         print(path)
 
 
@@ -124,12 +135,21 @@ def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:
 
     checkpoint = load_checkpoint(options.checkpoint)
     shape = checkpoint.model.config.image_shape
-    name = options.dataset or checkpoint.training.get("dataset", "mnist")
+    trained_on = checkpoint.training.get("dataset", "mnist")
+    name = options.dataset or trained_on
     train, test = load(name, options.data_dir, shape[1] if shape[1] == shape[2] else None)
     wanted, given = ("×".join(map(str, each)) for each in (shape, test.image_shape))
     if wanted != given:
         raise DataError(f"{options.checkpoint} takes images of {wanted}; {name}'s are {given}.")
+    if FitConfig(dataset=name).recorded()["dataset"] == trained_on:  # without what was held out
+        train, _ = train.hold_out(max(0, len(train) - checkpoint.training.get("training_images", len(train))))
     return checkpoint, train, test
+
+
+def _count(text: str) -> int:
+    if text.isascii() and text.isdecimal():
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0, such as 5000.")
 
 
 if __name__ == "__main__":

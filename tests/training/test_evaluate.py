@@ -8,7 +8,8 @@ import torch
 import vae
 from training.__main__ import main
 from training.data import to_pixels
-from training.evaluate import Figures, evaluate, latent_means
+from training.evaluate import Figures, evaluate, latent_means, squared_error
+from training.report import as_markdown, as_text
 from training.vision import load_vision
 
 
@@ -43,6 +44,13 @@ def test_figures_are_averages_over_images_and_draws(fitted: Path, images: torch.
     assert figures.neg_elbo == figures.reconstruction_loss + figures.kl_divergence
 
 
+def test_the_squared_error_is_that_of_the_posterior_mean(fitted: Path, images: torch.Tensor) -> None:
+    model = vae.load(fitted).model
+    x = to_pixels(images)
+    decoded = torch.sigmoid(model.decode(model.encode(x)[0])).double()
+    assert squared_error(model, images) == pytest.approx((decoded - x).square().mean().item(), rel=1e-5)
+
+
 def test_the_seed_decides(fitted: Path, images: torch.Tensor) -> None:
     model = vae.load(fitted).model
     once, again, other = (evaluate(model, images, draws=1, seed=seed) for seed in (0, 0, 1))
@@ -62,23 +70,29 @@ def test_figures_for_a_person() -> None:
     assert Figures(130.25, 7.5).describe() == "-ELBO 137.75 = reconstruction 130.25 + KL 7.50"
 
 
-def test_evaluate_prints_a_table(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    assert main(["evaluate", str(fitted), "--data-dir", str(data_dir)]) == 0
-    title, *rows = capsys.readouterr().out.splitlines()
-    assert title == "small, 200 test images, 10 posterior samples each; nats per image"
-    printed = {name.strip(): float(value) for name, value in (row.rsplit(maxsplit=1) for row in rows)}
-    figures = vae.load(fitted).figures
-    assert printed == {name.replace("_", " "): round(value, 2) for name, value in figures.items()}
-
-
-def test_evaluate_json_agrees_with_what_fit_wrote(
-    fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
-) -> None:
-    assert main(["evaluate", str(fitted), "--data-dir", str(data_dir), "--json"]) == 0
-    answer = json.loads(capsys.readouterr().out)
+def test_evaluate_prints_what_fit_measured(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data-dir", str(data_dir), "--importance-samples", "100", "--device", "cpu"]
+    assert main(["evaluate", str(fitted), *options]) == 0
+    printed = capsys.readouterr().out
     checkpoint = vae.load(fitted)
+    assert printed == f"small on mnist\n{as_text(checkpoint.figures)}\n"
+    assert as_markdown(checkpoint.figures) in fitted.with_suffix(".md").read_text()
+    assert main(["evaluate", str(fitted), *options, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
     assert {name: answer[name] for name in checkpoint.figures} == pytest.approx(checkpoint.figures, abs=1e-4)
     assert (answer["sha256"], answer["images"], answer["draws"]) == (checkpoint.sha256, 200, 10)
+    assert answer["train_images"] == 300  # without those held out
+
+
+def test_no_importance_samples_leave_the_bound_out(
+    fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(fitted), "--data-dir", str(data_dir), "--importance-samples", "0", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert not [name for name in answer if "importance" in name]
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(fitted), "--importance-samples", "-1"])
+    assert "'-1' is not a whole number from 0" in capsys.readouterr().err
 
 
 def test_evaluate_takes_the_articles_state_dict(
@@ -87,7 +101,7 @@ def test_evaluate_takes_the_articles_state_dict(
     checkpoint = vae.load(fitted)
     torch.save(checkpoint.model.state_dict(), tmp_path / "variational_autoencoder.pt")
     path = tmp_path / "variational_autoencoder.pt"
-    assert main(["evaluate", str(path), "--data-dir", str(data_dir), "--json"]) == 0
+    assert main(["evaluate", str(path), "--data-dir", str(data_dir), "--importance-samples", "1", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
     assert answer["test_neg_elbo"] == pytest.approx(checkpoint.figures["test_neg_elbo"], abs=1e-4)
 

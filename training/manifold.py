@@ -1,0 +1,62 @@
+"""The manifold that the decoder draws over the prior, as figure 4 of Kingma & Welling (2014) shows it."""
+
+from __future__ import annotations
+
+from itertools import combinations
+
+import numpy as np
+import torch
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from vae import VAE
+
+SIDE = 21
+"""Odd, so that the middle of the prior is in it."""
+DIMENSIONS = 4
+"""Of more latent dimensions those with the largest KL divergence are drawn: six pictures at most."""
+
+
+def quantiles(side: int) -> Tensor:
+    """Inverse normal CDF at the middles of `side` equal parts of (0, 1): (side,), equally likely under N(0, 1)."""
+    parts = (torch.arange(side, dtype=torch.float64) + 0.5) / side
+    values: Tensor = torch.special.ndtri(parts)
+    return values
+
+
+def pairs_to_draw(kl_per_dimension: Tensor) -> list[tuple[int, ...]]:
+    """All pairs of the DIMENSIONS dimensions with the largest divergence, from 0; of a single dimension that alone."""
+    largest = kl_per_dimension.topk(min(DIMENSIONS, len(kl_per_dimension))).indices
+    return list(combinations(sorted(largest.tolist()), min(2, len(largest))))
+
+
+def manifold(model: VAE, pair: tuple[int, ...], side: int = SIDE) -> Figure:
+    """Images decoded from a grid of quantiles over the dimensions of `pair` (one or two), all others 0.
+
+    The first dimension grows to the right, the second upwards.
+    """
+    values = quantiles(side).float()
+    down = values.flip(0) if len(pair) == 2 else torch.zeros(1)
+    z = torch.zeros(len(down), side, model.config.latent_dim)
+    if len(pair) == 2:
+        z[..., pair[1]] = down.unsqueeze(1)
+    z[..., pair[0]] = values
+    with torch.inference_mode():
+        decoded = torch.sigmoid(model.decode(z.flatten(0, 1)))
+    channels, height, width = model.config.image_shape
+    tiles = decoded.view(len(down), side, channels, height, width).permute(0, 3, 1, 4, 2)
+    picture = tiles.reshape(len(down) * height, side * width, channels).numpy()
+
+    inches = 6 / max(side * width, len(down) * height)
+    figure = Figure(figsize=(side * width * inches + 0.6, len(down) * height * inches + 0.6))
+    plot = figure.subplots()
+    plot.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(0, side * width, 0, len(down) * height))
+    shown = np.linspace(0, side - 1, 5).round().astype(int)
+    names = [f"{values[i]:.2f}".replace("-", "−") for i in shown]
+    plot.set_xticks((shown + 0.5) * width, names)
+    plot.set_xlabel(f"z{pair[0] + 1}")
+    plot.set_yticks([])
+    if len(pair) == 2:
+        plot.set_yticks((shown + 0.5) * height, names)
+        plot.set_ylabel(f"z{pair[1] + 1}")
+    return figure
