@@ -8,11 +8,11 @@ import torch
 from torch import Tensor
 from torch.nn.functional import affine_grid, grid_sample
 
-ANGLE = math.radians(10)
-SHIFT = 0.1
-"""Of half a side: 1.4 pixels of 28."""
-SCALE = 0.1
-SHEAR = 0.15
+ANGLE = math.radians(5)
+SHIFT = 0.05
+"""Of half a side: 0.7 pixels of 28."""
+SCALE = 0.05
+SHEAR = 0.07
 AS_IT_IS = 0.3
 """Share of the images that are left alone."""
 NUMBERS = 7
