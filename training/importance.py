@@ -58,6 +58,6 @@ def _log_weights(model: VAE, x: Tensor, mean: Tensor, log_variance: Tensor, nois
     images, samples, dimensions = noise.shape
     z = mean.unsqueeze(1) + noise * torch.exp(0.5 * log_variance).unsqueeze(1)
     logits = model.decode(z.view(-1, dimensions)).view(images, samples, -1)
-    log_likelihood = (logits @ x.view(images, -1, 1)).squeeze(2) - softplus(logits).sum(2)
+    log_likelihood = (logits @ x.flatten(1).unsqueeze(2)).squeeze(2) - softplus(logits).sum(2)
     log_prior_over_posterior = 0.5 * (noise.square() + log_variance.unsqueeze(1) - z.square()).sum(2)
     return log_likelihood + log_prior_over_posterior

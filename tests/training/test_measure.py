@@ -123,6 +123,29 @@ def test_the_bound_comes_to_log_p_of_x_where_that_can_be_integrated(model: vae.V
     assert one < bound.mean() - 0.01  # one sample's bound is the ELBO
 
 
+def test_colour_images_may_lie_in_memory_with_their_channels_last() -> None:
+    torch.manual_seed(0)
+    model = vae.VAE(vae.VAEConfig(image_shape=(3, 4, 5), hidden_dim=4, latent_dim=2)).requires_grad_(False)
+    images = torch.randint(0, 256, (6, 3, 4, 5), dtype=torch.uint8)
+    first, last = (
+        measure(
+            model,
+            Dataset("noise", each, torch.arange(6)),
+            Dataset("noise", each, torch.arange(6)),
+            importance_samples=9,
+        )
+        for each in (images, images.to(memory_format=torch.channels_last))
+    )
+    assert first == pytest.approx(last)
+
+
+def test_test_images_are_classified_by_the_training_images(model: vae.VAE, pictures: torch.Tensor) -> None:
+    train = Dataset("noise", pictures.repeat(2, 1, 1, 1), torch.zeros(14, dtype=torch.int64))
+    test = Dataset("noise", pictures, torch.tensor([0, 0, 1, 1, 1, 1, 1]))  # of class 1 the training set has none
+    figures = measure(model, train, test, importance_samples=0)
+    assert (figures["train_neighbour_accuracy"], figures["test_neighbour_accuracy"]) == (1, 2 / 7)
+
+
 def test_what_has_no_value_is_left_out(model: vae.VAE, pictures: torch.Tensor) -> None:
     unlabelled = Dataset("noise", pictures, torch.full((7,), NO_LABEL))
     figures = measure(model, unlabelled, unlabelled, importance_samples=0)
