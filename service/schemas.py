@@ -154,7 +154,7 @@ class ModelCard(BaseModel):
     sha256: str = Field(description="Of the checkpoint's bytes.")
     format_version: int
     training: dict[str, object] = Field(description="How it was trained.")
-    figures: dict[str, object] = Field(description="What was measured, as vae-train evaluate names it; losses in nats per image.")
+    figures: dict[str, object] = Field(description="What vae-train evaluate measured; losses in nats per image.")
 
 
 class Status(BaseModel):
