@@ -11,10 +11,12 @@ matrix products.
 from __future__ import annotations
 
 import argparse
-import os
+import io
 import statistics
 import time
+from collections import deque
 from collections.abc import Callable
+from contextlib import redirect_stderr
 from dataclasses import replace
 from pathlib import Path
 
@@ -67,7 +69,8 @@ def our_epoch(config: FitConfig, data_dir: Path) -> Callable[[], None]:
 
     def epoch() -> None:
         torch.set_float32_matmul_precision(config.matmul_precision)
-        next(epochs)
+        with redirect_stderr(io.StringIO()):  # its progress bar
+            next(epochs)
         torch.set_float32_matmul_precision("highest")
 
     return epoch
@@ -78,8 +81,8 @@ def final_loss(config: FitConfig, data_dir: Path) -> float:
     train, test = load("mnist", data_dir)
     state = new_state(config, new_model(config, train), ALONE.device)
     torch.set_float32_matmul_precision(config.matmul_precision)
-    for _ in train_epochs(config, state, train, ALONE):
-        pass
+    with redirect_stderr(io.StringIO()):
+        deque(train_epochs(config, state, train, ALONE), maxlen=0)
     torch.set_float32_matmul_precision("highest")
     return evaluate(state.model, test.images, draws=10, seed=0).neg_elbo
 
@@ -112,5 +115,4 @@ def main() -> None:
 
 
 if __name__ == "__main__":
-    os.environ.setdefault("TQDM_DISABLE", "1")
     main()

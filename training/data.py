@@ -34,6 +34,10 @@ class Dataset:
         channels, height, width = self.images.shape[1:]
         return channels, height, width
 
+    def take(self, indices: Tensor) -> Tensor:
+        """The images at `indices`, int64 (n,), as uint8 (n, C, H, W)."""
+        return self.images.flatten(1).index_select(0, indices).unflatten(1, self.image_shape)  # far below [indices]
+
     def describe(self) -> str:
         """Number, shape and pixel range, for a person."""
         low, high = (extreme.item() for extreme in self.images.aminmax())

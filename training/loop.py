@@ -59,7 +59,7 @@ def train_epochs(
             started = time.perf_counter()
             for indices in epoch_order(config, state.epoch, len(train)).split(config.batch_size)[state.position :]:
                 step = state.epoch * steps_per_epoch + state.position
-                x = to_pixels(train.images[workers.share(indices)].to(device, non_blocking=True))
+                x = to_pixels(train.take(workers.share(indices)).to(device, non_blocking=True))
                 if encoder_alone:
                     numbers = torch.rand(len(indices), NUMBERS, generator=state.generator, device=device)
                     x = vary(x, workers.share(numbers))
