@@ -1,12 +1,11 @@
-"""Who is let in: the one place that counts requests in flight and says no."""
+"""Who is let in and for how long: the one place that counts requests in flight and says no."""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
-from collections.abc import AsyncIterator
-from contextlib import asynccontextmanager
-from typing import Literal
+from types import TracebackType
+from typing import Literal, cast
 
 from service.errors import DeadlineExceeded, ShareExceeded, Unavailable
 
@@ -22,35 +21,81 @@ class Admission:
         self._limit = queue_limit
         self._share = max(1, queue_limit // max(1, keys))
         self._deadline = deadline
-        self._in_flight: Counter[bytes] = Counter()
-        self._total = 0
+        self._taken: dict[Place, float] = {}  # until when; the first to come is the first to be overdue
+        self._taken_by: Counter[bytes] = Counter()
+        self._timer: asyncio.TimerHandle | None = None
 
     @property
     def in_flight(self) -> int:
         """Requests let in and not yet answered."""
-        return self._total
+        return len(self._taken)
 
-    @asynccontextmanager
-    async def place(self, key: bytes) -> AsyncIterator[None]:
-        """Hold a place while the body runs; raises Unavailable, ShareExceeded or DeadlineExceeded."""
+    def place(self, key: bytes) -> Place:
+        """A place to hold while a request is answered; entering it raises Unavailable or ShareExceeded."""
+        return Place(self, key, self._deadline)
+
+    def enter(self, place: Place) -> None:
+        """Let in, or raise."""
         if self.status != "ok":
             raise Unavailable(f"The service is {self.status}; try again in a moment.", headers=RETRY)
-        if self._total >= self._limit:
+        if len(self._taken) >= self._limit:
             raise Unavailable(f"All {self._limit} places in the queue are taken; try again in a moment.", headers=RETRY)
-        if self._in_flight[key] >= self._share:
+        if self._taken_by[place.key] >= self._share:
             raise ShareExceeded(
                 f"This key holds all {self._share} places of its share of the queue; wait for an answer first.",
                 headers=RETRY,
             )
-        self._total += 1
-        self._in_flight[key] += 1
-        try:
-            async with asyncio.timeout(self._deadline):
-                yield
-        except TimeoutError as error:
+        loop = asyncio.get_running_loop()
+        due = loop.time() + self._deadline
+        self._taken[place] = due
+        self._taken_by[place.key] += 1
+        if self._timer is None:
+            self._timer = loop.call_at(due, self._end_overdue)
+
+    def leave(self, place: Place) -> None:
+        """Give the place back."""
+        del self._taken[place]
+        self._taken_by[place.key] -= 1
+        if not self._taken_by[place.key]:
+            del self._taken_by[place.key]
+        if not self._taken and self._timer is not None:
+            self._timer.cancel()
+            self._timer = None
+
+    def _end_overdue(self) -> None:
+        """One timer for all: each request has the same time, so they fall due in the order in which they came."""
+        loop = asyncio.get_running_loop()
+        for place, due in self._taken.items():
+            if due > loop.time():
+                self._timer = loop.call_at(due, self._end_overdue)
+                return
+            place.end()
+        self._timer = None
+
+
+class Place:
+    """A request's place in the queue, held in a `with` block, which is cancelled when its time is over."""
+
+    def __init__(self, admission: Admission, key: bytes, deadline: float) -> None:
+        self.key = key
+        self._admission = admission
+        self._deadline = deadline
+        self._ended = False
+
+    def __enter__(self) -> None:
+        self._admission.enter(self)
+        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._cancelling = self._task.cancelling()
+
+    def __exit__(
+        self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
+    ) -> None:
+        self._admission.leave(self)
+        if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise DeadlineExceeded(f"No answer within {self._deadline:g} seconds.") from error
-        finally:
-            self._total -= 1
-            self._in_flight[key] -= 1
-            if not self._in_flight[key]:
-                del self._in_flight[key]
+
+    def end(self) -> None:
+        """Cancel the block, once: its time is over."""
+        if not self._ended:
+            self._ended = True
+            self._task.cancel()

@@ -11,7 +11,9 @@ import numpy.typing as npt
 import orjson
 from starlette.responses import Response
 
+from service import errors
 from service.bodies import JSON
+from service.errors import ServiceError, problem_document
 from service.images import write_png
 from service.npy import MEDIA_TYPE as NPY
 from service.npy import write_npy
@@ -24,15 +26,29 @@ PIECE = 100_000
 """Values that are written in one go; for more the event loop is let breathe, or a thread does it."""
 
 
-def answer(body: bytes, media_type: str, headers: Mapping[str, str] | None = None) -> Response:
-    """An answer as it is."""
-    return Response(body, headers=headers, media_type=media_type)
+class Answer(Response):
+    """An answer whose header fields are written once, as bytes."""
+
+    def __init__(
+        self, body: bytes, media_type: str, headers: Mapping[str, str] | None = None, status: int = 200
+    ) -> None:
+        self.body = body
+        self.status_code = status
+        self.background = None
+        self.raw_headers = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
+        for name, value in (headers or {}).items():
+            self.raw_headers.append((name.lower().encode(), value.encode()))
 
 
-async def json(fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Response:
+def refuse(error: ServiceError) -> Answer:
+    """An error as an answer, RFC 9457."""
+    return Answer(problem_document(error), errors.MEDIA_TYPE, error.headers, error.status)
+
+
+async def json(fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Answer:
     """A JSON object whose values may be arrays; float32 is written with as few digits as tell it."""
     members = [orjson.dumps(name) + b":" + await _json_value(value) for name, value in fields.items()]
-    return answer(b"{" + b",".join(members) + b"}", JSON, headers)
+    return Answer(b"{" + b",".join(members) + b"}", JSON, headers)
 
 
 async def images(
@@ -42,16 +58,16 @@ async def images(
     *,
     single: bool,
     headers: Mapping[str, str] | None = None,
-) -> Response:
+) -> Answer:
     """Images (N, C, H, W) in [0, 1]; where they are a `single` one, JSON and npy give it without the N."""
     if media_type == PNG:
         if pixels.size * options.scale**2 <= PIECE:
             png = write_png(pixels, columns=options.columns, scale=options.scale)
         else:
             png = await asyncio.to_thread(write_png, pixels, columns=options.columns, scale=options.scale)
-        return answer(png, PNG, headers)
+        return Answer(png, PNG, headers)
     rows = pixels[0] if single else pixels
-    return answer(write_npy(rows), NPY, headers) if media_type == NPY else await json({"pixels": rows}, headers)
+    return Answer(write_npy(rows), NPY, headers) if media_type == NPY else await json({"pixels": rows}, headers)
 
 
 async def walk(
@@ -61,7 +77,7 @@ async def walk(
     options: PngOptions,
     headers: Mapping[str, str] | None = None,
     **fields: int,
-) -> Response:
+) -> Answer:
     """Latents (N, D) that the service chose, with their images; `fields` go before them in JSON."""
     if media_type == JSON:
         return await json({**fields, "z": z, "pixels": pixels}, headers)

@@ -3,17 +3,15 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import AsyncIterator, Awaitable, Callable, Mapping
+from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
-from typing import Any
 
 import orjson
 import torch
 from fastapi import FastAPI
-from fastapi.exceptions import RequestValidationError
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from starlette.exceptions import HTTPException
@@ -24,11 +22,11 @@ from starlette.staticfiles import StaticFiles
 
 from service import errors, routes
 from service.admission import Admission
-from service.bodies import problem_of
+from service.answers import refuse
 from service.documentation import DESCRIPTION, describe, openapi
 from service.engine import Engine
 from service.keys import Keyring
-from service.operation import Gate, Operation
+from service.operation import Gate, Operation, Shortcut
 from service.settings import Settings
 from vae.checkpoint import Checkpoint, CheckpointError, load
 from vae.latents import LatentSet
@@ -92,7 +90,7 @@ def create_app(settings: Settings) -> FastAPI:
     for path, probe in (("/livez", routes.livez), ("/readyz", routes.readyz)):
         app.add_api_route(path, probe, methods=["GET"], response_class=Response, **describe(path))
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-    for exception in (errors.ServiceError, HTTPException, RequestValidationError, Exception):
+    for exception in (errors.ServiceError, HTTPException, Exception):
         app.add_exception_handler(exception, _answer_error)
     app.mount("/web", StaticFiles(directory=WEB))
     app.router.add_route("/", lambda _: FileResponse(WEB / "index.html"), include_in_schema=False)
@@ -104,6 +102,8 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-api-key"],
             expose_headers=["x-seed", "retry-after"],
         )
+    else:
+        app.middleware_stack = Shortcut(app)
     return app
 
 
@@ -115,10 +115,7 @@ def _check_device(device: str) -> None:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    problem = _translate(request, error)
-    return Response(
-        errors.problem_document(problem), problem.status, headers=problem.headers, media_type=errors.MEDIA_TYPE
-    )
+    return refuse(_translate(request, error))
 
 
 def _translate(request: Request, error: Exception) -> errors.ServiceError:
@@ -133,17 +130,8 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
             return errors.MethodNotAllowed(
                 f"{request.url.path} does not take {request.method}, but {allow}.", headers={"Allow": allow}
             )
-        case RequestValidationError():
-            return errors.InvalidInput(*map(_query_problem, error.errors()))
         case _:
-            hangs_up = {"Connection": "close"}  # uvicorn does, after an application that failed
-            return errors.InternalError("The service failed at this request; its log says why.", headers=hangs_up)
-
-
-def _query_problem(complaint: Mapping[str, Any]) -> errors.Problem:
-    place, *location = complaint["loc"]
-    message = "This route has no such parameter" if complaint["type"] == "extra_forbidden" else complaint["msg"]
-    return problem_of(place, location, message)
+            return errors.InternalError()
 
 
 def _model_json(checkpoint: Checkpoint) -> bytes:

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator, Sequence
+from collections.abc import AsyncGenerator
 from dataclasses import dataclass
 from reprlib import repr as brief
 from typing import Any, TypeVar
@@ -11,12 +11,12 @@ from typing import Any, TypeVar
 import numpy as np
 import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
-from pydantic_core import from_json
+from pydantic_core import ErrorDetails, from_json
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
-from starlette.requests import ClientDisconnect, Request
 
 from service import npy
+from service.call import Call
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
 from service.images import FORMATS, Fit, open_image, to_array
 from service.schemas import LATENT_BOUND
@@ -54,17 +54,15 @@ class Batch:
     single: bool
 
 
-async def read_images(
-    request: Request, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool
-) -> Batch:
+async def read_images(call: Call, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool) -> Batch:
     """One image, several in a multipart body, or an npy array → (N, C, H, W) in [0, 1]."""
-    content_type = _content_type(request)
+    content_type = call.media_type
     if content_type not in (*FORMATS, MULTIPART, npy.MEDIA_TYPE):
         raise _unsupported(content_type, (*FORMATS, MULTIPART, npy.MEDIA_TYPE))
-    body = await _read(request, limits)
+    body = await call.read(limits.body)
     if content_type == npy.MEDIA_TYPE:
         return _images_of_array(npy.read_npy(body), limits, shape)
-    pictures = await _parts(request, body, limits) if content_type == MULTIPART else [("The body", body)]
+    pictures = await _parts(call, body, limits) if content_type == MULTIPART else [("The body", body)]
 
     def decode(name: str, picture: bytes) -> FloatArray:
         image = open_image(picture, pixel_limit=limits.image_pixels, name=name)
@@ -80,12 +78,12 @@ async def read_images(
     return Batch(np.stack(arrays), single=len(arrays) == 1)
 
 
-async def read_latents(request: Request, limits: Limits, latent_dim: int) -> Batch:
+async def read_latents(call: Call, limits: Limits, latent_dim: int) -> Batch:
     """JSON `[…]`, `[[…], …]` or either as `{"z": …}`, or an npy array → (N, D), finite."""
-    content_type = _content_type(request)
+    content_type = call.media_type
     if content_type not in (JSON, npy.MEDIA_TYPE):
         raise _unsupported(content_type, (JSON, npy.MEDIA_TYPE))
-    body = await _read(request, limits)
+    body = await call.read(limits.body)
     if content_type == npy.MEDIA_TYPE:
         array = npy.read_npy(body)
         if array.ndim not in (1, 2) or array.shape[-1] != latent_dim or not array.size:
@@ -102,19 +100,26 @@ async def read_latents(request: Request, limits: Limits, latent_dim: int) -> Bat
     return _latents_of_json(_parse_json(body), limits, latent_dim)
 
 
-async def read_document(request: Request, limits: Limits, document: type[Document]) -> Document:
+async def read_document(call: Call, limits: Limits, document: type[Document]) -> Document:
     """A JSON body → `document`, or InvalidInput with a pointer for each bad field."""
-    content_type = _content_type(request)
+    content_type = call.media_type
     if content_type != JSON:
         raise _unsupported(content_type, (JSON,))
     try:
-        return document.model_validate(_parse_json(await _read(request, limits)))
+        return document.model_validate(_parse_json(await call.read(limits.body)))
     except ValidationError as error:
-        raise InvalidInput(*(problem_of("body", e["loc"], e["msg"]) for e in error.errors()[:MANY_PROBLEMS])) from error
+        raise invalid("body", error) from error
 
 
-def problem_of(place: str, location: Sequence[int | str], message: str) -> Problem:
-    """A pydantic complaint as one of ours, with its field named."""
+def invalid(place: str, error: ValidationError) -> InvalidInput:
+    """What pydantic complains of in the body or the query, each field named."""
+    return InvalidInput(*(_problem(place, complaint) for complaint in error.errors()[:MANY_PROBLEMS]))
+
+
+def _problem(place: str, complaint: ErrorDetails) -> Problem:
+    location, message = complaint["loc"], complaint["msg"]
+    if place == "query" and complaint["type"] == "extra_forbidden":
+        message = "This route has no such parameter"
     name = ".".join(map(str, location)) or f"The {place}"
     return Problem(place, "".join(f"/{_escape(part)}" for part in location), f"{name}: {message}.")
 
@@ -124,29 +129,9 @@ def _escape(part: int | str) -> str:
     return str(part).replace("~", "~0").replace("/", "~1")
 
 
-def _content_type(request: Request) -> str:
-    return request.headers.get("content-type", "").partition(";")[0].strip().lower()
-
-
 def _unsupported(content_type: str, taken: tuple[str, ...]) -> UnsupportedMediaType:
     sent = f"The content type is {content_type!r}" if content_type else "The request has no content type"
     return UnsupportedMediaType(f"{sent}; this route takes {', '.join(taken)}.")
-
-
-async def _read(request: Request, limits: Limits) -> bytes:
-    declared = request.headers.get("content-length", "0")
-    too_large = TooLarge(f"The body is larger than the {limits.body} bytes that are taken.")
-    if declared.isdecimal() and int(declared) > limits.body:
-        raise too_large
-    body = bytearray()
-    try:
-        async for chunk in request.stream():
-            body += chunk
-            if len(body) > limits.body:
-                raise too_large
-    except ClientDisconnect as error:
-        raise UnreadableBody("The caller hung up before the body was whole.") from error
-    return bytes(body)
 
 
 def _parse_json(body: bytes) -> Any:
@@ -171,13 +156,13 @@ class _InMemoryParser(MultiPartParser):
         self.whole = True
 
 
-async def _parts(request: Request, body: bytes, limits: Limits) -> list[tuple[str, bytes]]:
+async def _parts(call: Call, body: bytes, limits: Limits) -> list[tuple[str, bytes]]:
     async def stream() -> AsyncGenerator[bytes, None]:
         yield body
         if not parser.whole:
             raise UnreadableBody("The body is not a whole multipart form: its last boundary is missing.")
 
-    parser = _InMemoryParser(request.headers, stream(), max_files=limits.batch, max_fields=limits.batch)
+    parser = _InMemoryParser(call.headers, stream(), max_files=limits.batch, max_fields=limits.batch)
     try:
         form = await parser.parse()
     except (MultiPartException, KeyError, ValueError) as error:  # ValueError: a charset that cannot decode

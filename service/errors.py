@@ -109,6 +109,10 @@ class InternalError(ServiceError):
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
 
+    def __init__(self) -> None:
+        hangs_up = {"Connection": "close"}  # uvicorn does, after an application that failed
+        super().__init__("The service failed at this request; its log says why.", headers=hangs_up)
+
 
 class Unavailable(ServiceError):
     """The queue is full, or the service starts or stops."""

@@ -6,8 +6,6 @@ import hashlib
 import hmac
 from collections.abc import Iterable
 
-from starlette.datastructures import Headers
-
 from service.errors import Unauthorized
 
 
@@ -20,12 +18,15 @@ class Keyring:
     def __len__(self) -> int:
         return len(self._digests)
 
-    def identify(self, headers: Headers) -> bytes:
-        """A name for the caller's key (its digest); raises Unauthorized where a key is wanted and not given."""
+    def identify(self, authorization: str, api_key: str) -> bytes:
+        """A name for the caller's key (its digest), from the header fields `authorization` and `x-api-key`.
+
+        Raises Unauthorized where a key is wanted and not given.
+        """
         if not self._digests:
             return b""
-        scheme, _, token = headers.get("authorization", "").partition(" ")
-        key = token.strip() if scheme.lower() == "bearer" else headers.get("x-api-key", "")
+        scheme, _, token = authorization.partition(" ")
+        key = token.strip() if scheme.lower() == "bearer" else api_key
         digest = _digest(key.encode("latin-1"))  # the bytes that came: curl sends those of UTF-8
         matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them: no early way out
         if not any(matches):

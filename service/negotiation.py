@@ -3,18 +3,12 @@
 from collections.abc import Sequence
 from functools import lru_cache
 
-from starlette.datastructures import Headers
-
 from service.errors import NotAcceptable
 
 
-def negotiate(headers: Headers, *offers: str) -> str:
-    """The best offer; the first one where the caller has no preference. Raises NotAcceptable."""
-    return _best(",".join(headers.getlist("accept")), offers)
-
-
 @lru_cache(maxsize=1024)
-def _best(accept: str, offers: tuple[str, ...]) -> str:
+def negotiate(accept: str, *offers: str) -> str:
+    """The best offer; the first one where the caller has no preference. Raises NotAcceptable."""
     ranges = [_parse(part) for part in accept.split(",") if part.strip()]
     if not ranges:
         return offers[0]

@@ -11,8 +11,9 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.answers import PNG, answer, images, json, walk
+from service.answers import PNG, Answer, images, json, walk
 from service.bodies import JSON, Limits, read_document, read_images, read_latents
+from service.call import Call
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine, draw_posterior
 from service.errors import InvalidInput, NotFound, Problem, TooLarge
@@ -45,12 +46,12 @@ class Loaded:
     latents_json: bytes | None
 
 
-async def encode(request: Request, options: Annotated[EncodeOptions, Query()]) -> Response:
+async def encode(call: Call, options: Annotated[EncodeOptions, Query()]) -> Response:
     """An image (or a batch) to the mean and log-variance of its posterior q(z|x)."""
-    media_type = negotiate(request.headers, JSON, NPY)
-    loaded = _loaded(request)
+    media_type = negotiate(call.field(b"accept"), JSON, NPY)
+    loaded = _loaded(call)
     engine = loaded.engine
-    batch = await read_images(request, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
+    batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
     mean, log_variance = await engine.encode(batch.rows)
     posterior = {"mean": mean, "log_variance": log_variance}
     headers: dict[str, str] = {}
@@ -59,26 +60,26 @@ async def encode(request: Request, options: Annotated[EncodeOptions, Query()]) -
         posterior["z"] = draw_posterior(mean, log_variance, noise)
     if media_type == NPY:
         stacked = np.stack(list(posterior.values()), axis=1)
-        return answer(write_npy(stacked[0] if batch.single else stacked), NPY, headers)
+        return Answer(write_npy(stacked[0] if batch.single else stacked), NPY, headers)
     return await json({name: rows[0] if batch.single else rows for name, rows in posterior.items()}, headers)
 
 
-async def decode(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """A latent vector (or a batch) to its image."""
-    media_type = negotiate(request.headers, PNG, JSON, NPY)
-    loaded = _loaded(request)
-    batch = await read_latents(request, loaded.limits, loaded.engine.config.latent_dim)
+    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    loaded = _loaded(call)
+    batch = await read_latents(call, loaded.limits, loaded.engine.config.latent_dim)
     _check_png(loaded, len(batch.rows), options, media_type)
     pixels = await loaded.engine.decode(batch.rows)
     return await images(media_type, pixels, options, single=batch.single)
 
 
-async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Query()]) -> Response:
+async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()]) -> Response:
     """An image (or a batch) through the latent space and back, with its losses."""
-    media_type = negotiate(request.headers, PNG, JSON, NPY)
-    loaded = _loaded(request)
+    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    loaded = _loaded(call)
     engine = loaded.engine
-    batch = await read_images(request, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
+    batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
     _check_png(loaded, len(batch.rows), options, media_type)
     headers: dict[str, str] = {}
     noise = _noise(options.seed, len(batch.rows), engine.config.latent_dim, headers) if options.draw else None
@@ -98,10 +99,10 @@ async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Q
     return await images(media_type, result.pixels, options, single=batch.single, headers=headers)
 
 
-async def sample(request: Request, options: Annotated[SampleOptions, Query()]) -> Response:
+async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Response:
     """Images decoded from draws of the prior N(0, temperature²·I)."""
-    media_type = negotiate(request.headers, PNG, JSON, NPY)
-    loaded = _loaded(request)
+    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    loaded = _loaded(call)
     loaded.limits.check_batch(options.n)
     _check_png(loaded, options.n, options, media_type)
     headers: dict[str, str] = {}
@@ -110,11 +111,11 @@ async def sample(request: Request, options: Annotated[SampleOptions, Query()]) -
     return await walk(media_type, z, pixels, options, headers, seed=int(headers["x-seed"]))
 
 
-async def interpolate(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """Images on the way from one latent to another."""
-    media_type = negotiate(request.headers, PNG, JSON, NPY)
-    loaded = _loaded(request)
-    asked = await read_document(request, loaded.limits, Interpolation)
+    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    loaded = _loaded(call)
+    asked = await read_document(call, loaded.limits, Interpolation)
     _check_latent(loaded, {"from": asked.start, "to": asked.stop})
     loaded.limits.check_batch(asked.steps)
     options = _with_columns(options, asked.steps)
@@ -123,11 +124,11 @@ async def interpolate(request: Request, options: Annotated[PngOptions, Query()])
     return await walk(media_type, z, await loaded.engine.decode(z), options)
 
 
-async def traverse(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """Images along one latent dimension, or over the grid of two."""
-    media_type = negotiate(request.headers, PNG, JSON, NPY)
-    loaded = _loaded(request)
-    asked = await read_document(request, loaded.limits, Traversal)
+    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    loaded = _loaded(call)
+    asked = await read_document(call, loaded.limits, Traversal)
     _check_latent(loaded, {"at": asked.at})
     latent_dim = loaded.engine.config.latent_dim
     for index, dimension in enumerate(asked.dimensions):
@@ -143,19 +144,19 @@ async def traverse(request: Request, options: Annotated[PngOptions, Query()]) ->
     return await walk(media_type, z, await loaded.engine.decode(z), options)
 
 
-async def latents(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     """The test set's latents and labels that came with the checkpoint."""
-    negotiate(request.headers, JSON)
-    document = _loaded(request).latents_json
+    negotiate(call.field(b"accept"), JSON)
+    document = _loaded(call).latents_json
     if document is None:
         raise NotFound("No latents came with this checkpoint; vae-train fit writes them beside it.")
-    return answer(document, JSON)
+    return Answer(document, JSON)
 
 
-async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     """What is being served, how it was trained, and what was measured of it."""
-    negotiate(request.headers, JSON)
-    return answer(_loaded(request).model_json, JSON)
+    negotiate(call.field(b"accept"), JSON)
+    return Answer(_loaded(call).model_json, JSON)
 
 
 async def livez() -> Response:
@@ -163,16 +164,16 @@ async def livez() -> Response:
     return await json({"status": "ok"})
 
 
-async def readyz(request: Request) -> Response:
+async def readyz(call: Request) -> Response:
     """Should traffic be sent here? 503 while the service starts and drains."""
-    gate: Gate = request.app.state.gate
+    gate: Gate = call.app.state.gate
     response = await json({"status": gate.admission.status})
     response.status_code = 200 if gate.admission.status == "ok" else 503
     return response
 
 
-def _loaded(request: Request) -> Loaded:
-    loaded: Loaded = request.app.state.loaded
+def _loaded(call: Call) -> Loaded:
+    loaded: Loaded = call.app.state.loaded
     return loaded
 
 

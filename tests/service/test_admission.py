@@ -1,6 +1,6 @@
 import asyncio
 import time
-from contextlib import AsyncExitStack
+from contextlib import ExitStack
 
 import pytest
 
@@ -14,14 +14,14 @@ def open_admission(queue_limit: int = 4, keys: int = 0, deadline: float = 10) ->
     return admission
 
 
-async def hold(stack: AsyncExitStack, admission: Admission, *keys: bytes) -> None:
+def hold(stack: ExitStack, admission: Admission, *keys: bytes) -> None:
     for key in keys:
-        await stack.enter_async_context(admission.place(key))
+        stack.enter_context(admission.place(key))
 
 
 def test_nobody_is_let_in_before_the_start() -> None:
     async def come() -> None:
-        async with Admission(queue_limit=1, keys=0, deadline=1).place(b""):
+        with Admission(queue_limit=1, keys=0, deadline=1).place(b""):
             pytest.fail("let in")
 
     with pytest.raises(Unavailable, match="starting") as caught:
@@ -33,14 +33,14 @@ def test_the_queue_is_bounded_and_empties() -> None:
     admission = open_admission(queue_limit=2)
 
     async def come() -> None:
-        async with AsyncExitStack() as stack:
-            await hold(stack, admission, b"", b"")
+        with ExitStack() as stack:
+            hold(stack, admission, b"", b"")
             assert admission.in_flight == 2
             with pytest.raises(Unavailable, match="All 2 places") as caught:
-                await hold(stack, admission, b"")
+                hold(stack, admission, b"")
             assert caught.value.headers == {"Retry-After": "1"}
         assert admission.in_flight == 0
-        async with admission.place(b""):
+        with admission.place(b""):
             assert admission.in_flight == 1
 
     asyncio.run(come())
@@ -50,13 +50,13 @@ def test_a_key_holds_no_more_than_its_share() -> None:
     admission = open_admission(queue_limit=5, keys=2)
 
     async def come() -> None:
-        async with AsyncExitStack() as stack:
-            await hold(stack, admission, b"a", b"a")
+        with ExitStack() as stack:
+            hold(stack, admission, b"a", b"a")
             with pytest.raises(ShareExceeded, match="all 2 places of its share") as caught:
-                await hold(stack, admission, b"a")
+                hold(stack, admission, b"a")
             assert caught.value.headers == {"Retry-After": "1"}
-            await hold(stack, admission, b"b", b"b")
-        async with admission.place(b"a"):
+            hold(stack, admission, b"b", b"b")
+        with admission.place(b"a"):
             assert admission.in_flight == 1
 
     asyncio.run(come())
@@ -64,7 +64,7 @@ def test_a_key_holds_no_more_than_its_share() -> None:
 
 def test_every_key_has_a_share_at_least_of_one() -> None:
     async def come() -> None:
-        async with open_admission(queue_limit=1, keys=3).place(b"a"):
+        with open_admission(queue_limit=1, keys=3).place(b"a"):
             pass
 
     asyncio.run(come())
@@ -74,10 +74,10 @@ def test_who_drains_lets_nobody_in_and_lets_finish() -> None:
     admission = open_admission()
 
     async def come() -> None:
-        async with admission.place(b""):
+        with admission.place(b""):
             admission.status = "draining"
             with pytest.raises(Unavailable, match="draining"):
-                await AsyncExitStack().enter_async_context(admission.place(b""))
+                ExitStack().enter_context(admission.place(b""))
             assert admission.in_flight == 1
         assert admission.in_flight == 0
 
@@ -88,7 +88,7 @@ def test_the_deadline_ends_what_takes_too_long() -> None:
     admission = open_admission(deadline=0.02)
 
     async def come() -> None:
-        async with admission.place(b""):
+        with admission.place(b""):
             await asyncio.sleep(10)
 
     begun = time.monotonic()
@@ -102,7 +102,7 @@ def test_a_failure_gives_its_place_back() -> None:
     admission = open_admission(queue_limit=1)
 
     async def come() -> None:
-        async with admission.place(b"a"):
+        with admission.place(b"a"):
             raise ZeroDivisionError
 
     for _ in range(3):
