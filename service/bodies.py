@@ -10,6 +10,7 @@ from typing import Any, TypeVar
 
 import numpy as np
 import numpy.typing as npt
+from PIL.Image import Image
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails, from_json
 from starlette.datastructures import UploadFile
@@ -64,18 +65,19 @@ async def read_images(call: Call, limits: Limits, shape: tuple[int, int, int], *
         return _images_of_array(npy.read_npy(body), limits, shape)
     pictures = await _parts(call, body, limits) if content_type == MULTIPART else [("The body", body)]
 
-    def decode(name: str, picture: bytes) -> FloatArray:
-        image = open_image(picture, pixel_limit=limits.image_pixels, name=name)
+    def decode(image: Image, name: str) -> FloatArray:
         return to_array(image, shape, fit=fit, invert=invert, name=name)
 
-    def decode_all() -> list[FloatArray]:
-        return [decode(name, picture) for name, picture in pictures]
+    def decode_all() -> FloatArray:
+        return np.stack([decode(open_image(picture, limits.image_pixels, name), name) for name, picture in pictures])
 
-    name, picture = pictures[0]
-    width, height = open_image(picture, pixel_limit=limits.image_pixels, name=name).size
-    small = len(pictures) == 1 and width * height <= INLINE_PIXELS
-    arrays = decode_all() if small else await asyncio.to_thread(decode_all)
-    return Batch(np.stack(arrays), single=len(arrays) == 1)
+    if len(pictures) == 1:
+        name, picture = pictures[0]
+        image = open_image(picture, limits.image_pixels, name)
+        small = image.width * image.height <= INLINE_PIXELS
+        pixels = decode(image, name) if small else await asyncio.to_thread(decode, image, name)
+        return Batch(pixels[np.newaxis], single=True)
+    return Batch(await asyncio.to_thread(decode_all), single=False)
 
 
 async def read_latents(call: Call, limits: Limits, latent_dim: int) -> Batch:

@@ -3,6 +3,9 @@
 from __future__ import annotations
 
 import io
+import struct
+import zlib
+from functools import lru_cache
 from math import ceil, sqrt
 from typing import Literal
 
@@ -12,6 +15,7 @@ from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
 
 from service.errors import TooLarge, UnreadableBody
 
+ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 Fit = Literal["contain", "cover", "stretch"]
 
@@ -24,8 +28,11 @@ FORMATS = {
 }
 """Media types taken, and Pillow's name for each. Pillow knows many more formats; none of those is ever tried."""
 
+STORED_BYTES = 4096
+"""Pixels of a PNG that is not compressed: that would take ten times as long, to save less than a packet or two."""
 
-def open_image(body: bytes, *, pixel_limit: int, name: str = "The body") -> Image.Image:
+
+def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.Image:
     """Read an image's header, not its pixels; raises UnreadableBody or TooLarge."""
     try:
         image = Image.open(io.BytesIO(body), formats=tuple(FORMATS.values()))
@@ -51,13 +58,16 @@ def to_array(
     mode = "L" if channels == 1 else "RGB"
     try:
         image.draft(mode, (4 * width, 4 * height))  # a JPEG is decoded at an eighth of its size where that is enough
-        picture = _flatten(ImageOps.exif_transpose(image), mode, invert=invert)
+        ImageOps.exif_transpose(image, in_place=True)
+        picture = _flatten(image, mode, invert=invert)
     except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise UnreadableBody(f"{name} is not a whole image: its pixels cannot be decoded.") from error
     size = (width, height)
     shrinks = picture.width >= width and picture.height >= height
     how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    if fit == "contain":
+    if picture.size == size:
+        pass
+    elif fit == "contain":
         picture = ImageOps.pad(picture, size, how)
     elif fit == "cover":
         picture = ImageOps.fit(picture, size, how)
@@ -75,7 +85,7 @@ def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
         if clear is not None:
             image.putalpha(Image.fromarray(wide != clear))
     if not image.has_transparency_data:
-        opaque = image.convert(mode)
+        opaque = image if image.mode == mode else image.convert(mode)
         return ImageChops.invert(opaque) if invert else opaque
     layered = image.convert("RGBA")
     alpha = layered.getchannel("A")
@@ -90,15 +100,47 @@ def write_png(pixels: FloatArray, *, columns: int | None = None, scale: int = 1)
 
     `columns` sets the grid's width in images, `scale` enlarges each pixel to a square of that side.
     """
-    count, channels, height, width = pixels.shape
+    levels = (pixels.transpose(0, 2, 3, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+    sheet = levels[0] if len(levels) == 1 else _tile(levels, columns)
+    if scale > 1:
+        sheet = sheet.repeat(scale, 0).repeat(scale, 1)
+    if sheet.nbytes <= STORED_BYTES:
+        return _store_png(sheet)
+    buffer = io.BytesIO()
+    Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(buffer, "PNG", compress_level=1)
+    return buffer.getvalue()
+
+
+def _tile(images: ByteArray, columns: int | None) -> ByteArray:
+    """Images (N, H, W, C) → one sheet of them."""
+    count, height, width, channels = images.shape
     columns = min(columns or ceil(sqrt(count)), count)
     rows = ceil(count / columns)
     grid = np.zeros((rows * columns, height, width, channels), np.uint8)
-    grid[:count] = (pixels.transpose(0, 2, 3, 1) * 255 + 0.5).astype(np.uint8)
+    grid[:count] = images
     sheet = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
-    sheet = sheet.reshape(rows * height, columns * width, channels)
-    if scale > 1:
-        sheet = sheet.repeat(scale, 0).repeat(scale, 1)
-    buffer = io.BytesIO()
-    Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(buffer, "PNG", compress_level=1)
-    return buffer.getvalue()
+    return sheet.reshape(rows * height, columns * width, channels)
+
+
+def _store_png(sheet: ByteArray) -> bytes:
+    """A PNG (ISO/IEC 15948) of (H, W, C) in one stored block of zlib's (RFC 1950, RFC 1951): nothing is compressed."""
+    height, width, channels = sheet.shape
+    scanlines = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with its filter: none
+    scanlines[:, 1:] = sheet.reshape(height, -1)
+    data = scanlines.tobytes()
+    stored = struct.pack("<2sBHH", b"\x78\x01", 1, len(data), len(data) ^ 0xFFFF)
+    check = zlib.adler32(data).to_bytes(4)
+    return b"".join((_head(width, height, channels), _chunk(b"IDAT" + stored + data + check), _END))
+
+
+def _chunk(kind_and_data: bytes) -> bytes:
+    return struct.pack(">I", len(kind_and_data) - 4) + kind_and_data + struct.pack(">I", zlib.crc32(kind_and_data))
+
+
+@lru_cache
+def _head(width: int, height: int, channels: int) -> bytes:
+    colour_type = {1: 0, 3: 2}[channels]
+    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0))
+
+
+_END = _chunk(b"IEND")

@@ -13,7 +13,7 @@ from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
-from starlette.types import Receive, Scope, Send
+from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.admission import Admission
 from service.answers import refuse
@@ -65,7 +65,7 @@ class Shortcut:
 
     def __init__(self, app: FastAPI) -> None:
         self._way_round = app.build_middleware_stack()
-        self._operations = {
+        self._operations: dict[tuple[str | None, str | None], ASGIApp] = {
             (method, route.path): route.answer
             for route in app.routes
             if isinstance(route, Operation)

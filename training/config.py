@@ -105,6 +105,10 @@ class FitConfig:
         0, "width of the hidden layers (mlp) or channels of the coarsest map (conv); 0 takes 392 or 64",
         wanted="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
+    hidden_layers: int = option(
+        2, "hidden layers on either side of an mlp: 4 gain five nats on MNIST",
+        wanted="from 1 to 100", valid=lambda n: 1 <= n <= 100,
+    )  # fmt: skip
     latent_dim: int = option(3, "dimensions of the latent space", wanted="1 or more", valid=lambda n: n >= 1)
     validation: int = option(
         -1,
@@ -131,6 +135,8 @@ class FitConfig:
             value = getattr(self, each.name)
             if not each.metadata["valid"](value):
                 raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['wanted']}.")
+        if self.architecture != "mlp" and self.hidden_layers != 2:
+            raise ConfigError(f"--hidden-layers is for --architecture mlp; {self.architecture} has none of its own.")
         if self.all_epochs == 0:
             raise ConfigError("--epochs and --encoder-epochs are both 0; one of them must be more.")
 

@@ -20,7 +20,7 @@ MANY = 10_000
 def new_model(config: FitConfig, train: Dataset) -> VAE:
     """A model for the images of `train`, its weights drawn by `config.seed`."""
     architecture = cast("Architecture", config.architecture)  # one of them: FitConfig has looked
-    described = VAEConfig(architecture, train.image_shape, config.width, config.latent_dim)
+    described = VAEConfig(architecture, train.image_shape, config.width, config.latent_dim, config.hidden_layers)
     with torch.random.fork_rng(devices=[]):  # torch's initialisers know the global generator alone
         torch.manual_seed(config.seed)
         model = VAE(described)

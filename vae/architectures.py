@@ -22,19 +22,15 @@ class Halves(NamedTuple):
 
 
 def mlp(config: VAEConfig) -> Halves:
-    """The article's: two hidden layers on either side."""
+    """Hidden layers of one width on either side; the article's has two."""
     pixels, hidden, slope = config.pixels, config.hidden_dim, config.negative_slope
-    encoder = nn.Sequential(
-        nn.Linear(pixels, hidden), nn.LeakyReLU(slope), nn.Linear(hidden, hidden), nn.LeakyReLU(slope)
-    )
-    decoder = nn.Sequential(
-        nn.Linear(config.latent_dim, hidden),
-        nn.LeakyReLU(slope),
-        nn.Linear(hidden, hidden),
-        nn.LeakyReLU(slope),
-        nn.Linear(hidden, pixels),
-    )
-    return Halves(encoder, hidden, decoder)
+
+    def layers(inputs: int) -> list[nn.Module]:
+        widths = [inputs] + [hidden] * config.hidden_layers
+        return [layer for width in widths[:-1] for layer in (nn.Linear(width, hidden), nn.LeakyReLU(slope))]
+
+    decoder = nn.Sequential(*layers(config.latent_dim), nn.Linear(hidden, pixels))
+    return Halves(nn.Sequential(*layers(pixels)), hidden, decoder)
 
 
 def conv(config: VAEConfig) -> Halves:
