@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-from collections import Counter
 from types import TracebackType
 from typing import Literal, cast
 
@@ -22,7 +21,7 @@ class Admission:
         self._share = max(1, queue_limit // max(1, keys))
         self._deadline = deadline
         self._taken: dict[Place, float] = {}  # until when; the first to come is the first to be overdue
-        self._taken_by: Counter[bytes] = Counter()
+        self._taken_by: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
@@ -40,7 +39,8 @@ class Admission:
             raise Unavailable(f"The service is {self.status}; try again in a moment.", headers=RETRY)
         if len(self._taken) >= self._limit:
             raise Unavailable(f"All {self._limit} places in the queue are taken; try again in a moment.", headers=RETRY)
-        if self._taken_by[place.key] >= self._share:
+        taken = self._taken_by.get(place.key, 0)
+        if taken >= self._share:
             raise ShareExceeded(
                 f"This key holds all {self._share} places of its share of the queue; wait for an answer first.",
                 headers=RETRY,
@@ -48,16 +48,16 @@ class Admission:
         loop = asyncio.get_running_loop()
         due = loop.time() + self._deadline
         self._taken[place] = due
-        self._taken_by[place.key] += 1
+        self._taken_by[place.key] = taken + 1
         if self._timer is None:
             self._timer = loop.call_at(due, self._end_overdue)
 
     def leave(self, place: Place) -> None:
         """Give the place back."""
         del self._taken[place]
-        self._taken_by[place.key] -= 1
-        if not self._taken_by[place.key]:
-            del self._taken_by[place.key]
+        taken = self._taken_by.pop(place.key)
+        if taken > 1:
+            self._taken_by[place.key] = taken - 1
         if not self._taken and self._timer is not None:
             self._timer.cancel()
             self._timer = None

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Mapping
+from functools import partial
 from typing import Any
 
 import numpy as np
 import numpy.typing as npt
 import orjson
 from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.bodies import JSON
@@ -20,6 +22,7 @@ from service.npy import write_npy
 from service.schemas import PngOptions
 
 PNG = "image/png"
+ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
 PIECE = 100_000
@@ -39,6 +42,11 @@ class Answer(Response):
         for name, value in (headers or {}).items():
             self.raw_headers.append((name.lower().encode(), value.encode()))
 
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
 
 def refuse(error: ServiceError) -> Answer:
     """An error as an answer, RFC 9457."""
@@ -51,37 +59,19 @@ async def json(fields: Mapping[str, Any], headers: Mapping[str, str] | None = No
     return Answer(b"{" + b",".join(members) + b"}", JSON, headers)
 
 
-async def images(
-    media_type: str,
-    pixels: FloatArray,
-    options: PngOptions,
-    *,
-    single: bool,
-    headers: Mapping[str, str] | None = None,
+async def png(images: ByteArray, options: PngOptions, headers: Mapping[str, str] | None = None) -> Answer:
+    """Images, uint8 (N, H, W, C), on one sheet."""
+    write = partial(write_png, images, columns=options.columns, scale=options.scale)
+    small = images.size * options.scale**2 <= PIECE
+    return Answer(write() if small else await asyncio.to_thread(write), PNG, headers)
+
+
+async def pixels(
+    media_type: str, images: FloatArray, *, single: bool, headers: Mapping[str, str] | None = None
 ) -> Answer:
-    """Images (N, C, H, W) in [0, 1]; where they are a `single` one, JSON and npy give it without the N."""
-    if media_type == PNG:
-        if pixels.size * options.scale**2 <= PIECE:
-            png = write_png(pixels, columns=options.columns, scale=options.scale)
-        else:
-            png = await asyncio.to_thread(write_png, pixels, columns=options.columns, scale=options.scale)
-        return Answer(png, PNG, headers)
-    rows = pixels[0] if single else pixels
+    """Images (N, C, H, W) in [0, 1] as JSON or npy; a `single` one is given without the N."""
+    rows = images[0] if single else images
     return Answer(write_npy(rows), NPY, headers) if media_type == NPY else await json({"pixels": rows}, headers)
-
-
-async def walk(
-    media_type: str,
-    z: FloatArray,
-    pixels: FloatArray,
-    options: PngOptions,
-    headers: Mapping[str, str] | None = None,
-    **fields: int,
-) -> Answer:
-    """Latents (N, D) that the service chose, with their images; `fields` go before them in JSON."""
-    if media_type == JSON:
-        return await json({**fields, "z": z, "pixels": pixels}, headers)
-    return await images(media_type, pixels, options, single=False, headers=headers)
 
 
 async def _json_value(value: Any) -> bytes:

@@ -21,12 +21,14 @@ from starlette.responses import FileResponse, Response
 from starlette.staticfiles import StaticFiles
 
 from service import errors, routes
+from service.access import AccessLog
 from service.admission import Admission
 from service.answers import refuse
 from service.documentation import DESCRIPTION, describe, openapi
 from service.engine import Engine
+from service.front import Front
 from service.keys import Keyring
-from service.operation import Gate, Operation, Shortcut
+from service.operation import Gate, Operation
 from service.settings import Settings
 from vae.checkpoint import Checkpoint, CheckpointError, load
 from vae.latents import LatentSet
@@ -50,10 +52,11 @@ class StartError(Exception):
     """Why the service cannot start, in a sentence for the operator."""
 
 
-def create_app(settings: Settings) -> FastAPI:
+def create_app(settings: Settings) -> Front:
     """The service as an ASGI application; the checkpoint is loaded when its lifespan begins."""
     keyring = Keyring(key.get_secret_value() for key in settings.api_keys)
     admission = Admission(queue_limit=settings.queue_limit, keys=len(keyring), deadline=settings.request_deadline)
+    access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
     Image.MAX_IMAGE_PIXELS = None  # bodies.py refuses by its own limit, from the header
 
     @asynccontextmanager
@@ -73,6 +76,8 @@ def create_app(settings: Settings) -> FastAPI:
         admission.status = "ok"
         yield {"admission": admission}
         engine.close()
+        if access_log:
+            access_log.flush()
 
     app = FastAPIOffline(
         redoc_url=None,
@@ -103,9 +108,7 @@ def create_app(settings: Settings) -> FastAPI:
             allow_headers=["authorization", "content-type", "x-api-key"],
             expose_headers=["x-seed", "retry-after"],
         )
-    else:
-        app.middleware_stack = Shortcut(app)
-    return app
+    return Front(app, shortcuts=not settings.cors_origins, access_log=access_log)
 
 
 def _check_device(device: str) -> None:

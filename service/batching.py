@@ -11,10 +11,11 @@ Result = TypeVar("Result")
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Gathers the items submitted within one tick of the event loop and computes them in one call.
+    """Gathers items as long as every tick of the event loop brings more, and computes them in one call.
 
-    No timer: a lone item is computed on the next tick, and under load, while one batch is computed, the next one
-    gathers by itself. With an `executor` the event loop stays free during the computation.
+    No timer: a lone item is computed after a tick that brought no other, some microseconds later, and under load, while
+    one batch is computed, the next one gathers by itself. With an `executor` the event loop stays free during the
+    computation.
     """
 
     def __init__(
@@ -31,6 +32,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._size = size
         self._executor = executor
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._gathered = 0
         self._busy = False
 
     async def submit(self, item: Item) -> Result:
@@ -40,8 +42,17 @@ class MicroBatcher(Generic[Item, Result]):
         self._queue.append((item, future))
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._next_batch)
+            loop.call_soon(self._gather)
         return await future
+
+    def _gather(self) -> None:
+        """Go on once a tick has brought nothing, or enough is there."""
+        if self._gathered < len(self._queue) < self._limit:
+            self._gathered = len(self._queue)
+            asyncio.get_running_loop().call_soon(self._gather)
+        else:
+            self._gathered = 0
+            self._next_batch()
 
     def _next_batch(self) -> None:
         batch = self._take()
@@ -79,4 +90,4 @@ class MicroBatcher(Generic[Item, Result]):
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
-        asyncio.get_running_loop().call_soon(self._next_batch)
+        asyncio.get_running_loop().call_soon(self._gather)

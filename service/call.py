@@ -15,9 +15,10 @@ class Call(Request):
     @cached_property
     def fields(self) -> dict[bytes, bytes]:
         """Header fields by lower-case name; those that came several times are joined (RFC 9110, section 5.3)."""
-        fields: dict[bytes, bytes] = {}
-        for name, value in self.scope["headers"]:
-            fields[name] = fields[name] + b", " + value if name in fields else value
+        headers = self.scope["headers"]
+        fields: dict[bytes, bytes] = dict(headers)
+        if len(fields) < len(headers):
+            fields = {name: b", ".join(value for other, value in headers if other == name) for name in fields}
         return fields
 
     def field(self, name: bytes) -> str:

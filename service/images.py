@@ -95,13 +95,17 @@ def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
     return Image.composite(colour, Image.new(mode, image.size), alpha)
 
 
-def write_png(pixels: FloatArray, *, columns: int | None = None, scale: int = 1) -> bytes:
-    """Images (N, C, H, W) in [0, 1] → one PNG: a single image, or a grid as square as it can be, row by row.
+def to_levels(pixels: FloatArray) -> ByteArray:
+    """Pixels (N, C, H, W) in [0, 1] → the 256 levels of a picture, uint8 (N, H, W, C)."""
+    return (pixels.transpose(0, 2, 3, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
+
+
+def write_png(images: ByteArray, *, columns: int | None = None, scale: int = 1) -> bytes:
+    """Images, uint8 (N, H, W, C) → one PNG: a single image, or a grid as square as it can be, row by row.
 
     `columns` sets the grid's width in images, `scale` enlarges each pixel to a square of that side.
     """
-    levels = (pixels.transpose(0, 2, 3, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
-    sheet = levels[0] if len(levels) == 1 else _tile(levels, columns)
+    sheet = images[0] if len(images) == 1 else _tile(images, columns)
     if scale > 1:
         sheet = sheet.repeat(scale, 0).repeat(scale, 1)
     if sheet.nbytes <= STORED_BYTES:

@@ -2,18 +2,16 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import partial
-from itertools import islice
 from typing import Any, TypeVar, get_type_hints
 from urllib.parse import parse_qsl
 
-from fastapi import FastAPI
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
 from service.admission import Admission
 from service.answers import refuse
@@ -21,6 +19,8 @@ from service.bodies import invalid
 from service.call import Call
 from service.errors import InternalError, ServiceError
 from service.keys import Keyring
+
+logger = logging.getLogger("vae-service")
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -42,40 +42,29 @@ class Operation(APIRoute):
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **described: Any) -> None:
         super().__init__(path, endpoint, **described)
-        self.read_options = partial(read_options, next(islice(get_type_hints(endpoint).values(), 1, None)))
+        self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
+        self._defaults = self._options()
         self.app = self.answer
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as an ASGI application."""
+        await (await self.respond(scope, receive))(scope, receive, send)
+
+    async def respond(self, scope: Scope, receive: Receive) -> Response:
+        """The answer to one request."""
         gate: Gate = scope["app"].state.gate
         call = Call(scope, receive)
         try:
             with gate.admission.place(gate.keyring.identify(call.field(b"authorization"), call.field(b"x-api-key"))):
-                response = await self.endpoint(call, self.read_options(scope["query_string"]))
+                query = scope["query_string"]
+                options = read_options(self._options, query) if query else self._defaults
+                response: Response = await self.endpoint(call, options)
         except ServiceError as error:
-            response = refuse(error)
+            return refuse(error)
         except Exception:
-            await refuse(InternalError())(scope, receive, send)
-            raise
-        await response(scope, receive, send)
-
-
-class Shortcut:
-    """Leads straight to an operation: it needs none of FastAPI's router and middleware, which the other routes get."""
-
-    def __init__(self, app: FastAPI) -> None:
-        self._way_round = app.build_middleware_stack()
-        self._operations: dict[tuple[str | None, str | None], ASGIApp] = {
-            (method, route.path): route.answer
-            for route in app.routes
-            if isinstance(route, Operation)
-            for method in route.methods or ()
-        }
-
-    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as an ASGI application."""
-        answer = self._operations.get((scope.get("method"), scope.get("path")), self._way_round)
-        await answer(scope, receive, send)
+            logger.exception("The service failed at %s %s.", scope["method"], scope["path"])
+            return refuse(InternalError())
+        return response
 
 
 def read_options(model: type[Options], query_string: bytes) -> Options:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Mapping
 from dataclasses import dataclass
 from typing import Annotated
 
@@ -11,12 +12,13 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.answers import PNG, Answer, images, json, walk
+from service.answers import PNG, Answer, json, pixels, png
 from service.bodies import JSON, Limits, read_document, read_images, read_latents
 from service.call import Call
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine, draw_posterior
 from service.errors import InvalidInput, NotFound, Problem, TooLarge
+from service.images import to_levels
 from service.negotiation import negotiate
 from service.npy import MEDIA_TYPE as NPY
 from service.npy import write_npy
@@ -70,8 +72,9 @@ async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Respons
     loaded = _loaded(call)
     batch = await read_latents(call, loaded.limits, loaded.engine.config.latent_dim)
     _check_png(loaded, len(batch.rows), options, media_type)
-    pixels = await loaded.engine.decode(batch.rows)
-    return await images(media_type, pixels, options, single=batch.single)
+    if media_type == PNG:
+        return await png(await loaded.engine.draw(batch.rows), options)
+    return await pixels(media_type, await loaded.engine.decode(batch.rows), single=batch.single)
 
 
 async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()]) -> Response:
@@ -96,7 +99,9 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
         if options.draw:
             fields["z"] = result.z
         return await json({name: rows[0] if batch.single else rows for name, rows in fields.items()}, headers)
-    return await images(media_type, result.pixels, options, single=batch.single, headers=headers)
+    if media_type == PNG:
+        return await png(to_levels(result.pixels), options, headers)
+    return await pixels(media_type, result.pixels, single=batch.single, headers=headers)
 
 
 async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Response:
@@ -107,8 +112,7 @@ async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Resp
     _check_png(loaded, options.n, options, media_type)
     headers: dict[str, str] = {}
     z = _noise(options.seed, options.n, loaded.engine.config.latent_dim, headers) * np.float32(options.temperature)
-    pixels = await loaded.engine.decode(z)
-    return await walk(media_type, z, pixels, options, headers, seed=int(headers["x-seed"]))
+    return await _walk(loaded.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
 
 
 async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
@@ -121,7 +125,7 @@ async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Re
     options = _with_columns(options, asked.steps)
     _check_png(loaded, asked.steps, options, media_type)
     z = interpolation(asked.start, asked.stop, asked.steps, spherical=asked.method == "spherical")
-    return await walk(media_type, z, await loaded.engine.decode(z), options)
+    return await _walk(loaded.engine, media_type, z, options)
 
 
 async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
@@ -141,7 +145,7 @@ async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Respo
     options = _with_columns(options, asked.steps)
     _check_png(loaded, count, options, media_type)
     z = traversal(asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
-    return await walk(media_type, z, await loaded.engine.decode(z), options)
+    return await _walk(loaded.engine, media_type, z, options)
 
 
 async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
@@ -170,6 +174,23 @@ async def readyz(call: Request) -> Response:
     response = await json({"status": gate.admission.status})
     response.status_code = 200 if gate.admission.status == "ok" else 503
     return response
+
+
+async def _walk(
+    engine: Engine,
+    media_type: str,
+    z: FloatArray,
+    options: PngOptions,
+    headers: Mapping[str, str] | None = None,
+    **fields: int,
+) -> Answer:
+    """Images decoded from latents (N, D) that the service chose; JSON tells these and `fields` before them."""
+    if media_type == PNG:
+        return await png(await engine.draw(z), options, headers)
+    images = await engine.decode(z)
+    if media_type == JSON:
+        return await json({**fields, "z": z, "pixels": images}, headers)
+    return await pixels(media_type, images, single=False, headers=headers)
 
 
 def _loaded(call: Call) -> Loaded:

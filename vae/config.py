@@ -34,10 +34,12 @@ class VAEConfig:
         shape = self.image_shape
         if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape) or shape[0] not in (1, 3):
             raise ValueError(f"image_shape is {shape!r}; it must be (C, H, W), positive, with C 1 or 3.")
-        for name, most in (("hidden_dim", 2**31), ("latent_dim", 2**31), ("hidden_layers", 100)):
+        for name in ("hidden_dim", "latent_dim", "hidden_layers"):
             value = getattr(self, name)
-            if type(value) is not int or not 1 <= value <= most:
-                raise ValueError(f"{name} is {value!r}; it must be a positive integer, at most {most}.")
+            if type(value) is not int or value < 1:
+                raise ValueError(f"{name} is {value!r}; it must be a positive integer.")
+        if self.hidden_layers > 100:
+            raise ValueError(f"hidden_layers is {self.hidden_layers}; it must be at most 100.")
         if not isinstance(self.negative_slope, float) or not 0 <= self.negative_slope <= 1:
             raise ValueError(f"negative_slope is {self.negative_slope!r}; it must be a number from 0 to 1.")
 

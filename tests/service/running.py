@@ -17,7 +17,7 @@ from fastapi import FastAPI
 
 from service.admission import Admission
 from service.app import create_app
-from service.engine import Engine, FloatArray
+from service.engine import ByteArray, Engine, FloatArray
 from service.server import Lifespan, Protocol
 from service.settings import Settings
 
@@ -54,8 +54,8 @@ class Running:
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     """Run the service with `settings` on a free port."""
-    app = create_app(Settings(**settings))
-    config = uvicorn.Config(app, http=Protocol, lifespan="on", log_config=None)
+    front = create_app(Settings(**settings))
+    config = uvicorn.Config(front, http=Protocol, lifespan="on", log_config=None)
     config.load()
     config.lifespan_class = Lifespan
     server = uvicorn.Server(config)
@@ -73,7 +73,7 @@ def running(**settings: Any) -> Iterator[Running]:
             if not server.started:
                 raise RuntimeError("The service did not start; its log says why.")
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-                yield Running(app, client, port)
+                yield Running(front.api, client, port)
         finally:
             server.should_exit = True
             thread.join()
@@ -88,16 +88,16 @@ def wait_until(happened: Callable[[], bool], limit: float = 20) -> None:
 
 
 class Stalled(Engine):
-    """Decodes nothing before `released` is set."""
+    """Draws nothing before `released` is set."""
 
     def __init__(self, engine: Engine) -> None:
         self.config = engine.config
         self.released = Event()
         self._engine = engine
 
-    async def decode(self, z: FloatArray) -> FloatArray:
+    async def draw(self, z: FloatArray) -> ByteArray:
         await asyncio.to_thread(self.released.wait)
-        return await self._engine.decode(z)
+        return await self._engine.draw(z)
 
 
 class Broken(Engine):
@@ -106,5 +106,5 @@ class Broken(Engine):
     def __init__(self, engine: Engine) -> None:
         self.config = engine.config
 
-    async def decode(self, z: FloatArray) -> FloatArray:
+    async def draw(self, z: FloatArray) -> ByteArray:
         raise RuntimeError("the secret of /inside/engine.py")

@@ -4,6 +4,7 @@ from typing import get_args
 
 import pytest
 import torch
+from torch import nn
 
 from vae import VAE, VAEConfig
 from vae.architectures import ARCHITECTURES
@@ -37,6 +38,14 @@ def test_every_parameter_has_a_say_and_every_pixel_is_seen(architecture: Archite
         assert parameter.grad.abs().max() > 0, name
     assert x.grad is not None
     assert (x.grad != 0).any(0).all()
+
+
+@pytest.mark.parametrize("layers", [1, 2, 5])
+def test_a_perceptron_is_as_deep_as_it_is_told_to_be(layers: int) -> None:
+    model = VAE(VAEConfig(hidden_dim=16, hidden_layers=layers))
+    widths = [(module.in_features, module.out_features) for module in model.modules() if isinstance(module, nn.Linear)]
+    inner = [(16, 16)] * (layers - 1)
+    assert widths == [(784, 16), *inner, (3, 16), *inner, (16, 784), (16, 3), (16, 3)]
 
 
 def test_convolutions_are_local() -> None:

@@ -86,6 +86,8 @@ def test_forward_is_encode_reparameterize_decode(small: vae.VAE, x: torch.Tensor
         ("image_shape", (True, 28, 28)),
         ("hidden_dim", 0),
         ("hidden_dim", 1.5),
+        ("hidden_layers", 0),
+        ("hidden_layers", 101),
         ("latent_dim", -1),
         ("latent_dim", True),
         ("negative_slope", float("nan")),

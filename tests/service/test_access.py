@@ -1,0 +1,64 @@
+import asyncio
+import json
+from datetime import UTC, datetime
+from typing import Any, Literal
+
+import pytest
+
+from service.access import AccessLog, Exchange
+
+WHEN = datetime(2026, 11, 22, 20, 6, 15, 114_900, UTC).timestamp()
+EXCHANGE = Exchange(WHEN, "10.0.0.7", "POST", b"/decode", 200, 880, 0.00125)
+
+
+def written(log_format: Literal["text", "json"], exchanges: list[Exchange], capsys: pytest.CaptureFixture[str]) -> str:
+    async def write() -> None:
+        log = AccessLog(log_format)
+        for exchange in exchanges:
+            log.add(exchange)
+        assert capsys.readouterr().err == ""  # not one by one
+        await asyncio.sleep(0.2)
+
+    asyncio.run(write())
+    return capsys.readouterr().err
+
+
+def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
+    first, second = written("text", [EXCHANGE, EXCHANGE._replace(status=422)], capsys).splitlines()
+    here = datetime.fromtimestamp(WHEN).strftime("%Y-%m-%d %H:%M:%S")
+    assert first == f"{here},114 INFO    10.0.0.7 POST /decode 200, 880 bytes in 1.2 ms"
+    assert " 422, " in second
+
+
+def test_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
+    line: dict[str, Any] = json.loads(written("json", [EXCHANGE], capsys))
+    assert line == {
+        "time": "2026-11-22T20:06:15.114+00:00",
+        "level": "info",
+        "logger": "vae-service.access",
+        "message": "POST /decode 200",
+        "client": "10.0.0.7",
+        "method": "POST",
+        "path": "/decode",
+        "status": 200,
+        "bytes": 880,
+        "seconds": 0.00125,
+    }
+
+
+@pytest.mark.parametrize("log_format", ["text", "json"])
+def test_a_path_cannot_forge_a_line(log_format: Literal["text", "json"], capsys: pytest.CaptureFixture[str]) -> None:
+    odd = EXCHANGE._replace(path=b"/a\n2026-11-22 INFO all is well \x1b[2J\xff")
+    text = written(log_format, [odd], capsys)
+    assert len(text.splitlines()) == 1
+    assert text[:-1].isprintable()
+
+
+def test_the_last_lines_are_written_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
+    async def write() -> None:
+        log = AccessLog("text")
+        log.add(EXCHANGE)
+        log.flush()
+
+    asyncio.run(write())
+    assert "POST /decode" in capsys.readouterr().err
