@@ -25,7 +25,7 @@ from service.access import AccessLog
 from service.admission import Admission
 from service.answers import refuse
 from service.documentation import DESCRIPTION, describe, openapi
-from service.engine import Engine
+from service.engine import Engine, lay_out
 from service.front import Front
 from service.keys import Keyring
 from service.operation import Gate, Operation
@@ -52,8 +52,20 @@ class StartError(Exception):
     """Why the service cannot start, in a sentence for the operator."""
 
 
-def create_app(settings: Settings) -> Front:
-    """The service as an ASGI application; the checkpoint is loaded when its lifespan begins."""
+def load_checkpoint(settings: Settings) -> Checkpoint:
+    """The checkpoint on its device, laid out for the engine; raises StartError."""
+    torch.set_num_threads(settings.torch_threads)
+    _check_device(settings.device)
+    try:
+        checkpoint = load(settings.checkpoint, settings.device)
+    except CheckpointError as error:
+        raise StartError(str(error)) from error
+    lay_out(checkpoint.model)
+    return checkpoint
+
+
+def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Front:
+    """The service as an ASGI application; `checkpoint`, where it is not given, is loaded when its lifespan begins."""
     keyring = Keyring(key.get_secret_value() for key in settings.api_keys)
     admission = Admission(queue_limit=settings.queue_limit, keys=len(keyring), deadline=settings.request_deadline)
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
@@ -61,16 +73,19 @@ def create_app(settings: Settings) -> Front:
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
-        torch.set_num_threads(settings.torch_threads)
-        _check_device(settings.device)
+        served = checkpoint or load_checkpoint(settings)
         try:
-            checkpoint = load(settings.checkpoint, settings.device)
-            latents_json = _latents_json(settings.checkpoint, checkpoint.sha256)
+            latents_json = _latents_json(settings.checkpoint, served.sha256)
         except CheckpointError as error:
             raise StartError(str(error)) from error
-        engine = Engine(checkpoint.model, micro_batch_limit=settings.micro_batch_limit, device=settings.device)
-        app.state.loaded = routes.Loaded(engine, settings.limits, _model_json(checkpoint), latents_json)
-        logger.info("Serving %s, sha256 %s.", settings.checkpoint, checkpoint.sha256)
+        engine = Engine(
+            served.model,
+            micro_batch_limit=settings.micro_batch_limit,
+            device=settings.device,
+            threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
+        )
+        app.state.loaded = routes.Loaded(engine, settings.limits, _model_json(served), latents_json)
+        logger.info("Serving %s, sha256 %s.", settings.checkpoint, served.sha256)
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s:%d may call.", settings.host, settings.port)
         admission.status = "ok"

@@ -10,12 +10,17 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
+PAUSE = 0.1
+"""Between two batches in an executor, as a share of the time that the first one took."""
+
+
 class MicroBatcher(Generic[Item, Result]):
     """Gathers items as long as every tick of the event loop brings more, and computes them in one call.
 
-    No timer: a lone item is computed after a tick that brought no other, some microseconds later, and under load, while
-    one batch is computed, the next one gathers by itself. With an `executor` the event loop stays free during the
-    computation.
+    A lone item is computed after a tick that brought no other, some microseconds later, and under load, while one batch
+    is computed, the next one gathers by itself. With an `executor` the event loop stays free during the computation.
+    What then waits is given a little more time, in which those just answered may come again: else they would always
+    find the other half of them being computed.
     """
 
     def __init__(
@@ -34,6 +39,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
         self._gathered = 0
         self._busy = False
+        self._pause: asyncio.TimerHandle | None = None
 
     async def submit(self, item: Item) -> Result:
         """The result for `item`. Cancelled while it waits, it is not computed."""
@@ -43,10 +49,14 @@ class MicroBatcher(Generic[Item, Result]):
         if not self._busy:
             self._busy = True
             loop.call_soon(self._gather)
+        elif self._pause and len(self._queue) >= self._limit:
+            self._pause.cancel()
+            self._gather()
         return await future
 
     def _gather(self) -> None:
         """Go on once a tick has brought nothing, or enough is there."""
+        self._pause = None
         if self._gathered < len(self._queue) < self._limit:
             self._gathered = len(self._queue)
             asyncio.get_running_loop().call_soon(self._gather)
@@ -63,10 +73,18 @@ class MicroBatcher(Generic[Item, Result]):
         futures = [future for _, future in batch]
         loop = asyncio.get_running_loop()
         if self._executor is not None:
+            begun = loop.time()
             computation = loop.run_in_executor(self._executor, self._compute, items)
-            computation.add_done_callback(lambda done: self._deliver(futures, done.result))
+
+            def go_on(done: asyncio.Future[Sequence[Result]]) -> None:
+                self._deliver(futures, done.result)
+                pause = PAUSE * (loop.time() - begun) if self._queue else 0
+                self._pause = loop.call_later(pause, self._gather)
+
+            computation.add_done_callback(go_on)
         else:
             self._deliver(futures, lambda: self._compute(items))
+            loop.call_soon(self._gather)
 
     def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
         batch: list[tuple[Item, asyncio.Future[Result]]] = []
@@ -90,4 +108,3 @@ class MicroBatcher(Generic[Item, Result]):
             for future in futures:
                 if not future.done():
                     future.set_exception(error)
-        asyncio.get_running_loop().call_soon(self._gather)

@@ -51,15 +51,25 @@ class Reconstruction:
 class Engine:
     """Runs one model; all arrays are float32, images (N, C, H, W) in [0, 1], latents (N, D)."""
 
-    def __init__(self, model: VAE, *, micro_batch_limit: int, device: torch.device | str = "cpu") -> None:
+    def __init__(
+        self,
+        model: VAE,
+        *,
+        micro_batch_limit: int,
+        device: torch.device | str = "cpu",
+        threaded: bool | None = None,
+    ) -> None:
+        """`threaded` says whether a batch is computed in a thread beside the event loop; by default, if it is slow."""
         self.config = model.config
-        self._model = _with_rows_of_inputs(model)
+        self._model = model
+        lay_out(model)
         self._device = torch.device(device)
         self._limit = micro_batch_limit
         # Several threads share the work out by the number of rows, so that it must not vary.
         self._least_rows = MINIMUM_ROWS if torch.get_num_threads() == 1 else micro_batch_limit
-        slow = self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine") if slow else None
+        if threaded is None:
+            threaded = self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
+        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine") if threaded else None
         self._encoder = self._batcher(self._encode)
         self._decoder = self._batcher(self._decode)
         self._drawer = self._batcher(self._draw)
@@ -151,15 +161,14 @@ class Engine:
         return min(seconds)
 
 
-def _with_rows_of_inputs(model: VAE) -> VAE:
-    """`model`, its matrices laid out in memory as (inputs, outputs), whatever their shape says.
+def lay_out(model: VAE) -> None:
+    """Lay the matrices of `model` out in memory as (inputs, outputs), their shape being the other way round.
 
     BLAS then computes any number of rows above one by the same kernel, bit for bit, and a few rows faster.
     """
     for module in model.modules():
         if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.t().contiguous().t()
-    return model
+            module.weight.data = module.weight.data.t().contiguous().t()  # copies nothing the second time
 
 
 def _sigmoid_(logits: Tensor) -> Tensor:

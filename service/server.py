@@ -17,6 +17,7 @@ from service.app import StartError, create_app
 from service.errors import MEDIA_TYPE, UnreadableBody, problem_document
 from service.observability import log_config
 from service.settings import Settings
+from vae.checkpoint import Checkpoint
 
 
 class Protocol(HttpToolsProtocol):
@@ -45,9 +46,10 @@ class Lifespan(LifespanOn):
 class Server(uvicorn.Server):
     """At a stop: not ready, no new work, what was let in is answered, exit status 0."""
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, checkpoint: Checkpoint | None = None) -> None:
+        """`checkpoint` is given where it has been loaded before."""
         config = uvicorn.Config(
-            partial(create_app, settings),
+            partial(create_app, settings, checkpoint),
             factory=True,
             host=settings.host,
             port=settings.port,

@@ -50,6 +50,10 @@ class Settings(BaseSettings):
     request_deadline: float = Field(30, gt=0, description="time in which a request is answered, seconds")
     drain_time: float = Field(30, gt=0, description="time that accepted requests have at a stop, seconds")
     torch_threads: int = Field(1, ge=1, le=1024, description="threads of one worker's computations")
+    compute: Literal["auto", "inline", "thread"] = Field(
+        "auto",
+        description="where batches are computed: on the event loop, in a thread, or as their time says",
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")

@@ -12,8 +12,10 @@ from multiprocessing.process import BaseProcess
 from socket import socket
 from types import FrameType
 
+from service.app import StartError, load_checkpoint
 from service.server import Server
 from service.settings import Settings
+from vae.checkpoint import Checkpoint
 
 logger = logging.getLogger("vae-service")
 
@@ -22,7 +24,10 @@ STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 class Supervisor:
-    """Holds `settings.workers` processes. They are forked, so that they share the memory that importing torch takes."""
+    """Holds `settings.workers` processes. They are forked, so that they share what torch and the checkpoint take.
+
+    A GPU cannot be taken through a fork; there each worker loads the checkpoint for itself.
+    """
 
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
@@ -34,7 +39,11 @@ class Supervisor:
         """Serve until told to stop, or until a worker cannot start; returns the exit status."""
         try:
             listener = Server(self._settings).config.bind_socket()
+            self._checkpoint = load_checkpoint(self._settings) if self._settings.device == "cpu" else None
         except SystemExit:  # uvicorn could not bind, and has said why
+            return START_FAILED
+        except StartError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
             return START_FAILED
         gc.freeze()  # a collection in a worker would touch, and so copy, every shared page
         for stop in STOPS:
@@ -55,7 +64,9 @@ class Supervisor:
         return self._status
 
     def _start(self, listener: socket) -> None:
-        worker = multiprocessing.get_context("fork").Process(target=_work, args=(self._settings, listener))
+        worker = multiprocessing.get_context("fork").Process(
+            target=_work, args=(self._settings, self._checkpoint, listener)
+        )
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a stop reaches the worker once it can tell one
         worker.start()
         self._workers.append(worker)
@@ -67,8 +78,8 @@ class Supervisor:
             worker.terminate()
 
 
-def _work(settings: Settings, listener: socket) -> None:
+def _work(settings: Settings, checkpoint: Checkpoint | None, listener: socket) -> None:
     for stop in STOPS:
         signal.signal(stop, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-    sys.exit(Server(settings).serve_forever([listener]))
+    sys.exit(Server(settings, checkpoint).serve_forever([listener]))

@@ -1,5 +1,6 @@
 import asyncio
 import threading
+import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
@@ -145,3 +146,26 @@ def test_with_a_thread_the_next_batch_gathers_meanwhile() -> None:
     with ThreadPoolExecutor(1) as pool:
         assert asyncio.run(under_load()) == [[2], [4], [6], [8]]
     assert recorder.batches == [[[1]], [[2], [3], [4]]]
+
+
+def test_with_a_thread_who_was_answered_comes_again_in_time() -> None:
+    """Clients that wait for their answers are computed all together, not in two halves by turns."""
+    recorder = Recorder()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        time.sleep(0.05)
+        return recorder(items)
+
+    async def calls(micro_batcher: MicroBatcher[Numbers, Numbers], late: float) -> None:
+        await asyncio.sleep(late)
+        for _ in range(6):
+            await micro_batcher.submit([1])
+            await asyncio.sleep(0.002)  # the way there and back
+
+    async def load() -> None:
+        micro_batcher = batcher(slow, limit=8, executor=pool)
+        await asyncio.gather(*(calls(micro_batcher, late) for late in 4 * [0.0] + 4 * [0.02]))
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(load())
+    assert [len(batch) for batch in recorder.batches][:6] == [4, 8, 8, 8, 8, 8]

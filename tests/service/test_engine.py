@@ -120,12 +120,14 @@ def test_samples_are_drawn_as_the_engine_draws_them(engine: Engine, x: FloatArra
     assert np.array_equal(one[0], result.z[7])
 
 
-@pytest.mark.parametrize(("limit", "threaded"), [(0.0, True), (60.0, False)])
+@pytest.mark.parametrize(
+    ("limit", "told", "threaded"), [(0.0, None, True), (60.0, None, False), (0.0, False, False), (60.0, True, True)]
+)
 def test_a_slow_model_leaves_the_event_loop_free(
-    model: vae.VAE, x: FloatArray, monkeypatch: pytest.MonkeyPatch, limit: float, threaded: bool
+    model: vae.VAE, monkeypatch: pytest.MonkeyPatch, limit: float, told: bool | None, threaded: bool
 ) -> None:
     monkeypatch.setattr(engine_module, "BLOCKING_LIMIT_S", limit)
-    engine = Engine(model, micro_batch_limit=64)
+    engine = Engine(model, micro_batch_limit=64, threaded=told)
     threads: list[threading.Thread] = []
     decode = model.decode
 

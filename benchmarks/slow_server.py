@@ -1,0 +1,31 @@
+"""vae-serve with a slow model.
+
+    python -m benchmarks.slow_server PASS_S FLAG ...
+
+Each batch takes PASS_S seconds longer to decode than it has to; the flags are those of vae-serve.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+
+from torch import Tensor
+
+from service.__main__ import main
+from vae import VAE
+
+
+def slow_down(pass_s: float) -> None:
+    decode = VAE.decode
+
+    def slow_decode(model: VAE, z: Tensor) -> Tensor:
+        time.sleep(pass_s)
+        return decode(model, z)
+
+    VAE.decode = slow_decode  # type: ignore[assignment,method-assign]
+
+
+if __name__ == "__main__":
+    slow_down(float(sys.argv.pop(1)))
+    main()
