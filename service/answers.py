@@ -55,6 +55,8 @@ def refuse(error: ServiceError) -> Answer:
 
 async def json(fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Answer:
     """A JSON object whose values may be arrays; float32 is written with as few digits as tell it."""
+    if sum(np.size(value) for value in fields.values()) <= PIECE:
+        return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
     members = [orjson.dumps(name) + b":" + await _json_value(value) for name, value in fields.items()]
     return Answer(b"{" + b",".join(members) + b"}", JSON, headers)
 

@@ -10,8 +10,8 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-PAUSE = 0.1
-"""Between two batches in an executor, as a share of the time that the first one took."""
+PAUSE, LONGEST_PAUSE = 0.06, 0.2
+"""After a batch in an executor, as shares of the time that it took."""
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -19,8 +19,8 @@ class MicroBatcher(Generic[Item, Result]):
 
     A lone item is computed after a tick that brought no other, some microseconds later, and under load, while one batch
     is computed, the next one gathers by itself. With an `executor` the event loop stays free during the computation.
-    What then waits is given a little more time, in which those just answered may come again: else they would always
-    find the other half of them being computed.
+    What then waits is given a little more time, as long as others come: those just answered may come again, and would
+    else always find the other half of them being computed.
     """
 
     def __init__(
@@ -64,6 +64,15 @@ class MicroBatcher(Generic[Item, Result]):
             self._gathered = 0
             self._next_batch()
 
+    def _wait_for_more(self, pause: float, until: float) -> None:
+        """Go on once a pause has brought nothing, or enough is there, or at the time `until`."""
+        loop = asyncio.get_running_loop()
+        if self._gathered < len(self._queue) < self._limit and loop.time() < until:
+            self._gathered = len(self._queue)
+            self._pause = loop.call_later(pause, self._wait_for_more, pause, until)
+        else:
+            self._gather()
+
     def _next_batch(self) -> None:
         batch = self._take()
         if not batch:
@@ -78,8 +87,8 @@ class MicroBatcher(Generic[Item, Result]):
 
             def go_on(done: asyncio.Future[Sequence[Result]]) -> None:
                 self._deliver(futures, done.result)
-                pause = PAUSE * (loop.time() - begun) if self._queue else 0
-                self._pause = loop.call_later(pause, self._gather)
+                took = loop.time() - begun
+                self._wait_for_more(took * PAUSE, loop.time() + took * LONGEST_PAUSE)
 
             computation.add_done_callback(go_on)
         else:

@@ -74,6 +74,7 @@ class Engine:
         self._decoder = self._batcher(self._decode)
         self._drawer = self._batcher(self._draw)
         self._reconstructor = self._batcher(self._reconstruct)
+        self._redrawer = self._batcher(self._redraw)
 
     async def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and log-variance of q(z|x), (N, D) each."""
@@ -92,14 +93,21 @@ class Engine:
 
     async def reconstruct(self, images: FloatArray, noise: FloatArray | None = None) -> Reconstruction:
         """Images decoded from the posterior's mean, or from its sample with `noise` (N, D) ~ N(0, I)."""
-        if noise is None:
-            noise = np.zeros((len(images), self.config.latent_dim), np.float32)
+        noise = self._or_zeros(noise, len(images))
         return Reconstruction(*await self._run(self._reconstructor, (images, noise)))
+
+    async def redraw(self, images: FloatArray, noise: FloatArray | None = None) -> ByteArray:
+        """The images that `reconstruct` gives, in the 256 levels of a picture: uint8 (N, H, W, C)."""
+        (levels,) = await self._run(self._redrawer, (images, self._or_zeros(noise, len(images))))
+        return levels
 
     def close(self) -> None:
         """Let the thread go, if there is one."""
         if self._thread is not None:
             self._thread.shutdown()
+
+    def _or_zeros(self, noise: FloatArray | None, count: int) -> FloatArray:
+        return np.zeros((count, self.config.latent_dim), np.float32) if noise is None else noise
 
     def _batcher(self, operation: Operation) -> MicroBatcher[Arrays, Arrays]:
         def compute(items: Sequence[Arrays]) -> list[Arrays]:
@@ -142,6 +150,9 @@ class Engine:
     def _draw(self, z: Tensor) -> tuple[Tensor, ...]:
         (pixels,) = self._decode(z)
         return (pixels.mul_(255).add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
+
+    def _redraw(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
+        return self._draw(reparameterize(*self._model.encode(images), noise=noise))
 
     def _reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         mean, log_variance = self._model.encode(images)

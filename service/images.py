@@ -12,6 +12,7 @@ from typing import Literal
 import numpy as np
 import numpy.typing as npt
 from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL.PngImagePlugin import PngImageFile
 
 from service.errors import TooLarge, UnreadableBody
 
@@ -28,6 +29,7 @@ FORMATS = {
 }
 """Media types taken, and Pillow's name for each. Pillow knows many more formats; none of those is ever tried."""
 
+PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 STORED_BYTES = 4096
 """Pixels of a PNG that is not compressed: that would take ten times as long, to save less than a packet or two."""
 
@@ -35,7 +37,11 @@ STORED_BYTES = 4096
 def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.Image:
     """Read an image's header, not its pixels; raises UnreadableBody or TooLarge."""
     try:
-        image = Image.open(io.BytesIO(body), formats=tuple(FORMATS.values()))
+        stream = io.BytesIO(body)
+        if body.startswith(PNG_SIGNATURE):  # Pillow's search for the format takes as long as reading a small PNG
+            image: Image.Image = PngImageFile(stream)
+        else:
+            image = Image.open(stream, formats=tuple(FORMATS.values()))
     except UnidentifiedImageError as error:
         wanted = ", ".join(FORMATS.values())
         raise UnreadableBody(f"{name} is not an image: none of {wanted} could be recognised in it.") from error
@@ -58,7 +64,9 @@ def to_array(
     mode = "L" if channels == 1 else "RGB"
     try:
         image.draft(mode, (4 * width, 4 * height))  # a JPEG is decoded at an eighth of its size where that is enough
-        ImageOps.exif_transpose(image, in_place=True)
+        image.load()
+        if image.info:  # where an orientation would be
+            ImageOps.exif_transpose(image, in_place=True)
         picture = _flatten(image, mode, invert=invert)
     except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise UnreadableBody(f"{name} is not a whole image: its pixels cannot be decoded.") from error
@@ -73,7 +81,7 @@ def to_array(
         picture = ImageOps.fit(picture, size, how)
     else:
         picture = picture.resize(size, how)
-    pixels = np.asarray(picture, np.float32) / np.float32(255)
+    pixels = np.frombuffer(picture.tobytes(), np.uint8).astype(np.float32) / np.float32(255)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
@@ -93,11 +101,6 @@ def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
     if invert:
         colour = ImageChops.invert(colour)
     return Image.composite(colour, Image.new(mode, image.size), alpha)
-
-
-def to_levels(pixels: FloatArray) -> ByteArray:
-    """Pixels (N, C, H, W) in [0, 1] → the 256 levels of a picture, uint8 (N, H, W, C)."""
-    return (pixels.transpose(0, 2, 3, 1) * np.float32(255) + np.float32(0.5)).astype(np.uint8)
 
 
 def write_png(images: ByteArray, *, columns: int | None = None, scale: int = 1) -> bytes:
@@ -131,20 +134,26 @@ def _store_png(sheet: ByteArray) -> bytes:
     height, width, channels = sheet.shape
     scanlines = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with its filter: none
     scanlines[:, 1:] = sheet.reshape(height, -1)
-    data = scanlines.tobytes()
-    stored = struct.pack("<2sBHH", b"\x78\x01", 1, len(data), len(data) ^ 0xFFFF)
-    check = zlib.adler32(data).to_bytes(4)
-    return b"".join((_head(width, height, channels), _chunk(b"IDAT" + stored + data + check), _END))
+    pixels = scanlines.tobytes()
+    head, check = _stored_head(height, width, channels)
+    adler = zlib.adler32(pixels).to_bytes(4)
+    check = zlib.crc32(adler, zlib.crc32(pixels, check))
+    return b"".join((head, pixels, adler, check.to_bytes(4), _END))
+
+
+@lru_cache
+def _stored_head(height: int, width: int, channels: int) -> tuple[bytes, int]:
+    """All that goes before the pixels, and the checksum of the part of it that the pixels' chunk begins with."""
+    colour_type = {1: 0, 3: 2}[channels]
+    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
+    size = height * (1 + width * channels)
+    data = b"IDAT" + struct.pack("<2sBHH", b"\x78\x01", 1, size, size ^ 0xFFFF)
+    length = struct.pack(">I", len(data) - 4 + size + 4)
+    return PNG_SIGNATURE + _chunk(header) + length + data, zlib.crc32(data)
 
 
 def _chunk(kind_and_data: bytes) -> bytes:
     return struct.pack(">I", len(kind_and_data) - 4) + kind_and_data + struct.pack(">I", zlib.crc32(kind_and_data))
-
-
-@lru_cache
-def _head(width: int, height: int, channels: int) -> bytes:
-    colour_type = {1: 0, 3: 2}[channels]
-    return b"\x89PNG\r\n\x1a\n" + _chunk(b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0))
 
 
 _END = _chunk(b"IEND")

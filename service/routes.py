@@ -18,7 +18,6 @@ from service.call import Call
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine, draw_posterior
 from service.errors import InvalidInput, NotFound, Problem, TooLarge
-from service.images import to_levels
 from service.negotiation import negotiate
 from service.npy import MEDIA_TYPE as NPY
 from service.npy import write_npy
@@ -86,6 +85,8 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
     _check_png(loaded, len(batch.rows), options, media_type)
     headers: dict[str, str] = {}
     noise = _noise(options.seed, len(batch.rows), engine.config.latent_dim, headers) if options.draw else None
+    if media_type == PNG:
+        return await png(await engine.redraw(batch.rows, noise), options, headers)
     result = await engine.reconstruct(batch.rows, noise)
     if media_type == JSON:
         fields = {
@@ -99,8 +100,6 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
         if options.draw:
             fields["z"] = result.z
         return await json({name: rows[0] if batch.single else rows for name, rows in fields.items()}, headers)
-    if media_type == PNG:
-        return await png(to_levels(result.pixels), options, headers)
     return await pixels(media_type, result.pixels, single=batch.single, headers=headers)
 
 

@@ -112,6 +112,16 @@ def test_reconstruction_without_noise_is_the_means_image(engine: Engine, x: Floa
     assert np.array_equal(result.elbo, -(result.reconstruction_loss + result.kl_divergence))
 
 
+def test_what_is_drawn_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> None:
+    noise = standard_normal(1, 70, 3)
+    result = asyncio.run(engine.reconstruct(x[:70], noise))
+    rounded = np.floor(result.pixels.astype(np.float64) * 255 + 0.5)[:, 0, :, :, None]
+    assert np.array_equal(asyncio.run(engine.draw(result.z)), rounded)
+    assert np.array_equal(asyncio.run(engine.redraw(x[:70], noise)), rounded)
+    means = asyncio.run(engine.encode(x[:70]))[0]
+    assert np.array_equal(asyncio.run(engine.redraw(x[:70])), asyncio.run(engine.draw(means)))
+
+
 def test_samples_are_drawn_as_the_engine_draws_them(engine: Engine, x: FloatArray) -> None:
     noise = standard_normal(1, 30, 3)
     result = asyncio.run(engine.reconstruct(x[:30], noise))
