@@ -35,17 +35,15 @@ class Front:
         started = time.perf_counter()
         operation = self._operations.get((scope["method"], scope["path"]))
         if operation is None:
-            status, size = await self._go_round(scope, receive, send)
-        else:
-            scope["app"] = self.api
-            response = await operation.respond(scope, receive)
-            await response(scope, receive, send)
-            status, size = response.status_code, len(response.body)
-        if self._access_log:
-            self._access_log.add(Exchange.of(scope, status, size, time.perf_counter() - started))
+            await self._go_round(scope, receive, send, started)
+            return
+        scope["app"] = self.api
+        response = await operation.respond(scope, receive)
+        await response(scope, receive, send)
+        self._log(scope, response.status_code, len(response.body), started)
 
-    async def _go_round(self, scope: Scope, receive: Receive, send: Send) -> tuple[int, int]:
-        """Answer by FastAPI; the status, and the bytes of the body."""
+    async def _go_round(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        """Answer by FastAPI."""
         status = size = 0
 
         async def count(message: Message) -> None:
@@ -54,5 +52,11 @@ class Front:
             size += len(message.get("body", b""))
             await send(message)
 
-        await self.api(scope, receive, count)
-        return status, size
+        try:
+            await self.api(scope, receive, count)
+        finally:
+            self._log(scope, status, size, started)
+
+    def _log(self, scope: Scope, status: int, size: int, started: float) -> None:
+        if self._access_log:
+            self._access_log.add(Exchange.of(scope, status, size, time.perf_counter() - started))

@@ -6,6 +6,7 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from training.evaluate import DRAWS
+from training.measure import BOUND_LIMIT
 from training.neighbours import NEIGHBOURS
 from training.posterior import ACTIVE_ABOVE
 
@@ -60,7 +61,9 @@ def notes(figures: Mapping[str, float]) -> list[str]:
         "Mean squared error: of the image decoded from the posterior mean.",
     ]
     if "importance_samples" in figures:
-        said.insert(1, "−log p(x): importance-weighted bound of Burda et al. (2016), on the test set alone.")
+        said.insert(
+            1, f"−log p(x): importance-weighted bound of Burda et al. (2016), on at most {BOUND_LIMIT:,} images."
+        )
     if "test_neighbour_accuracy" in figures:
         said.append(
             f"Nearest neighbours: the class of most of the {NEIGHBOURS} training images with the nearest latent means, "

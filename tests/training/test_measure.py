@@ -163,3 +163,14 @@ def test_of_a_large_training_set_the_first_images_are_measured(
     monkeypatch.setattr("training.measure.TRAIN_LIMIT", 4)
     assert measure(model, labelled, labelled, importance_samples=2) == expected
     assert expected["train_images"] == 4
+
+
+def test_the_bound_is_that_of_the_first_images(
+    model: vae.VAE, pictures: torch.Tensor, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr("training.measure.BOUND_LIMIT", 4)
+    first, all_of_them = Dataset("noise", pictures[:4], torch.arange(4)), Dataset("noise", pictures, torch.arange(7))
+    names = [f"{part}_neg_importance_weighted_bound" for part in ("train", "test")]
+    expected, figures = (measure(model, each, each, importance_samples=2) for each in (first, all_of_them))
+    assert [figures[name] for name in names] == [expected[name] for name in names]
+    assert figures["test_images"] == 7
