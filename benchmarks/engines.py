@@ -105,6 +105,7 @@ def main() -> None:
     parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
     parser.add_argument("--core", type=int, default=0)
     options = parser.parse_args()
+    machine = describe_machine()
     os.sched_setaffinity(0, {options.core})
     torch.set_num_threads(1)
     z = np.random.default_rng(0).standard_normal((max(ROWS), 3), np.float32)
@@ -122,9 +123,7 @@ def main() -> None:
         lines.append(f"| {name} | {times} | {difference:.0e} | {seconds:.1f} |")
         print(lines[-1], flush=True)
     table = "\n".join(lines)
-    page = (
-        f"# Ways to decode\n\n{describe_machine()}, one core; `python -m benchmarks.engines` wrote this.\n\n{table}\n"
-    )
+    page = f"# Ways to decode\n\n{machine}, one core; `python -m benchmarks.engines` wrote this.\n\n{table}\n"
     (Path(__file__).parent / "engines.md").write_text(page)
 
 
