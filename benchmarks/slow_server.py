@@ -23,7 +23,7 @@ def slow_down(pass_s: float) -> None:
         time.sleep(pass_s)
         return decode(model, z)
 
-    VAE.decode = slow_decode  # type: ignore[assignment,method-assign]
+    VAE.decode = slow_decode  # type: ignore[assignment,method-assign]  # the one thing that is slow
 
 
 if __name__ == "__main__":

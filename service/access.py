@@ -1,4 +1,4 @@
-"""The access log: a line for each request, at a tenth of what the logging module takes for one."""
+"""The access log: a line for each request, many written at once."""
 
 from __future__ import annotations
 

@@ -167,9 +167,9 @@ async def livez() -> Response:
     return await json({"status": "ok"})
 
 
-async def readyz(call: Request) -> Response:
+async def readyz(request: Request) -> Response:
     """Should traffic be sent here? 503 while the service starts and drains."""
-    gate: Gate = call.app.state.gate
+    gate: Gate = request.app.state.gate
     response = await json({"status": gate.admission.status})
     response.status_code = 200 if gate.admission.status == "ok" else 503
     return response

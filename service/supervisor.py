@@ -12,6 +12,8 @@ from multiprocessing.process import BaseProcess
 from socket import socket
 from types import FrameType
 
+import torch
+
 from service.app import StartError, load_checkpoint
 from service.server import Server
 from service.settings import Settings
@@ -37,6 +39,7 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to stop, or until a worker cannot start; returns the exit status."""
+        torch.set_num_threads(1)  # OpenMP's threads do not come through a fork; a worker that has none starts its own
         try:
             listener = Server(self._settings).config.bind_socket()
             self._checkpoint = load_checkpoint(self._settings) if self._settings.device == "cpu" else None

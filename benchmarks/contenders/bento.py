@@ -22,7 +22,7 @@ class Decoder:
     def __init__(self) -> None:
         self.model = digits.load_model()
 
-    @bentoml.api(route="/decode")  # type: ignore[untyped-decorator]
+    @bentoml.api(route="/decode")  # type: ignore[untyped-decorator]  # as above
     def decode(self, z: list[float]) -> Annotated[bytes, bentoml.validators.ContentType("image/png")]:
         """A latent to its PNG."""
         return digits.decode(self.model, [z])[0]

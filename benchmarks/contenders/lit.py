@@ -16,7 +16,7 @@ from starlette.responses import Response
 from benchmarks.contenders import digits
 
 
-class Decoder(ls.LitAPI):  # type: ignore[misc]
+class Decoder(ls.LitAPI):  # type: ignore[misc]  # as above
     """The five steps as LitServe documents them."""
 
     def setup(self, device: str) -> None:

@@ -26,7 +26,7 @@ class Decoder:
     def __init__(self) -> None:
         self.model = digits.load_model()
 
-    @serve.batch(max_batch_size=BATCH_SIZE)  # type: ignore[untyped-decorator]
+    @serve.batch(max_batch_size=BATCH_SIZE)  # type: ignore[untyped-decorator]  # as above
     async def decode(self, z: list[list[float]]) -> list[bytes]:
         """Latents that arrived together to their PNGs."""
         return digits.decode(self.model, z)
@@ -39,5 +39,5 @@ class Decoder:
 
 if __name__ == "__main__":
     serve.start(http_options={"host": "127.0.0.1", "port": int(sys.argv[1])}, logging_config=QUIET)
-    application = Decoder.bind()  # type: ignore[attr-defined]
+    application = Decoder.bind()  # type: ignore[attr-defined]  # as above
     serve.run(application, route_prefix="/decode", blocking=True, logging_config=QUIET)

@@ -81,3 +81,10 @@ def test_an_idle_stop_is_status_0(server: LiveServer) -> None:
     server.process.send_signal(signal.SIGCONT)
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log
+
+
+def test_workers_with_threads_of_their_own_answer() -> None:
+    """OpenMP's threads must not be started before the fork: the workers would wait for them for ever."""
+    with live_server("--workers", "2", "--torch-threads", "2") as server:
+        for _ in range(4):
+            assert httpx.post(f"{server.url}/decode", json=[[0, 0, 0]] * 500, timeout=20).status_code == 200
