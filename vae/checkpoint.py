@@ -34,16 +34,22 @@ class CheckpointError(Exception):
 
 
 @dataclass(frozen=True)
-class Checkpoint:
-    """A loaded checkpoint; `model` is in evaluation mode, float32, without gradients."""
+class Provenance:
+    """Where a loaded model comes from."""
 
     name: str
-    model: VAE
     format_version: int
     training: dict[str, Any]
     figures: dict[str, float]
     sha256: str
-    """Of the file's bytes, hexadecimal."""
+    """Of the bytes of the file with the weights, hexadecimal."""
+
+
+@dataclass(frozen=True)
+class Checkpoint(Provenance):
+    """A loaded checkpoint; `model` is in evaluation mode, float32, without gradients."""
+
+    model: VAE
 
 
 def save(path: Path, model: VAE, *, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:

@@ -3,8 +3,9 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from functools import cached_property
 from math import prod
-from typing import Literal, get_args
+from typing import ClassVar, Literal, get_args
 
 Architecture = Literal["mlp", "conv"]
 
@@ -27,6 +28,12 @@ class VAEConfig:
     negative_slope: float = 0.3
     """Slope of the leaky ReLU (Maas et al. 2013) below zero."""
 
+    row_by_row: ClassVar[bool] = False
+    """Whether the rows of a batch are computed one after the other, each being work enough."""
+    scaling_factor: ClassVar[float] = 1.0
+    shift_factor: ClassVar[float] = 0.0
+    """A diffusion model would take the latents as (z − shift_factor)·scaling_factor."""
+
     def __post_init__(self) -> None:
         if self.architecture not in get_args(Architecture):
             known = ", ".join(get_args(Architecture))
@@ -47,3 +54,20 @@ class VAEConfig:
     def pixels(self) -> int:
         """Values in one image: C·H·W."""
         return prod(self.image_shape)
+
+    @cached_property
+    def latent_shape(self) -> tuple[int]:
+        """(D,)."""
+        return (self.latent_dim,)
+
+    def image_shape_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """The shape of the image that a latent is decoded to; None where it cannot be."""
+        return self.image_shape if latent_shape == self.latent_shape else None
+
+    def takes(self, image_shape: tuple[int, ...]) -> bool:
+        """Whether images of this shape can be encoded."""
+        return image_shape == self.image_shape
+
+    def image_shape_near(self, _height: int, _width: int) -> tuple[int, int, int]:
+        """The shape that a picture is brought to."""
+        return self.image_shape

@@ -7,6 +7,7 @@ from torch import Tensor, nn
 
 from vae.architectures import ARCHITECTURES
 from vae.config import VAEConfig
+from vae.objective import reconstruction_loss
 
 
 class VAE(nn.Module):
@@ -31,6 +32,21 @@ class VAE(nn.Module):
         """Latents (N, D) → logits (N, C, H, W); their sigmoid is the image in [0, 1]."""
         logits: Tensor = self.decoder(z)
         return logits.reshape(-1, *self.config.image_shape)
+
+    def signed(self, z: Tensor) -> Tensor:
+        """Latents (N, D) → images (N, C, H, W) in [-1, 1], as diffusers has them."""
+        return self.image(self.decode(z)) * 2 - 1
+
+    def image(self, decoded: Tensor) -> Tensor:
+        """Logits, which `decode` gave → their image in [0, 1], in place.
+
+        torch's own sigmoid takes another formula, whose last bits differ, where a tensor or a thread's share ends.
+        """
+        return decoded.neg_().exp_().add_(1).reciprocal_()
+
+    def reconstruction_loss(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Binary cross-entropy of images `x` (N, C, H, W) under what `decode` gave, summed over pixels; (N,), nats."""
+        return reconstruction_loss(decoded, x)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Images (N, C, H, W) in [0, 1] → logits of one posterior sample's image, mean, log-variance."""

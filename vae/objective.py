@@ -14,11 +14,11 @@ def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
-    """KL(N(mean, exp(log_variance)) ‖ N(0, I)) of (N, D), in closed form (Kingma & Welling 2014, appendix B).
+    """KL(N(mean, exp(log_variance)) ‖ N(0, I)) of (N, …), in closed form (Kingma & Welling 2014, appendix B).
 
     Returns (N,), nats.
     """
-    return -0.5 * (1 + log_variance - mean.square() - torch.exp(log_variance)).sum(1)
+    return -0.5 * (1 + log_variance - mean.square() - torch.exp(log_variance)).flatten(1).sum(1)
 
 
 def elbo(logits: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:

@@ -1,0 +1,167 @@
+import hashlib
+import json
+import subprocess
+import sys
+from pathlib import Path
+from typing import Any
+
+import pytest
+import torch
+from safetensors.torch import load_file, save_file
+
+from tests.vae.autoencoder import write_folder
+from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_folder
+from vae.checkpoint import CheckpointError
+
+
+@pytest.fixture(scope="module")
+def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    return tmp_path_factory.mktemp("models") / "small"
+
+
+@pytest.fixture(scope="module")
+def network(folder: Path) -> Any:
+    return write_folder(folder)
+
+
+@pytest.fixture(scope="module")
+def model(network: Any, folder: Path) -> AutoencoderKL:
+    return load_folder(folder).model
+
+
+def test_encode_and_decode_are_diffusers(network: Any, model: AutoencoderKL) -> None:
+    x = torch.rand(2, 3, 32, 32)
+    posterior = network.encode(2 * x - 1).latent_dist
+    mean, log_variance = model.encode(x)
+    torch.testing.assert_close(mean, posterior.mean, atol=1e-4, rtol=0)
+    torch.testing.assert_close(log_variance, posterior.logvar, atol=1e-4, rtol=0)
+    assert mean.shape == (2, *model.config.latent_shape)
+
+    signed = network.decode(mean).sample
+    assert signed.abs().max() > 1.1
+    torch.testing.assert_close(model.signed(mean), signed, atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.decode(mean), signed / 2 + 0.5, atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.image(model.decode(mean)), (signed / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
+
+
+def test_images_beyond_the_nominal_size_go_tile_by_tile(network: Any, model: AutoencoderKL) -> None:
+    z, x = torch.randn(1, 4, 30, 23), torch.rand(1, 3, 60, 46)
+    whole = network.decode(z).sample
+    network.enable_tiling()
+    try:
+        torch.testing.assert_close(model.signed(z), network.decode(z).sample, atol=1e-4, rtol=0)
+        torch.testing.assert_close(model.encode(x)[0], network.encode(2 * x - 1).latent_dist.mean, atol=1e-4, rtol=0)
+    finally:
+        network.disable_tiling()
+    assert (model.signed(z) - whole).abs().max() > 1e-3
+
+
+def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: AutoencoderKL) -> None:
+    x, decoded = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 3, 4, 5, dtype=torch.float64)
+    image = decoded.clamp(0, 1)
+    gaussian = torch.distributions.Normal(image, torch.ones(()))
+    wanted = (gaussian.log_prob(image) - gaussian.log_prob(x)).flatten(1).sum(1)
+    torch.testing.assert_close(model.reconstruction_loss(decoded, x), wanted)
+
+
+def test_what_is_loaded(model: AutoencoderKL, folder: Path) -> None:
+    checkpoint = load_folder(folder)
+    assert checkpoint.name == "small"
+    assert checkpoint.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    assert not checkpoint.model.training
+    assert not any(parameter.requires_grad for parameter in model.parameters())
+    config = checkpoint.model.config
+    assert (config.image_shape, config.latent_shape, config.stride) == ((3, 32, 32), (4, 16, 16), 2)
+    assert (config.scaling_factor, config.shift_factor) == (0.18215, 0.25)
+
+
+def test_shapes(model: AutoencoderKL) -> None:
+    config = model.config
+    assert config.image_shape_of((4, 3, 5)) == (3, 6, 10)
+    assert all(config.image_shape_of(shape) is None for shape in [(3, 4, 4), (4, 0, 4), (4, 4), (1, 4, 4, 4)])
+    assert config.takes((3, 7, 2))
+    assert not any(map(config.takes, [(1, 8, 8), (3, 1, 8), (8, 8)]))
+    assert config.image_shape_near(33, 46) == (3, 32, 46)
+    assert config.image_shape_near(1, 1) == (3, 2, 2)
+
+
+def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
+    write_folder(tmp_path).half().save_pretrained(tmp_path)
+    assert {parameter.dtype for parameter in load_folder(tmp_path).model.parameters()} == {torch.float32}
+
+
+def refusal(folder: Path) -> str:
+    with pytest.raises(CheckpointError) as refused:
+        load_folder(folder)
+    message = str(refused.value)
+    assert message.startswith(f"The checkpoint {folder} cannot be used: ")
+    assert message.endswith(".")
+    return message
+
+
+def edit(folder: Path, **changes: Any) -> None:
+    config = json.loads((folder / CONFIG).read_text())
+    (folder / CONFIG).write_text(json.dumps(config | changes))
+
+
+@pytest.mark.parametrize("name", [CONFIG, WEIGHTS])
+def test_a_file_is_missing(tmp_path: Path, name: str) -> None:
+    write_folder(tmp_path)
+    (tmp_path / name).unlink()
+    assert f"a folder without {name}" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize(
+    ("changes", "said"),
+    [
+        ({"_class_name": "VQModel"}, "that of 'VQModel'"),
+        ({"sample_size": 33}, "sample_size is 33; a multiple of 2"),
+        ({"sample_size": [32, 32]}, "sample_size is [32, 32]"),
+        ({"latent_channels": 8}, "diffusers cannot read it"),
+        ({"layers_per_block": 2}, "is missing"),
+        ({"use_quant_conv": False}, "quant_conv.bias is no part of it"),
+        ({"norm_num_groups": 7}, "diffusers cannot read it"),
+    ],
+)
+def test_another_configuration(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+    write_folder(tmp_path)
+    edit(tmp_path, **changes)
+    assert said in refusal(tmp_path)
+
+
+def test_channels_that_are_no_picture(tmp_path: Path) -> None:
+    write_folder(tmp_path, in_channels=4)
+    assert "4 channels in, 3 out" in refusal(tmp_path)
+
+
+@pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000])
+def test_a_configuration_that_is_none(tmp_path: Path, content: str) -> None:
+    write_folder(tmp_path)
+    (tmp_path / CONFIG).write_text(content)
+    assert "is not a JSON object" in refusal(tmp_path)
+
+
+def test_weights_that_are_cut_short(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    weights = tmp_path / WEIGHTS
+    weights.write_bytes(weights.read_bytes()[:-100])
+    assert "diffusers cannot read it" in refusal(tmp_path)
+
+
+def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    tensors = load_file(tmp_path / WEIGHTS)
+    tensors["decoder.conv_in.bias"][3] = float("nan")
+    save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
+    assert "decoder.conv_in.bias holds values that are not finite" in refusal(tmp_path)
+
+
+def test_diffusers_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    write_folder(tmp_path)
+    monkeypatch.setitem(sys.modules, "diffusers", None)
+    assert "pip install 'vae-service[diffusers]'" in refusal(tmp_path)
+
+
+def test_diffusers_is_imported_for_its_own_checkpoints_alone() -> None:
+    code = "import sys, vae, service.app; assert 'diffusers' not in sys.modules"
+    subprocess.run([sys.executable, "-c", code], check=True)
