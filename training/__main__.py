@@ -1,4 +1,4 @@
-"""The command line `vae-train`: fit, evaluate, plot, export."""
+"""The command line `vae-train`: fit, evaluate, plot, export, encode."""
 
 from __future__ import annotations
 
@@ -6,6 +6,7 @@ import argparse
 import json
 import sys
 from collections.abc import Sequence
+from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
@@ -61,6 +62,28 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     export.add_argument("checkpoint", type=Path, help="a checkpoint of vae-train fit, or the article's .pt")
     export.add_argument("--format", choices=("onnx", "torch-export"), default="onnx", help="(default: %(default)s)")
     export.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
+    encode = commands.add_parser("encode", help="write latents and losses of any number of images to Parquet")
+    encode.add_argument(
+        "input", type=Path, metavar="INPUT",
+        help="folder of pictures, .npy file, or .parquet file (or a folder of them) with a column of image bytes",
+    )  # fmt: skip
+    encode.add_argument(
+        "--out", type=Path, required=True, metavar="PATH",
+        help="folder to write part-*.parquet and errors-*.parquet to; a run that was cut off goes on where it was",
+    )  # fmt: skip
+    encode.add_argument(
+        "--checkpoint", type=Path, default=Path(str(files("weights"))) / "mnist.safetensors", metavar="PATH",
+        help="a checkpoint of vae-train fit, or the article's .pt (default: the bundled one)",
+    )  # fmt: skip
+    encode.add_argument(
+        "--batch-size", type=int, default=1000, metavar="N",
+        help="images read and encoded at a time; fewer need less memory (default: %(default)s)",
+    )  # fmt: skip
+    encode.add_argument("--device", default="auto", help="as of vae-train fit (default: %(default)s)")
+    encode.add_argument(
+        "--ray", metavar="ADDRESS",
+        help="encode on the Ray cluster there, such as auto on one of its machines; without it, on this machine alone",
+    )  # fmt: skip
     options = parser.parse_args(arguments)
     if options.command == "fit":
         try:
@@ -78,7 +101,8 @@ def _run(options: argparse.Namespace) -> int:
     from vae import CheckpointError  # noqa: PLC0415
 
     try:
-        {"fit": _fit, "evaluate": _evaluate, "plot": _plot, "export": _export}[options.command](options)
+        commands = {"fit": _fit, "evaluate": _evaluate, "plot": _plot, "export": _export, "encode": _encode}
+        commands[options.command](options)
     except (ConfigError, DataError, TrainingError, ExportError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
@@ -127,6 +151,14 @@ def _export(options: argparse.Namespace) -> None:
 
     for path in export(load(options.checkpoint), options.format, options.out):
         print(f"{path}: agrees with the checkpoint to {TOLERANCE:g} on batches of {', '.join(map(str, BATCHES))}.")
+
+
+def _encode(options: argparse.Namespace) -> None:
+    from training.encode import encode  # noqa: PLC0415
+    from vae import load  # noqa: PLC0415
+
+    checkpoint = load(options.checkpoint)
+    encode(checkpoint, options.input, options.out, options.batch_size, options.device, options.ray)
 
 
 def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:

@@ -1,0 +1,92 @@
+"""Latents and losses of as many images as there are, in a folder of Parquet files; a run that is cut goes on."""
+
+from __future__ import annotations
+
+import json
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from training.config import ConfigError
+from training.encode_inputs import open_input
+from training.encode_parts import Encoding
+from training.encode_rows import Part
+from vae import Checkpoint
+from vae.files import write_atomically
+
+RUN = "encoding.json"
+"""In the output: what was encoded with what."""
+
+
+def encode(checkpoint: Checkpoint, path: Path, out: Path, batch_size: int, device: str, ray: str | None) -> None:
+    """Encode the images at `path` into part-*.parquet in `out`, and what is wrong with others into errors-*.parquet.
+
+    What `out` has of them already is left as it is. Raises ConfigError or DataError; a KeyboardInterrupt says what was
+    done.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}; it must be 1 or more.")
+    path, out = path.absolute(), out.absolute()  # other machines have other working directories
+    if out.resolve().is_relative_to(path.resolve()):
+        raise ConfigError(f"--out {out} lies in {path}, which is read: give a folder that does not.")
+    source = open_input(path, checkpoint.model.config.image_shape)
+    about = {
+        "input": str(path),
+        "fingerprint": source.fingerprint,
+        "checkpoint": checkpoint.name,
+        "sha256": checkpoint.sha256,
+    }
+    _begin(out, about)
+    parts = [part for part in source.parts if not (out / f"part-{part.number:05}.parquet").exists()]
+    encoding = Encoding(source, checkpoint.model, out, batch_size, device)
+    total, left = (sum(part.stop - part.start for part in some) for some in (source.parts, parts))
+    if left < total:
+        print(f"Going on after {total - left:,} images.", flush=True)
+    try:
+        with tqdm(total=total, initial=total - left, desc="encoding", unit=" images", unit_scale=True) as bar:
+            for rows in _run(encoding, parts, ray):
+                bar.update(rows)
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt("Interrupted: whole parts are kept. The same command goes on.") from None
+    failed = sum(pq.read_metadata(file).num_rows for file in out.glob("errors-*.parquet"))
+    errors = f"; {failed:,} could not be read, {out}/errors-*.parquet say why" if failed else ""
+    print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
+
+
+def _run(encoding: Encoding, parts: Sequence[Part], ray: str | None) -> Iterator[int]:
+    if not parts:
+        return iter(())
+    if ray is None:
+        return encoding.run(parts, readers=0 if encoding.source.is_decoded else os.cpu_count() or 1)
+    from training.encode_ray import run_on_ray  # noqa: PLC0415 - ray is in an extra of its own
+
+    return run_on_ray(encoding, parts, ray)
+
+
+def _begin(out: Path, about: dict[str, str]) -> None:
+    """Make `out` ready for what `about` says; raises ConfigError where it holds anything else."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder.")
+    if out.exists():
+        for cut_off in (file for name in (RUN, "*.parquet") for file in out.glob(f".{name}.*")):
+            cut_off.unlink()
+    if not out.exists() or not any(out.iterdir()):
+        write_atomically(out / RUN, json.dumps(about, indent=1).encode())
+        return
+    try:
+        before = json.loads((out / RUN).read_bytes())
+    except (OSError, ValueError):
+        raise ConfigError(f"--out {out} holds something else than encodings: give a new folder.") from None
+    if before["sha256"] != about["sha256"]:
+        raise ConfigError(
+            f"--out {out} holds what another checkpoint, {before['checkpoint']}, made of {before['input']}: give "
+            "another folder, or that checkpoint."
+        )
+    if before["fingerprint"] != about["fingerprint"]:
+        raise ConfigError(
+            f"--out {out} holds encodings of {before['input']} as it was then, which {about['input']} is not now: give "
+            "another folder."
+        )

@@ -1,0 +1,146 @@
+"""Parts of an input through the model, each into a file of its own, which is there whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import defaultdict
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from training.data import DataError
+from training.encode_rows import Part, Rows, Source
+from training.workers import resolve_device
+from vae import VAE, kl_divergence, reconstruction_loss
+from vae.files import write_atomically
+
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What is encoded, with what, and where to; picklable, so that other machines can take some of the parts."""
+
+    source: Source
+    model: VAE
+    out: Path
+    batch_size: int
+    device: str
+
+    def run(self, parts: Sequence[Part], readers: int) -> Iterator[int]:
+        """Encode and write `parts`; yields the number of rows of each batch. Raises DataError.
+
+        `readers` processes read and decode ahead; 0 reads in this one.
+        """
+        model = self.model.to(resolve_device(self.device))
+        _keep_freed_memory()
+        loader = DataLoader(_Reader(self.source, parts, self.batch_size), None, num_workers=min(readers, len(parts)))
+        begun: dict[Part, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, model.config.latent_dim))
+        try:
+            for part, rows in loader:
+                tables = begun[part]
+                tables.add(rows, model)
+                if tables.rows == part.stop - part.start:
+                    begun.pop(part).write(self.out, part)
+                yield len(rows.ids)
+        except DataError as error:  # a reader's, told with the reader's stack before it
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+
+
+class _Reader(IterableDataset[tuple[Part, Rows]]):
+    """Batches of `parts`, of which each worker of a DataLoader reads its own."""
+
+    def __init__(self, source: Source, parts: Sequence[Part], batch_size: int) -> None:
+        self.source = source
+        self.parts = parts
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[tuple[Part, Rows]]:
+        worker = get_worker_info()
+        for part in self.parts if worker is None else self.parts[worker.id :: worker.num_workers]:
+            for rows in self.source.read(part, self.batch_size):
+                yield part, rows
+
+
+@dataclass
+class _Tables:
+    """The rows of one part: those that were encoded, and those that could not be."""
+
+    id_type: pa.DataType
+    latent_dim: int
+    encoded: list[pa.RecordBatch] = field(default_factory=list)
+    errors: list[pa.RecordBatch] = field(default_factory=list)
+    rows: int = 0
+
+    def add(self, rows: Rows, model: VAE) -> None:
+        """Encode a batch."""
+        if len(rows.images):
+            columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images)]
+            self.encoded.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
+        if rows.sentences:
+            columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.sentences)]
+            self.errors.append(pa.RecordBatch.from_arrays(columns, schema=self.error_schema))
+        self.rows += len(rows.ids)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of part-*.parquet."""
+        latent, nats = pa.list_(pa.float32(), self.latent_dim), pa.float32()
+        types = {"mean": latent, "log_variance": latent, "reconstruction_loss": nats, "kl_divergence": nats}
+        return pa.schema([("id", self.id_type), *types.items()])
+
+    @property
+    def error_schema(self) -> pa.Schema:
+        """Of errors-*.parquet."""
+        return pa.schema([("id", self.id_type), ("sentence", pa.string())])
+
+    def write(self, out: Path, part: Part) -> None:
+        """Errors first: it is the other file that says that the part is done."""
+        errors = out / f"errors-{part.number:05}.parquet"
+        try:
+            if self.errors:
+                _write(errors, pa.Table.from_batches(self.errors))
+            else:
+                errors.unlink(missing_ok=True)  # of a time before the cut, when a file could not be read
+            _write(out / f"part-{part.number:05}.parquet", pa.Table.from_batches(self.encoded, self.schema))
+        except OSError as error:
+            raise DataError(
+                f"Part {part.number} cannot be written to {out}: {error.strerror}. Free the disk; the same command "
+                "goes on."
+            ) from error
+
+
+@torch.inference_mode()
+def _encode(model: VAE, images: Tensor) -> list[pa.Array]:
+    """Mean and log-variance of q(z|x), (n, D); losses in nats, (n,), of what is decoded from the mean."""
+    images = images.to(model.mean_layer.weight.device)
+    pixels = images.float().div_(255) if images.dtype == torch.uint8 else images  # to_pixels, without a second copy
+    mean, log_variance = model.encode(pixels)
+    latents = [pa.array(values.flatten().cpu().numpy()) for values in (mean, log_variance)]
+    losses = (reconstruction_loss(model.decode(mean), pixels), kl_divergence(mean, log_variance))
+    return [
+        *(pa.FixedSizeListArray.from_arrays(values, mean.shape[1]) for values in latents),
+        *(pa.array(values.cpu().numpy()) for values in losses),
+    ]
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep a batch's memory for the next one: giving it back and getting it page by page takes a fifth."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; the most that it takes
+        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, use_dictionary=False)  # nearly every value is another one
+    write_atomically(path, buffer.getvalue().to_pybytes())

@@ -1,0 +1,80 @@
+"""What every input to encode comes down to: parts, and in them rows with an id and an image or a sentence."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import NamedTuple, Protocol
+
+import pyarrow as pa
+from torch import Tensor
+
+PART_ROWS = 16_384
+"""Images that are encoded, written and, after a cut, done again together."""
+
+Shape = tuple[int, int, int]
+"""C×H×W."""
+
+
+class Part(NamedTuple):
+    """The rows of an input from `start` to before `stop`."""
+
+    number: int
+    start: int
+    stop: int
+
+
+class Rows(NamedTuple):
+    """Consecutive rows, n of them, of which m gave an image."""
+
+    ids: pa.Array
+    """(n,)"""
+    readable: pa.BooleanArray
+    """(n,): which are the m."""
+    images: Tensor
+    """(m, C, H, W), uint8 or float32 in [0, 1]."""
+    sentences: list[str]
+    """What is wrong with the n − m others, in order."""
+
+
+class Source(Protocol):
+    """An input: picklable, opened where it is read."""
+
+    @property
+    def path(self) -> Path:
+        """Where it lies."""
+
+    @property
+    def fingerprint(self) -> str:
+        """Another one for another input, and for a changed one."""
+
+    @property
+    def id_type(self) -> pa.DataType:
+        """Of `Rows.ids`."""
+
+    @property
+    def parts(self) -> Sequence[Part]:
+        """Each row is in one of them."""
+
+    @property
+    def is_decoded(self) -> bool:
+        """Are its images in a file as they are, so that reading takes no time?"""
+
+    def read(self, part: Part, batch_size: int) -> Iterator[Rows]:
+        """At most `batch_size` rows at a time; raises DataError where the input itself can no longer be read."""
+
+
+def equal_parts(rows: int) -> list[Part]:
+    """Parts of PART_ROWS, the last one of what is left."""
+    starts = range(0, rows, PART_ROWS)
+    return [Part(number, start, min(start + PART_ROWS, rows)) for number, start in enumerate(starts)]
+
+
+def fingerprint(files: Iterator[tuple[str, os.stat_result]]) -> str:
+    """Of names, sizes and times of change."""
+    digest = hashlib.sha256(str(PART_ROWS).encode())
+    for name, state in files:
+        digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
+    return digest.hexdigest()
