@@ -1,0 +1,134 @@
+"""Thousands of items, in requests in flight."""
+
+from __future__ import annotations
+
+import threading
+from collections.abc import Iterator
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.client.callers import Caller, Connect
+from tests.client.fake import MODEL, answer, fake
+from tests.service.pictures import Bytes, npy, png
+from tests.service.running import Running
+from vae_client import Client, InvalidInput
+from vae_client.batches import BATCH_BYTES, split
+
+
+def sizes(items: Any, size: int = 1000) -> list[int]:
+    return [len(batch) for batch in split(items, size)]
+
+
+def test_arrays_are_cut_without_a_copy() -> None:
+    items = np.zeros((2500, 28, 28), np.uint8)
+    assert sizes(items) == [1000, 1000, 500]
+    assert all(np.shares_memory(batch, items) for batch in split(items, 1000))
+    assert [batch.shape for batch in split(items[:5], 2)] == [(2, 1, 28, 28), (2, 1, 28, 28), (1, 1, 28, 28)]
+    assert sizes(torch.zeros(2500, 3)) == [1000, 1000, 500]
+    assert sizes(items[:0]) == []
+
+
+def test_large_items_make_small_batches(tmp_path: Path, images: Bytes) -> None:
+    third = np.zeros((5, BATCH_BYTES // 3), np.uint8)
+    assert sizes(third) == [3, 2]
+    assert sizes(torch.from_numpy(third)) == [3, 2]
+    assert sizes(list(third)) == [3, 2]
+    assert sizes([torch.from_numpy(row) for row in third]) == [3, 2]
+    assert sizes([row.tobytes() for row in third]) == [3, 2]
+    (tmp_path / "large").write_bytes(third[0].tobytes())
+    assert sizes([tmp_path / "large"] * 2 + [str(tmp_path / "large")] * 3) == [3, 2]
+    assert sizes([Image.new("RGB", (1024, BATCH_BYTES // 1024 // 9))] * 5) == [3, 2]
+    assert sizes(np.zeros((2, BATCH_BYTES + 1), np.uint8)) == [1, 1]
+    assert sizes([bytes(BATCH_BYTES + 1)] * 2) == [1, 1]
+    assert sizes([[0.0, 0.0, 0.0]] * 2500) == [1000, 1000, 500]
+
+
+@pytest.mark.parametrize("as_tensor", [False, True])
+def test_thousands_come_back_in_order(caller: Caller, images: Bytes, as_tensor: bool) -> None:
+    many: Any = np.tile(images, (23, 1, 1))[:4501]
+    many = torch.from_numpy(many) if as_tensor else many
+    answers = list(caller.map("encode", many, size=500, in_flight=3))
+    assert [len(answer.mean) for answer in answers] == [500] * 9 + [1]
+    one = caller.ask("encode", images).mean
+    np.testing.assert_array_equal(np.concatenate([answer.mean for answer in answers]), np.tile(one, (23, 1))[:4501])
+
+
+def test_latents_and_reconstructions(connect: Connect, url: str, images: Bytes) -> None:
+    caller = connect(url)
+    z = np.random.default_rng(0).standard_normal((2100, 3), np.float32)
+    decoded = np.concatenate([answer.pixels for answer in caller.map("decode", z)])
+    np.testing.assert_array_equal(decoded, caller.ask("decode", z).pixels)
+    pictures = [png(image) for image in images[:10]]
+    assert [len(answer.pixels) for answer in caller.map("reconstruct", pictures, size=3)] == [3, 3, 3, 1]
+
+
+def test_no_more_is_read_than_is_under_way(caller: Caller) -> None:
+    read = 0
+
+    def items() -> Iterator[list[float]]:
+        nonlocal read
+        for _ in range(1000):
+            read += 1
+            yield [0.0, 0.0, 0.0]
+
+    answers = caller.map("decode", items(), size=10, in_flight=3)
+    for taken in range(1, 6):
+        assert next(answers).pixels.shape == (10, 1, 28, 28)
+        assert read <= (taken + 3) * 10 + 1
+    answers.close()  # type: ignore[attr-defined]
+    assert read <= 90
+
+
+def test_so_many_are_in_flight_and_no_more(connect: Connect) -> None:
+    body = answer(npy(np.zeros((10, 1, 28, 28), np.float32)), media_type="application/x-npy")
+    with fake((0.3, body)) as server:
+        assert len(list(connect(server.url).map("decode", np.zeros((80, 3)), size=10, in_flight=4))) == 8
+    assert server.most_at_once == 4
+    assert {request.connection for request in server.seen} == set(range(4))
+
+
+def test_a_bad_batch_ends_it(caller: Caller) -> None:
+    z = np.zeros((1000, 3))
+    z[450] = np.nan
+    answers = caller.map("decode", z, size=100, in_flight=2)
+    for _ in range(4):
+        next(answers)
+    with pytest.raises(InvalidInput, match="not finite"):
+        next(answers)
+    with pytest.raises(StopIteration):
+        next(answers)
+    assert caller.ask("model").latent_dim == 3
+
+
+def test_the_bar(connect: Connect, capsys: pytest.CaptureFixture[str]) -> None:
+    z = np.zeros((200, 3))
+    with fake((answer(npy(np.zeros((50, 1, 28, 28), np.float32)), media_type="application/x-npy"),)) as server:
+        caller = connect(server.url)
+        list(caller.map("decode", z, size=50))
+        assert "/200" not in capsys.readouterr().err  # another test's service may log there
+        list(caller.map("decode", z, size=50, progress=True))
+        assert "200/200" in capsys.readouterr().err
+        list(caller.map("decode", iter(z), size=50, progress=True))
+        assert "200 items" in capsys.readouterr().err
+
+
+def test_threads_share_a_client(served: Running, url: str) -> None:
+    with Client(url) as client:
+        names: list[str] = []
+        threads = [threading.Thread(target=lambda: names.append(client.model().name)) for _ in range(20)]
+        for thread in threads:
+            thread.start()
+        for thread in threads:
+            thread.join()
+    assert len(names) == 20
+
+
+def test_nothing_to_do(connect: Connect) -> None:
+    with fake((MODEL,)) as server:
+        assert list(connect(server.url).map("decode", [])) == []
+    assert not server.seen
