@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 from types import TracebackType
-from typing import Literal, cast
+from typing import Literal, Self, cast
 
 from service.errors import DeadlineExceeded, ShareExceeded, Unavailable
 
@@ -12,7 +12,10 @@ RETRY = {"Retry-After": "1"}
 
 
 class Admission:
-    """Bounds the requests in flight, each key's share of them, and the time that each may take."""
+    """Bounds the requests in flight, each key's share of them, and the time that each may take.
+
+    The place of a request whose body is still to come is lent to others: who sends slowly keeps nobody out.
+    """
 
     def __init__(self, *, queue_limit: int, keys: int, deadline: float) -> None:
         """With several keys each may hold an equal share of `queue_limit` places; `deadline` is in seconds."""
@@ -20,52 +23,68 @@ class Admission:
         self._limit = queue_limit
         self._share = max(1, queue_limit // max(1, keys))
         self._deadline = deadline
-        self._taken: dict[Place, float] = {}  # until when; the first to come is the first to be overdue
+        self._due: dict[Place, float] = {}  # until when; the first to come is the first to be overdue
+        self._taken = 0
         self._taken_by: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
 
     @property
     def in_flight(self) -> int:
         """Requests let in and not yet answered."""
-        return len(self._taken)
+        return len(self._due)
 
-    def place(self, key: bytes) -> Place:
-        """A place to hold while a request is answered; entering it raises Unavailable or ShareExceeded."""
-        return Place(self, key, self._deadline)
+    def place(self, key: bytes, *, lent: bool = False) -> Place:
+        """A place to hold while a request is answered, or, if `lent`, from when it is taken.
+
+        Entering it, and taking it, raise Unavailable or ShareExceeded.
+        """
+        return Place(self, key, self._deadline, lent)
 
     def enter(self, place: Place) -> None:
         """Let in, or raise."""
         if self.status != "ok":
-            raise Unavailable(f"The service is {self.status}; try again in a moment.", headers=RETRY)
-        if len(self._taken) >= self._limit:
-            raise Unavailable(f"All {self._limit} places in the queue are taken; try again in a moment.", headers=RETRY)
-        taken = self._taken_by.get(place.key, 0)
-        if taken >= self._share:
+            raise Unavailable(f"The service is {self.status}; try again in a moment.", self.status)
+        self._check(place.key)
+        if not place.lent:
+            self._count(place)
+        loop = asyncio.get_running_loop()
+        due = self._due[place] = loop.time() + self._deadline
+        if self._timer is None:
+            self._timer = loop.call_at(due, self._end_overdue)
+
+    def take(self, place: Place) -> None:
+        """Lend it no longer, or raise."""
+        self._check(place.key)
+        self._count(place)
+        place.lent = False
+
+    def leave(self, place: Place) -> None:
+        """Give the place back."""
+        del self._due[place]
+        if place.lent:
+            return
+        self._taken -= 1
+        taken = self._taken_by.pop(place.key)
+        if taken > 1:
+            self._taken_by[place.key] = taken - 1
+
+    def _check(self, key: bytes) -> None:
+        if self._taken >= self._limit:
+            raise Unavailable(f"All {self._limit} places in the queue are taken; try again in a moment.", "queue_full")
+        if self._taken_by.get(key, 0) >= self._share:
             raise ShareExceeded(
                 f"This key holds all {self._share} places of its share of the queue; wait for an answer first.",
                 headers=RETRY,
             )
-        loop = asyncio.get_running_loop()
-        due = loop.time() + self._deadline
-        self._taken[place] = due
-        self._taken_by[place.key] = taken + 1
-        if self._timer is None:
-            self._timer = loop.call_at(due, self._end_overdue)
 
-    def leave(self, place: Place) -> None:
-        """Give the place back."""
-        del self._taken[place]
-        taken = self._taken_by.pop(place.key)
-        if taken > 1:
-            self._taken_by[place.key] = taken - 1
-        if not self._taken and self._timer is not None:
-            self._timer.cancel()
-            self._timer = None
+    def _count(self, place: Place) -> None:
+        self._taken += 1
+        self._taken_by[place.key] = self._taken_by.get(place.key, 0) + 1
 
     def _end_overdue(self) -> None:
         """One timer for all: each request has the same time, so they fall due in the order in which they came."""
         loop = asyncio.get_running_loop()
-        for place, due in self._taken.items():
+        for place, due in self._due.items():
             if due > loop.time():
                 self._timer = loop.call_at(due, self._end_overdue)
                 return
@@ -76,16 +95,21 @@ class Admission:
 class Place:
     """A request's place in the queue, held in a `with` block, which is cancelled when its time is over."""
 
-    def __init__(self, admission: Admission, key: bytes, deadline: float) -> None:
+    __slots__ = ("_admission", "_cancelling", "_deadline", "_ended", "_task", "key", "lent")
+
+    def __init__(self, admission: Admission, key: bytes, deadline: float, lent: bool) -> None:
         self.key = key
+        self.lent = lent
+        """Is it others' as yet?"""
         self._admission = admission
         self._deadline = deadline
         self._ended = False
 
-    def __enter__(self) -> None:
+    def __enter__(self) -> Self:
         self._admission.enter(self)
         self._task = cast("asyncio.Task[object]", asyncio.current_task())
         self._cancelling = self._task.cancelling()
+        return self
 
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
@@ -93,6 +117,10 @@ class Place:
         self._admission.leave(self)
         if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise DeadlineExceeded(f"No answer within {self._deadline:g} seconds.") from error
+
+    def take(self) -> None:
+        """Lend it no longer; raises Unavailable or ShareExceeded where others hold them all."""
+        self._admission.take(self)
 
     def end(self) -> None:
         """Cancel the block, once: its time is over."""

@@ -11,15 +11,17 @@ from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
-from PIL import Image, ImageChops, ImageOps, UnidentifiedImageError
+from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
+from service import effort
 from service.errors import TooLarge, UnreadableBody
 
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 Fit = Literal["contain", "cover", "stretch"]
 
+JPEG_QUALITY = 90
 FORMATS = {
     "image/png": "PNG",
     "image/jpeg": "JPEG",
@@ -36,10 +38,13 @@ STORED_BYTES = 4096
 
 def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.Image:
     """Read an image's header, not its pixels; raises UnreadableBody or TooLarge."""
+    stream = effort.Stream(body)
+    is_png = body.startswith(PNG_SIGNATURE)
+    if is_png:
+        effort.check_profiles(body, name)
     try:
-        stream = io.BytesIO(body)
-        if body.startswith(PNG_SIGNATURE):  # Pillow's search for the format takes as long as reading a small PNG
-            image: Image.Image = PngImageFile(stream)
+        if is_png:  # Pillow's search for the format takes as long as reading a small PNG
+            image: ImageFile.ImageFile = PngImageFile(stream)
         else:
             image = Image.open(stream, formats=tuple(FORMATS.values()))
     except UnidentifiedImageError as error:
@@ -49,6 +54,9 @@ def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.I
         raise UnreadableBody(f"{name} is not a whole image: its header cannot be read.") from error
     if image.width * image.height > pixel_limit:
         raise TooLarge(f"{name} is an image of {image.width}×{image.height} pixels; at most {pixel_limit} are taken.")
+    effort.check_pixels(image, body, name)
+    stream.reads_left = effort.READS
+    image.decodermaxblock = len(body)  # fed in pieces, a decoder may begin anew with each
     return image
 
 
@@ -66,8 +74,11 @@ def to_array(
         image.draft(mode, (4 * width, 4 * height))  # a JPEG is decoded at an eighth of its size where that is enough
         image.load()
         if image.info:  # where an orientation would be
+            effort.check_exif(image, name)
             ImageOps.exif_transpose(image, in_place=True)
         picture = _flatten(image, mode, invert=invert)
+    except TooLarge:
+        raise
     except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise UnreadableBody(f"{name} is not a whole image: its pixels cannot be decoded.") from error
     size = (width, height)
@@ -103,19 +114,35 @@ def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
     return Image.composite(colour, Image.new(mode, image.size), alpha)
 
 
-def write_png(images: ByteArray, *, columns: int | None = None, scale: int = 1) -> bytes:
-    """Images, uint8 (N, H, W, C) → one PNG: a single image, or a grid as square as it can be, row by row.
+def write_png(scanlines: ByteArray, channels: int, *, columns: int | None = None, scale: int = 1) -> bytes:
+    """Images → one PNG: a single image, or a grid as square as it can be, row by row.
 
+    `scanlines` are uint8 (N, H, 1 + W·C): each row of pixels after the number of its filter, 0, as PNG wants it.
     `columns` sets the grid's width in images, `scale` enlarges each pixel to a square of that side.
     """
-    sheet = images[0] if len(images) == 1 else _tile(images, columns)
+    if len(scanlines) == scale == 1 and scanlines.size <= STORED_BYTES:
+        return _store_png(scanlines[0], channels)
+    sheet = _sheet(scanlines, channels, columns)
     if scale > 1:
         sheet = sheet.repeat(scale, 0).repeat(scale, 1)
-    if sheet.nbytes <= STORED_BYTES:
-        return _store_png(sheet)
     buffer = io.BytesIO()
-    Image.fromarray(sheet[:, :, 0] if sheet.shape[2] == 1 else sheet).save(buffer, "PNG", compress_level=1)
+    Image.fromarray(sheet).save(buffer, "PNG", compress_level=1)
     return buffer.getvalue()
+
+
+def write_jpeg(scanlines: ByteArray, channels: int) -> bytes:
+    """Images, as `write_png` takes them → one JPEG."""
+    buffer = io.BytesIO()
+    Image.fromarray(_sheet(scanlines, channels, None)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _sheet(scanlines: ByteArray, channels: int, columns: int | None) -> ByteArray:
+    """Images side by side, (H, W) or (H, W, 3)."""
+    count, height, _ = scanlines.shape
+    images = scanlines[:, :, 1:].reshape(count, height, -1, channels)
+    sheet = images[0] if count == 1 else _tile(images, columns)
+    return sheet[:, :, 0] if channels == 1 else sheet
 
 
 def _tile(images: ByteArray, columns: int | None) -> ByteArray:
@@ -129,27 +156,23 @@ def _tile(images: ByteArray, columns: int | None) -> ByteArray:
     return sheet.reshape(rows * height, columns * width, channels)
 
 
-def _store_png(sheet: ByteArray) -> bytes:
-    """A PNG (ISO/IEC 15948) of (H, W, C) in one stored block of zlib's (RFC 1950, RFC 1951): nothing is compressed."""
-    height, width, channels = sheet.shape
-    scanlines = np.zeros((height, 1 + width * channels), np.uint8)  # each begins with its filter: none
-    scanlines[:, 1:] = sheet.reshape(height, -1)
+def _store_png(scanlines: ByteArray, channels: int) -> bytes:
+    """A PNG (ISO/IEC 15948) in one stored block of zlib's (RFC 1950, RFC 1951): nothing is compressed."""
+    head, check = _stored_head(*scanlines.shape, channels)
     pixels = scanlines.tobytes()
-    head, check = _stored_head(height, width, channels)
     adler = zlib.adler32(pixels).to_bytes(4)
     check = zlib.crc32(adler, zlib.crc32(pixels, check))
     return b"".join((head, pixels, adler, check.to_bytes(4), _END))
 
 
 @lru_cache
-def _stored_head(height: int, width: int, channels: int) -> tuple[bytes, int]:
-    """All that goes before the pixels, and the checksum of the part of it that the pixels' chunk begins with."""
+def _stored_head(height: int, length: int, channels: int) -> tuple[bytes, int]:
+    """All that goes before the scanlines, and the checksum of the part of it that their chunk begins with."""
     colour_type = {1: 0, 3: 2}[channels]
-    header = b"IHDR" + struct.pack(">IIBBBBB", width, height, 8, colour_type, 0, 0, 0)
-    size = height * (1 + width * channels)
+    header = b"IHDR" + struct.pack(">IIBBBBB", (length - 1) // channels, height, 8, colour_type, 0, 0, 0)
+    size = height * length
     data = b"IDAT" + struct.pack("<2sBHH", b"\x78\x01", 1, size, size ^ 0xFFFF)
-    length = struct.pack(">I", len(data) - 4 + size + 4)
-    return PNG_SIGNATURE + _chunk(header) + length + data, zlib.crc32(data)
+    return PNG_SIGNATURE + _chunk(header) + struct.pack(">I", len(data) + size) + data, zlib.crc32(data)
 
 
 def _chunk(kind_and_data: bytes) -> bytes:

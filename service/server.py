@@ -1,34 +1,34 @@
-"""uvicorn, set up for this service: problem documents for its own refusals, and a stop that loses nothing."""
+"""uvicorn, set up for this service: no caller keeps it waiting, and a stop loses nothing."""
 
 from __future__ import annotations
 
+import asyncio
 import gc
 import signal
 import time
+from collections.abc import Callable
+from concurrent.futures import ThreadPoolExecutor
 from functools import partial
-from socket import socket
+from socket import fromfd, socket
 from types import FrameType
 
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn, LifespanSendMessage
-from uvicorn.protocols.http.httptools_impl import HttpToolsProtocol
 
-from service.app import StartError, create_app
-from service.errors import MEDIA_TYPE, UnreadableBody, problem_document
+from service.app import Served, StartError, create_app
+from service.connection import Connection
+from service.metrics import Metrics
 from service.observability import log_config
 from service.settings import Settings
-from vae.checkpoint import Checkpoint
 
-
-class Protocol(HttpToolsProtocol):
-    """HTTP/1.1 whose own errors are problem documents too."""
-
-    def send_400_response(self, msg: str) -> None:
-        """Refuse what is not HTTP, and hang up."""
-        body = problem_document(UnreadableBody(msg))
-        head = f"HTTP/1.1 400 Bad Request\r\ncontent-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\n"
-        self.transport.write(head.encode() + b"connection: close\r\n\r\n" + body)
-        self.transport.close()
+YOUNG_OBJECTS = 10_000
+"""Between two collections; by Python's 700 a full micro-batch of requests would be one."""
+THREADS = 4
+"""Beside the event loop, for what takes long: pictures to decode, bodies to unpack, answers to write. Each may take as
+much memory as a whole picture does, so that Python's own number, up to 32, is too many."""
+LAST_CALLERS_S = 0.1
+"""In which those are let in who have connected before the end."""
+BEAT_EVERY_S = 0.5
 
 
 class Lifespan(LifespanOn):
@@ -46,14 +46,20 @@ class Lifespan(LifespanOn):
 class Server(uvicorn.Server):
     """At a stop: not ready, no new work, what was let in is answered, exit status 0."""
 
-    def __init__(self, settings: Settings, checkpoint: Checkpoint | None = None) -> None:
-        """`checkpoint` is given where it has been loaded before."""
+    def __init__(
+        self,
+        settings: Settings,
+        checkpoint: Served | None = None,
+        metrics: Metrics | None = None,
+        beat: Callable[[], None] = lambda: None,
+    ) -> None:
+        """`checkpoint` is given where it has been loaded before; `beat` is called as long as the event loop turns."""
         config = uvicorn.Config(
-            partial(create_app, settings, checkpoint),
+            partial(create_app, settings, checkpoint, metrics),
             factory=True,
             host=settings.host,
             port=settings.port,
-            http=Protocol,
+            http=Connection,
             lifespan="on",
             log_config=log_config(settings.log_level, settings.log_format),
             server_header=False,
@@ -61,6 +67,7 @@ class Server(uvicorn.Server):
             access_log=False,
         )
         super().__init__(config)
+        self._beat = beat
         self._drain_time = settings.drain_time
         self._drained_by = float("inf")
 
@@ -80,8 +87,12 @@ class Server(uvicorn.Server):
         It would walk half a million of torch's objects in 100 ms at each full collection, and in a forked worker copy
         the pages that it shares.
         """
+        self._loop = asyncio.get_running_loop()
+        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside"))
+        self._keep_beating()
         await super().startup(sockets)
         gc.freeze()
+        gc.set_threshold(YOUNG_OBJECTS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain at the first signal; a second one stops at once."""
@@ -92,6 +103,7 @@ class Server(uvicorn.Server):
         else:
             admission.status = "draining"
             self._drained_by = time.monotonic() + self._drain_time
+            self._loop.call_soon_threadsafe(self._tell_connections)  # not here, in the middle of anything
 
     async def on_tick(self, counter: int) -> bool:
         """Stop when drained or out of time, or when uvicorn has a reason of its own."""
@@ -100,4 +112,25 @@ class Server(uvicorn.Server):
         drained = admission.status == "draining" and (not admission.in_flight or left <= 0)
         if drained:  # what remains is to write the last answers out
             self.config.timeout_graceful_shutdown = max(1, int(left))
+        elif admission.status == "draining":
+            self._tell_connections()
         return await super().on_tick(counter) or drained
+
+    async def shutdown(self, sockets: list[socket] | None = None) -> None:
+        """Answer those who have come, let nobody else in, and end."""
+        self._tell_connections()
+        for server in self.servers:
+            for listener in server.sockets:
+                with fromfd(listener.fileno(), listener.family, listener.type) as same:
+                    same.listen(0)  # closed with callers in its queue it would hang up on them
+        await asyncio.sleep(LAST_CALLERS_S)
+        await super().shutdown(sockets)
+
+    def _tell_connections(self) -> None:
+        """The answer to the next request is the last one."""
+        for connection in self.server_state.connections:
+            connection.shutdown()
+
+    def _keep_beating(self) -> None:
+        self._beat()
+        self._loop.call_later(BEAT_EVERY_S, self._keep_beating)

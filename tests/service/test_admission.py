@@ -109,3 +109,24 @@ def test_a_failure_gives_its_place_back() -> None:
         with pytest.raises(ZeroDivisionError):
             asyncio.run(come())
     assert admission.in_flight == 0
+
+
+def test_a_place_that_is_lent_is_another_ones() -> None:
+    admission = open_admission(queue_limit=2, keys=2)
+
+    async def come() -> None:
+        with admission.place(b"a", lent=True) as place:
+            with admission.place(b"a"):
+                assert admission.in_flight == 2
+                with pytest.raises(ShareExceeded):
+                    place.take()
+            place.take()
+            with pytest.raises(ShareExceeded):
+                hold(ExitStack(), admission, b"a")
+        assert admission.in_flight == 0
+        with ExitStack() as stack:
+            hold(stack, admission, b"a", b"b")
+            with pytest.raises(Unavailable):
+                stack.enter_context(admission.place(b"a", lent=True))
+
+    asyncio.run(come())

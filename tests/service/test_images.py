@@ -270,13 +270,23 @@ def test_missing_pixels(images: Bytes) -> None:
 # The PNG that goes out.
 
 
+def scanlines(images: Bytes) -> Bytes:
+    """(N, H, W, C) → (N, H, 1 + W·C)."""
+    return np.pad(images.reshape(*images.shape[:2], -1), ((0, 0), (0, 0), (1, 0)))
+
+
 def test_colour_png() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5), np.uint8)
-    sheet = read_png(write_png(rgb.transpose(0, 2, 3, 1), columns=1, scale=2))
+    sheet = read_png(write_png(scanlines(rgb.transpose(0, 2, 3, 1)), 3, columns=1, scale=2))
     wanted = np.concatenate(list(rgb.transpose(0, 2, 3, 1)))
     assert np.array_equal(sheet, wanted.repeat(2, 0).repeat(2, 1))
 
 
-def test_a_single_image_is_grey_of_its_size() -> None:
-    with Image.open(io.BytesIO(write_png(np.zeros((1, 28, 20, 1), np.uint8)))) as image:
-        assert (image.mode, image.size, image.format) == ("L", (20, 28), "PNG")
+@pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])
+@pytest.mark.parametrize("size", [20, 100])
+def test_a_single_image_is_of_its_size(channels: int, mode: str, size: int) -> None:
+    """Stored or compressed."""
+    pixels = np.random.default_rng(0).integers(0, 256, (1, 28, size, channels), np.uint8)
+    with Image.open(io.BytesIO(write_png(scanlines(pixels), channels))) as image:
+        assert (image.mode, image.size, image.format) == (mode, (size, 28), "PNG")
+        assert np.array_equal(np.asarray(image).reshape(pixels[0].shape), pixels[0])

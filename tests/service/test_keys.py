@@ -1,3 +1,5 @@
+import hmac
+
 import pytest
 
 from service.errors import Unauthorized
@@ -37,3 +39,22 @@ def test_the_bearer_goes_before_the_other_header() -> None:
 def test_a_key_of_any_letters_opens() -> None:
     keyring = Keyring(["schlüssel"])
     assert keyring.identify("", "schlüssel".encode().decode("latin-1"))
+
+
+def test_all_keys_are_compared_in_constant_time_and_by_digests(monkeypatch: pytest.MonkeyPatch) -> None:
+    """How long it takes tells neither which key was near, nor how near, nor how long it is."""
+    compared: list[tuple[bytes, bytes]] = []
+    compare = hmac.compare_digest
+
+    def watched(one: bytes, other: bytes) -> bool:
+        compared.append((one, other))
+        return compare(one, other)
+
+    keyring = Keyring(["first", "second", "a much longer third"])
+    monkeypatch.setattr(hmac, "compare_digest", watched)
+    for key in ("first", "a much longer third"):
+        keyring.identify("", key)
+    with pytest.raises(Unauthorized):
+        keyring.identify("", "none of them")
+    assert len(compared) == 9
+    assert {len(digest) for pair in compared for digest in pair} == {32}

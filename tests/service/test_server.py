@@ -7,7 +7,8 @@ import signal
 import socket
 import time
 from collections.abc import Callable, Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -59,6 +60,25 @@ def test_a_stop_loses_nothing(client: httpx.Client) -> None:
         assert b"\x89PNG" in answer
         assert server.process.wait(10) == 0
         assert "Traceback" not in server.log
+
+
+def test_who_is_connected_at_a_stop_is_answered() -> None:
+    """On a connection that was idle, and on one that was made just before; then it is closed."""
+    probe = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
+    with live_server() as server, ExitStack() as stack:
+        kept, fresh = (
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10)) for _ in range(2)
+        )
+        kept.sendall(probe)
+        assert b"connection: close" not in kept.recv(65536)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.05)
+        for connection in (kept, fresh):
+            connection.sendall(probe)
+            answer = b"".join(iter(partial(connection.recv, 65536), b""))
+            assert answer.startswith(b"HTTP/1.1 503")
+            assert b"connection: close" in answer
+        assert server.process.wait(10) == 0
 
 
 def test_secrets_are_never_logged_and_a_stop_waits_no_longer_than_it_may() -> None:

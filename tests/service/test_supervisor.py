@@ -6,6 +6,7 @@ import signal
 import socket
 import time
 from collections.abc import Iterator
+from functools import partial
 
 import httpx
 import pytest
@@ -81,6 +82,32 @@ def test_an_idle_stop_is_status_0(server: LiveServer) -> None:
     server.process.send_signal(signal.SIGCONT)
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log
+
+
+def test_a_stuck_worker_is_replaced(server: LiveServer) -> None:
+    first, second = workers(server)
+    os.kill(first, signal.SIGSTOP)
+    wait_until(lambda: len(workers(server)) == 3, limit=20)
+    assert f"Worker {first} has not responded for 10 s." in server.log
+    assert second in workers(server)
+    assert server.get(SAMPLE).status_code == 200
+
+
+def test_workers_end_with_their_supervisor(server: LiveServer) -> None:
+    pids = workers(server)
+    server.process.kill()
+    wait_until(lambda: server.log.count("Finished server process") == 2, limit=5)
+    assert "Traceback" not in server.log
+    for pid in pids:
+        wait_until(partial(gone, pid))
+
+
+def gone(pid: int) -> bool:
+    try:
+        os.kill(pid, 0)
+    except ProcessLookupError:
+        return True
+    return False
 
 
 def test_workers_with_threads_of_their_own_answer() -> None:

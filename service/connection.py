@@ -1,0 +1,303 @@
+"""HTTP/1.1 with one caller: bytes → requests for the application, with a limit and a time for each of their parts."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import deque
+from collections.abc import Callable
+from dataclasses import dataclass
+from typing import Any, cast
+from urllib.parse import unquote
+
+import httptools
+from starlette.types import Scope
+from uvicorn import Config
+from uvicorn.protocols.utils import get_local_addr, get_remote_addr
+from uvicorn.server import ServerState
+
+from service.cycle import STATUS_LINES, Cycle
+from service.errors import MEDIA_TYPE, HeadTooLarge, ServiceError, SlowCaller, UnreadableBody, problem_document
+
+HEAD_LIMIT = 64 * 2**10
+"""Bytes of a request's line and header fields, and of what else is none of its body: trailers, a chunk's extensions."""
+BODY_BUFFER = 256 * 2**10
+"""Bytes of a body that may wait for the application; then the caller has to."""
+LINGER_S = 2
+"""After an answer that did not wait for the whole request: a caller who still sends would lose it at a sudden end."""
+ON_ITS_WAY_S = 0.3
+"""In which a request reaches a connection that is to be closed."""
+NEVER = float("inf")
+
+
+@dataclass(frozen=True)
+class Patience:
+    """Seconds that a caller is waited for."""
+
+    caller: float
+    """For the head of a request, for more of its body, for taking an answer."""
+    idle: float
+    """For the next request."""
+    on_refusal: Callable[[ServiceError], None] | None = None
+    """Told of each who was refused before there was a request."""
+
+
+class Connection(asyncio.Protocol):
+    """What uvicorn makes for each caller that connects.
+
+    The requests of one connection are answered one after the other. One that breaks off takes its requests with it.
+    """
+
+    transport: asyncio.Transport
+
+    def __init__(
+        self,
+        config: Config,
+        server_state: ServerState,
+        app_state: dict[str, Any],
+        _loop: asyncio.AbstractEventLoop | None = None,
+    ) -> None:
+        """As uvicorn does it; the application's lifespan has left its Patience in `app_state`."""
+        self._app = config.loaded_app
+        self._server = server_state
+        self._patience: Patience = app_state["patience"]
+        self._loop = _loop or asyncio.get_running_loop()
+        self._parser = httptools.HttpRequestParser(self)
+        self._writable = asyncio.Event()
+        self._writable.set()
+        self._cycles: deque[Cycle] = deque()  # the first is being answered
+        self._incoming: Cycle | None = None  # the one whose body is coming
+        self._in_head = False
+        self._overhead = 0  # bytes that came since the last of a body
+        self._declining = False
+        self._closing = False
+        self._last = False  # the next answer ends the connection
+        self._reads = True
+        self._due = NEVER  # when the caller has to have done something
+        self._write_due = NEVER
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        """Begin."""
+        self.transport = cast("asyncio.Transport", transport)
+        self._client = get_remote_addr(self.transport)
+        self._address = get_local_addr(self.transport)
+        self._server.connections.add(self)  # type: ignore[arg-type] # it names uvicorn's own protocols alone
+        self._give(self._patience.caller)
+        self._watch()
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        """Stop what is being done for the caller: they are gone."""
+        self._server.connections.discard(self)
+        self._closing = True
+        self._timer.cancel()
+        for cycle in self._cycles:
+            if cycle.task:
+                cycle.task.cancel()
+
+    def data_received(self, data: bytes) -> None:
+        """Parse what came; the parser calls the on_… methods."""
+        if self._closing:
+            return
+        self._overhead += len(data)
+        try:
+            self._parse(data)
+        except httptools.HttpParserError as error:
+            ours = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
+            self._refuse(ours if isinstance(ours, ServiceError) else UnreadableBody("This is not HTTP/1.1."))
+        else:
+            if self._overhead > HEAD_LIMIT and (self._in_head or self._incoming):
+                self._refuse(_head_too_large())
+
+    def pause_writing(self) -> None:
+        """The caller reads too slowly."""
+        self._writable.clear()
+        self._write_due = self._loop.time() + self._patience.caller
+
+    def resume_writing(self) -> None:
+        """The caller has caught up."""
+        self._writable.set()
+        self._write_due = NEVER
+
+    def on_message_begin(self) -> None:
+        """A request begins."""
+        if self._declining:
+            return
+        self._in_head = True
+        self._overhead = 0
+        self._target = b""
+        self._fields: list[tuple[bytes, bytes]] = []
+        self._expects_continue = False
+        self._give(self._patience.caller)
+
+    def on_url(self, url: bytes) -> None:
+        """Some of the request's target."""
+        self._target += url
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        """A header field; one behind the body (RFC 9110, section 6.5) is none of the request's."""
+        if not self._in_head:
+            return
+        name = name.lower()
+        if name == b"expect":
+            self._expects_continue = value.lower() == b"100-continue"
+        self._fields.append((name, value))
+
+    def on_headers_complete(self) -> None:
+        """A request can be answered."""
+        if self._declining:
+            self._declining = False
+            return
+        self._in_head = False
+        target, parser = self._target, self._parser
+        if len(target) + sum(len(name) + len(value) for name, value in self._fields) > HEAD_LIMIT:
+            raise _head_too_large()
+        if target.startswith(b"/"):
+            raw_path, _, query = target.partition(b"?")
+        else:
+            url = httptools.parse_url(target)
+            raw_path, query = url.path or b"/", url.query or b""
+        path = raw_path.decode("ascii")
+        version = parser.get_http_version()
+        scope: Scope = {
+            "type": "http",
+            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "http_version": version,
+            "server": self._address,
+            "client": self._client,
+            "scheme": "http",
+            "method": parser.get_method().decode("ascii"),
+            "root_path": "",
+            "path": unquote(path) if "%" in path else path,
+            "raw_path": raw_path,
+            "query_string": query,
+            "headers": self._fields,
+        }
+        cycle = self._incoming = Cycle(
+            scope,
+            self.transport,
+            self._writable,
+            keep_alive=version == "1.1" and parser.should_keep_alive() and not self._last,
+            expects_continue=self._expects_continue,
+            common_fields=self._server.default_headers,
+            on_receive=self._regulate,
+            on_end=self._go_on,
+        )
+        self._cycles.append(cycle)
+        if len(self._cycles) == 1:
+            self._start(cycle)
+        else:
+            self._regulate()
+
+    def on_body(self, body: bytes) -> None:
+        """Some of the body."""
+        self._overhead = 0
+        if self._incoming:
+            self._incoming.feed(body)
+            self._give(self._patience.caller)
+            if self._incoming.buffered > BODY_BUFFER:
+                self._regulate()
+
+    def on_message_complete(self) -> None:
+        """The request is whole."""
+        if self._incoming and not self._parser.should_upgrade():
+            self._incoming.finish()
+            self._incoming = None
+            self._due = NEVER
+            if not self._reads:
+                self._regulate()
+
+    def shutdown(self) -> None:
+        """Close after the requests that came, or that are on their way, are answered."""
+        for cycle in self._cycles:
+            cycle.keep_alive = False
+        if not self._last:
+            self._last = True
+            self._loop.call_later(ON_ITS_WAY_S, self._close_if_idle)
+
+    def _close_if_idle(self) -> None:
+        if not self._cycles and not self._in_head:
+            self._closing = True
+            self.transport.close()
+
+    def _watch(self) -> None:
+        """Now and then: hang up where the caller keeps the service waiting."""
+        self._timer = self._loop.call_later(min(self._patience.caller, self._patience.idle) / 4, self._watch)
+        now = self._loop.time()
+        if now > self._write_due:
+            self.transport.abort()
+        elif now > self._due and not (self._cycles and self._cycles[0].whole):
+            if self._closing or not (self._in_head or self._incoming):
+                self.transport.close()
+            else:
+                part = "head" if self._in_head else "body"
+                self._refuse(SlowCaller(f"Nothing more of the request's {part} came in {self._patience.caller:g} s."))
+
+    def _start(self, cycle: Cycle) -> None:
+        cycle.task = self._loop.create_task(cycle.run(self._app))
+
+    def _go_on(self) -> None:
+        """The first cycle has ended."""
+        cycle = self._cycles.popleft()
+        self._server.total_requests += 1
+        if self._closing:
+            return
+        if not cycle.whole:
+            self._incoming = None
+            self._closing = True
+            self._give(LINGER_S)
+            self.transport.write_eof()
+            self._regulate()
+        elif not cycle.keep_alive:
+            self._closing = True
+            self.transport.close()
+        elif self._cycles:
+            self._start(self._cycles[0])
+            self._regulate()
+        else:
+            self._give(self._patience.caller if self._in_head else self._patience.idle)
+
+    def _give(self, seconds: float) -> None:
+        self._due = self._loop.time() + seconds
+
+    def _regulate(self) -> None:
+        """Read as long as there is someone to take it."""
+        waiting = len(self._cycles) > 1 or (self._incoming is not None and self._incoming.buffered > BODY_BUFFER)
+        if self._reads == (not waiting) or self.transport.is_closing():
+            return
+        self._reads = not waiting
+        if waiting:
+            self.transport.pause_reading()
+            self._due = NEVER
+        else:
+            self.transport.resume_reading()
+            self._give(self._patience.caller)
+
+    def _parse(self, data: bytes) -> None:
+        """Feed the parser. Where the caller offers another protocol it leaves the body to that one: begin anew there.
+
+        Java's client offers HTTP/2 with its first request.
+        """
+        while data:
+            try:
+                self._parser.feed_data(data)
+                break
+            except httptools.HttpParserUpgrade as upgrade:
+                framing = [field for field in self._fields if field[0] in (b"content-length", b"transfer-encoding")]
+                head = b"".join(b"%b: %b\r\n" % field for field in framing)
+                data = b"POST / HTTP/1.1\r\n" + head + b"\r\n" + data[upgrade.args[0] :]
+                self._declining = True
+                self._parser = httptools.HttpRequestParser(self)
+
+    def _refuse(self, error: ServiceError) -> None:
+        """Say what is wrong with the connection, unless an answer is under way, and hang up."""
+        if not self._cycles or not (self._cycles[0].started or self._cycles[0].whole):
+            body = problem_document(error)
+            head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
+            self.transport.write(STATUS_LINES[error.status] + head.encode() + body)
+        if self._patience.on_refusal:
+            self._patience.on_refusal(error)
+        self._closing = True
+        self.transport.close()
+
+
+def _head_too_large() -> HeadTooLarge:
+    return HeadTooLarge(f"The request's line and header fields are longer than the {HEAD_LIMIT} bytes that are taken.")

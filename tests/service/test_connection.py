@@ -1,0 +1,393 @@
+"""HTTP/1.1 on a real socket, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import contextmanager
+from threading import Thread
+
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.connection import HEAD_LIMIT, Connection, Patience
+from tests.service.running import Running, Stalled, running, wait_until
+
+PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+LAST_PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+DECODE = b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+PATIENCE_S = 0.3
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Running]:
+    """A service that waits for nobody."""
+    with running(client_timeout=PATIENCE_S, keep_alive=PATIENCE_S, body_limit=2**20) as service:
+        yield service
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[int]:
+    """Any ASGI application on this service's connections; gives the port."""
+
+    async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            scope["state"]["patience"] = Patience(10, 10)
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await app(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(with_lifespan, http=Connection, lifespan="on", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        thread = Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the service hangs up."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def ask(port: int, request: bytes) -> bytes:
+    with connect(port) as connection:
+        connection.sendall(request)
+        return rest(connection)
+
+
+def until(connection: socket.socket, end: bytes) -> bytes:
+    """What comes up to `end`."""
+    came = b""
+    while not came.endswith(end):
+        piece = connection.recv(1)
+        assert piece, came
+        came += piece
+    return came
+
+
+# What HTTP allows.
+
+
+def test_pipelined_requests_are_answered_in_their_order(served: Running) -> None:
+    bodies = [b"[%d, 0, 0]" % i for i in range(20)]
+    requests = [DECODE + b"accept: application/json\r\ncontent-length: %d\r\n\r\n" % len(b) + b for b in bodies]
+    answers = served.exchange(b"".join(requests) + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert len(answers) == 21
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    alone = [served.client.post("/decode", content=b, headers=headers) for b in bodies]
+    assert len({answer.content for answer in alone}) == 20
+    for answer, other in zip(answers, alone, strict=False):
+        assert answer.partition(b"\r\n\r\n")[2] == other.content
+
+
+def test_a_request_byte_by_byte(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        request = DECODE + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n5\r\n,2,3]\r\n0\r\n\r\n"
+        for byte in request:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.0005)
+        assert b"\x89PNG" in rest(connection)
+
+
+def test_the_connection_is_kept_or_closed_as_asked(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(PROBE)
+        assert b"connection: close" not in until(connection, b"}")
+        connection.sendall(LAST_PROBE)
+        assert b"connection: close" in rest(connection)
+    assert b"connection: close" in served.exchange(b"GET /livez HTTP/1.0\r\n\r\n")
+
+
+def test_head_has_no_body(served: Running) -> None:
+    answer = served.exchange(b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    head, end, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"content-length: " in head
+    assert (end, body) == (b"\r\n\r\n", b"")
+
+
+def test_absolute_and_encoded_targets(served: Running) -> None:
+    assert served.exchange(LAST_PROBE.replace(b"/livez", b"http://x/livez?")).startswith(b"HTTP/1.1 200")
+    assert served.exchange(LAST_PROBE.replace(b"/livez", b"/%6Civez")).startswith(b"HTTP/1.1 200")
+    assert served.exchange(LAST_PROBE.replace(b"/livez", b"/liv\xffz")).startswith(b"HTTP/1.1 400")
+
+
+def test_who_waits_for_leave_to_send_is_given_it(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(DECODE + b"connection: close\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+        assert until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"[1, 2, 3]")
+        assert b"\x89PNG" in rest(connection)
+
+
+def test_an_offer_of_http_2_is_declined(served: Running) -> None:
+    """Java's client makes one with its first request."""
+    upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAAA\r\n"
+    answers = served.exchange(
+        DECODE
+        + upgrade
+        + b"content-length: 9\r\n\r\n[1, 2, 3]"
+        + PROBE.replace(b"host", upgrade + b"host")
+        + LAST_PROBE
+    )
+    assert answers.count(b"HTTP/1.1 200") == 3
+    assert b"\x89PNG" in answers
+
+
+def test_a_body_too_large_is_refused_before_it_has_come(hasty: Running) -> None:
+    """And the answer is not lost, though the caller goes on sending."""
+    with connect(hasty.port) as connection:
+        connection.sendall(DECODE + b"content-length: 100000000\r\n\r\n" + b"1" * 100_000)
+        answer = until(connection, b"}")
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert b"connection: close" in answer
+        connection.sendall(b"1" * 1_000_000)
+        assert rest(connection) == b""
+
+
+def test_a_large_body_waits_to_be_read(served: Running) -> None:
+    """Reading stops and goes on, in one request and for the next."""
+    with connect(served.port) as connection:
+        for _ in range(3):
+            body = b" " * 3_000_000 + b"[1, 2, 3]"
+            connection.sendall(DECODE + b"content-length: %d\r\n\r\n" % len(body) + body)
+            assert until(connection, b"IEND\xaeB`\x82").startswith(b"HTTP/1.1 200")
+
+
+def test_what_nobody_takes_is_not_read() -> None:
+    """Neither of one body, nor of the requests behind it: the memory for it is the caller's."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1.5)
+
+    with serving(app) as port:
+        for flood in (b"content-length: 50000000\r\n\r\n" + bytes(50_000_000), b"\r\n" + PROBE * 1_000_000):
+            with connect(port) as connection:
+                connection.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    connection.sendall(b"POST / HTTP/1.1\r\nhost: x\r\n" + flood)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [
+        b"content-length: 9\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"content-length: 9\r\ncontent-length: 8\r\n\r\n[1, 2, 3]",
+        b"content-length: +9\r\n\r\n[1, 2, 3]",
+        b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+        b" folded: field\r\ncontent-length: 9\r\n\r\n[1, 2, 3]",
+    ],
+)
+def test_what_could_hide_a_second_request(served: Running, smuggled: bytes) -> None:
+    answer = served.exchange(DECODE + smuggled + LAST_PROBE)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * (HEAD_LIMIT + 1) + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %b\r\n" % (i, b"y" * 1000) for i in range(70)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 500_000,
+    ],
+)
+def test_a_head_too_large(served: Running, head: bytes) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(head)
+        answer = connection.recv(65536)
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b"application/problem+json" in answer
+
+
+def test_a_head_as_large_as_may_be(served: Running) -> None:
+    fields = b"".join(b"x-%d: %b\r\n" % (i, b"y" * 1000) for i in range(60))
+    assert served.exchange(LAST_PROBE.replace(b"host", fields + b"host")).startswith(b"HTTP/1.1 200")
+
+
+# Who keeps the service waiting.
+
+
+@pytest.mark.parametrize(("request_bytes", "part"), [(b"GET /livez HTT", b"head"), (DECODE + b"x: y\r\n", b"head")])
+def test_a_slow_head(hasty: Running, request_bytes: bytes, part: bytes) -> None:
+    begun = time.monotonic()
+    answer = ask(hasty.port, request_bytes)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"Nothing more of the request's %b came in 0.3 s" % part in answer
+    assert PATIENCE_S <= time.monotonic() - begun < 5
+
+
+def test_a_head_that_drips(hasty: Running) -> None:
+    """More of it gives no more time."""
+    with connect(hasty.port) as connection:
+        connection.settimeout(0.05)
+        begun, answer = time.monotonic(), b""
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
+        while not answer and time.monotonic() - begun < 5:
+            connection.sendall(b"x: y\r\n")
+            try:
+                answer = connection.recv(65536)
+            except TimeoutError:
+                continue
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_a_slow_body(hasty: Running) -> None:
+    answer = ask(hasty.port, DECODE + b"content-length: 9\r\n\r\n[1, 2")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request's body" in answer
+    hasty.wait_for(in_flight=0)
+
+
+@pytest.mark.parametrize("before", [b"", PROBE])
+def test_an_idle_connection_is_closed(hasty: Running, before: bytes) -> None:
+    begun = time.monotonic()
+    assert ask(hasty.port, before).count(b"HTTP/1.1") == (1 if before else 0)
+    assert PATIENCE_S <= time.monotonic() - begun < 5
+
+
+def test_who_does_not_take_the_answer_is_cut_off(hasty: Running) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", hasty.port))
+        connection.sendall(b"GET /sample?n=4000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
+        hasty.wait_for(in_flight=0)
+        time.sleep(6 * PATIENCE_S)
+        assert len(rest(connection)) < 4000 * 28 * 28 * 4
+
+
+def test_the_services_own_time_is_not_the_callers(hasty: Running) -> None:
+    stalled: list[Stalled] = []
+
+    def make(engine: object) -> Stalled:
+        stalled.append(Stalled(engine))  # type: ignore[arg-type]
+        return stalled[0]
+
+    loaded = hasty.app.state.loaded
+    hasty.swap_engine(make)
+    try:
+        with connect(hasty.port) as connection:
+            connection.sendall(DECODE + b"content-length: 9\r\nconnection: close\r\n\r\n[1, 2, 3]")
+            hasty.wait_for(in_flight=1)
+            time.sleep(5 * PATIENCE_S)
+            stalled[0].released.set()
+            assert b"\x89PNG" in rest(connection)
+    finally:
+        hasty.app.state.loaded = loaded
+
+
+# Who is gone.
+
+
+def test_who_hangs_up_is_not_computed_for(served: Running) -> None:
+    cancelled: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    with serving(app) as port:
+        with connect(port) as connection:
+            connection.sendall(PROBE)
+            time.sleep(0.2)
+            assert not cancelled
+        wait_until(lambda: bool(cancelled))
+
+
+# What an application may do wrong, or seldom does.
+
+
+def test_an_answer_of_unknown_length_goes_in_chunks() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one", b"", b"three"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    with serving(app) as port:
+        answer = ask(port, LAST_PROBE)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert body == b"3\r\none\r\n5\r\nthree\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"too", b"too much"])
+def test_the_length_told_is_the_length_sent(sent: bytes) -> None:
+    """What follows would be taken for the next answer."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": sent})
+
+    with serving(app) as port, connect(port) as connection:
+        connection.sendall(PROBE)
+        answer = until(connection, sent[:5])
+        if len(sent) < 5:
+            assert rest(connection) == b""
+        else:
+            connection.sendall(PROBE)
+            assert until(connection, sent[:5]).startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n" + sent[:5])
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb"])
+def test_a_field_cannot_hold_another(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-seed", value)]})
+        await send({"type": "http.response.body", "body": b""})
+
+    with serving(app) as port:
+        answer = ask(port, LAST_PROBE)
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"cookie" not in answer
+    assert "line break" in caplog.text
+
+
+def test_a_failure_before_the_answer_and_one_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/late":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise RuntimeError("the secret")
+
+    with serving(app) as port:
+        early, late = ask(port, LAST_PROBE), ask(port, LAST_PROBE.replace(b"livez", b"late"))
+        silent = ask(port, LAST_PROBE.replace(b"livez", b"late").replace(b"GET", b"HEAD"))
+    assert early.startswith(b"HTTP/1.1 500")
+    assert b"secret" not in early
+    assert late.endswith(b"1\r\nx\r\n")  # without the last chunk
+    assert silent.startswith(b"HTTP/1.1 200")
+    assert caplog.text.count("RuntimeError: the secret") == 3
+
+
+def test_an_application_that_says_nothing_is_no_answer() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    with serving(app) as port:
+        assert ask(port, LAST_PROBE) == b""
