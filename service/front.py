@@ -2,61 +2,124 @@
 
 from __future__ import annotations
 
+import itertools
+import re
+import secrets
 import time
 
 from fastapi import FastAPI
+from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from service.access import AccessLog, Exchange
+from service.call import Call
 from service.operation import Operation
+from service.tally import Tally
+from service.tracing import Tracer
+
+METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
+HUNG_UP = 499
+"""The status of an exchange that the caller has broken off; nginx has the same."""
+REQUEST_ID = re.compile(rb"[\w.:+/=@-]{1,128}", re.ASCII)
 
 
 class Front:
-    """The service as an ASGI application: FastAPI's, with a short cut to the operations, and the log of all exchanges.
+    """The service as an ASGI application: FastAPI's, with a short cut to the operations; names, counts and logs all.
 
     An operation needs none of FastAPI's middleware and router. `shortcuts` are off where all have to pass a middleware.
     """
 
-    def __init__(self, api: FastAPI, *, shortcuts: bool, access_log: AccessLog | None) -> None:
+    def __init__(
+        self, api: FastAPI, *, shortcuts: bool, access_log: AccessLog | None, tally: Tally, tracer: Tracer | None
+    ) -> None:
         self.api = api
         self._access_log = access_log
+        self._tally = tally
+        self._tracer = tracer
         self._operations: dict[tuple[str, str], Operation] = {
             (method, route.path): route
             for route in api.routes
             if shortcuts and isinstance(route, Operation)
             for method in route.methods or ()
         }
+        self._patterns = [
+            (method, route.path_regex, route) for (method, _), route in self._operations.items() if "{" in route.path
+        ]
+        self._paths = {route.path for route in api.routes if isinstance(route, Route)}
+        self._run = secrets.token_hex(6).encode()
+        self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer as an ASGI application."""
         if scope["type"] != "http":
             await self.api(scope, receive, send)
-            return
+        elif self._tracer:
+            await self._tracer.request(self._answer, self._route(scope["path"]), scope, receive, send)
+        else:
+            await self._answer(scope, receive, send)
+
+    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        operation = self._operations.get((scope["method"], scope["path"]))
+        operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
         if operation is None:
             await self._go_round(scope, receive, send, started)
             return
         scope["app"] = self.api
-        response = await operation.respond(scope, receive)
-        await response(scope, receive, send)
-        self._log(scope, response.status_code, len(response.body), started)
+        call = Call(scope, receive)
+        name = scope["request_id"] = self._name(call.fields.get(b"x-request-id"))
+        status, media_type, size = HUNG_UP, "", 0
+        try:
+            response = await operation.respond(call)
+            response.raw_headers.append((b"x-request-id", name))
+            await response(scope, receive, send)
+            status, media_type, size = response.status_code, response.media_type or "", len(response.body)
+        finally:
+            self._note(scope, operation.path, status, media_type, size, started)
 
     async def _go_round(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         """Answer by FastAPI."""
-        status = size = 0
+        status, media_type, size = HUNG_UP, "", 0
+        name = scope["request_id"] = self._name(dict(scope["headers"]).get(b"x-request-id"))
 
-        async def count(message: Message) -> None:
-            nonlocal status, size
-            status = message.get("status", status)
+        async def see(message: Message) -> None:
+            nonlocal status, media_type, size
+            if message["type"] == "http.response.start":
+                status = message["status"]
+                media_type = dict(message["headers"]).get(b"content-type", b"").decode("latin-1")
+                message["headers"] = [*message["headers"], (b"x-request-id", name)]
             size += len(message.get("body", b""))
             await send(message)
 
         try:
-            await self.api(scope, receive, count)
+            await self.api(scope, receive, see)
         finally:
-            self._log(scope, status, size, started)
+            self._note(scope, self._route(scope["path"]), status, media_type.partition(";")[0], size, started)
 
-    def _log(self, scope: Scope, status: int, size: int, started: float) -> None:
+    def _name(self, given: bytes | None) -> bytes:
+        """The request's id: the caller's, if it can stand in a log, or one of our own."""
+        if given and REQUEST_ID.fullmatch(given):
+            return given
+        return b"%b-%x" % (self._run, next(self._numbers))
+
+    def _match(self, scope: Scope) -> Operation | None:
+        """The operation whose path has parameters, these."""
+        for method, pattern, operation in self._patterns:
+            if method == scope["method"] and (match := pattern.match(scope["path"])):
+                scope["path_params"] = match.groupdict()
+                return operation
+        return None
+
+    def _route(self, path: str) -> str:
+        """What it is counted as: there are more paths than can be counted apart."""
+        if path in self._paths:
+            return path
+        patterns = (operation.path for _, pattern, operation in self._patterns if pattern.match(path))
+        return next(patterns, "page" if path.startswith("/web/") else "other")
+
+    def _note(self, scope: Scope, route: str, status: int, media_type: str, size: int, started: float) -> None:
+        seconds = time.perf_counter() - started
+        method = scope["method"]
+        self._tally.requests[route, method if method in METHODS else "other", status, media_type] += 1
+        self._tally.histogram("vae_request_duration_seconds", route).add(seconds)
         if self._access_log:
-            self._access_log.add(Exchange.of(scope, status, size, time.perf_counter() - started))
+            self._access_log.add(Exchange.of(scope, status, size, seconds))

@@ -6,9 +6,12 @@ from typing import Any, Literal
 import pytest
 
 from service.access import AccessLog, Exchange
+from service.batching import Timing
 
 WHEN = datetime(2026, 11, 22, 20, 6, 15, 114_900, UTC).timestamp()
-EXCHANGE = Exchange(WHEN, "10.0.0.7", "POST", b"/decode", 200, 880, 0.00125)
+TIMING = Timing()
+TIMING.queue, TIMING.compute = 0.0001, 0.0009
+EXCHANGE = Exchange(WHEN, "10.0.0.7", "POST", b"/decode", 200, 880, 0.00125, TIMING, b"a-1", b"4bf9")
 
 
 def written(log_format: Literal["text", "json"], exchanges: list[Exchange], capsys: pytest.CaptureFixture[str]) -> str:
@@ -24,10 +27,14 @@ def written(log_format: Literal["text", "json"], exchanges: list[Exchange], caps
 
 
 def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
-    first, second = written("text", [EXCHANGE, EXCHANGE._replace(status=422)], capsys).splitlines()
+    first, second = written(
+        "text", [EXCHANGE, EXCHANGE._replace(status=422, timing=None, trace_id=b"")], capsys
+    ).splitlines()
     here = datetime.fromtimestamp(WHEN).strftime("%Y-%m-%d %H:%M:%S")
-    assert first == f"{here},114 INFO    10.0.0.7 POST /decode 200, 880 bytes in 1.2 ms"
-    assert " 422, " in second
+    assert first == (
+        f"{here},114 INFO    10.0.0.7 POST /decode 200, 880 bytes in 1.2 ms (0.1 queued, 0.9 computed), a-1, trace 4bf9"
+    )
+    assert second.endswith(" 422, 880 bytes in 1.2 ms, a-1")
 
 
 def test_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
@@ -43,6 +50,10 @@ def test_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
         "status": 200,
         "bytes": 880,
         "seconds": 0.00125,
+        "request_id": "a-1",
+        "queue_seconds": 0.0001,
+        "compute_seconds": 0.0009,
+        "trace_id": "4bf9",
     }
 
 

@@ -1,9 +1,48 @@
+import json
 import re
+import time
 
 import httpx
 
 from tests.live import live_server
 from tests.service.running import wait_until
+
+
+def test_every_answer_has_the_requests_id(client: httpx.Client) -> None:
+    """The caller's where it can stand in a log, and else one of the service's own."""
+    own = set()
+    for path in ("/", "/model", "/nowhere", "/sample?n=-1", "/metrics"):
+        given = client.get(path, headers={"x-request-id": "0af7651916cd43dd/8448-eb.c"})
+        assert given.headers["x-request-id"] == "0af7651916cd43dd/8448-eb.c"
+        own.add(client.get(path).headers["x-request-id"])
+        for bad in ("", "a b", "x" * 129, "{}", 'a"b'):
+            own.add(client.get(path, headers={"x-request-id": bad}).headers["x-request-id"])
+    assert len(own) == 5 * 6
+    assert all(re.fullmatch("[0-9a-f]{12}-[0-9a-f]+", name) for name in own)
+
+
+def test_the_answer_tells_where_its_time_went(client: httpx.Client) -> None:
+    before = time.perf_counter()
+    told = client.get("/sample?n=100").headers["server-timing"]
+    took = (time.perf_counter() - before) * 1000
+    match = re.fullmatch(r"queue;dur=(\d+\.\d{3}), compute;dur=(\d+\.\d{3})", told)
+    assert match
+    assert 0 < float(match[1]) + float(match[2]) < took
+    assert "server-timing" not in client.get("/model").headers
+
+
+def test_the_log_has_the_trace_and_the_id() -> None:
+    with live_server("--log-format", "json") as server:
+        headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "x-request-id": "mine"}
+        httpx.get(f"{server.url}/sample", headers=headers)
+        httpx.get(f"{server.url}/model", headers={**headers, "traceparent": "00-4bf9-00-01"})
+        wait_until(lambda: "/model" in server.log)
+        lines = [line for line in map(json.loads, server.log.splitlines()) if line["logger"] == "vae-service.access"]
+    sample, model = (line for line in lines if line.get("request_id") == "mine")
+    assert sample["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
+    assert 0 < sample["queue_seconds"] + sample["compute_seconds"] < sample["seconds"]
+    assert "trace_id" not in model
+    assert "queue_seconds" not in model
 
 
 def test_every_exchange_has_its_line_whichever_way_it_took() -> None:
@@ -18,6 +57,7 @@ def test_every_exchange_has_its_line_whichever_way_it_took() -> None:
             ("GET", "/", page),
             ("GET", "/nowhere", lost),
         ):
-            line = rf"127\.0\.0\.1 {method} {path} {answer.status_code}, {len(answer.content)} bytes in \d+\.\d ms$"
+            size, name = answer.headers["content-length"], answer.headers["x-request-id"]
+            line = rf"127\.0\.0\.1 {method} {path} {answer.status_code}, {size} bytes in \d+\.\d ms.*, {name}$"
             assert re.search(line, server.log, re.MULTILINE)
         assert "seed" not in server.log

@@ -1,0 +1,121 @@
+"""What the service has counted, for Prometheus; right with several workers."""
+
+from __future__ import annotations
+
+import asyncio
+import itertools
+from collections import Counter
+from collections.abc import Callable, Iterator, Mapping
+
+import orjson
+from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
+from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
+from prometheus_client.registry import Collector
+
+from service.noticeboard import Noticeboard
+from service.tally import BOUNDS, Tally
+
+MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
+POST_EVERY_S = 1
+HISTOGRAMS = {
+    "vae_request_duration_seconds": ("From a request's head to the end of its answer", "route"),
+    "vae_queue_duration_seconds": ("What a request waited to be computed", "operation"),
+    "vae_compute_duration_seconds": ("Computing a batch", "operation"),
+    "vae_batch_rows": ("Images or latents of a batch", "operation"),
+    "vae_kl_divergence_nats": ("KL divergence of an encoded image's posterior from the prior", ""),
+    "vae_reconstruction_loss_nats": ("Reconstruction loss of an image, where it was asked for", ""),
+    "vae_latent_distance": ("Euclidean distance of a decoded latent from the prior's mean", ""),
+}
+"""Name → help and label."""
+PROCESS = {
+    "process_cpu_seconds_total": "Processor time of the workers",
+    "process_resident_memory_bytes": "Memory of the workers, shared pages counted for each",
+    "process_open_fds": "Open file descriptors of the workers",
+}
+
+
+class Metrics:
+    """What one worker counts. Each second it is posted on the board, where every worker finds it."""
+
+    def __init__(self, board: Noticeboard, place: int) -> None:
+        """A worker that takes another's `place` on the board goes on with its counts."""
+        self.tally = Tally()
+        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
+        """Name → help, and whom to ask for the value."""
+        self.info: Mapping[str, str] = {}
+        """The labels of vae_model_info."""
+        self._board = board
+        self._place = place
+        self._process = ProcessCollector(registry=None)
+        if before := board.read(place):
+            self.tally.add(orjson.loads(before)["tally"])
+        self.tally.starts += 1
+
+    def keep_posting(self) -> None:
+        """Post now, and again as long as the event loop turns."""
+        self.post()
+        asyncio.get_running_loop().call_later(POST_EVERY_S, self.keep_posting)
+
+    def post(self) -> None:
+        """Let the other workers know."""
+        samples = (sample for metric in self._process.collect() for sample in metric.samples)
+        notice = {
+            "tally": self.tally.document(),
+            "gauges": {name: ask() for name, (_, ask) in self.gauges.items()},
+            "process": {sample.name: sample.value for sample in samples if sample.name in PROCESS},
+        }
+        self._board.post(self._place, orjson.dumps(notice))
+
+    def exposition(self) -> bytes:
+        """What all workers have counted, in Prometheus' text format."""
+        self.post()
+        tally, gauges, process = Tally(), Counter[str](), Counter[str]()
+        for notice in map(orjson.loads, self._board.read_all()):
+            tally.add(notice["tally"])
+            gauges.update(notice["gauges"])
+            process.update(notice["process"])
+        registry = CollectorRegistry()
+        registry.register(_Families([*_families_of(tally), *self._other_families(gauges, process)]))
+        return generate_latest(registry)
+
+    def _other_families(self, gauges: Mapping[str, float], process: Mapping[str, float]) -> Iterator[Metric]:
+        for name, (documentation, _) in self.gauges.items():
+            yield GaugeMetricFamily(name, documentation, value=gauges[name])
+        for name, value in process.items():
+            kind = CounterMetricFamily if name.endswith("_total") else GaugeMetricFamily
+            yield kind(name, PROCESS[name], value=value)
+        info = GaugeMetricFamily("vae_model_info", "The model that is served", labels=list(self.info))
+        info.add_metric(list(self.info.values()), 1)
+        yield info
+
+
+class _Families(Collector):
+    """Metrics made elsewhere, as a registry takes them."""
+
+    def __init__(self, families: list[Metric]) -> None:
+        self._families = families
+
+    def collect(self) -> Iterator[Metric]:
+        yield from self._families
+
+
+def _families_of(tally: Tally) -> Iterator[Metric]:
+    requests = CounterMetricFamily(
+        "vae_requests", "Requests answered", labels=["route", "method", "status", "media_type"]
+    )
+    for labels, count in sorted(tally.requests.items()):
+        requests.add_metric([str(label) for label in labels], count)
+    yield requests
+    refusals = CounterMetricFamily("vae_refusals", "Requests refused, and answers that failed", labels=["reason"])
+    for reason, count in sorted(tally.refusals.items()):
+        refusals.add_metric([reason], count)
+    yield refusals
+    yield CounterMetricFamily("vae_worker_starts", "Workers started, replacements counted", value=tally.starts)
+    for name, (documentation, label) in HISTOGRAMS.items():
+        family = HistogramMetricFamily(name, documentation, labels=[label] if label else [])
+        of_this = sorted((value, each) for (other, value), each in tally.histograms.items() if other == name)
+        for value, each in of_this:
+            bounds = [*(f"{bound:g}" for bound in BOUNDS[name]), "+Inf"]
+            buckets = list(zip(bounds, itertools.accumulate(each.counts), strict=True))
+            family.add_metric([value] if label else [], buckets, each.total)
+        yield family

@@ -1,0 +1,108 @@
+"""Counting, cheaply enough for each request, and adding up what several have counted."""
+
+from __future__ import annotations
+
+from bisect import bisect_left
+from collections import Counter
+from collections.abc import Iterable, Sequence
+from typing import Any
+
+from service.errors import ServiceError
+
+SECONDS = (0.0002, 0.0005, 0.001, 0.002, 0.005, 0.01, 0.02, 0.05, 0.1, 0.2, 0.5, 1, 2, 5, 10)
+ROWS = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512, 1024)
+NATS = (1, 2, 5, 10, 20, 50, 100, 200, 500, 1000, 2000, 5000, 10_000, 100_000)
+DISTANCE = (0.25, 0.5, 1, 1.5, 2, 2.5, 3, 4, 5, 7, 10, 20, 50, 100)
+
+BOUNDS: dict[str, tuple[float, ...]] = {
+    "vae_request_duration_seconds": SECONDS,
+    "vae_queue_duration_seconds": SECONDS,
+    "vae_compute_duration_seconds": SECONDS,
+    "vae_batch_rows": ROWS,
+    "vae_kl_divergence_nats": NATS,
+    "vae_reconstruction_loss_nats": NATS,
+    "vae_latent_distance": DISTANCE,
+}
+"""The histograms there are, and the upper bounds of their buckets."""
+
+REASONS = (
+    "deadline",
+    "draining",
+    "failure",
+    "key",
+    "queue_full",
+    "share",
+    "slow_caller",
+    "too_large",
+    "unsound_output",
+)
+"""Each is told from the start: what first appears at 1 has, for Prometheus, not increased."""
+
+
+class Histogram:
+    """How many values lie up to each bound, and their sum."""
+
+    __slots__ = ("_bounds", "counts", "total")
+
+    def __init__(self, bounds: tuple[float, ...]) -> None:
+        self._bounds = bounds
+        self.counts = [0] * (len(bounds) + 1)
+        self.total = 0.0
+
+    def add(self, value: float) -> None:
+        """Count one value."""
+        self.counts[bisect_left(self._bounds, value)] += 1
+        self.total += value
+
+    def add_all(self, values: Iterable[float]) -> None:
+        """Count each of several values."""
+        for value in values:
+            self.add(value)
+
+    def merge(self, counts: Sequence[int], total: float) -> None:
+        """Add what another one of the same bounds has counted."""
+        self.counts = [mine + other for mine, other in zip(self.counts, counts, strict=True)]
+        self.total += total
+
+
+class Tally:
+    """All that is counted."""
+
+    def __init__(self) -> None:
+        self.requests: Counter[tuple[str, str, int, str]] = Counter()
+        """By route, method, status and media type of the answer."""
+        self.refusals = Counter(dict.fromkeys(REASONS, 0))
+        self.starts = 0
+        """Of workers."""
+        self.histograms: dict[tuple[str, str], Histogram] = {}
+        """By name and the value of the label, which is empty where there is none."""
+
+    def histogram(self, name: str, label: str = "") -> Histogram:
+        """One of BOUNDS, for a value of its label."""
+        found = self.histograms.get((name, label))
+        if found is None:
+            found = self.histograms[name, label] = Histogram(BOUNDS[name])
+        return found
+
+    def refuse(self, error: ServiceError) -> None:
+        """Count a refusal."""
+        if error.reason:
+            self.refusals[error.reason] += 1
+
+    def document(self) -> dict[str, Any]:
+        """As JSON can hold it."""
+        return {
+            "requests": [[*labels, count] for labels, count in self.requests.items()],
+            "refusals": self.refusals,
+            "starts": self.starts,
+            "histograms": [[*key, each.counts, each.total] for key, each in self.histograms.items()],
+        }
+
+    def add(self, document: dict[str, Any]) -> None:
+        """Add what another one has counted."""
+        for route, method, status, media_type, count in document["requests"]:
+            self.requests[route, method, status, media_type] += count
+        self.refusals.update(document["refusals"])
+        self.starts += document["starts"]
+        for name, label, counts, total in document["histograms"]:
+            self.histogram(name, label).merge(counts, total)

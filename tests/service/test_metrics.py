@@ -1,0 +1,204 @@
+"""GET /metrics, and what counts for it."""
+
+from __future__ import annotations
+
+import os
+import signal
+from collections.abc import Iterator
+from math import sqrt
+from pathlib import Path
+from typing import Any
+
+import httpx
+import pytest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.errors import ServiceError
+from service.metrics import HISTOGRAMS, Metrics
+from service.noticeboard import HALF, Noticeboard
+from service.tally import BOUNDS, REASONS, Histogram
+from tests.live import live_server
+from tests.service.pictures import Bytes, png
+from tests.service.problems import problem
+from tests.service.running import Broken, Running, running, wait_until
+from tests.service.test_supervisor import workers
+
+README = (Path(__file__).parents[2] / "README.md").read_text()
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def fresh() -> Iterator[Running]:
+    """A service that has counted nothing yet."""
+    with running(queue_limit=7) as service:
+        yield service
+
+
+def scrape(client: httpx.Client) -> Samples:
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((name, frozenset(labels.items())), 0)
+
+
+def decode(client: httpx.Client, z: object = (3, 4, 0), **headers: str) -> httpx.Response:
+    return client.post("/decode", json=z, headers=headers)
+
+
+def test_requests_by_route_status_and_media_type(fresh: Running) -> None:
+    client = fresh.client
+    for _ in range(3):
+        decode(client)
+    decode(client, accept="application/json")
+    decode(client, z=[1])
+    client.get("/nowhere/at/all")
+    client.request("BREW", "/decode")
+    samples = scrape(client)
+
+    def requests(route: str, method: str, status: int, media_type: str) -> float:
+        return value(
+            samples, "vae_requests_total", route=route, method=method, status=str(status), media_type=media_type
+        )
+
+    assert requests("/decode", "POST", 200, "image/png") == 3
+    assert requests("/decode", "POST", 200, "application/json") == 1
+    assert requests("/decode", "POST", 422, "application/problem+json") == 1
+    assert requests("other", "GET", 404, "application/problem+json") == 1
+    assert value(samples, "vae_request_duration_seconds_count", route="/decode") >= 5
+    assert not [labels for name, labels in samples if "nowhere" in str(labels) or "BREW" in str(labels)]
+
+
+def test_batches_and_what_a_vae_alone_can_tell(fresh: Running, images: Bytes) -> None:
+    client = fresh.client
+    decode(client)
+    decode(client, z=[[0, 0, 0], [0, 0, 2]])
+    sent: Any = {"content": png(images[0]), "headers": {"content-type": "image/png", "accept": "application/json"}}
+    client.post("/encode", **sent)
+    reconstruction = client.post("/reconstruct", **sent).json()
+    samples = scrape(client)
+    assert value(samples, "vae_batch_rows_count", operation="draw") == 2
+    assert value(samples, "vae_batch_rows_sum", operation="draw") == 3
+    assert value(samples, "vae_queue_duration_seconds_count", operation="draw") == 2
+    assert value(samples, "vae_compute_duration_seconds_count", operation="draw") == 2
+    assert 0 < value(samples, "vae_compute_duration_seconds_sum", operation="draw") < 10
+    assert value(samples, "vae_latent_distance_count") == 3
+    assert value(samples, "vae_latent_distance_sum") == 5 + 0 + 2
+    assert value(samples, "vae_latent_distance_bucket", le="2") == 2
+    assert value(samples, "vae_kl_divergence_nats_count") == 2
+    kl = reconstruction["kl_divergence"]
+    assert value(samples, "vae_kl_divergence_nats_sum") == pytest.approx(2 * kl, rel=1e-5)
+    loss = value(samples, "vae_reconstruction_loss_nats_sum")
+    assert loss == pytest.approx(reconstruction["reconstruction_loss"], rel=1e-5)
+
+
+def test_state_and_info(fresh: Running) -> None:
+    card = fresh.client.get("/model").json()
+    samples = scrape(fresh.client)
+    assert value(samples, "vae_places") == 7
+    assert value(samples, "vae_requests_in_flight") == 0
+    assert value(samples, "vae_queue_rows") == 0
+    assert value(samples, "vae_worker_starts_total") == 1
+    assert value(samples, "process_resident_memory_bytes") > 10**8
+    assert value(samples, "process_cpu_seconds_total") > 0
+    (info,) = (dict(labels) for name, labels in samples if name == "vae_model_info")
+    assert (info["sha256"], info["latent_dim"], info["image_shape"]) == (card["sha256"], "3", "1×28×28")
+
+
+def test_refusals_by_reason(caplog: pytest.LogCaptureFixture) -> None:
+    with running(api_keys=("key",), body_limit=100, metrics="open") as service:
+        decode(service.client)
+        held = {"x-api-key": "key"}
+        decode(service.client, **held)
+        decode(service.client, z=[1] * 500, **held)
+        service.swap_engine(Broken)
+        decode(service.client, **held)
+        service.exchange(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n")
+        samples = scrape(service.client)
+    refusals = {dict(labels)["reason"]: count for (name, labels), count in samples.items() if "refusals" in name}
+    assert refusals == dict.fromkeys(REASONS, 0) | {"key": 1, "too_large": 2, "failure": 1}
+
+
+def reasons_of(error: type[ServiceError]) -> set[str]:
+    return {error.reason}.union(*map(reasons_of, error.__subclasses__()))
+
+
+def test_every_reason_is_told_before_anything_is_refused(fresh: Running) -> None:
+    samples = scrape(fresh.client)
+    refusals = {dict(labels)["reason"]: count for (name, labels), count in samples.items() if "refusals" in name}
+    assert refusals == dict.fromkeys(REASONS, 0)
+    assert reasons_of(ServiceError) - {""} <= {*REASONS}
+    row = next(line for line in README.splitlines() if line.startswith("| `vae_refusals_total`"))
+    assert {*row.split("|")[3].strip().split(", ")} == {*REASONS}
+
+
+def test_a_key_may_be_asked_for_and_it_may_be_off() -> None:
+    with running(api_keys=("key",), metrics="key") as service:
+        assert "API key" in problem(service.client.get("/metrics"), 401)["detail"]
+        assert service.client.get("/metrics", headers={"x-api-key": "key"}).status_code == 200
+        assert service.client.get("/livez").status_code == 200
+    with running(metrics="off") as service:
+        problem(service.client.get("/metrics"), 404)
+
+
+def test_workers_count_together_and_go_on_where_a_dead_one_was() -> None:
+    with live_server("--workers", "2") as server:
+        wait_until(lambda: len(workers(server)) == 2)
+        for asleep in workers(server):  # each answers some
+            os.kill(asleep, signal.SIGSTOP)
+            with httpx.Client(base_url=server.url) as client:
+                for _ in range(5):
+                    decode(client)
+                scrape(client)
+            os.kill(asleep, signal.SIGCONT)
+
+        def answered() -> float:
+            with httpx.Client(base_url=server.url) as client:
+                samples = scrape(client)
+                route = {"route": "/decode", "method": "POST", "status": "200", "media_type": "image/png"}
+                return value(samples, "vae_requests_total", **route)
+
+        assert answered() == 10
+        os.kill(workers(server)[0], signal.SIGKILL)
+        wait_until(lambda: len(workers(server)) == 3)
+        with httpx.Client(base_url=server.url) as client:
+            wait_until(lambda: value(scrape(client), "vae_worker_starts_total") == 3)
+        assert answered() == 10
+
+
+def test_the_bounds_belong_to_their_buckets() -> None:
+    histogram = Histogram((1, 2))
+    histogram.add_all([0.5, 1, 1.5, 2, sqrt(5)])
+    assert histogram.counts == [2, 2, 1]
+    assert BOUNDS.keys() == HISTOGRAMS.keys()
+
+
+def test_a_notice_is_never_seen_half_written() -> None:
+    board = Noticeboard(2)
+    assert board.read_all() == []
+    board.post(1, b"one")
+    before = board.read(1)
+    board.post(1, b"another")
+    assert (before, board.read(1), board.read_all()) == (b"one", b"another", [b"another"])
+    with pytest.raises(ValueError, match="does not fit"):
+        board.post(0, b"x" * (HALF + 1))
+
+
+def test_counts_are_of_one_service_alone() -> None:
+    first, second = Metrics(Noticeboard(1), 0), Metrics(Noticeboard(1), 0)
+    first.tally.refusals["queue_full"] += 1
+    assert b'vae_refusals_total{reason="queue_full"} 1.0' in first.exposition()
+    assert b'vae_refusals_total{reason="queue_full"} 0.0' in second.exposition()
+
+
+def test_every_metric_stands_in_the_readme(fresh: Running) -> None:
+    families = text_string_to_metric_families(fresh.client.get("/metrics").text)
+    missing = {family.name for family in families if family.name.startswith("vae_")} - set()
+    assert not {name for name in missing if name not in README}
