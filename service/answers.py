@@ -1,4 +1,4 @@
-"""Arrays → answers: PNG, JSON or npy, as the caller's Accept header asks."""
+"""Arrays → answers: PNG, JSON, or a format of arrays, as the caller's Accept header asks."""
 
 from __future__ import annotations
 
@@ -14,16 +14,17 @@ from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
 from service import errors
-from service.bodies import JSON
+from service.bodies import JSON, NDJSON
 from service.errors import ServiceError, problem_document
+from service.formats import ARRAY_FORMATS
 from service.images import write_png
-from service.npy import MEDIA_TYPE as NPY
-from service.npy import write_npy
 from service.schemas import PngOptions
 
 PNG = "image/png"
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
+OFFERS = (JSON, *ARRAY_FORMATS, NDJSON)
+"""What `arrays` gives."""
 
 PIECE = 100_000
 """Values that are written in one go; for more the event loop is let breathe, or a thread does it."""
@@ -36,11 +37,12 @@ class Answer(Response):
         self, body: bytes, media_type: str, headers: Mapping[str, str] | None = None, status: int = 200
     ) -> None:
         self.body = body
+        self.media_type = media_type
         self.status_code = status
         self.background = None
         self.raw_headers = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
-        for name, value in (headers or {}).items():
-            self.raw_headers.append((name.lower().encode(), value.encode()))
+        if headers:
+            self.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send it."""
@@ -61,19 +63,45 @@ async def json(fields: Mapping[str, Any], headers: Mapping[str, str] | None = No
     return Answer(b"{" + b",".join(members) + b"}", JSON, headers)
 
 
-async def png(images: ByteArray, options: PngOptions, headers: Mapping[str, str] | None = None) -> Answer:
-    """Images, uint8 (N, H, W, C), on one sheet."""
-    write = partial(write_png, images, columns=options.columns, scale=options.scale)
-    small = images.size * options.scale**2 <= PIECE
+async def png(
+    scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Images on one sheet, as `write_png` takes them."""
+    write = partial(write_png, scanlines, channels, columns=options.columns, scale=options.scale)
+    small = scanlines.size * options.scale**2 <= PIECE
     return Answer(write() if small else await asyncio.to_thread(write), PNG, headers)
 
 
-async def pixels(
-    media_type: str, images: FloatArray, *, single: bool, headers: Mapping[str, str] | None = None
+async def arrays(
+    media_type: str,
+    rows: Mapping[str, FloatArray],
+    *,
+    single: bool,
+    headers: Mapping[str, str] | None = None,
+    **told: int,
 ) -> Answer:
-    """Images (N, C, H, W) in [0, 1] as JSON or npy; a `single` one is given without the N."""
-    rows = images[0] if single else images
-    return Answer(write_npy(rows), NPY, headers) if media_type == NPY else await json({"pixels": rows}, headers)
+    """Named arrays (N, …) as one of OFFERS; a `single` item is given without the N. JSON tells `told` before them."""
+    if media_type == JSON:
+        return await json({**told, **{name: array[0] if single else array for name, array in rows.items()}}, headers)
+    if media_type == NDJSON:
+        return Answer(await _lines(rows), NDJSON, headers)
+    write = partial(ARRAY_FORMATS[media_type].write, rows, single)
+    small = sum(array.size for array in rows.values()) <= PIECE
+    return Answer(write() if small else await asyncio.to_thread(write), media_type, headers)
+
+
+async def _lines(rows: Mapping[str, FloatArray]) -> bytes:
+    """A JSON object a row."""
+    lines = []
+    written = 0
+    for values in zip(*rows.values(), strict=True):
+        fields = dict(zip(rows, values, strict=True))
+        lines.append(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
+        written += sum(value.size for value in values)
+        if written > PIECE:
+            await asyncio.sleep(0)
+            written = 0
+    return b"".join(lines)
 
 
 async def _json_value(value: Any) -> bytes:

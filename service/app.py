@@ -5,7 +5,6 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import asdict
 from importlib.metadata import version
 from pathlib import Path
 
@@ -17,25 +16,32 @@ from PIL import Image
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
-from starlette.responses import FileResponse, Response
-from starlette.staticfiles import StaticFiles
+from starlette.responses import Response
+from starlette.routing import Router
 
 from service import errors, routes
 from service.access import AccessLog
 from service.admission import Admission
 from service.answers import refuse
+from service.connection import Patience
 from service.documentation import DESCRIPTION, describe, openapi
 from service.engine import Engine, lay_out
 from service.front import Front
 from service.keys import Keyring
+from service.metrics import Metrics
+from service.noticeboard import Noticeboard
 from service.operation import Gate, Operation
+from service.page import read_page
+from service.protocols import diffusers, open_inference
 from service.settings import Settings
+from service.tracing import Tracer
+from vae.autoencoder_kl import Folder, load_folder
 from vae.checkpoint import Checkpoint, CheckpointError, load
 from vae.latents import LatentSet
 
 logger = logging.getLogger("vae-service")
 
-WEB = Path(__file__).parent / "web"
+VERSIONS = ("", "/versions/{version}")
 OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/encode": ("POST", routes.encode),
     "/decode": ("POST", routes.decode),
@@ -45,26 +51,43 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/traverse": ("POST", routes.traverse),
     "/latents": ("GET", routes.latents),
     "/model": ("GET", routes.model),
+    "/remote/decode": ("POST", diffusers.decode),
+    "/remote/encode": ("POST", diffusers.encode),
 }
+INFERENCE: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
+    "/v2": ("GET", open_inference.server),
+    **{f"/v2/models/{{name}}{version}": ("GET", open_inference.model) for version in VERSIONS},
+    **{f"/v2/models/{{name}}{version}/ready": ("GET", open_inference.model_ready) for version in VERSIONS},
+    **{f"/v2/models/{{name}}{version}/infer": ("POST", open_inference.infer) for version in VERSIONS},
+}
+
+
+Served = Checkpoint | Folder
 
 
 class StartError(Exception):
     """Why the service cannot start, in a sentence for the operator."""
 
 
-def load_checkpoint(settings: Settings) -> Checkpoint:
+def load_checkpoint(settings: Settings) -> Served:
     """The checkpoint on its device, laid out for the engine; raises StartError."""
     _check_device(settings.device)
     try:
-        checkpoint = load(settings.checkpoint, settings.device)
+        read = load_folder if settings.checkpoint.is_dir() else load
+        checkpoint: Served = read(settings.checkpoint, settings.device)
     except CheckpointError as error:
         raise StartError(str(error)) from error
     lay_out(checkpoint.model)
     return checkpoint
 
 
-def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Front:
-    """The service as an ASGI application; `checkpoint`, where it is not given, is loaded when its lifespan begins."""
+def create_app(settings: Settings, checkpoint: Served | None = None, metrics: Metrics | None = None) -> Front:
+    """The service as an ASGI application; `checkpoint`, where it is not given, is loaded when its lifespan begins.
+
+    `metrics` are given where several workers count together.
+    """
+    counts = metrics or Metrics(Noticeboard(1), 0)
+    tracer = _tracer() if settings.tracing else None
     keyring = Keyring(key.get_secret_value() for key in settings.api_keys)
     admission = Admission(queue_limit=settings.queue_limit, keys=len(keyring), deadline=settings.request_deadline)
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
@@ -83,14 +106,30 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fron
             micro_batch_limit=settings.micro_batch_limit,
             device=settings.device,
             threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
+            tally=counts.tally,
+            on_batch=tracer.batch if tracer else None,
         )
-        app.state.loaded = routes.Loaded(engine, settings.limits, _model_json(served), latents_json)
+        app.state.loaded = routes.Loaded(
+            served.name, engine, settings.limits, _model_json(served), latents_json, counts, settings.metrics == "key"
+        )
+        counts.info = _model_info(served, app.version)
+        counts.gauges = {
+            "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
+            "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.in_flight),
+            "vae_places": ("Requests that may be in flight", lambda: settings.queue_limit),
+        }
+        counts.keep_posting()
         logger.info("Serving %s, sha256 %s.", settings.checkpoint, served.sha256)
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s:%d may call.", settings.host, settings.port)
         admission.status = "ok"
-        yield {"admission": admission}
+        yield {
+            "admission": admission,
+            "patience": Patience(settings.client_timeout, settings.keep_alive, counts.tally.refuse),
+        }
         engine.close()
+        if tracer:
+            tracer.close()
         if access_log:
             access_log.flush()
 
@@ -103,27 +142,52 @@ def create_app(settings: Settings, checkpoint: Checkpoint | None = None) -> Fron
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look for them at each request
     )
-    app.state.gate = Gate(keyring, admission)
-    for path, (method, handler) in OPERATIONS.items():
-        app.router.add_api_route(
-            path, handler, methods=[method], response_class=Response, route_class_override=Operation, **describe(path)
-        )
-    for path, probe in (("/livez", routes.livez), ("/readyz", routes.readyz)):
-        app.add_api_route(path, probe, methods=["GET"], response_class=Response, **describe(path))
+    app.state.gate = Gate(keyring, admission, counts.tally)
+    _add_routes(app, settings)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     for exception in (errors.ServiceError, HTTPException, Exception):
         app.add_exception_handler(exception, _answer_error)
-    app.mount("/web", StaticFiles(directory=WEB))
-    app.router.add_route("/", lambda _: FileResponse(WEB / "index.html"), include_in_schema=False)
+    page = read_page()
+    app.mount("/web", Router(page.files))
+    app.router.add_route("/", page.home, include_in_schema=False)
     if settings.cors_origins:
         app.add_middleware(
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
             allow_headers=["authorization", "content-type", "x-api-key"],
-            expose_headers=["x-seed", "retry-after"],
+            expose_headers=["x-seed", "x-request-id", "server-timing", "retry-after"],
         )
-    return Front(app, shortcuts=not settings.cors_origins, access_log=access_log)
+    return Front(app, shortcuts=not settings.cors_origins, access_log=access_log, tally=counts.tally, tracer=tracer)
+
+
+def _add_routes(app: FastAPI, settings: Settings) -> None:
+    for path, (method, handler) in OPERATIONS.items():
+        app.router.add_api_route(
+            path, handler, methods=[method], response_class=Response, route_class_override=Operation, **describe(path)
+        )
+    for path, (method, handler) in INFERENCE.items():
+        app.router.add_api_route(
+            path,
+            handler,
+            methods=[method],
+            response_class=Response,
+            route_class_override=open_inference.InferenceOperation,
+            **open_inference.describe(path),
+        )
+    for path, probe in (("/livez", routes.livez), ("/readyz", routes.readyz)):
+        app.add_api_route(path, probe, methods=["GET"], response_class=Response, **describe(path))
+    for path, probe in (("/v2/health/live", open_inference.live), ("/v2/health/ready", open_inference.ready)):
+        app.add_api_route(path, probe, methods=["GET"], response_class=Response, **open_inference.describe(path))
+    if settings.metrics != "off":
+        app.add_api_route("/metrics", routes.metrics, methods=["GET"], response_class=Response, **describe("/metrics"))
+
+
+def _tracer() -> Tracer:
+    try:
+        return Tracer(version("vae-service"))
+    except ImportError as error:
+        raise StartError("For tracing install OpenTelemetry: pip install 'vae-service[otel]'.") from error
 
 
 def _check_device(device: str) -> None:
@@ -153,16 +217,29 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
             return errors.InternalError()
 
 
-def _model_json(checkpoint: Checkpoint) -> bytes:
-    config = asdict(checkpoint.model.config)
+def _model_json(checkpoint: Served) -> bytes:
+    config = checkpoint.model.config
     return orjson.dumps(
         {
             "name": checkpoint.name,
-            **{name: config[name] for name in ("architecture", "image_shape", "latent_dim")},
+            **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
+            "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
             "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
             **{name: getattr(checkpoint, name) for name in ("sha256", "format_version", "training", "figures")},
         }
     )
+
+
+def _model_info(checkpoint: Served, service_version: str) -> dict[str, str]:
+    config = checkpoint.model.config
+    return {
+        "name": checkpoint.name,
+        "architecture": config.architecture,
+        "image_shape": "×".join(map(str, config.image_shape)),
+        "latent_dim": "×".join(map(str, config.latent_shape)),
+        "sha256": checkpoint.sha256,
+        "version": service_version,
+    }
 
 
 def _latents_json(checkpoint: Path, sha256: str) -> bytes | None:

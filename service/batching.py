@@ -1,10 +1,13 @@
 """The micro-batcher: what is ready together is computed together."""
 
+from __future__ import annotations
+
 import asyncio
+import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -14,38 +17,70 @@ PAUSE, LONGEST_PAUSE = 0.06, 0.2
 """After a batch in an executor, as shares of the time that it took."""
 
 
+class Timing:
+    """Where the time of a request went, seconds."""
+
+    __slots__ = ("compute", "queue", "span")
+
+    def __init__(self, span: object | None = None) -> None:
+        self.span = span
+        """The request's, where it is traced."""
+        self.queue = 0.0
+        """Until its batch was begun; that of the last one, if it took several."""
+        self.compute = 0.0
+        """Of its batches."""
+
+
+class _Waiting(NamedTuple, Generic[Item, Result]):
+    item: Item
+    future: asyncio.Future[Result]
+    timing: Timing
+    since: float
+
+
 class MicroBatcher(Generic[Item, Result]):
     """Gathers items as long as every tick of the event loop brings more, and computes them in one call.
 
     A lone item is computed after a tick that brought no other, some microseconds later, and under load, while one batch
     is computed, the next one gathers by itself. With an `executor` the event loop stays free during the computation.
     What then waits is given a little more time, as long as others come: those just answered may come again, and would
-    else always find the other half of them being computed.
+    else always find the other half of them being computed. An exception in the place of a result is raised for its item
+    alone.
     """
 
     def __init__(
         self,
-        compute: Callable[[Sequence[Item]], Sequence[Result]],
+        compute: Callable[[Sequence[Item]], Sequence[Result | Exception]],
         *,
         limit: int,
         size: Callable[[Item], int],
         executor: Executor | None = None,
+        observe: Callable[[Sequence[Timing], float, int], None] | None = None,
     ) -> None:
-        """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item."""
+        """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item.
+
+        `observe` is told of each batch the timings of its items, how long it took, in seconds, and its size.
+        """
         self._compute = compute
         self._limit = limit
         self._size = size
         self._executor = executor
-        self._queue: deque[tuple[Item, asyncio.Future[Result]]] = deque()
+        self._observe = observe
+        self._queue: deque[_Waiting[Item, Result]] = deque()
         self._gathered = 0
         self._busy = False
         self._pause: asyncio.TimerHandle | None = None
 
-    async def submit(self, item: Item) -> Result:
-        """The result for `item`. Cancelled while it waits, it is not computed."""
+    @property
+    def waiting(self) -> int:
+        """The sizes of what waits, summed."""
+        return sum(self._size(waiting.item) for waiting in self._queue)
+
+    async def submit(self, item: Item, timing: Timing | None = None) -> Result:
+        """The result for `item`, and in `timing` what it took. Cancelled while it waits, it is not computed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._queue.append((item, future))
+        self._queue.append(_Waiting(item, future, timing or Timing(), time.perf_counter()))
         if not self._busy:
             self._busy = True
             loop.call_soon(self._gather)
@@ -78,42 +113,59 @@ class MicroBatcher(Generic[Item, Result]):
         if not batch:
             self._busy = False
             return
-        items = [item for item, _ in batch]
-        futures = [future for _, future in batch]
+        items = [waiting.item for waiting in batch]
         loop = asyncio.get_running_loop()
+        begun = time.perf_counter()  # the loop's clock stands still within a tick
         if self._executor is not None:
-            begun = loop.time()
             computation = loop.run_in_executor(self._executor, self._compute, items)
 
-            def go_on(done: asyncio.Future[Sequence[Result]]) -> None:
-                self._deliver(futures, done.result)
-                took = loop.time() - begun
+            def go_on(done: asyncio.Future[Sequence[Result | Exception]]) -> None:
+                took = self._deliver(batch, begun, done.result)
                 self._wait_for_more(took * PAUSE, loop.time() + took * LONGEST_PAUSE)
 
             computation.add_done_callback(go_on)
         else:
-            self._deliver(futures, lambda: self._compute(items))
+            self._deliver(batch, begun, lambda: self._compute(items))
             loop.call_soon(self._gather)
 
-    def _take(self) -> list[tuple[Item, asyncio.Future[Result]]]:
-        batch: list[tuple[Item, asyncio.Future[Result]]] = []
+    def _take(self) -> list[_Waiting[Item, Result]]:
+        batch: list[_Waiting[Item, Result]] = []
         total = 0
         while self._queue:
-            item, future = self._queue[0]
-            if not future.done():
-                total += self._size(item)
+            waiting = self._queue[0]
+            if not waiting.future.done():
+                total += self._size(waiting.item)
                 if batch and total > self._limit:
                     break
-                batch.append((item, future))
+                batch.append(waiting)
             self._queue.popleft()
         return batch
 
-    def _deliver(self, futures: Sequence[asyncio.Future[Result]], results: Callable[[], Sequence[Result]]) -> None:
+    def _deliver(
+        self,
+        batch: Sequence[_Waiting[Item, Result]],
+        begun: float,
+        compute: Callable[[], Sequence[Result | Exception]],
+    ) -> float:
+        """Give each its result; returns what computing them took since `begun`, seconds."""
+        results: Sequence[Result | Exception]
         try:
-            for future, result in zip(futures, results(), strict=True):
-                if not future.done():
-                    future.set_result(result)
+            results = compute()
+            if len(results) != len(batch):
+                raise ValueError(f"{len(results)} results were computed for {len(batch)} items.")  # noqa: TRY301
         except Exception as error:
-            for future in futures:
-                if not future.done():
-                    future.set_exception(error)
+            results = [error] * len(batch)
+        took = time.perf_counter() - begun
+        for waiting, result in zip(batch, results, strict=True):
+            waiting.timing.queue = begun - waiting.since
+            waiting.timing.compute += took
+            if waiting.future.done():
+                continue
+            if isinstance(result, Exception):
+                waiting.future.set_exception(result)
+            else:
+                waiting.future.set_result(result)
+        if self._observe:
+            timings = [waiting.timing for waiting in batch]
+            self._observe(timings, took, sum(self._size(waiting.item) for waiting in batch))
+        return took

@@ -5,8 +5,10 @@ from __future__ import annotations
 import asyncio
 from collections.abc import AsyncGenerator
 from dataclasses import dataclass
+from math import prod
 from reprlib import repr as brief
-from typing import Any, TypeVar
+from threading import Event
+from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
@@ -16,9 +18,10 @@ from pydantic_core import ErrorDetails, from_json
 from starlette.datastructures import UploadFile
 from starlette.formparsers import MultiPartException, MultiPartParser
 
-from service import npy
+from service.arrays import Format, wrong
 from service.call import Call
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
+from service.formats import ARRAY_FORMATS, missing
 from service.images import FORMATS, Fit, open_image, to_array
 from service.schemas import LATENT_BOUND
 
@@ -26,9 +29,17 @@ FloatArray = npt.NDArray[np.float32]
 Document = TypeVar("Document", bound=BaseModel)
 
 JSON = "application/json"
+NDJSON = "application/x-ndjson"
+"""A JSON value a line; https://github.com/ndjson/ndjson-spec has this type, none is registered."""
 MULTIPART = "multipart/form-data"
-INLINE_PIXELS = 256 * 256
-"""Larger pictures are decoded in a thread: they take milliseconds."""
+IMAGE_TYPES = (*FORMATS, MULTIPART, *ARRAY_FORMATS)
+LATENT_TYPES = (JSON, NDJSON, *ARRAY_FORMATS)
+INLINE_PIXELS, INLINE_BYTES = 256 * 256, 2**15
+"""Larger pictures are decoded in a thread: they take milliseconds, and much may be made of a few bytes."""
+FORM_PIECE = 2**14
+"""Bytes of a form that are parsed in one go: some hundred parts."""
+JSON_VALUES = 50_000
+"""Values in a JSON body, unless a batch of latents may have more; a list of wrong ones is slow to be told."""
 MANY_PROBLEMS = 8
 """After so many bad fields the rest go unsaid."""
 
@@ -46,9 +57,13 @@ class Limits:
         if count > self.batch:
             raise TooLarge(f"{brief(count)} items are asked for in one request; at most {self.batch} are taken.")
 
+    def check_pixels(self, count: int, shape: tuple[int, int, int], what: str = "The images") -> None:
+        """Raise TooLarge where `count` images of `shape` (C, H, W) have more pixels than one request may hold."""
+        if (pixels := count * shape[1] * shape[2]) > self.image_pixels:
+            raise TooLarge(f"{what} would have {pixels} pixels; at most {self.image_pixels} are given.")
 
-@dataclass(frozen=True)
-class Batch:
+
+class Batch(NamedTuple):
     """Rows (N, …) float32; `single` where the caller sent one item, not a batch of one."""
 
     rows: FloatArray
@@ -56,66 +71,69 @@ class Batch:
 
 
 async def read_images(call: Call, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool) -> Batch:
-    """One image, several in a multipart body, or an npy array → (N, C, H, W) in [0, 1]."""
+    """One image, several in a multipart body, or an array → (N, C, H, W) in [0, 1]."""
     content_type = call.media_type
-    if content_type not in (*FORMATS, MULTIPART, npy.MEDIA_TYPE):
-        raise _unsupported(content_type, (*FORMATS, MULTIPART, npy.MEDIA_TYPE))
+    if content_type not in IMAGE_TYPES:
+        raise _unsupported(content_type, IMAGE_TYPES)
     body = await call.read(limits.body)
-    if content_type == npy.MEDIA_TYPE:
-        return _images_of_array(npy.read_npy(body), limits, shape)
+    if array_format := ARRAY_FORMATS.get(content_type):
+        return _images_of_array(array_format, body, limits, shape)
     pictures = await _parts(call, body, limits) if content_type == MULTIPART else [("The body", body)]
+    limits.check_pixels(len(pictures), shape)
 
     def decode(image: Image, name: str) -> FloatArray:
         return to_array(image, shape, fit=fit, invert=invert, name=name)
 
-    def decode_all() -> FloatArray:
-        return np.stack([decode(open_image(picture, limits.image_pixels, name), name) for name, picture in pictures])
+    given_up = Event()
 
-    if len(pictures) == 1:
+    def decode_all() -> FloatArray:
+        wanted = ((name, picture) for name, picture in pictures if not given_up.is_set())
+        return np.stack([decode(open_image(picture, limits.image_pixels, name), name) for name, picture in wanted])
+
+    single = len(pictures) == 1
+    if single and len(pictures[0][1]) <= INLINE_BYTES:
         name, picture = pictures[0]
         image = open_image(picture, limits.image_pixels, name)
-        small = image.width * image.height <= INLINE_PIXELS
-        pixels = decode(image, name) if small else await asyncio.to_thread(decode, image, name)
-        return Batch(pixels[np.newaxis], single=True)
-    return Batch(await asyncio.to_thread(decode_all), single=False)
+        if image.width * image.height <= INLINE_PIXELS:
+            return Batch(decode(image, name)[np.newaxis], single)
+    try:
+        return Batch(await asyncio.to_thread(decode_all), single)
+    finally:
+        given_up.set()  # a thread cannot be cancelled
 
 
-async def read_latents(call: Call, limits: Limits, latent_dim: int) -> Batch:
-    """JSON `[…]`, `[[…], …]` or either as `{"z": …}`, or an npy array → (N, D), finite."""
+async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Batch:
+    """JSON lists of `shape`, a list of such, or either as `{"z": …}`; such a line each; or an array → (N, *shape).
+
+    All are finite.
+    """
     content_type = call.media_type
-    if content_type not in (JSON, npy.MEDIA_TYPE):
-        raise _unsupported(content_type, (JSON, npy.MEDIA_TYPE))
+    if content_type not in LATENT_TYPES:
+        raise _unsupported(content_type, LATENT_TYPES)
     body = await call.read(limits.body)
-    if content_type == npy.MEDIA_TYPE:
-        array = npy.read_npy(body)
-        if array.ndim not in (1, 2) or array.shape[-1] != latent_dim or not array.size:
-            wanted = f"({latent_dim},) or (N, {latent_dim})"
-            raise InvalidInput(Problem("body", "", f"The array has the shape {array.shape}; {wanted} is wanted."))
-        limits.check_batch(array.size // latent_dim)
-        with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-            rows = array.astype(np.float32)
-        if not (np.abs(rows) <= LATENT_BOUND).all():
-            raise InvalidInput(
-                Problem("body", "", f"The array holds numbers that are not finite or beyond ±{LATENT_BOUND:g}.")
-            )
-        return Batch(rows.reshape(-1, latent_dim), single=array.ndim == 1)
-    return _latents_of_json(_parse_json(body), limits, latent_dim)
+    if array_format := ARRAY_FORMATS.get(content_type):
+        return _latents_of_array(array_format, body, limits, shape)
+    values = max(JSON_VALUES, limits.batch * prod(shape))
+    if content_type == NDJSON:
+        return _latents_of_lines(body, limits, shape, values)
+    return _latents_of_json(_parse_json(body, values), limits, shape)
 
 
-async def read_document(call: Call, limits: Limits, document: type[Document]) -> Document:
-    """A JSON body → `document`, or InvalidInput with a pointer for each bad field."""
+async def read_document(call: Call, limits: Limits, document: type[Document], values: int = JSON_VALUES) -> Document:
+    """A JSON body of at most `values` values → `document`, or InvalidInput with a pointer for each bad field."""
     content_type = call.media_type
     if content_type != JSON:
         raise _unsupported(content_type, (JSON,))
     try:
-        return document.model_validate(_parse_json(await call.read(limits.body)))
+        return document.model_validate(_parse_json(await call.read(limits.body), values))
     except ValidationError as error:
         raise invalid("body", error) from error
 
 
 def invalid(place: str, error: ValidationError) -> InvalidInput:
     """What pydantic complains of in the body or the query, each field named."""
-    return InvalidInput(*(_problem(place, complaint) for complaint in error.errors()[:MANY_PROBLEMS]))
+    complaints = error.errors(include_url=False, include_context=False, include_input=False)
+    return InvalidInput(*(_problem(place, complaint) for complaint in complaints[:MANY_PROBLEMS]))
 
 
 def _problem(place: str, complaint: ErrorDetails) -> Problem:
@@ -133,14 +151,20 @@ def _escape(part: int | str) -> str:
 
 def _unsupported(content_type: str, taken: tuple[str, ...]) -> UnsupportedMediaType:
     sent = f"The content type is {content_type!r}" if content_type else "The request has no content type"
-    return UnsupportedMediaType(f"{sent}; this route takes {', '.join(taken)}.")
+    return UnsupportedMediaType(f"{sent}; this route takes {', '.join(taken)}.{missing(content_type)}")
 
 
-def _parse_json(body: bytes) -> Any:
+def _parse_json(body: bytes, values: int = JSON_VALUES, name: str = "The body") -> Any:
+    _check_values(body, values)
     try:
         return from_json(body, allow_inf_nan=True)  # NaN is told as a wrong value, not as bad JSON
     except ValueError as error:
-        raise UnreadableBody(f"The body is not JSON: {error}.") from error
+        raise UnreadableBody(f"{name} is not JSON: {error}.") from error
+
+
+def _check_values(body: bytes, values: int) -> None:
+    if body.count(b",") > values:
+        raise TooLarge(f"The body holds more than the {values} values that are taken.")
 
 
 class _InMemoryParser(MultiPartParser):
@@ -160,7 +184,9 @@ class _InMemoryParser(MultiPartParser):
 
 async def _parts(call: Call, body: bytes, limits: Limits) -> list[tuple[str, bytes]]:
     async def stream() -> AsyncGenerator[bytes, None]:
-        yield body
+        for start in range(0, len(body), FORM_PIECE):
+            yield body[start : start + FORM_PIECE]
+            await asyncio.sleep(0)
         if not parser.whole:
             raise UnreadableBody("The body is not a whole multipart form: its last boundary is missing.")
 
@@ -184,52 +210,106 @@ async def _parts(call: Call, body: bytes, limits: Limits) -> list[tuple[str, byt
     return parts
 
 
-def _images_of_array(array: npt.NDArray[Any], limits: Limits, shape: tuple[int, int, int]) -> Batch:
+def _images_of_array(array_format: Format, body: bytes, limits: Limits, shape: tuple[int, int, int]) -> Batch:
+    array = array_format.read(body, "pixels")
     grey = shape[0] == 1
-    single = array.shape == shape or (grey and array.shape == shape[1:])
+    single = not array_format.is_table and (array.shape == shape or (grey and array.shape == shape[1:]))
     batch = array.shape[1:] == shape or (grey and array.shape[1:] == shape[1:])
     if not (single or batch) or not array.size:
         c, h, w = shape
         wanted = f"({c}, {h}, {w}) or (N, {c}, {h}, {w})" + (f", or ({h}, {w}) or (N, {h}, {w})," if grey else "")
-        raise InvalidInput(Problem("body", "", f"The array has the shape {array.shape}; {wanted} is wanted."))
+        raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
     limits.check_batch(1 if single else len(array))
     if array.dtype == np.uint8:
         rows = array.astype(np.float32) / np.float32(255)
     elif (array >= 0).all() and (array <= 1).all():
-        rows = array.astype(np.float32)
+        rows = array.astype(np.float32, copy=False)
     else:
-        raise InvalidInput(Problem("body", "", "The array holds numbers outside [0, 1]; scale it, or send uint8."))
+        raise wrong("The array holds numbers outside [0, 1]; scale it, or send uint8.")
     return Batch(rows.reshape(-1, *shape), single=single)
 
 
-def _latents_of_json(document: Any, limits: Limits, latent_dim: int) -> Batch:
-    pointer = ""
-    if isinstance(document, dict):
-        if unknown := sorted(document.keys() - {"z"})[:MANY_PROBLEMS]:
-            problem = "{} is no field of this object; 'z' is its only one."
-            raise InvalidInput(*(Problem("body", f"/{_escape(name)}", problem.format(brief(name))) for name in unknown))
-        document, pointer = document.get("z"), "/z"
-    if not isinstance(document, list) or not document:
-        raise InvalidInput(Problem("body", pointer, f"A latent of {latent_dim} numbers, or a list of them, is wanted."))
-    single = not isinstance(document[0], list)
-    vectors = [document] if single else document
-    limits.check_batch(len(vectors))
+def _latents_of_array(array_format: Format, body: bytes, limits: Limits, shape: tuple[int, ...]) -> Batch:
+    array = array_format.read(body, "z")
+    single = not array_format.is_table and array.shape == shape
+    if not (single or array.shape[1:] == shape) or not array.size:
+        wanted = f"{shape} or (N, {', '.join(map(str, shape))})"
+        raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
+    limits.check_batch(1 if single else len(array))
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        rows = array.astype(np.float32, copy=False)
+    if not (np.abs(rows) <= LATENT_BOUND).all():
+        raise wrong(f"The array holds numbers that are not finite or beyond ±{LATENT_BOUND:g}.")
+    return Batch(rows.reshape(-1, *shape), single=single)
+
+
+def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], values: int) -> Batch:
+    _check_values(body, values)
+    limits.check_batch(body.strip().count(b"\n") + 1)
+    lines = [(number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip()]
+    documents = [_parse_json(line, values, f"Line {number} of the body") for number, line in lines]
+    latents = [_z_of(document, f"/{index}") for index, document in enumerate(documents)]
+    if not latents:
+        raise wrong("The body has no lines; a latent in each is wanted.")
+    return Batch(_rows_of_json(latents, shape), single=False)
+
+
+def _latents_of_json(document: Any, limits: Limits, shape: tuple[int, ...]) -> Batch:
+    z, pointer = _z_of(document, "")
+    if not isinstance(z, list) or not z:
+        numbers = "×".join(map(str, shape))
+        raise InvalidInput(Problem("body", pointer, f"A latent of {numbers} numbers, or a list of them, is wanted."))
+    single = _depth(z) <= len(shape)
+    limits.check_batch(1 if single else len(z))
+    latents = [(z, pointer)] if single else [(latent, f"{pointer}/{index}") for index, latent in enumerate(z)]
+    return Batch(_rows_of_json(latents, shape), single=single)
+
+
+def _z_of(document: Any, pointer: str) -> tuple[Any, str]:
+    """What is in a `{"z": …}`, or what has none around it, and where."""
+    if not isinstance(document, dict):
+        return document, pointer
+    z = document.pop("z", None)
+    if document:
+        problem = "{} is no field of this object; 'z' is its only one."
+        names = sorted(document)[:MANY_PROBLEMS]
+        raise InvalidInput(
+            *(Problem("body", f"{pointer}/{_escape(name)}", problem.format(brief(name))) for name in names)
+        )
+    return z, f"{pointer}/z"
+
+
+def _rows_of_json(latents: list[tuple[Any, str]], shape: tuple[int, ...]) -> FloatArray:
     problems: list[Problem] = []
-    for index, vector in enumerate(vectors):
-        problems += _vector_problems(vector, pointer if single else f"{pointer}/{index}", latent_dim)
+    for latent, pointer in latents:
+        problems += _latent_problems(latent, pointer, shape)
         if len(problems) >= MANY_PROBLEMS:
             break
     if problems:
         raise InvalidInput(*problems[:MANY_PROBLEMS])
-    return Batch(np.array(vectors, np.float32), single=single)
+    return np.array([latent for latent, _ in latents], np.float32)
 
 
-def _vector_problems(vector: Any, pointer: str, latent_dim: int) -> list[Problem]:
-    if not isinstance(vector, list) or len(vector) != latent_dim:
-        came = f"a list of {len(vector)}" if isinstance(vector, list) else "no list"
-        return [Problem("body", pointer, f"A latent of {latent_dim} numbers is wanted; {came} came.")]
+def _depth(document: Any) -> int:
+    """How many lists are in one another, by the first of each."""
+    depth = 0
+    while isinstance(document, list):
+        depth += 1
+        document = document[0] if document else None
+    return depth
+
+
+def _latent_problems(latent: Any, pointer: str, shape: tuple[int, ...]) -> list[Problem]:
+    if not isinstance(latent, list) or len(latent) != shape[0]:
+        came = f"a list of {len(latent)}" if isinstance(latent, list) else "no list"
+        numbers = "×".join(map(str, shape))
+        return [Problem("body", pointer, f"A latent of {numbers} numbers is wanted; {came} came.")]
+    if len(shape) > 1:
+        return [
+            problem for i, part in enumerate(latent) for problem in _latent_problems(part, f"{pointer}/{i}", shape[1:])
+        ]
     return [
         Problem("body", f"{pointer}/{i}", f"{brief(value)} is not a finite number within ±{LATENT_BOUND:g}.")
-        for i, value in enumerate(vector)
+        for i, value in enumerate(latent)
         if type(value) not in (int, float) or not -LATENT_BOUND <= value <= LATENT_BOUND
     ]

@@ -2,47 +2,81 @@
 
 from __future__ import annotations
 
-from functools import cached_property
+import asyncio
 
 from starlette.requests import Request
+from starlette.types import Receive, Scope
 
+from service.batching import Timing
+from service.encodings import decompress
 from service.errors import TooLarge, UnreadableBody
+
+AWAITED = 2**18
+"""Bytes of a body that come before its request needs a place in the queue."""
 
 
 class Call(Request):
     """Starlette's request, its header fields and its body read in one go."""
 
-    @cached_property
-    def fields(self) -> dict[bytes, bytes]:
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope  # of Starlette's own attributes, those that this service's handlers reach
+        self._receive = receive
+        headers = scope["headers"]
+        self.fields: dict[bytes, bytes] = dict(headers)
         """Header fields by lower-case name; those that came several times are joined (RFC 9110, section 5.3)."""
-        headers = self.scope["headers"]
-        fields: dict[bytes, bytes] = dict(headers)
-        if len(fields) < len(headers):
-            fields = {name: b", ".join(value for other, value in headers if other == name) for name in fields}
-        return fields
+        if len(self.fields) < len(headers):
+            for name in self.fields:
+                self.fields[name] = b", ".join(value for other, value in headers if other == name)
+        length = self.fields.get(b"content-length", b"")
+        self._declared = int(length) if length.isdigit() else 0
+        self._chunks: list[bytes] = []
+        self._came = 0
+        self._more = True
 
     def field(self, name: bytes) -> str:
         """A header field, empty where it did not come."""
         return self.fields.get(name, b"").decode("latin-1")
 
     @property
+    def timing(self) -> Timing:
+        """Where its time goes, for the log and the answer."""
+        timing: Timing = self.scope["timing"]
+        return timing
+
+    @property
     def media_type(self) -> str:
         """That of the body, lower case, without parameters; empty where it did not come."""
         return self.field(b"content-type").partition(";")[0].strip().lower()
 
+    @property
+    def has_body(self) -> bool:
+        """Does its head tell of one?"""
+        return b"content-length" in self.fields or b"transfer-encoding" in self.fields
+
+    async def arrive(self, limit: int) -> None:
+        """Wait until the body is whole, too long to wait for it here, or more than `limit` bytes."""
+        while self._more and self._came <= AWAITED and max(self._declared, self._came) <= limit:
+            await self._take_in()
+
     async def read(self, limit: int) -> bytes:
-        """The body; raises TooLarge for one of more than `limit` bytes, from its declared length where it has one."""
-        length = self.fields.get(b"content-length", b"")
-        declared = int(length) if length.isdigit() else 0
-        chunks: list[bytes] = []
-        came, more = 0, True
-        while more and max(declared, came) <= limit:
-            message = await self.receive()
-            if message["type"] == "http.disconnect":
-                raise UnreadableBody("The caller hung up before the body was whole.")
-            chunks.append(message.get("body", b""))
-            came += len(chunks[-1])
-            more = message.get("more_body", False)
-        if max(declared, came) > limit:
+        """The body, decompressed. Raises TooLarge for one of more than `limit` bytes, before or after.
+
+        Its declared length is enough to know, where it has one.
+        """
+        while self._more and max(self._declared, self._came) <= limit:
+            await self._take_in()
+        if max(self._declared, self._came) > limit:
             raise TooLarge(f"The body is larger than the {limit} bytes that are taken.")
-        return b"".join(chunks)
+        body = b"".join(self._chunks)
+        encoding = self.fields.get(b"content-encoding", b"").decode("latin-1")
+        if encoding in ("", "identity"):
+            return body
+        return await asyncio.to_thread(decompress, body, encoding, limit)
+
+    async def _take_in(self) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise UnreadableBody("The caller hung up before the body was whole.")
+        self._chunks.append(message.get("body", b""))
+        self._came += len(self._chunks[-1])
+        self._more = message.get("more_body", False)

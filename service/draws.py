@@ -11,7 +11,7 @@ def choose_seed() -> int:
     return secrets.randbits(32)
 
 
-def standard_normal(seed: int, count: int, latent_dim: int) -> npt.NDArray[np.float32]:
-    """N(0, I), (count, latent_dim); the first rows are the same for every `count`."""
+def standard_normal(seed: int, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
+    """N(0, I), (count, *shape); the first rows are the same for every `count`."""
     generator = np.random.Generator(np.random.PCG64(seed))
-    return generator.standard_normal((count, latent_dim), np.float32)
+    return generator.standard_normal((count, *shape), np.float32)

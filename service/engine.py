@@ -14,12 +14,15 @@ import numpy.typing as npt
 import torch
 from torch import Tensor, nn
 
-from service.batching import MicroBatcher
+from service.batching import MicroBatcher, Timing
+from service.tally import Tally
+from vae.autoencoder_kl import AutoencoderKL
 from vae.model import VAE, reparameterize
-from vae.objective import kl_divergence, reconstruction_loss
+from vae.objective import kl_divergence
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
+Model = VAE | AutoencoderKL
 Arrays = tuple[npt.NDArray[Any], ...]
 """Arrays of one length N: what goes in and comes out of an operation, row by row."""
 Operation = Callable[..., tuple[Tensor, ...]]
@@ -29,6 +32,10 @@ BLOCKING_LIMIT_S = 0.001
 
 MINIMUM_ROWS = 2
 """A smaller batch is padded: BLAS computes one row by another kernel, whose last bits differ."""
+
+
+class UnsoundOutput(Exception):
+    """The model gave something that is not a finite number."""
 
 
 @dataclass(frozen=True)
@@ -49,57 +56,85 @@ class Reconstruction:
 
 
 class Engine:
-    """Runs one model; all arrays are float32, images (N, C, H, W) in [0, 1], latents (N, D)."""
+    """Runs one model; all arrays are float32, images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape."""
 
     def __init__(
         self,
-        model: VAE,
+        model: Model,
         *,
         micro_batch_limit: int,
         device: torch.device | str = "cpu",
         threaded: bool | None = None,
+        tally: Tally | None = None,
+        on_batch: Callable[[str, Sequence[Timing], float, int], None] | None = None,
     ) -> None:
-        """`threaded` says whether a batch is computed in a thread beside the event loop; by default, if it is slow."""
+        """`threaded` says whether a batch is computed in a thread beside the event loop; by default, if it is slow.
+
+        `tally` counts batches, and the losses of the images that come. `on_batch` is told of each batch its operation,
+        the timings of its requests, how long it took, in seconds, and its rows.
+        """
         self.config = model.config
         self._model = model
         lay_out(model)
         self._device = torch.device(device)
-        self._limit = micro_batch_limit
+        self._limit = 1 if self.config.row_by_row else micro_batch_limit
         # Several threads share the work out by the number of rows, so that it must not vary.
-        self._least_rows = MINIMUM_ROWS if torch.get_num_threads() == 1 else micro_batch_limit
+        least_rows = MINIMUM_ROWS if torch.get_num_threads() == 1 else micro_batch_limit
+        self._least_rows = 1 if self.config.row_by_row else least_rows
         if threaded is None:
-            threaded = self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
-        self._thread = ThreadPoolExecutor(1, thread_name_prefix="engine") if threaded else None
-        self._encoder = self._batcher(self._encode)
-        self._decoder = self._batcher(self._decode)
-        self._drawer = self._batcher(self._draw)
-        self._reconstructor = self._batcher(self._reconstruct)
-        self._redrawer = self._batcher(self._redraw)
+            threaded = self.config.row_by_row or self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
+        # BLAS called from a thread that torch did not make uses all cores until torch.set_num_threads is called there.
+        threads = (torch.get_num_threads(),)
+        self._thread = ThreadPoolExecutor(1, "engine", torch.set_num_threads, threads) if threaded else None
+        self._tally = tally or Tally()
+        self._on_batch = on_batch
+        self._encoder = self._batcher("encode", self._encode)
+        self._decoder = self._batcher("decode", self._decode)
+        self._drawer = self._batcher("draw", self._draw)
+        self._reconstructor = self._batcher("reconstruct", self._reconstruct)
+        self._redrawer = self._batcher("redraw", self._redraw)
+        self._signer = self._batcher("signed", self._signed)
 
-    async def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and log-variance of q(z|x), (N, D) each."""
-        mean, log_variance = await self._run(self._encoder, (images,))
+    @property
+    def waiting(self) -> int:
+        """Rows that wait to be computed."""
+        batchers = (self._encoder, self._decoder, self._drawer, self._reconstructor, self._redrawer, self._signer)
+        return sum(batcher.waiting for batcher in batchers)
+
+    async def encode(self, images: FloatArray, *, timing: Timing | None = None) -> tuple[FloatArray, FloatArray]:
+        """Mean and log-variance of q(z|x), (N, …) each."""
+        mean, log_variance, _ = await self._run(self._encoder, (images,), timing)
         return mean, log_variance
 
-    async def decode(self, z: FloatArray) -> FloatArray:
+    async def decode(self, z: FloatArray, *, timing: Timing | None = None) -> FloatArray:
         """Images, (N, C, H, W) in [0, 1]."""
-        (pixels,) = await self._run(self._decoder, (z,))
+        (pixels,) = await self._run(self._decoder, (z,), timing)
         return pixels
 
-    async def draw(self, z: FloatArray) -> ByteArray:
-        """As `decode`, in the 256 levels of a picture: uint8 (N, H, W, C)."""
-        (levels,) = await self._run(self._drawer, (z,))
-        return levels
+    async def draw(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
+        """As `decode`, as a PNG's scanlines: uint8 (N, H, 1 + W·C), each row of pixels after a zero."""
+        scanlines, _ = await self._run(self._drawer, (z,), timing)
+        return scanlines
 
-    async def reconstruct(self, images: FloatArray, noise: FloatArray | None = None) -> Reconstruction:
-        """Images decoded from the posterior's mean, or from its sample with `noise` (N, D) ~ N(0, I)."""
+    async def signed(self, z: FloatArray, *, timing: Timing | None = None) -> FloatArray:
+        """Images as diffusers has them, (N, C, H, W) about in [-1, 1]."""
+        (pixels,) = await self._run(self._signer, (z,), timing)
+        return pixels
+
+    async def reconstruct(
+        self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
+    ) -> Reconstruction:
+        """Images decoded from the posterior's mean, or from its sample with `noise` (N, …) ~ N(0, I)."""
         noise = self._or_zeros(noise, len(images))
-        return Reconstruction(*await self._run(self._reconstructor, (images, noise)))
+        return Reconstruction(*await self._run(self._reconstructor, (images, noise), timing))
 
-    async def redraw(self, images: FloatArray, noise: FloatArray | None = None) -> ByteArray:
-        """The images that `reconstruct` gives, in the 256 levels of a picture: uint8 (N, H, W, C)."""
-        (levels,) = await self._run(self._redrawer, (images, self._or_zeros(noise, len(images))))
-        return levels
+    async def redraw(
+        self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
+    ) -> ByteArray:
+        """The images that `reconstruct` gives, as `draw` does."""
+        noise = self._or_zeros(noise, len(images))
+        scanlines, _, _ = await self._run(self._redrawer, (images, noise), timing)
+        return scanlines
 
     def close(self) -> None:
         """Let the thread go, if there is one."""
@@ -107,24 +142,41 @@ class Engine:
             self._thread.shutdown()
 
     def _or_zeros(self, noise: FloatArray | None, count: int) -> FloatArray:
-        return np.zeros((count, self.config.latent_dim), np.float32) if noise is None else noise
+        return np.zeros((count, *self.config.latent_shape), np.float32) if noise is None else noise
 
-    def _batcher(self, operation: Operation) -> MicroBatcher[Arrays, Arrays]:
-        def compute(items: Sequence[Arrays]) -> list[Arrays]:
+    def _batcher(self, name: str, operation: Operation) -> MicroBatcher[Arrays, Arrays]:
+        queued, computed, sizes = (
+            self._tally.histogram(f"vae_{what}", name)
+            for what in ("queue_duration_seconds", "compute_duration_seconds", "batch_rows")
+        )
+
+        def compute(items: Sequence[Arrays]) -> list[Arrays | Exception]:
             return self._compute(operation, items)
 
-        return MicroBatcher(compute, limit=self._limit, size=lambda item: len(item[0]), executor=self._thread)
+        def observe(timings: Sequence[Timing], seconds: float, rows: int) -> None:
+            queued.add_all(timing.queue for timing in timings)
+            computed.add(seconds)
+            sizes.add(rows)
+            if self._on_batch:
+                self._on_batch(name, timings, seconds, rows)
 
-    async def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays) -> Arrays:
+        return MicroBatcher(
+            compute, limit=self._limit, size=lambda item: len(item[0]), executor=self._thread, observe=observe
+        )
+
+    async def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Arrays:
         total = len(rows[0])
         if total <= self._limit:
-            return await batcher.submit(rows)
+            return await batcher.submit(rows, timing)
         pieces = [tuple(a[start : start + self._limit] for a in rows) for start in range(0, total, self._limit)]
-        results = await asyncio.gather(*(batcher.submit(piece) for piece in pieces))
+        results = await asyncio.gather(*(batcher.submit(piece, timing) for piece in pieces))
         return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 
-    def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays]:
-        """One forward pass over all items, in whole rows, and its results cut up again."""
+    def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays | Exception]:
+        """One forward pass over all items, in whole rows, and its results cut up again.
+
+        Where those of an item are not all finite it has UnsoundOutput in their place.
+        """
         spare = max(0, self._least_rows - sum(len(item[0]) for item in items))
         columns = [
             np.concatenate([*column, np.zeros((spare, *column[0].shape[1:]), np.float32)])
@@ -132,38 +184,53 @@ class Engine:
         ]
         with torch.inference_mode():
             outputs = operation(*(torch.from_numpy(column).to(self._device) for column in columns))
-        arrays = [output.cpu().numpy() for output in outputs]
-        results: list[Arrays] = []
+            arrays = [output.cpu().numpy() for output in outputs]  # outside of the mode it takes ten times as long
+        results: list[Arrays | Exception] = []
+        sound = _all_finite(arrays)
         start = 0
         for item in items:
             stop = start + len(item[0])
-            results.append(tuple(array[start:stop] for array in arrays))
+            rows = tuple(array[start:stop] for array in arrays)
+            results.append(rows if sound or _all_finite(rows) else UnsoundOutput())
             start = stop
+        if sound and operation in (self._encode, self._reconstruct, self._redraw):
+            self._tally.histogram("vae_kl_divergence_nats").add_all(arrays[-1][:start].tolist())
+            if operation == self._reconstruct:
+                self._tally.histogram("vae_reconstruction_loss_nats").add_all(arrays[-2][:start].tolist())
         return results
 
     def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        return self._model.encode(images)
+        mean, log_variance = self._model.encode(images)
+        return mean, log_variance, kl_divergence(mean, log_variance)
 
     def _decode(self, z: Tensor) -> tuple[Tensor, ...]:
-        return (_sigmoid_(self._model.decode(z)),)
+        return (self._model.image(self._model.decode(z)),)
 
-    def _draw(self, z: Tensor) -> tuple[Tensor, ...]:
+    def _signed(self, z: Tensor) -> tuple[Tensor, ...]:
+        return (self._model.signed(z),)
+
+    def _draw(self, z: Tensor) -> tuple[Tensor, Tensor]:
         (pixels,) = self._decode(z)
-        return (pixels.mul_(255).add_(0.5).to(torch.uint8).permute(0, 2, 3, 1).contiguous(),)
+        count, channels, height, width = pixels.shape
+        scanlines = pixels.new_zeros((count, height, 1 + width * channels), dtype=torch.uint8)
+        scanlines[:, :, 1:] = pixels.mul_(255).add_(0.5).permute(0, 2, 3, 1).flatten(2)
+        return scanlines, pixels.flatten(1).sum(1)  # the sum is finite where all pixels are
 
     def _redraw(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        return self._draw(reparameterize(*self._model.encode(images), noise=noise))
+        mean, log_variance = self._model.encode(images)
+        scanlines, sums = self._draw(reparameterize(mean, log_variance, noise=noise))
+        return scanlines, sums, kl_divergence(mean, log_variance)
 
     def _reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
         mean, log_variance = self._model.encode(images)
         z = reparameterize(mean, log_variance, noise=noise)
-        logits = self._model.decode(z)
-        distortion, rate = reconstruction_loss(logits, images), kl_divergence(mean, log_variance)
-        return mean, log_variance, z, _sigmoid_(logits), distortion, rate
+        decoded = self._model.decode(z)
+        distortion, rate = self._model.reconstruction_loss(decoded, images), kl_divergence(mean, log_variance)
+        return mean, log_variance, z, self._model.image(decoded), distortion, rate
 
     def _seconds_per_micro_batch(self) -> float:
         """Best of a few: the first passes allocate and choose kernels."""
-        z = np.zeros((self._limit, self.config.latent_dim), np.float32)
+        z = np.zeros((self._limit, *self.config.latent_shape), np.float32)
         seconds = []
         for _ in range(5):
             start = time.perf_counter()
@@ -172,7 +239,7 @@ class Engine:
         return min(seconds)
 
 
-def lay_out(model: VAE) -> None:
+def lay_out(model: nn.Module) -> None:
     """Lay the matrices of `model` out in memory as (inputs, outputs), their shape being the other way round.
 
     BLAS then computes any number of rows above one by the same kernel, bit for bit, and a few rows faster.
@@ -182,12 +249,11 @@ def lay_out(model: VAE) -> None:
             module.weight.data = module.weight.data.t().contiguous().t()  # copies nothing the second time
 
 
-def _sigmoid_(logits: Tensor) -> Tensor:
-    """In place; torch's own takes another formula, whose last bits differ, where a tensor or a thread's share ends."""
-    return logits.neg_().exp_().add_(1).reciprocal_()
+def _all_finite(arrays: Sequence[npt.NDArray[Any]]) -> bool:
+    return all(array.dtype == np.uint8 or bool(np.isfinite(array).all()) for array in arrays)
 
 
 def draw_posterior(mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> FloatArray:
-    """Samples (N, D) of q(z|x) with `noise` (N, D) ~ N(0, I), as `Engine.reconstruct` draws them."""
+    """Samples (N, …) of q(z|x) with `noise` (N, …) ~ N(0, I), as `Engine.reconstruct` draws them."""
     z = reparameterize(torch.from_numpy(mean), torch.from_numpy(log_variance), noise=torch.from_numpy(noise))
     return z.numpy()

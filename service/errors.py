@@ -1,15 +1,17 @@
 """One exception tree, and its one translation to HTTP.
 
 ServiceError
-├── UnreadableBody         400  no image, no JSON, no npy, or cut short
+├── UnreadableBody         400  no image, no JSON, no array, or cut short
 ├── Unauthorized           401
 ├── NotFound               404
 ├── MethodNotAllowed       405
 ├── NotAcceptable          406
+├── SlowCaller             408  the rest of the request did not come
 ├── TooLarge               413  body, image dimensions or batch over a limit
 ├── UnsupportedMediaType   415
 ├── InvalidInput           422  readable, but with wrong values; `problems` names each
 ├── ShareExceeded          429  one key over its share of the queue
+├── HeadTooLarge           431  the request's line and header fields
 ├── InternalError          500  says nothing of the inside
 ├── Unavailable            503  queue full, starting, draining
 └── DeadlineExceeded       504
@@ -37,6 +39,8 @@ class ServiceError(Exception):
     """What a caller is told; `detail` is a sentence from which the request can be mended."""
 
     status: ClassVar[HTTPStatus]
+    reason: str = ""
+    """By which it is counted, where it is a refusal of the service rather than a mistake of the caller."""
 
     def __init__(
         self, detail: str, *, problems: Sequence[Problem] = (), headers: Mapping[str, str] | None = None
@@ -48,7 +52,7 @@ class ServiceError(Exception):
 
 
 class UnreadableBody(ServiceError):
-    """The body is no image, no JSON, no npy, or is cut short."""
+    """The body is no image, no JSON, no array, or is cut short."""
 
     status = HTTPStatus.BAD_REQUEST
 
@@ -57,6 +61,7 @@ class Unauthorized(ServiceError):
     """An API key is wanted; none, or a wrong one, was sent."""
 
     status = HTTPStatus.UNAUTHORIZED
+    reason = "key"
 
 
 class NotFound(ServiceError):
@@ -77,10 +82,18 @@ class NotAcceptable(ServiceError):
     status = HTTPStatus.NOT_ACCEPTABLE
 
 
+class SlowCaller(ServiceError):
+    """The rest of the request did not come in time."""
+
+    status = HTTPStatus.REQUEST_TIMEOUT
+    reason = "slow_caller"
+
+
 class TooLarge(ServiceError):
     """Body, image dimensions or batch are over a limit."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
+    reason = "too_large"
 
 
 class UnsupportedMediaType(ServiceError):
@@ -102,6 +115,14 @@ class ShareExceeded(ServiceError):
     """One key is over its share of the queue."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
+    reason = "share"
+
+
+class HeadTooLarge(ServiceError):
+    """The request's line and header fields are over the limit."""
+
+    status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
+    reason = "too_large"
 
 
 class InternalError(ServiceError):
@@ -110,8 +131,7 @@ class InternalError(ServiceError):
     status = HTTPStatus.INTERNAL_SERVER_ERROR
 
     def __init__(self) -> None:
-        hangs_up = {"Connection": "close"}  # uvicorn does, after an application that failed
-        super().__init__("The service failed at this request; its log says why.", headers=hangs_up)
+        super().__init__("The service failed at this request; its log says why.")
 
 
 class Unavailable(ServiceError):
@@ -119,11 +139,16 @@ class Unavailable(ServiceError):
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
+    def __init__(self, detail: str, reason: str) -> None:
+        super().__init__(detail, headers={"Retry-After": "1"})
+        self.reason = reason
+
 
 class DeadlineExceeded(ServiceError):
     """Not answered in time."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
+    reason = "deadline"
 
 
 def problem_document(error: ServiceError) -> bytes:

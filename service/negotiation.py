@@ -4,18 +4,28 @@ from collections.abc import Sequence
 from functools import lru_cache
 
 from service.errors import NotAcceptable
+from service.formats import missing
+
+CACHED = 256
+"""Letters of a header that is remembered; what no browser sends shall not fill the memory."""
 
 
-@lru_cache(maxsize=1024)
 def negotiate(accept: str, *offers: str) -> str:
     """The best offer; the first one where the caller has no preference. Raises NotAcceptable."""
+    return _remembered(accept, *offers) if len(accept) <= CACHED else _negotiate(accept, *offers)
+
+
+def _negotiate(accept: str, *offers: str) -> str:
     ranges = [_parse(part) for part in accept.split(",") if part.strip()]
     if not ranges:
         return offers[0]
     best = max(offers, key=lambda offer: _quality(offer, ranges))  # the first of equals
     if _quality(best, ranges) <= 0:
-        raise NotAcceptable(f"Accept is {accept!r}; this route can give {', '.join(offers)}.")
+        raise NotAcceptable(f"Accept is {accept!r}; this route can give {', '.join(offers)}.{missing(accept)}")
     return best
+
+
+_remembered = lru_cache(maxsize=1024)(_negotiate)
 
 
 def _parse(part: str) -> tuple[str, float]:

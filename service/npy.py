@@ -1,42 +1,65 @@
 """Bytes ↔ arrays in NumPy's .npy format (NEP 1). Never a pickle."""
 
 import io
+from collections.abc import Mapping
+from functools import lru_cache
 from math import prod
 from typing import Any
 
 import numpy as np
-import numpy.typing as npt
 
-from service.errors import InvalidInput, Problem, UnreadableBody
+from service.arrays import Array, Format, check_dtype
+from service.errors import UnreadableBody
 
 MEDIA_TYPE = "application/x-npy"
+CACHED = 256
+"""Bytes of a header that is remembered: NumPy takes longer to parse it than to read a latent. Callers send the same."""
 
 
-def read_npy(body: bytes) -> npt.NDArray[Any]:
+def read_npy(body: bytes) -> Array:
     """The array in `body`, read-only, uint8 or floating; its header is checked against its length first."""
-    stream = io.BytesIO(body)
+    length = body[8:10] if body[6:7] == b"\x01" else body[8:12]  # of the header; the first version has two bytes for it
+    start = 8 + len(length) + int.from_bytes(length, "little")
+    head = body[:start]
+    shape, fortran_order, dtype = _remembered(head) if start <= CACHED else _read_head(head)
+    check_dtype(dtype)
+    came, wanted = len(body) - start, prod(shape) * dtype.itemsize
+    if any(type(size) is not int or size < 0 for size in shape) or came != wanted:
+        told = wanted if abs(wanted) < 2**63 else "more"  # Python may refuse to write the number
+        raise UnreadableBody(f"The body is not a whole npy file: {came} bytes follow a header that tells of {told}.")
+    try:
+        return np.frombuffer(body, dtype, offset=start).reshape(shape, order="F" if fortran_order else "C")
+    except ValueError as error:  # too many dimensions, or, where one is 0, too long ones
+        raise UnreadableBody("The body is not an npy file: no array has the shape that its header tells of.") from error
+
+
+def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
+    """Shape, is it in Fortran's order, dtype."""
+    stream = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(stream)
         if version == (1, 0):
-            shape, fortran_order, dtype = np.lib.format.read_array_header_1_0(stream)
-        else:
-            shape, fortran_order, dtype = np.lib.format.read_array_header_2_0(stream)
+            return np.lib.format.read_array_header_1_0(stream)
+        return np.lib.format.read_array_header_2_0(stream)
     except Exception as error:  # NumPy's header parser raises whatever it trips over
         raise UnreadableBody("The body is not an npy file: its header cannot be read.") from error
-    if dtype != np.uint8 and dtype.kind != "f":
-        raise InvalidInput(Problem("body", "", f"The array's dtype is {dtype}; uint8 or a floating one is wanted."))
-    data = body[stream.tell() :]
-    wanted = prod(shape) * dtype.itemsize
-    if any(type(size) is not int or size < 0 for size in shape) or len(data) != wanted:
-        raise UnreadableBody(
-            f"The body is not a whole npy file: {len(data)} bytes follow a header that tells of {wanted}."
-        )
-    return np.frombuffer(data, dtype).reshape(shape, order="F" if fortran_order else "C")
 
 
-def write_npy(array: npt.NDArray[Any]) -> bytes:
+_remembered = lru_cache(maxsize=1024)(_read_head)
+
+
+def write_npy(array: Array) -> bytes:
     """`array` as an .npy file."""
     head = io.BytesIO()
     array = np.ascontiguousarray(array)
     np.lib.format.write_array_header_1_0(head, np.lib.format.header_data_from_array_1_0(array))
     return b"".join((head.getvalue(), array.data))  # the pixels are copied once
+
+
+def _write(arrays: Mapping[str, Array], single: bool) -> bytes:
+    """The file has one array: the images, where there are any, or else all, one beside the other, (N, arrays, …)."""
+    array = arrays["pixels"] if "pixels" in arrays else np.stack(list(arrays.values()), axis=1)
+    return write_npy(array[0] if single else array)
+
+
+FORMAT = Format(MEDIA_TYPE, lambda body, _: read_npy(body), _write)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from typing import Any, TypeVar, get_type_hints
+from typing import Any, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 from fastapi.routing import APIRoute
@@ -15,10 +15,13 @@ from starlette.types import Receive, Scope, Send
 
 from service.admission import Admission
 from service.answers import refuse
+from service.batching import Timing
 from service.bodies import invalid
 from service.call import Call
+from service.engine import UnsoundOutput
 from service.errors import InternalError, ServiceError
 from service.keys import Keyring
+from service.tally import Tally
 
 logger = logging.getLogger("vae-service")
 
@@ -27,10 +30,11 @@ Options = TypeVar("Options", bound=BaseModel)
 
 @dataclass(frozen=True)
 class Gate:
-    """Who may come in, and how many."""
+    """Who may come in, and how many; and who was turned away."""
 
     keyring: Keyring
     admission: Admission
+    tally: Tally
 
 
 class Operation(APIRoute):
@@ -40,6 +44,9 @@ class Operation(APIRoute):
     query.
     """
 
+    refuse = staticmethod(refuse)
+    """An error as an answer."""
+
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **described: Any) -> None:
         super().__init__(path, endpoint, **described)
         self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
@@ -48,28 +55,50 @@ class Operation(APIRoute):
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as an ASGI application."""
-        await (await self.respond(scope, receive))(scope, receive, send)
+        await (await self.respond(Call(scope, receive)))(scope, receive, send)
 
-    async def respond(self, scope: Scope, receive: Receive) -> Response:
+    async def respond(self, call: Call) -> Response:
         """The answer to one request."""
-        gate: Gate = scope["app"].state.gate
-        call = Call(scope, receive)
+        scope = call.scope
+        timing = scope["timing"] = Timing(scope.get("span"))
+        state = scope["app"].state
+        gate: Gate = state.gate
         try:
-            with gate.admission.place(gate.keyring.identify(call.field(b"authorization"), call.field(b"x-api-key"))):
+            key = gate.keyring.identify(call.field(b"authorization"), call.field(b"x-api-key"))
+            with gate.admission.place(key, lent=call.has_body) as place:
+                if place.lent:
+                    await call.arrive(state.loaded.limits.body)
+                    place.take()
                 query = scope["query_string"]
                 options = read_options(self._options, query) if query else self._defaults
                 response: Response = await self.endpoint(call, options)
+                if timing.compute:
+                    response.raw_headers.append((b"server-timing", _server_timing(timing)))
         except ServiceError as error:
-            return refuse(error)
-        except Exception:
-            logger.exception("The service failed at %s %s.", scope["method"], scope["path"])
-            return refuse(InternalError())
+            gate.tally.refuse(error)
+            return self.refuse(error)
+        except Exception as error:
+            gate.tally.refusals["unsound_output" if isinstance(error, UnsoundOutput) else "failure"] += 1
+            logger.exception(
+                "The service failed at %s %s, %s.", scope["method"], scope["path"], scope["request_id"].decode()
+            )
+            return self.refuse(InternalError())
         return response
+
+
+def _server_timing(timing: Timing) -> bytes:
+    """https://www.w3.org/TR/server-timing/, milliseconds."""
+    return b"queue;dur=%.3f, compute;dur=%.3f" % (timing.queue * 1000, timing.compute * 1000)
 
 
 def read_options(model: type[Options], query_string: bytes) -> Options:
     """A query string → `model`; raises InvalidInput with a pointer for each bad parameter."""
+    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    fields: dict[str, object] = dict(pairs)
+    for name, field in model.model_fields.items():
+        if get_origin(field.annotation) is tuple:  # repeated, once for each value
+            fields[name] = tuple(value for other, value in pairs if other == name)
     try:
-        return model.model_validate(dict(parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)))
+        return model.model_validate(fields)
     except ValidationError as error:
         raise invalid("query", error) from error

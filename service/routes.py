@@ -2,8 +2,9 @@
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
+from math import hypot, prod
 from typing import Annotated
 
 import numpy as np
@@ -12,19 +13,21 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.answers import PNG, Answer, json, pixels, png
-from service.bodies import JSON, Limits, read_document, read_images, read_latents
+from service.answers import OFFERS, PNG, Answer, arrays, json, png
+from service.batching import Timing
+from service.bodies import JSON, JSON_VALUES, Limits, read_document, read_images, read_latents
 from service.call import Call
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine, draw_posterior
-from service.errors import InvalidInput, NotFound, Problem, TooLarge
+from service.errors import InvalidInput, NotFound, Problem
+from service.metrics import MEDIA_TYPE as METRICS
+from service.metrics import Metrics
 from service.negotiation import negotiate
-from service.npy import MEDIA_TYPE as NPY
-from service.npy import write_npy
 from service.operation import Gate
 from service.schemas import (
     EncodeOptions,
     Interpolation,
+    MapInterpolation,
     NoOptions,
     PngOptions,
     ReconstructOptions,
@@ -41,99 +44,110 @@ FloatArray = npt.NDArray[np.float32]
 class Loaded:
     """What the handlers work with, there once the service has started."""
 
+    name: str
     engine: Engine
     limits: Limits
     model_json: bytes
     latents_json: bytes | None
+    metrics: Metrics
+    metrics_need_key: bool
 
 
 async def encode(call: Call, options: Annotated[EncodeOptions, Query()]) -> Response:
     """An image (or a batch) to the mean and log-variance of its posterior q(z|x)."""
-    media_type = negotiate(call.field(b"accept"), JSON, NPY)
+    media_type = negotiate(call.field(b"accept"), *OFFERS)
     loaded = _loaded(call)
     engine = loaded.engine
     batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
-    mean, log_variance = await engine.encode(batch.rows)
+    mean, log_variance = await engine.encode(batch.rows, timing=call.timing)
     posterior = {"mean": mean, "log_variance": log_variance}
     headers: dict[str, str] = {}
     if options.draw:
-        noise = _noise(options.seed, len(mean), engine.config.latent_dim, headers)
+        noise = _noise(options.seed, len(mean), engine, headers)
         posterior["z"] = draw_posterior(mean, log_variance, noise)
-    if media_type == NPY:
-        stacked = np.stack(list(posterior.values()), axis=1)
-        return Answer(write_npy(stacked[0] if batch.single else stacked), NPY, headers)
-    return await json({name: rows[0] if batch.single else rows for name, rows in posterior.items()}, headers)
+    return await arrays(media_type, posterior, single=batch.single, headers=headers)
 
 
 async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """A latent vector (or a batch) to its image."""
-    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
     loaded = _loaded(call)
-    batch = await read_latents(call, loaded.limits, loaded.engine.config.latent_dim)
-    _check_png(loaded, len(batch.rows), options, media_type)
+    batch = await read_latents(call, loaded.limits, loaded.engine.config.latent_shape)
+    _check_size(loaded, len(batch.rows), options, media_type)
+    loaded.metrics.tally.histogram("vae_latent_distance").add_all(distances(batch.rows))
     if media_type == PNG:
-        return await png(await loaded.engine.draw(batch.rows), options)
-    return await pixels(media_type, await loaded.engine.decode(batch.rows), single=batch.single)
+        return await png(
+            await loaded.engine.draw(batch.rows, timing=call.timing), loaded.engine.config.image_shape[0], options
+        )
+    images = await loaded.engine.decode(batch.rows, timing=call.timing)
+    return await arrays(media_type, {"pixels": images}, single=batch.single)
 
 
 async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()]) -> Response:
     """An image (or a batch) through the latent space and back, with its losses."""
-    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
     loaded = _loaded(call)
     engine = loaded.engine
     batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
-    _check_png(loaded, len(batch.rows), options, media_type)
+    _check_size(loaded, len(batch.rows), options, media_type)
     headers: dict[str, str] = {}
-    noise = _noise(options.seed, len(batch.rows), engine.config.latent_dim, headers) if options.draw else None
+    noise = _noise(options.seed, len(batch.rows), engine, headers) if options.draw else None
     if media_type == PNG:
-        return await png(await engine.redraw(batch.rows, noise), options, headers)
-    result = await engine.reconstruct(batch.rows, noise)
-    if media_type == JSON:
-        fields = {
-            "mean": result.mean,
-            "log_variance": result.log_variance,
-            "reconstruction_loss": result.reconstruction_loss,
-            "kl_divergence": result.kl_divergence,
-            "elbo": result.elbo,
-            "pixels": result.pixels,
-        }
-        if options.draw:
-            fields["z"] = result.z
-        return await json({name: rows[0] if batch.single else rows for name, rows in fields.items()}, headers)
-    return await pixels(media_type, result.pixels, single=batch.single, headers=headers)
+        return await png(
+            await engine.redraw(batch.rows, noise, timing=call.timing), engine.config.image_shape[0], options, headers
+        )
+    result = await engine.reconstruct(batch.rows, noise, timing=call.timing)
+    fields = {
+        "mean": result.mean,
+        "log_variance": result.log_variance,
+        "reconstruction_loss": result.reconstruction_loss,
+        "kl_divergence": result.kl_divergence,
+        "elbo": result.elbo,
+        "pixels": result.pixels,
+    }
+    if options.draw:
+        fields["z"] = result.z
+    return await arrays(media_type, fields, single=batch.single, headers=headers)
 
 
 async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Response:
     """Images decoded from draws of the prior N(0, temperature²·I)."""
-    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
     loaded = _loaded(call)
     loaded.limits.check_batch(options.n)
-    _check_png(loaded, options.n, options, media_type)
+    _check_size(loaded, options.n, options, media_type)
     headers: dict[str, str] = {}
-    z = _noise(options.seed, options.n, loaded.engine.config.latent_dim, headers) * np.float32(options.temperature)
-    return await _walk(loaded.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
+    z = _noise(options.seed, options.n, loaded.engine, headers) * np.float32(options.temperature)
+    return await _walk(loaded.engine, call.timing, media_type, z, options, headers, seed=int(headers["x-seed"]))
 
 
 async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """Images on the way from one latent to another."""
-    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
     loaded = _loaded(call)
-    asked = await read_document(call, loaded.limits, Interpolation)
+    shape = loaded.engine.config.latent_shape
+    asked: Interpolation | MapInterpolation
+    if len(shape) == 1:
+        asked = await read_document(call, loaded.limits, Interpolation)
+    else:
+        asked = await read_document(call, loaded.limits, MapInterpolation, JSON_VALUES + 2 * prod(shape))
     _check_latent(loaded, {"from": asked.start, "to": asked.stop})
     loaded.limits.check_batch(asked.steps)
     options = _with_columns(options, asked.steps)
-    _check_png(loaded, asked.steps, options, media_type)
+    _check_size(loaded, asked.steps, options, media_type)
     z = interpolation(asked.start, asked.stop, asked.steps, spherical=asked.method == "spherical")
-    return await _walk(loaded.engine, media_type, z, options)
+    return await _walk(loaded.engine, call.timing, media_type, z, options)
 
 
 async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """Images along one latent dimension, or over the grid of two."""
-    media_type = negotiate(call.field(b"accept"), PNG, JSON, NPY)
+    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
     loaded = _loaded(call)
+    latent_dim, *more = loaded.engine.config.latent_shape
+    if more:
+        raise NotFound("The latents of this model are maps, not vectors: there is no single dimension to walk along.")
     asked = await read_document(call, loaded.limits, Traversal)
     _check_latent(loaded, {"at": asked.at})
-    latent_dim = loaded.engine.config.latent_dim
     for index, dimension in enumerate(asked.dimensions):
         if dimension >= latent_dim or dimension in asked.dimensions[:index]:
             problem = f"dimensions.{index} is {dimension}; different ones from 0 to {latent_dim - 1} are wanted."
@@ -142,9 +156,9 @@ async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Respo
     count = asked.steps ** len(asked.dimensions)
     loaded.limits.check_batch(count)
     options = _with_columns(options, asked.steps)
-    _check_png(loaded, count, options, media_type)
+    _check_size(loaded, count, options, media_type)
     z = traversal(asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
-    return await _walk(loaded.engine, media_type, z, options)
+    return await _walk(loaded.engine, call.timing, media_type, z, options)
 
 
 async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
@@ -162,6 +176,15 @@ async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     return Answer(_loaded(call).model_json, JSON)
 
 
+async def metrics(request: Request) -> Response:
+    """What was counted since the service started, by all workers together, in Prometheus' text format."""
+    loaded: Loaded = request.app.state.loaded
+    if loaded.metrics_need_key:
+        gate: Gate = request.app.state.gate
+        gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
+    return Answer(loaded.metrics.exposition(), METRICS)
+
+
 async def livez() -> Response:
     """Is the process alive? 200 as long as it can answer."""
     return await json({"status": "ok"})
@@ -177,19 +200,18 @@ async def readyz(request: Request) -> Response:
 
 async def _walk(
     engine: Engine,
+    timing: Timing,
     media_type: str,
     z: FloatArray,
     options: PngOptions,
     headers: Mapping[str, str] | None = None,
-    **fields: int,
+    **told: int,
 ) -> Answer:
-    """Images decoded from latents (N, D) that the service chose; JSON tells these and `fields` before them."""
+    """Images decoded from latents (N, …) that the service chose, with these, and `told` where it is JSON."""
     if media_type == PNG:
-        return await png(await engine.draw(z), options, headers)
-    images = await engine.decode(z)
-    if media_type == JSON:
-        return await json({**fields, "z": z, "pixels": images}, headers)
-    return await pixels(media_type, images, single=False, headers=headers)
+        return await png(await engine.draw(z, timing=timing), engine.config.image_shape[0], options, headers)
+    images = await engine.decode(z, timing=timing)
+    return await arrays(media_type, {"z": z, "pixels": images}, single=False, headers=headers, **told)
 
 
 def _loaded(call: Call) -> Loaded:
@@ -197,25 +219,37 @@ def _loaded(call: Call) -> Loaded:
     return loaded
 
 
-def _noise(seed: int | None, count: int, latent_dim: int, headers: dict[str, str]) -> FloatArray:
+def _noise(seed: int | None, count: int, engine: Engine, headers: dict[str, str]) -> FloatArray:
     """N(0, I) of `seed`, or of a chosen one, which is told in `headers`."""
     seed = choose_seed() if seed is None else seed
     headers["x-seed"] = str(seed)
-    return standard_normal(seed, count, latent_dim)
+    return standard_normal(seed, count, engine.config.latent_shape)
 
 
-def _check_latent(loaded: Loaded, fields: dict[str, list[float]]) -> None:
-    wanted = loaded.engine.config.latent_dim
-    for field, vector in fields.items():
-        if len(vector) != wanted:
-            problem = f"{field} has {len(vector)} numbers; {wanted} are wanted."
+def distances(z: FloatArray) -> Iterable[float]:
+    """Of latents (N, …) from the prior's mean."""
+    if z.ndim == 2:
+        return (hypot(*row) for row in z.tolist())
+    return map(float, np.linalg.norm(z.reshape(len(z), -1), axis=1))
+
+
+def _check_latent(loaded: Loaded, fields: Mapping[str, npt.ArrayLike]) -> None:
+    wanted = loaded.engine.config.latent_shape
+    for field, latent in fields.items():
+        try:
+            came = "×".join(map(str, np.shape(latent)))
+        except ValueError:
+            came = "lists of several lengths, not"
+        if came != "×".join(map(str, wanted)):
+            problem = f"{field} has {came} numbers; {'×'.join(map(str, wanted))} are wanted."
             raise InvalidInput(Problem("body", f"/{field}", problem))
 
 
-def _check_png(loaded: Loaded, count: int, options: PngOptions, media_type: str) -> None:
-    _, height, width = loaded.engine.config.image_shape
-    if media_type == PNG and (pixels := count * height * width * options.scale**2) > loaded.limits.image_pixels:
-        raise TooLarge(f"The PNG would have {pixels} pixels; at most {loaded.limits.image_pixels} are given.")
+def _check_size(loaded: Loaded, count: int, options: PngOptions, media_type: str) -> None:
+    if media_type == PNG:
+        loaded.limits.check_pixels(count * options.scale**2, loaded.engine.config.image_shape, "The PNG")
+    else:
+        loaded.limits.check_pixels(count, loaded.engine.config.image_shape)
 
 
 def _with_columns(options: PngOptions, columns: int) -> PngOptions:

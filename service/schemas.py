@@ -4,15 +4,20 @@ from __future__ import annotations
 
 from typing import Annotated, Literal
 
-from pydantic import BaseModel, ConfigDict, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field
 
 Vector = list[float]
+Latent = Vector | list[list[Vector]]
+"""[D], or [C'][h][w] where the model's latents are maps."""
 Pixels = list[list[list[float]]]
 """[C][H][W], each in [0, 1]."""
 
 LATENT_BOUND = 1e6
 """Latents beyond ± this are refused: no latent of N(0, I) lies there, and float32 would overflow."""
-FiniteVector = list[Annotated[float, Field(allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)]]
+FiniteVector = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)]],
+    FailFast(),  # of a million wrong numbers the first is told
+]
 
 
 Seed = Annotated[
@@ -67,15 +72,25 @@ class ReconstructOptions(PngOptions, _ImageInput):
     """Query of /reconstruct."""
 
 
-class Interpolation(BaseModel):
-    """Body of /interpolate."""
-
+class _Way(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
+
+    steps: int = Field(8, ge=2, strict=True, description="Images on the way, both ends counted.")
+    method: Literal["linear", "spherical"] = "linear"
+
+
+class Interpolation(_Way):
+    """Body of /interpolate where latents are vectors."""
 
     start: FiniteVector = Field(alias="from", description="Latent to begin at, [D].")
     stop: FiniteVector = Field(alias="to", description="Latent to end at, [D].")
-    steps: int = Field(8, ge=2, strict=True, description="Images on the way, both ends counted.")
-    method: Literal["linear", "spherical"] = "linear"
+
+
+class MapInterpolation(_Way):
+    """Body of /interpolate where latents are maps."""
+
+    start: list[list[FiniteVector]] = Field(alias="from", description="Latent to begin at, [C'][h][w].")
+    stop: list[list[FiniteVector]] = Field(alias="to", description="Latent to end at, [C'][h][w].")
 
 
 class Traversal(BaseModel):
@@ -98,15 +113,15 @@ class Traversal(BaseModel):
 class Latents(BaseModel):
     """Body of /decode, where it is no bare array."""
 
-    z: Vector | list[Vector]
+    z: Latent | list[Latent]
 
 
 class Posterior(BaseModel):
-    """Answer of /encode: [D] each, or [N][D] for a batch."""
+    """Answer of /encode: a latent each, or N for a batch."""
 
-    mean: Vector | list[Vector]
-    log_variance: Vector | list[Vector]
-    z: Vector | list[Vector] | None = Field(None, description="With draw=true: a sample of the posterior.")
+    mean: Latent | list[Latent]
+    log_variance: Latent | list[Latent]
+    z: Latent | list[Latent] | None = Field(None, description="With draw=true: a sample of the posterior.")
 
 
 class Images(BaseModel):
@@ -118,7 +133,10 @@ class Images(BaseModel):
 class ReconstructionAnswer(Posterior, Images):
     """Answer of /reconstruct; losses in nats, a list each for a batch."""
 
-    reconstruction_loss: float | Vector = Field(description="Binary cross-entropy summed over pixels.")
+    reconstruction_loss: float | Vector = Field(
+        description="Binary cross-entropy summed over pixels; for autoencoder_kl half of the squared error: "
+        "−log p(x|z) of a Gaussian with unit variance, less its constant."
+    )
     kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I).")
     elbo: float | Vector = Field(description="−(reconstruction_loss + kl_divergence), a bound on log p(x).")
 
@@ -126,7 +144,7 @@ class ReconstructionAnswer(Posterior, Images):
 class Walk(BaseModel):
     """Answer of /interpolate and /traverse."""
 
-    z: list[Vector]
+    z: list[Latent]
     pixels: list[Pixels]
 
 
@@ -148,8 +166,9 @@ class ModelCard(BaseModel):
 
     name: str
     architecture: str
-    image_shape: tuple[int, int, int] = Field(description="C, H, W")
-    latent_dim: int
+    image_shape: list[int] = Field(min_length=3, max_length=3, description="C, H, W")
+    latent_shape: tuple[int, ...] = Field(description="[D], or [C', h, w] where latents are maps.")
+    latent_dim: int | None = Field(description="D; null where latents are maps.")
     parameters: int
     sha256: str = Field(description="Of the checkpoint's bytes.")
     format_version: int

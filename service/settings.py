@@ -48,6 +48,10 @@ class Settings(BaseSettings):
     micro_batch_limit: int = Field(64, ge=1, description="most images or latents computed together")
     queue_limit: int = Field(1024, ge=1, description="most requests in flight in one worker")
     request_deadline: float = Field(30, gt=0, description="time in which a request is answered, seconds")
+    client_timeout: float = Field(
+        10, gt=0, description="time a caller has for a request's head, for more of its body, to take an answer, seconds"
+    )
+    keep_alive: float = Field(75, gt=0, description="time that a connection may be idle, seconds")
     drain_time: float = Field(30, gt=0, description="time that accepted requests have at a stop, seconds")
     torch_threads: int = Field(1, ge=1, le=1024, description="threads of one worker's computations")
     compute: Literal["auto", "inline", "thread"] = Field(
@@ -55,6 +59,8 @@ class Settings(BaseSettings):
         description="where batches are computed: on the event loop, in a thread, or as their time says",
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps")
+    metrics: Literal["open", "key", "off"] = Field("open", description="/metrics: open to all, for keys alone, or off")
+    tracing: bool = Field(False, description="spans by OpenTelemetry, sent as its own OTEL_ variables say")
     log_level: Literal["debug", "info", "warning", "error"] = Field("info", description="least severe log line")
     log_format: Literal["text", "json"] = Field("text", description="log lines for people or for machines")
     cors_origins: Annotated[tuple[str, ...], NoDecode] = Field(

@@ -8,20 +8,21 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 
 
-def interpolate(start: Sequence[float], stop: Sequence[float], steps: int, *, spherical: bool) -> FloatArray:
-    """Latents (steps, D) from `start` to `stop`, both counted.
+def interpolate(start: npt.ArrayLike, stop: npt.ArrayLike, steps: int, *, spherical: bool) -> FloatArray:
+    """Latents (steps, …) from `start` to `stop`, both counted.
 
     Spherical: along the great arc (Shoemake 1985), as White 2016 (arXiv:1609.04468) advises for Gaussian latents;
     the straight line where the two are parallel or one is zero, since then no arc is defined.
     """
-    a, b = np.array(start, np.float64), np.array(stop, np.float64)
+    a, b = np.array(start, np.float64).ravel(), np.array(stop, np.float64).ravel()
+    shape = steps, *np.shape(start)
     t = np.linspace(0, 1, steps)[:, None]
     if spherical and (norms := np.linalg.norm(a) * np.linalg.norm(b)) > 0:
         angle = np.arccos(np.clip(a @ b / norms, -1, 1))
         if 1e-6 < angle < np.pi - 1e-6:
             arc = (np.sin((1 - t) * angle) * a + np.sin(t * angle) * b) / np.sin(angle)
-            return np.asarray(arc, np.float32)
-    return np.asarray((1 - t) * a + t * b, np.float32)
+            return np.asarray(arc, np.float32).reshape(shape)
+    return np.asarray((1 - t) * a + t * b, np.float32).reshape(shape)
 
 
 def traverse(at: Sequence[float], dimensions: Sequence[int], low: float, high: float, steps: int) -> FloatArray:

@@ -17,8 +17,10 @@ from fastapi import FastAPI
 
 from service.admission import Admission
 from service.app import create_app
+from service.batching import Timing
+from service.connection import Connection
 from service.engine import ByteArray, Engine, FloatArray
-from service.server import Lifespan, Protocol
+from service.server import Lifespan
 from service.settings import Settings
 
 
@@ -55,7 +57,7 @@ class Running:
 def running(**settings: Any) -> Iterator[Running]:
     """Run the service with `settings` on a free port."""
     front = create_app(Settings(**settings))
-    config = uvicorn.Config(front, http=Protocol, lifespan="on", log_config=None)
+    config = uvicorn.Config(front, http=Connection, lifespan="on", log_config=None)
     config.load()
     config.lifespan_class = Lifespan
     server = uvicorn.Server(config)
@@ -95,9 +97,9 @@ class Stalled(Engine):
         self.released = Event()
         self._engine = engine
 
-    async def draw(self, z: FloatArray) -> ByteArray:
+    async def draw(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         await asyncio.to_thread(self.released.wait)
-        return await self._engine.draw(z)
+        return await self._engine.draw(z, timing=timing)
 
 
 class Broken(Engine):
@@ -106,5 +108,5 @@ class Broken(Engine):
     def __init__(self, engine: Engine) -> None:
         self.config = engine.config
 
-    async def draw(self, z: FloatArray) -> ByteArray:
+    async def draw(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         raise RuntimeError("the secret of /inside/engine.py")

@@ -111,3 +111,13 @@ def test_a_start_that_cannot_be_is_a_sentence(caplog: pytest.LogCaptureFixture, 
             pass
         assert sentence in caplog.text
         assert "Traceback" not in caplog.text
+
+
+def test_all_sites_may_call_but_never_with_credentials() -> None:
+    with running(cors_origins=("*",)) as service:
+        for answer in (
+            preflight(service.client, "https://a.example"),
+            service.client.get("/model", headers={"origin": "https://a.example", "cookie": "a=b"}),
+        ):
+            assert answer.headers["access-control-allow-origin"] == "*"
+            assert "access-control-allow-credentials" not in answer.headers

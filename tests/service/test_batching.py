@@ -81,8 +81,21 @@ def test_a_failure_reaches_its_batch_and_nobody_else(threaded: bool) -> None:
     assert others == [[2], [3]]
 
 
+def test_an_exception_among_the_results_is_for_its_item_alone() -> None:
+    def compute(items: Sequence[Numbers]) -> list[Numbers | Exception]:
+        return [ValueError("odd") if item[0] % 2 else item for item in items]
+
+    async def all_of_them() -> list[Numbers | BaseException]:
+        submit = MicroBatcher(compute, limit=4, size=len).submit
+        return await asyncio.gather(*(submit([number]) for number in range(4)), return_exceptions=True)
+
+    even, odd = (results := asyncio.run(all_of_them()))[::2], results[1::2]
+    assert even == [[0], [2]]
+    assert all(isinstance(result, ValueError) for result in odd)
+
+
 def test_too_few_results_are_a_failure() -> None:
-    with pytest.raises(ValueError, match="zip"):
+    with pytest.raises(ValueError, match="0 results were computed for 1 items"):
         gather(batcher(lambda _: []).submit([1]))
 
 

@@ -1,4 +1,5 @@
 import asyncio
+import copy
 import os
 import threading
 from collections.abc import Iterator
@@ -11,7 +12,7 @@ from numpy.typing import NDArray
 import vae
 from service import engine as engine_module
 from service.draws import standard_normal
-from service.engine import Engine, FloatArray, Reconstruction, draw_posterior
+from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput, draw_posterior
 from service.settings import BUNDLED
 from tests.service.pictures import Bytes
 from vae.config import Architecture
@@ -38,7 +39,7 @@ def x(images: Bytes) -> FloatArray:
 
 def rows_are_alone(engine: Engine, x: FloatArray) -> None:
     """The same bits for a row in batches of every size, at every place."""
-    noise = standard_normal(0, len(x), 3)
+    noise = standard_normal(0, len(x), (3,))
 
     async def reconstruct(rows: slice) -> Reconstruction:
         return await engine.reconstruct(x[rows], noise[rows])
@@ -52,16 +53,17 @@ def rows_are_alone(engine: Engine, x: FloatArray) -> None:
 
 
 @pytest.mark.parametrize("threads", {1, min(2, os.cpu_count() or 1)})  # more than there are vary by themselves
+@pytest.mark.parametrize("threaded", [False, True])
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 def test_a_row_is_the_same_in_any_batch(
-    model: vae.VAE, x: FloatArray, threads: int, architecture: Architecture
+    model: vae.VAE, x: FloatArray, threads: int, threaded: bool, architecture: Architecture
 ) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     try:
         untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
-        engine = Engine(untrained if architecture == "conv" else model, micro_batch_limit=64)
+        engine = Engine(untrained if architecture == "conv" else model, micro_batch_limit=64, threaded=threaded)
         rows_are_alone(engine, x)
         engine.close()
     finally:
@@ -74,7 +76,9 @@ def test_what_comes_together_is_computed_together(
     sizes: list[list[int]] = []
     compute = engine._compute  # the one place where the model is called
 
-    def watched(operation: engine_module.Operation, items: list[engine_module.Arrays]) -> list[engine_module.Arrays]:
+    def watched(
+        operation: engine_module.Operation, items: list[engine_module.Arrays]
+    ) -> list[engine_module.Arrays | Exception]:
         sizes.append([len(item[0]) for item in items])
         return compute(operation, items)
 
@@ -113,9 +117,9 @@ def test_reconstruction_without_noise_is_the_means_image(engine: Engine, x: Floa
 
 
 def test_what_is_drawn_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> None:
-    noise = standard_normal(1, 70, 3)
+    noise = standard_normal(1, 70, (3,))
     result = asyncio.run(engine.reconstruct(x[:70], noise))
-    rounded = np.floor(result.pixels.astype(np.float64) * 255 + 0.5)[:, 0, :, :, None]
+    rounded = np.pad(np.floor(result.pixels.astype(np.float64) * 255 + 0.5)[:, 0], ((0, 0), (0, 0), (1, 0)))
     assert np.array_equal(asyncio.run(engine.draw(result.z)), rounded)
     assert np.array_equal(asyncio.run(engine.redraw(x[:70], noise)), rounded)
     means = asyncio.run(engine.encode(x[:70]))[0]
@@ -123,7 +127,7 @@ def test_what_is_drawn_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> 
 
 
 def test_samples_are_drawn_as_the_engine_draws_them(engine: Engine, x: FloatArray) -> None:
-    noise = standard_normal(1, 30, 3)
+    noise = standard_normal(1, 30, (3,))
     result = asyncio.run(engine.reconstruct(x[:30], noise))
     assert np.array_equal(draw_posterior(result.mean, result.log_variance, noise), result.z)
     one = draw_posterior(result.mean[7:8], result.log_variance[7:8], noise[7:8])
@@ -152,9 +156,33 @@ def test_a_slow_model_leaves_the_event_loop_free(
 
 
 def test_standard_normal_begins_the_same_for_any_count() -> None:
-    whole: NDArray[np.float32] = standard_normal(5, 1000, 3)
+    whole: NDArray[np.float32] = standard_normal(5, 1000, (3,))
     for count in (1, 2, 63, 999):
-        assert np.array_equal(standard_normal(5, count, 3), whole[:count])
+        assert np.array_equal(standard_normal(5, count, (3,)), whole[:count])
     assert whole.mean() == pytest.approx(0, abs=0.05)
     assert whole.std() == pytest.approx(1, abs=0.05)
-    assert not np.array_equal(standard_normal(6, 1000, 3), whole)
+    assert not np.array_equal(standard_normal(6, 1000, (3,)), whole)
+
+
+@pytest.mark.parametrize("operation", ["encode", "reconstruct", "redraw", "decode", "draw"])
+def test_an_unsound_row_is_nobody_elses(model: vae.VAE, x: FloatArray, operation: str) -> None:
+    """Weights that only one of the batch's rows brings to overflow."""
+    sees = operation in ("encode", "reconstruct", "redraw")
+    broken = copy.deepcopy(model)
+    weights = broken.state_dict()  # shared with the model
+    weights["encoder.0.weight"][0] = 0
+    weights["encoder.0.weight"][0, 0] = 1e38  # only a first pixel that is bright gets through
+    if not sees:
+        weights["decoder.0.weight"][0] = torch.tensor([1e38, 0, 0])
+        weights["decoder.2.weight"][:, 0] = 1e38
+    rows = x[:31].copy() if sees else np.zeros((31, 3), np.float32)
+    rows[7].flat[0] = 1000
+    engine = Engine(broken, micro_batch_limit=64)
+
+    async def all_alone() -> list[object]:
+        calls = (getattr(engine, operation)(rows[i : i + 1]) for i in range(31))
+        return list(await asyncio.gather(*calls, return_exceptions=True))
+
+    results = asyncio.run(all_alone())
+    assert [i for i, result in enumerate(results) if isinstance(result, Exception)] == [7]
+    assert isinstance(results[7], UnsoundOutput)

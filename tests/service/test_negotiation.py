@@ -1,5 +1,6 @@
 import pytest
 
+from service import negotiation
 from service.errors import NotAcceptable
 from service.negotiation import negotiate
 
@@ -47,3 +48,11 @@ def test_says_what_there_is(accept: str) -> None:
         best(accept)
     assert accept in caught.value.detail
     assert all(offer in caught.value.detail for offer in OFFERS)
+
+
+def test_long_headers_are_not_remembered() -> None:
+    """Each caller could fill the memory with them."""
+    before = negotiation._remembered.cache_info().currsize
+    for number in range(10):
+        assert best(f"text/{number}{'x' * 300}", "*/*") == "image/png"
+    assert negotiation._remembered.cache_info().currsize == before

@@ -1,4 +1,5 @@
 import io
+from math import prod
 
 import numpy as np
 import pytest
@@ -6,6 +7,7 @@ from numpy.lib import format as npy_format
 from numpy.typing import NDArray
 
 from service.errors import InvalidInput, UnreadableBody
+from service.npy import _remembered as remembered
 from service.npy import read_npy, write_npy
 from tests.service.pictures import npy
 
@@ -46,3 +48,32 @@ def test_a_length_that_is_not_the_headers() -> None:
 def test_writes_what_numpy_reads() -> None:
     array = np.random.default_rng(0).random((2, 3, 4), np.float32)[:, ::2]
     assert np.array_equal(np.load(io.BytesIO(write_npy(array)), allow_pickle=False), array)
+
+
+@pytest.mark.parametrize(
+    "shape", [(1,) * 65, (0, 10**30), (0, 2**63), (0, 2**40, 2**40)], ids=["65", "10**30", "2**63", "2**80"]
+)
+def test_shapes_that_no_array_has(shape: tuple[int, ...]) -> None:
+    with pytest.raises(UnreadableBody, match="no array has the shape"):
+        read_npy(with_shape(str(shape), prod(shape)))
+
+
+def test_a_size_that_cannot_be_written() -> None:
+    """Python writes no number of more than 4300 digits."""
+    huge = "1" + "0" * 4000
+    with pytest.raises(UnreadableBody, match=r"0 bytes follow a header that tells of more\.$"):
+        read_npy(with_shape(f"({huge}, {huge})", 0))
+
+
+def test_long_headers_are_not_remembered() -> None:
+    """Each caller could fill the memory with them."""
+    assert read_npy(with_shape("(1,)", 1)).tolist() == [0]
+    before = remembered.cache_info().currsize
+    for padding in range(300, 310):
+        assert read_npy(with_shape("(1,)" + " " * padding, 1)).tolist() == [0]
+    assert remembered.cache_info().currsize == before
+
+
+def with_shape(shape: str, size: int) -> bytes:
+    header = f"{{'descr': '|u1', 'fortran_order': False, 'shape': {shape}}}\n".encode()
+    return b"\x93NUMPY\x01\x00" + len(header).to_bytes(2, "little") + header + bytes(size)

@@ -1,153 +1,100 @@
-"""The page and the documentation, in a browser."""
+"""The page's files and what stands around them."""
 
 from __future__ import annotations
 
-import io
 import re
-import shutil
-from collections.abc import Iterator
 from pathlib import Path
 
+import httpx
 import numpy as np
 import pytest
-from PIL import Image
-from playwright.sync_api import Browser, Page, Response, expect, sync_playwright
 
-from tests.service.pictures import Bytes, png
+from service import page
+from tests.service.problems import problem
 from tests.service.running import Running, running
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+ASSET = re.compile(r'"(web/[0-9a-f]{16}/[a-z]+\.[a-z]+)"')
+KEPT = "public, max-age=31536000, immutable"
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The one that is installed; without any, Playwright's own."""
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
-        yield browser
-        browser.close()
+def test_the_page_is_asked_for_again_and_its_files_are_kept(client: httpx.Client) -> None:
+    index = client.get("/")
+    assert index.headers["content-type"] == "text/html; charset=utf-8"
+    assert index.headers["cache-control"] == "no-cache"
+    again = client.get("/", headers={"if-none-match": index.headers["etag"]})
+    assert (again.status_code, again.content) == (304, b"")
+    assert client.get("/", headers={"if-none-match": '"other"'}).status_code == 200
+    paths = ASSET.findall(index.text)
+    assert {Path(path).name for path in paths} >= {"style.css", "main.js", "walk.js", "icon.svg", "plotly.js"}
+    for path in paths:
+        answer = client.get(f"/{path}")
+        assert answer.headers["cache-control"] == KEPT, path
+        assert answer.headers["content-encoding"] == "gzip"
+        assert answer.headers["vary"] == "accept-encoding"
+        assert answer.headers["x-content-type-options"] == "nosniff"
+        plain = client.get(f"/{path}", headers={"accept-encoding": "identity"})
+        assert "content-encoding" not in plain.headers
+        assert plain.content == answer.content
 
 
-class Visit:
-    """A page, with what it asked for and what it complained of."""
-
-    def __init__(self, page: Page, origin: str) -> None:
-        self.page = page
-        self.origin = origin
-        self.asked: list[str] = []
-        self.complaints: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
-        page.on("pageerror", lambda error: self.complaints.append(str(error)))
-        page.on("console", lambda said: self.complaints.append(said.text) if said.type == "error" else None)
-
-    def leave(self) -> None:
-        own = (self.origin, "blob:", "data:")
-        assert self.asked
-        assert not [url for url in self.asked if not url.startswith(own)]
-        assert not self.complaints
+def test_other_content_has_another_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    for file in page.WEB.iterdir():
+        (tmp_path / file.name).write_bytes(file.read_bytes())
+    monkeypatch.setattr(page, "WEB", tmp_path)
+    before = page.read_page.__wrapped__()
+    assert _paths(before) == _paths(page.read_page())
+    (tmp_path / "walk.js").write_text("// other")
+    assert not _paths(before) & _paths(page.read_page.__wrapped__()) - {"/spread.json", *_plotly(before)}
 
 
-@pytest.fixture
-def visit(browser: Browser, served: Running) -> Iterator[Visit]:
-    """Of the service as it is by default; no request may leave its origin, nothing may fail."""
-    origin = f"http://127.0.0.1:{served.port}"
-    with browser.new_context(base_url=origin) as context:
-        visit = Visit(context.new_page(), origin)
-        yield visit
-        visit.leave()
+def _paths(read: page.Page) -> set[str]:
+    return {route.path for route in read.files}
 
 
-def shown(page: Page) -> Bytes:
-    """The pixels of the decoded image that the page shows."""
-    url = page.locator("#image").get_attribute("src")
-    values = page.evaluate("async (url) => [...new Uint8Array(await (await fetch(url)).arrayBuffer())]", url)
-    with Image.open(io.BytesIO(bytes(values))) as image:
-        return np.asarray(image, np.uint8)
+def _plotly(read: page.Page) -> set[str]:
+    return {path for path in _paths(read) if path.endswith("/plotly.js")}
 
 
-def is_decode(response: Response) -> bool:
-    return response.url.endswith("/decode") and response.ok
+@pytest.mark.parametrize("path", ["/web/walk.js", "/web/0123456789abcdef/walk.js", "/web/index.html", "/web/page.py"])
+def test_nothing_lies_elsewhere(client: httpx.Client, path: str) -> None:
+    problem(client.get(path), 404)
 
 
-def set_slider(page: Page, index: int, value: float) -> None:
-    """As a hand does it, with the event that follows; waits for the image."""
-    before = page.locator("#image").get_attribute("src")
-    slider = page.locator("#sliders input[type=range]").nth(index)
-    slider.evaluate("(input, value) => { input.value = value; input.dispatchEvent(new Event('input')); }", value)
-    expect(page.locator("#image")).not_to_have_attribute("src", before or "")
+def test_the_page_may_do_nothing_that_it_need_not(client: httpx.Client) -> None:
+    headers = client.get("/").headers
+    policy = dict(directive.split(" ", 1) for directive in headers["content-security-policy"].split("; "))
+    assert policy["default-src"] == "'self'"
+    assert policy["frame-ancestors"] == "'none'"
+    assert "script-src" not in policy
+    assert "unsafe" not in headers["content-security-policy"]
+    assert headers["referrer-policy"] == "no-referrer"
 
 
-def test_sliders_move_the_image(visit: Visit, served: Running) -> None:
-    page = visit.page
-    page.goto("/")
-    expect(page.locator("#sliders input[type=range]")).to_have_count(3)
-    expect(page.locator("#image")).to_have_attribute("src", re.compile("^blob:"))
-
-    def decoded(z: list[float]) -> Bytes:
-        with Image.open(io.BytesIO(served.client.post("/decode", json=z).content)) as image:
-            return np.asarray(image, np.uint8)
-
-    assert np.array_equal(shown(page), decoded([0, 0, 0]))
-    z = [0.0, 0.0, 0.0]
-    for index, value in ((0, 1.5), (1, -2), (2, 0.75)):
-        set_slider(page, index, value)
-        z[index] = value
-        assert np.array_equal(shown(page), decoded(z))
-        expect(page.locator("#sliders output").nth(index)).to_have_text(f"{value:.2f}")
-    expect(page.locator("#message")).to_be_empty()
+def test_without_plotly_no_plot_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(page, "find_spec", lambda name: None)
+    assert not _plotly(page.read_page.__wrapped__())
 
 
-def test_sliders_can_be_moved_by_keyboard(visit: Visit) -> None:
-    page = visit.page
-    page.goto("/")
-    slider = page.get_by_role("slider", name="z1")
-    with page.expect_response(is_decode):
-        slider.press("End")
-    assert slider.input_value() == "3"
-    with page.expect_response(is_decode):
-        slider.press("ArrowLeft")
-    assert slider.input_value() == "2.99"
+def test_how_the_latents_are_spread(client: httpx.Client) -> None:
+    mean = np.array(client.get("/latents").json()["mean"])
+    found = client.get("/web/spread.json").json()
+    for name, wanted in (
+        ("low", mean.min(0)),
+        ("high", mean.max(0)),
+        ("mean", mean.mean(0)),
+        ("deviation", mean.std(0)),
+    ):
+        assert np.allclose(found[name], wanted), name
+    for column, counts in zip(mean.T, found["histogram"], strict=True):
+        assert counts == np.histogram(column, len(counts))[0].tolist()
 
 
-def test_page_leads_to_the_documentation(visit: Visit) -> None:
-    visit.page.goto("/")
-    visit.page.get_by_role("link", name="API documentation").click()
-    expect(visit.page.locator("#operations-latent_space-sample_sample_get")).to_be_visible()
+def test_the_spread_is_for_those_who_have_a_key() -> None:
+    with running(api_keys=("key",)) as service:
+        problem(service.client.get("/web/spread.json"), 401)
+        assert service.client.get("/web/spread.json", headers={"x-api-key": "key"}).status_code == 200
+        assert service.client.get("/").status_code == 200
 
 
-def test_page_says_what_went_wrong(browser: Browser) -> None:
-    with running(api_keys=("key",)) as service, browser.new_context() as context:
-        page = context.new_page()
-        page.goto(f"http://127.0.0.1:{service.port}/")
-        expect(page.locator("#message")).to_contain_text("This service asks for an API key.")
-
-
-def test_documentation_is_tried_out(visit: Visit) -> None:
-    page = visit.page
-    page.goto("/docs")
-    for name, method in (("sample_sample_get", "GET"), ("decode_decode_post", "POST"), ("model_model_get", "GET")):
-        tag = "model" if name.startswith("model") else "latent_space"
-        operation = page.locator(f"#operations-{tag}-{name}")
-        operation.locator(".opblock-summary-control").click()
-        path = f"/{name.partition('_')[0]}"
-        with page.expect_response(lambda response, path=path: path in response.url) as answer:  # type: ignore[misc]
-            operation.get_by_role("button", name="Execute").click()
-        assert answer.value.status == 200, answer.value.text()
-        assert answer.value.request.method == method
-        expect(operation.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
-    expect(page.locator("#operations-latent_space-sample_sample_get .live-responses-table img")).to_be_visible()
-
-
-def test_a_picture_is_sent_from_the_documentation(visit: Visit, images: Bytes, tmp_path: Path) -> None:
-    file = tmp_path / "digit.png"
-    file.write_bytes(png(images[0]))
-    page = visit.page
-    page.goto("/docs")
-    operation = page.locator("#operations-latent_space-encode_encode_post")
-    operation.locator(".opblock-summary-control").click()
-    operation.locator(".opblock-section-request-body select").first.select_option("image/png")
-    operation.locator("input[type=file]").set_input_files(file)
-    operation.get_by_role("button", name="Execute").click()
-    expect(operation.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
-    expect(operation.locator(".live-responses-table .highlight-code").first).to_contain_text("log_variance")
+def test_there_may_be_no_latents(client: httpx.Client, served: Running) -> None:
+    assert page._spread(None) == b"null"

@@ -417,6 +417,7 @@ def test_model_card(client: httpx.Client) -> None:
         "name": "mnist",
         "architecture": checkpoint.model.config.architecture,
         "image_shape": [1, 28, 28],
+        "latent_shape": [3],
         "latent_dim": 3,
         "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
         "sha256": hashlib.sha256(BUNDLED.read_bytes()).hexdigest(),

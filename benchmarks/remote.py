@@ -1,0 +1,182 @@
+"""What the service adds to an AutoencoderKL's own time where diffusers' `remote_decode` sends a latent of 4×64×64.
+
+python -m benchmarks.remote [REQUESTS]
+python -m benchmarks.remote tiled
+
+The network has random weights, and is made small: what is added does not depend on them. Its own time is that of
+diffusers' `decode` in the server's process, and is taken off for each request by itself. "exchange" is a request on a
+connection that is kept, "remote_decode" all that a caller waits for: a connection for each, and the picture decoded.
+
+`tiled` is for large images: seconds and memory of the network alone, a quarter as wide as Stable Diffusion's and
+half as deep, on one core, with the tiles that the service has it cut, and without.
+"""
+
+from __future__ import annotations
+
+import multiprocessing
+import statistics
+import sys
+import tempfile
+import time
+from collections.abc import Callable
+from http.client import HTTPConnection
+from multiprocessing.sharedctypes import Synchronized
+from pathlib import Path
+from typing import Any
+from urllib.parse import urlencode
+
+import torch
+from diffusers import AutoencoderKL
+from diffusers.utils.remote_utils import prepare_decode, remote_decode
+
+from benchmarks.client import free_port
+from service.app import load_checkpoint
+from service.server import Server
+from service.settings import read_settings
+from vae.autoencoder_kl import AutoencoderKL as Model
+
+START_LIMIT_S = 120
+OUTPUTS: dict[str, dict[str, Any]] = {
+    "pil, jpg": {},
+    "pil, png": {"image_format": "png"},
+    "pt": {"output_type": "pt", "return_type": "pt"},
+    "pt, partial_postprocess": {"output_type": "pt", "return_type": "pt", "partial_postprocess": True},
+}
+BLOCKS = 4
+QUARTER = (32, 64, 128, 128)
+NOMINAL = 512
+SIDES = (NOMINAL, 2 * NOMINAL, 3 * NOMINAL)
+
+
+def main() -> None:
+    if sys.argv[1:] == ["tiled"]:
+        compare_tiles()
+    else:
+        compare_times(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
+
+
+def compare_times(requests: int) -> None:
+    """The service's part of each request."""
+    z = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)).half()
+    processes = multiprocessing.get_context("spawn")
+    own: Synchronized[float] = processes.Value("d", 0)
+    port = free_port()
+    with tempfile.TemporaryDirectory() as folder:
+        _write(Path(folder))
+        server = processes.Process(target=serve, args=(Path(folder), port, own))
+        server.start()
+        try:
+            connection = _connect(port)
+            print(f"{'milliseconds added: median (least)':34}{'exchange':>20}{'remote_decode':>20}{'own time':>12}")
+            for name, options in OUTPUTS.items():
+                sent = {key: value for key, value in options.items() if key != "return_type"}
+                call = prepare_decode(z, scaling_factor=0.18215, **sent)
+                path = f"/remote/decode?{urlencode(call['params'], doseq=True)}"
+
+                def exchange(path: str = path, call: dict[str, Any] = call) -> None:
+                    connection.request("POST", path, call["data"], call["headers"])
+                    response = connection.getresponse()
+                    if not response.read() or response.status != 200:
+                        raise RuntimeError(f"{path} was answered with {response.status}.")
+
+                def client(options: dict[str, Any] = options) -> None:
+                    remote_decode(f"http://127.0.0.1:{port}/remote/decode", z, scaling_factor=0.18215, **options)
+
+                columns = [_added(ask, own, requests) for ask in (exchange, client)]
+                cells = [f"{statistics.median(added):.2f} ({min(added):.2f})" for added in columns]
+                print(f"{name:34}{cells[0]:>20}{cells[1]:>20}{own.value * 1000:>12.1f}")
+        finally:
+            server.terminate()
+            server.join()
+
+
+def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
+    """A service that tells in `own` how long the network took for its last batch, in seconds."""
+    settings = read_settings(["--checkpoint", str(folder), "--port", str(port), "--log-level", "warning"])
+    checkpoint = load_checkpoint(settings)
+    network: Any = checkpoint.model.network
+    decode = network.decode
+
+    def timed(z: torch.Tensor) -> Any:
+        start = time.perf_counter()
+        result = decode(z)
+        own.value = time.perf_counter() - start
+        return result
+
+    network.decode = timed
+    Server(settings, checkpoint).serve_forever()
+
+
+def compare_tiles() -> None:
+    """Each pass in a process of its own, which has no memory of another."""
+    print(f"{'side, pixels':16}" + "".join(f"{what:>24}" for what in ("decode", "tiled", "encode", "tiled")))
+    with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
+        for side in SIDES:
+            passes = [(side, encodes, tiled) for encodes in (False, True) for tiled in (False, True)]
+            cells = [f"{seconds:.1f} s, {mb:.0f} MB" for seconds, mb in (processes.apply(_pass, one) for one in passes)]
+            print(f"{side:<16}" + "".join(f"{cell:>24}" for cell in cells))
+
+
+def _pass(side: int, encodes: bool, tiled: bool) -> tuple[float, float]:
+    """Seconds, and megabytes beyond those before."""
+    torch.set_num_threads(1)
+    model = Model(_network(QUARTER).eval().requires_grad_(False))
+    if not tiled:
+        model.network.disable_tiling()
+    before, start = _megabytes("VmRSS"), time.perf_counter()
+    with torch.inference_mode():
+        if encodes:
+            model.encode(torch.rand(1, 3, side, side))
+        else:
+            model.image(model.decode(torch.randn(1, 4, side // 8, side // 8)))
+    return time.perf_counter() - start, _megabytes("VmHWM") - before
+
+
+def _megabytes(field: str) -> float:
+    """Of this process (Linux)."""
+    status = Path("/proc/self/status").read_text()
+    return int(status.partition(f"{field}:")[2].split()[0]) * 1024 / 1e6
+
+
+def _write(folder: Path) -> None:
+    _network((8,) * BLOCKS).save_pretrained(folder)
+
+
+def _network(widths: tuple[int, ...]) -> Any:
+    torch.manual_seed(0)
+    return AutoencoderKL(
+        block_out_channels=widths,
+        down_block_types=("DownEncoderBlock2D",) * BLOCKS,
+        up_block_types=("UpDecoderBlock2D",) * BLOCKS,
+        norm_num_groups=8,
+        sample_size=NOMINAL,
+    )
+
+
+def _connect(port: int) -> HTTPConnection:
+    give_up = time.monotonic() + START_LIMIT_S
+    while True:
+        connection = HTTPConnection("127.0.0.1", port)
+        try:
+            connection.request("GET", "/readyz")
+            connection.getresponse().read()
+        except ConnectionError:
+            if time.monotonic() > give_up:
+                raise
+            time.sleep(0.1)
+        else:
+            return connection
+
+
+def _added(ask: Callable[[], None], own: Synchronized[float], requests: int) -> list[float]:
+    """Milliseconds beyond the network's own time, for each request."""
+    added = []
+    for _ in range(requests + 2):
+        start = time.perf_counter()
+        ask()
+        added.append((time.perf_counter() - start - own.value) * 1000)
+    return added[2:]
+
+
+if __name__ == "__main__":
+    main()

@@ -1,0 +1,1 @@
+"""What other services' clients speak: each a thin file over the one engine."""

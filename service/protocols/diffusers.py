@@ -1,0 +1,211 @@
+"""Hugging Face diffusers' remote VAE: what `remote_decode` and `remote_encode` of diffusers.utils.remote_utils send.
+
+A tensor is raw bytes, little-endian; its shape and dtype are parameters of the query, and header fields of an answer.
+Parameters that are not known here are ignored: those of other endpoints' models. A diffusion model's latents are
+(z − shift_factor)·scaling_factor: with `do_scaling` by the model's own two, with either parameter by that one.
+
+A model whose latents are vectors is served too, (N, D). Its grey images are given as RGB where diffusers makes pictures
+of them by itself.
+"""
+
+from __future__ import annotations
+
+import asyncio
+import json
+from math import prod
+from typing import Annotated, Literal, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+import torch
+from fastapi import Query
+from PIL.ExifTags import Base as ExifTag
+from pydantic import BaseModel, ConfigDict, Field
+from starlette.responses import Response
+
+from service.answers import PIECE, PNG, Answer, FloatArray, png
+from service.bodies import INLINE_PIXELS, Limits
+from service.call import Call
+from service.errors import InvalidInput, Problem, UnreadableBody, UnsupportedMediaType
+from service.images import FORMATS, open_image, to_array, write_jpeg
+from service.negotiation import negotiate
+from service.routes import Loaded, distances
+from service.schemas import LATENT_BOUND, PngOptions
+from vae.autoencoder_kl import AutoencoderKLConfig
+from vae.config import VAEConfig
+
+TENSOR, JPEG = "tensor/binary", "image/jpeg"
+UNTOLD = ("", "application/octet-stream")
+"""Content types that say nothing of a body; remote_encode sends none."""
+PIXEL_BOUND = 4
+"""A decoder's images go a little beyond [-1, 1]; what goes as far as this has another range."""
+
+Number = TypeVar("Number", np.uint8, np.float32)
+Config = VAEConfig | AutoencoderKLConfig
+Size = Annotated[int, Field(ge=1, le=2**31)]
+Factor = Annotated[float, Field(gt=0, le=LATENT_BOUND, allow_inf_nan=False)]
+Shift = Annotated[float, Field(ge=-LATENT_BOUND, le=LATENT_BOUND, allow_inf_nan=False)]
+
+
+class TensorOptions(BaseModel):
+    """Query of /remote/encode."""
+
+    model_config = ConfigDict(frozen=True)
+
+    shape: tuple[Size, ...] = Field((), max_length=4, description="Of the tensor in the body, one value after another.")
+    dtype: Literal["float16", "bfloat16", "float32"] = Field(
+        "float32", description="Of the tensor in the body, and of one that is answered."
+    )
+    do_scaling: bool = Field(False, description="Scale latents as the model's configuration says.")
+    scaling_factor: Factor | None = Field(None, description="Scale latents by this one.")
+    shift_factor: Shift | None = Field(None, description="Shift latents by this one.")
+
+    def scaling(self, config: Config) -> tuple[np.float32, np.float32]:
+        """Scaling factor and shift factor."""
+        factor, shift = (config.scaling_factor, config.shift_factor) if self.do_scaling else (1.0, 0.0)
+        factor = factor if self.scaling_factor is None else self.scaling_factor
+        shift = shift if self.shift_factor is None else self.shift_factor
+        return np.float32(factor), np.float32(shift)
+
+
+class RemoteDecodeOptions(TensorOptions):
+    """Query of /remote/decode."""
+
+    output_type: Literal["pil", "pt"] = Field("pil", description="A picture, or a tensor.")
+    image_format: Literal["jpg", "png"] = Field("jpg", description="Of a picture.")
+    partial_postprocess: bool = Field(
+        False, description="Tensors are uint8 (N, H, W, 3), in place of the dtype (N, C, H, W) in about [-1, 1]."
+    )
+    height: Size | None = Field(None, description="Of the image, where its latent is packed, (N, h·w/4, 4·C').")
+    width: Size | None = Field(None, description="Of the image, where its latent is packed.")
+
+
+async def decode(call: Call, options: Annotated[RemoteDecodeOptions, Query()]) -> Response:
+    """A latent (or a batch) to its image, for `remote_decode` of diffusers.
+
+    A picture by `output_type=pil`; where `Accept` asks for tensor/binary, as for diffusers' video models, the tensor
+    (N, C, H, W) in [0, 1] in its place.
+    """
+    picture = PNG if options.image_format == "png" else JPEG
+    offers = (picture, TENSOR) if options.output_type == "pil" else (TENSOR,)
+    media_type = negotiate(call.field(b"accept"), *offers)
+    loaded: Loaded = call.app.state.loaded
+    engine = loaded.engine
+    if call.media_type not in (TENSOR, *UNTOLD):
+        raise UnsupportedMediaType(f"The content type is {call.media_type!r}; this route takes {TENSOR}.")
+    z = _latents(_read_tensor(await call.read(loaded.limits.body), options), options, engine.config, loaded.limits)
+    loaded.metrics.tally.histogram("vae_latent_distance").add_all(distances(z))
+    if options.output_type == "pt" and not options.partial_postprocess:
+        return await _tensor(await engine.signed(z, timing=call.timing), options.dtype)
+    if media_type == TENSOR and options.output_type == "pil":
+        return await _tensor(_rgb(await engine.decode(z, timing=call.timing), axis=1), options.dtype)
+    scanlines, channels = await engine.draw(z, timing=call.timing), engine.config.image_shape[0]
+    if media_type == PNG:
+        return await png(scanlines, channels, PngOptions(columns=None, scale=1))
+    if media_type == JPEG:
+        return Answer(await asyncio.to_thread(write_jpeg, scanlines, channels), JPEG)
+    count, height, _ = scanlines.shape
+    return await _tensor(_rgb(scanlines[:, :, 1:].reshape(count, height, -1, channels), axis=3), "uint8")
+
+
+async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Response:
+    """A picture, or a tensor of images, to the mean of its posterior q(z|x), for `remote_encode` of diffusers.
+
+    A tensor is (N, C, H, W) in [-1, 1], as AutoencoderKL takes it; a picture is one where no `shape` is given.
+    """
+    negotiate(call.field(b"accept"), TENSOR)
+    loaded: Loaded = call.app.state.loaded
+    limits, config = loaded.limits, loaded.engine.config
+    if call.media_type not in (*FORMATS, TENSOR, *UNTOLD):
+        taken = ", ".join((*FORMATS, TENSOR))
+        raise UnsupportedMediaType(f"The content type is {call.media_type!r}; this route takes {taken}.")
+    body = await call.read(limits.body)
+    images = _images(_read_tensor(body, options), config, limits) if options.shape else await _picture(body, loaded)
+    mean, _ = await loaded.engine.encode(images, timing=call.timing)
+    factor, shift = options.scaling(config)
+    return await _tensor((mean - shift) * factor, options.dtype)
+
+
+def _read_tensor(body: bytes, options: TensorOptions) -> FloatArray:
+    """The tensor in a body, as float32."""
+    dtype, size = getattr(torch, options.dtype), prod(options.shape)
+    if not options.shape:
+        raise InvalidInput(Problem("query", "/shape", "shape is missing; that of the tensor in the body is wanted."))
+    if len(body) != size * dtype.itemsize:
+        tensor = f"a {options.dtype} tensor of the shape {list(options.shape)}"
+        raise UnreadableBody(f"The body has {len(body)} bytes; {tensor} has {size * dtype.itemsize}.")
+    array: FloatArray = torch.frombuffer(bytearray(body), dtype=dtype).reshape(options.shape).float().numpy()
+    return array
+
+
+def _latents(z: FloatArray, options: RemoteDecodeOptions, config: Config, limits: Limits) -> FloatArray:
+    """Latents (N, …) as the model takes them, checked."""
+    if z.ndim == 3 and isinstance(config, AutoencoderKLConfig):
+        z = _unpack(z, options, config)
+    image_shape = config.image_shape_of(z.shape[1:])
+    if image_shape is None:
+        raise _wrong_shape(options.shape, ["N", *config.latent_shape], config)
+    limits.check_batch(len(z))
+    limits.check_pixels(len(z), image_shape)
+    factor, shift = options.scaling(config)
+    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        z = z / factor + shift
+    if not (np.abs(z) <= LATENT_BOUND).all():
+        problem = f"The tensor holds numbers that are not finite or, scaled, beyond ±{LATENT_BOUND:g}."
+        raise InvalidInput(Problem("body", "", problem))
+    return z
+
+
+def _unpack(z: FloatArray, options: RemoteDecodeOptions, config: AutoencoderKLConfig) -> FloatArray:
+    """Flux's packed latents, (N, h/2·w/2, C'·2·2) → (N, C', h, w)."""
+    side, channels = 2 * config.stride, config.latent_shape[0]
+    rows, columns = (options.height or 0) // side, (options.width or 0) // side
+    if z.shape[1:] != (rows * columns, 4 * channels):
+        wanted = f"[N, (height/{side})·(width/{side}), {4 * channels}], with the height and width of the image,"
+        raise InvalidInput(Problem("query", "/shape", f"shape is {list(options.shape)}; {wanted} is wanted."))
+    patches = z.reshape(-1, rows, columns, channels, 2, 2).transpose(0, 3, 1, 4, 2, 5)
+    return patches.reshape(-1, channels, 2 * rows, 2 * columns)
+
+
+def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
+    """Images (N, C, H, W) from [-1, 1] to [0, 1], checked."""
+    if x.ndim != 4 or not config.takes(x.shape[1:]):
+        raise _wrong_shape(x.shape, ["N", *config.image_shape], config)
+    limits.check_batch(len(x))
+    limits.check_pixels(len(x), (x.shape[1], x.shape[2], x.shape[3]))
+    if not (np.abs(x) <= PIXEL_BOUND).all():
+        raise InvalidInput(Problem("body", "", "The tensor holds numbers far outside [-1, 1]; scale it to that."))
+    return (x + np.float32(1)) / np.float32(2)
+
+
+async def _picture(body: bytes, loaded: Loaded) -> FloatArray:
+    """One picture in [0, 1], of its own size where the model takes any, (1, C, H, W)."""
+    config = loaded.engine.config
+    image = open_image(body, loaded.limits.image_pixels)
+    size = (image.width, image.height) if image.getexif().get(ExifTag.Orientation, 1) > 4 else image.size[::-1]
+    shape = config.image_shape_near(*size)
+    fit: Literal["contain", "stretch"] = "stretch" if isinstance(config, AutoencoderKLConfig) else "contain"
+    if image.width * image.height <= INLINE_PIXELS:
+        return to_array(image, shape, fit=fit, invert=False)[np.newaxis]
+    return (await asyncio.to_thread(to_array, image, shape, fit=fit, invert=False))[np.newaxis]
+
+
+def _wrong_shape(came: tuple[int, ...], wanted: list[str | int], config: Config) -> InvalidInput:
+    freely = " (of any height and width)" if isinstance(config, AutoencoderKLConfig) else ""
+    shape = f"[{', '.join(map(str, wanted))}]{freely}"
+    return InvalidInput(Problem("query", "/shape", f"shape is {list(came)}; {shape} is wanted."))
+
+
+def _rgb(images: npt.NDArray[Number], axis: int) -> npt.NDArray[Number]:
+    """Three channels where there is one."""
+    return images.repeat(3 // images.shape[axis], axis)
+
+
+async def _tensor(array: FloatArray | npt.NDArray[np.uint8], dtype: str) -> Answer:
+    """An array as an answer, of `dtype`."""
+
+    def write() -> bytes:
+        return torch.from_numpy(array).to(getattr(torch, dtype)).view(torch.uint8).numpy().tobytes()
+
+    body = write() if array.size <= PIECE else await asyncio.to_thread(write)
+    return Answer(body, TENSOR, {"shape": json.dumps(array.shape), "dtype": dtype})

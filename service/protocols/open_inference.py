@@ -1,0 +1,312 @@
+"""The Open Inference Protocol, version 2 (KServe, Triton, Seldon), with the binary tensor extension.
+
+One model, under its name: it takes `image`, (N, C, H, W), UINT8 (0 to 255) or FP32 (0 to 1), or `z`, (N, …) FP32, and
+gives `mean` and `log_variance` of an image and `image`, FP32 (N, C, H, W) in [0, 1]: the reconstruction of an image,
+from its mean, or the image of a latent.
+https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.
+"""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Mapping, Sequence
+from math import prod
+from typing import Annotated, Any, Literal
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from fastapi import Query
+from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import from_json
+from starlette.requests import Request
+from starlette.responses import Response
+
+from service.answers import PIECE, Answer
+from service.bodies import JSON, JSON_VALUES, invalid
+from service.call import Call
+from service.errors import InvalidInput, NotFound, Problem, ServiceError, TooLarge, UnreadableBody
+from service.operation import Gate, Operation
+from service.routes import Loaded
+from service.schemas import LATENT_BOUND, NoOptions
+
+BINARY = "application/octet-stream"
+JSON_LENGTH = "Inference-Header-Content-Length"
+DATATYPES: dict[str, type[np.generic]] = {"UINT8": np.uint8, "FP32": np.float32}
+GIVEN_FOR = {"image": ("mean", "log_variance", "image"), "z": ("image",)}
+VERSION = "1"
+
+Array = npt.NDArray[Any]
+
+
+class _Part(BaseModel):
+    model_config = ConfigDict(extra="ignore")
+
+
+class Parameters(_Part):
+    """Of a tensor or of a request, those that are known here."""
+
+    binary_data_size: Annotated[int, Field(ge=0)] | None = None
+    binary_data: bool | None = None
+    binary_data_output: bool = False
+
+
+class Tensor(_Part):
+    """One that comes."""
+
+    name: Literal["image", "z"]
+    shape: list[Annotated[int, Field(ge=1)]] = Field(max_length=4)
+    datatype: Literal["UINT8", "FP32"]
+    parameters: Parameters = Parameters()
+    data: list[Any] | None = None
+
+
+class Wish(_Part):
+    """An output that is asked for."""
+
+    name: Literal["mean", "log_variance", "image"]
+    parameters: Parameters = Parameters()
+
+
+class Inference(_Part):
+    """A request."""
+
+    id: str | None = None
+    parameters: Parameters = Parameters()
+    inputs: list[Tensor] = Field(min_length=1, max_length=1)
+    outputs: list[Wish] = Field([], max_length=3)
+
+
+def refuse(error: ServiceError) -> Answer:
+    """As the specification has errors: one sentence."""
+    return Answer(orjson.dumps({"error": error.detail}), JSON, error.headers, error.status)
+
+
+class InferenceOperation(Operation):
+    """An operation whose errors are the protocol's."""
+
+    refuse = staticmethod(refuse)
+
+
+async def live() -> Response:
+    """Is the process alive?"""
+    return Answer(orjson.dumps({"live": True}), JSON)
+
+
+async def ready(request: Request) -> Response:
+    """Should traffic be sent here? 503 while the service starts and drains."""
+    gate: Gate = request.app.state.gate
+    is_ready = gate.admission.status == "ok"
+    return Answer(orjson.dumps({"ready": is_ready}), JSON, status=200 if is_ready else 503)
+
+
+async def server(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+    """What this service is."""
+    extensions = ["binary_tensor_data"]
+    return Answer(orjson.dumps({"name": call.app.title, "version": call.app.version, "extensions": extensions}), JSON)
+
+
+async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+    """What goes into the model and what comes out."""
+    loaded = _named(call)
+    image, z = list(loaded.engine.config.image_shape), list(loaded.engine.config.latent_shape)
+
+    def tensors(*described: tuple[str, list[int]]) -> list[dict[str, Any]]:
+        return [{"name": name, "datatype": "FP32", "shape": [-1, *shape]} for name, shape in described]
+
+    document = {
+        "name": loaded.name,
+        "versions": [VERSION],
+        "platform": "pytorch_vae",
+        "inputs": tensors(("image", image), ("z", z)),
+        "outputs": tensors(("mean", z), ("log_variance", z), ("image", image)),
+    }
+    return Answer(orjson.dumps(document), JSON)
+
+
+async def model_ready(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+    """Can the model be asked? It can where this is answered."""
+    return Answer(orjson.dumps({"name": _named(call).name, "ready": True}), JSON)
+
+
+async def infer(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+    """Images to posteriors and reconstructions, or latents to images."""
+    loaded = _named(call)
+    values = max(JSON_VALUES, loaded.limits.batch * prod(loaded.engine.config.image_shape))
+    asked, binary = _read(call, await call.read(loaded.limits.body), values)
+    tensor = asked.inputs[0]
+    wishes = asked.outputs or [Wish.model_validate({"name": name}) for name in GIVEN_FOR[tensor.name]]
+    for wish in wishes:
+        if wish.name not in GIVEN_FOR[tensor.name]:
+            problem = f"The output {wish.name!r} is not given for {tensor.name!r}; {GIVEN_FOR[tensor.name]} are."
+            raise InvalidInput(Problem("body", "/outputs", problem))
+    rows = _rows(tensor, binary, loaded)
+    outputs = await _outputs(call, loaded, tensor.name, rows, {wish.name for wish in wishes})
+    if sum(array.size for array in outputs.values()) <= PIECE:
+        return _answer(loaded.name, asked, wishes, outputs)
+    return await asyncio.to_thread(_answer, loaded.name, asked, wishes, outputs)
+
+
+def _named(call: Call) -> Loaded:
+    loaded: Loaded = call.app.state.loaded
+    name, version = call.path_params["name"], call.path_params.get("version", VERSION)
+    if (name, version) != (loaded.name, VERSION):
+        raise NotFound(f"There is no model {name!r} of version {version!r} here; {loaded.name!r}, {VERSION!r} is.")
+    return loaded
+
+
+def _read(call: Call, body: bytes, values: int) -> tuple[Inference, bytes]:
+    """The JSON of a request, of at most so many `values`, and what follows it."""
+    told = call.field(JSON_LENGTH.lower().encode())
+    if told and not (told.isdigit() and int(told) <= len(body)):
+        raise UnreadableBody(f"{JSON_LENGTH} is {told!r}; the length of the JSON at the start of the body is wanted.")
+    length = int(told) if told else len(body)
+    if body.count(b",", 0, length) > values:
+        raise TooLarge(f"The body holds more than the {values} values that are taken.")
+    try:
+        document = from_json(body[:length])
+    except ValueError as error:
+        raise UnreadableBody(f"The body is not JSON: {error}.") from error
+    try:
+        return Inference.model_validate(document), body[length:]
+    except ValidationError as error:
+        raise invalid("body", error) from error
+
+
+def _rows(tensor: Tensor, binary: bytes, loaded: Loaded) -> npt.NDArray[np.float32]:
+    """The tensor's values, checked, (N, …) float32."""
+    shape = loaded.engine.config.image_shape if tensor.name == "image" else loaded.engine.config.latent_shape
+    if tuple(tensor.shape[1:]) != shape:
+        raise _wrong(
+            "shape", f"{tensor.name} has the shape {tensor.shape}; [N, {', '.join(map(str, shape))}] is wanted."
+        )
+    loaded.limits.check_batch(tensor.shape[0])
+    if tensor.name == "z" and tensor.datatype != "FP32":
+        raise _wrong("datatype", f"z is of {tensor.datatype}; FP32 is wanted.")
+    rows = _values(tensor, binary, DATATYPES[tensor.datatype]).reshape(tensor.shape)
+    if tensor.datatype == "UINT8":
+        return rows.astype(np.float32) / np.float32(255)
+    bound = LATENT_BOUND if tensor.name == "z" else 1
+    if not ((rows >= (-bound if tensor.name == "z" else 0)) & (rows <= bound)).all():
+        wanted = f"finite numbers within ±{bound:g}" if tensor.name == "z" else "numbers in [0, 1], or UINT8,"
+        raise _wrong("data", f"{tensor.name} holds others than {wanted} that are wanted.")
+    return rows
+
+
+def _values(tensor: Tensor, binary: bytes, datatype: type[np.generic]) -> Array:
+    """From the JSON, nested or flat, or from what follows it."""
+    count = prod(tensor.shape)
+    if tensor.parameters.binary_data_size is not None:
+        wanted = count * np.dtype(datatype).itemsize
+        if not tensor.parameters.binary_data_size == len(binary) == wanted:
+            sizes = f"{tensor.parameters.binary_data_size} bytes are told, {len(binary)} came, {wanted} are wanted"
+            raise _wrong("parameters/binary_data_size", f"{tensor.name}: {sizes} for the shape {tensor.shape}.")
+        return np.frombuffer(binary, np.dtype(datatype).newbyteorder("<")).astype(datatype, copy=False)
+    try:
+        told = np.array(tensor.data or [], object).ravel()  # of a text NumPy would make room for as many as it is long
+        if not set(map(type, told)) <= {int, float}:
+            raise ValueError("not numbers")  # noqa: TRY301 - told below
+        numbers = told.astype(np.float64)
+        with np.errstate(over="ignore", invalid="ignore"):  # what FP32 cannot hold becomes infinite, and is refused
+            values = numbers.astype(datatype)
+        if datatype is np.uint8 and not (values == numbers).all():
+            raise ValueError("not bytes")  # noqa: TRY301
+    except (ValueError, OverflowError) as error:
+        raise _wrong("data", f"{tensor.name}: a list of numbers of {tensor.datatype} is wanted.") from error
+    if values.size != count:
+        raise _wrong("data", f"{tensor.name}: {values.size} numbers came; {count} are wanted for {tensor.shape}.")
+    return values
+
+
+async def _outputs(
+    call: Call, loaded: Loaded, name: str, rows: npt.NDArray[np.float32], wanted: set[str]
+) -> Mapping[str, Array]:
+    if name == "z":
+        return {"image": await loaded.engine.decode(rows, timing=call.timing)}
+    if "image" in wanted:
+        result = await loaded.engine.reconstruct(rows, timing=call.timing)
+        return {"mean": result.mean, "log_variance": result.log_variance, "image": result.pixels}
+    mean, log_variance = await loaded.engine.encode(rows, timing=call.timing)
+    return {"mean": mean, "log_variance": log_variance}
+
+
+def _answer(name: str, asked: Inference, wishes: Sequence[Wish], outputs: Mapping[str, Array]) -> Answer:
+    described: list[dict[str, Any]] = []
+    binary: list[memoryview] = []
+    for wish in wishes:
+        array = outputs[wish.name]
+        tensor: dict[str, Any] = {"name": wish.name, "datatype": "FP32", "shape": list(array.shape)}
+        as_binary = wish.parameters.binary_data
+        if asked.parameters.binary_data_output if as_binary is None else as_binary:
+            binary.append(np.ascontiguousarray(array, "<f4").data)
+            tensor["parameters"] = {"binary_data_size": binary[-1].nbytes}
+        else:
+            tensor["data"] = np.ascontiguousarray(array).reshape(-1)
+        described.append(tensor)
+    document: dict[str, Any] = {"model_name": name, "model_version": VERSION, "outputs": described}
+    if asked.id is not None:
+        document["id"] = asked.id
+    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    if not binary:
+        return Answer(head, JSON)
+    return Answer(b"".join((head, *binary)), BINARY, {JSON_LENGTH: str(len(head))})
+
+
+def _wrong(place: str, problem: str) -> InvalidInput:
+    return InvalidInput(Problem("body", f"/inputs/0/{place}", problem))
+
+
+_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
+_NAMED = {"name": "mnist", "ready": True}
+_TENSOR = {"name": "z", "datatype": "FP32", "shape": [-1, 3]}
+_CARD = {"name": "mnist", "versions": [VERSION], "platform": "pytorch_vae", "inputs": [_TENSOR], "outputs": [_TENSOR]}
+_ASKED = {"inputs": [{"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -0.2, 0.3]}]}
+_GIVEN = {
+    "model_name": "mnist",
+    "model_version": VERSION,
+    "outputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 2, 2], "data": [0.0, 0.02, 0.97, 0.4]}],
+}
+_EXAMPLES: dict[str, dict[str, Any]] = {
+    "/v2": {"name": "VAE service", "version": "0.1.0", "extensions": ["binary_tensor_data"]},
+    "/v2/health/live": {"live": True},
+    "/v2/health/ready": {"ready": True},
+    "ready": _NAMED,
+    "infer": _GIVEN,
+}
+_STATUSES = {
+    400: "The body is not JSON, or its length was told wrongly.",
+    401: "This service asks for an API key, and none or a wrong one was sent.",
+    404: "There is no such model, or no such version of it.",
+    413: "The body or the batch is over the limit.",
+    422: "A tensor of the wrong name, datatype, shape or range, or an unknown parameter.",
+    429: "This API key holds its whole share of the queue.",
+    503: "The queue is full, or the service starts or stops; try again.",
+    504: "Not answered within the deadline.",
+}
+
+
+def describe(path: str) -> dict[str, Any]:
+    """What `add_api_route` is told of the route at `path`, beside its handler."""
+    kind = path.rpartition("/")[2]
+    example = _EXAMPLES.get(path) or _EXAMPLES.get(kind, _CARD)
+    done: dict[str, Any] = {JSON: {"schema": {"type": "object"}, "example": example}}
+    responses: dict[int | str, dict[str, Any]] = {200: {"description": "Done.", "content": done}}
+    if "/health/" in path:
+        if kind == "ready":
+            not_ready = {JSON: {"schema": {"type": "object"}, "example": {"ready": False}}}
+            responses[503] = {"description": "Starting or draining.", "content": not_ready}
+        return {"tags": ["open inference protocol"], "responses": responses}
+    extra: dict[str, Any] = {"security": [{}, {"bearer": []}, {"key": []}]}
+    possible = set(_STATUSES) - ({400, 413} if kind != "infer" else set()) - ({404} if path == "/v2" else set())
+    for status in sorted(possible):
+        content = {JSON: {"schema": _ERROR, "example": {"error": _STATUSES[status]}}}
+        responses[status] = {"description": _STATUSES[status], "content": content}
+    if kind == "infer":
+        binary = {"schema": {"type": "string", "format": "binary"}}
+        done[BINARY] = binary
+        request = {JSON: {"schema": {"type": "object"}, "example": _ASKED}, BINARY: binary}
+        description = (
+            "JSON, or JSON and then the values of a tensor, the JSON's length in the header field " + JSON_LENGTH
+        )
+        extra["requestBody"] = {"required": True, "description": description, "content": request}
+    return {"tags": ["open inference protocol"], "responses": responses, "openapi_extra": extra}

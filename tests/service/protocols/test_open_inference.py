@@ -1,0 +1,161 @@
+"""The Open Inference Protocol, by Triton's own client and by the specification's letter."""
+
+from __future__ import annotations
+
+import io
+import json
+from collections.abc import Iterator
+from typing import Any
+
+import httpx
+import numpy as np
+import pytest
+
+from tests.service.pictures import Bytes
+from tests.service.running import Running, running
+
+triton = pytest.importorskip("tritonclient.http")
+
+INFER = "/v2/models/mnist/infer"
+
+
+@pytest.fixture(scope="module")
+def client(served: Running) -> Iterator[Any]:
+    with triton.InferenceServerClient(f"127.0.0.1:{served.port}") as client:
+        yield client
+
+
+def tensor(name: str, array: Any, *, binary: bool = True) -> Any:
+    kind = {"float32": "FP32", "uint8": "UINT8"}[array.dtype.name]
+    given = triton.InferInput(name, list(array.shape), kind)
+    given.set_data_from_numpy(array, binary_data=binary)
+    return given
+
+
+def test_health_and_metadata(client: Any) -> None:
+    assert client.is_server_live()
+    assert client.is_server_ready()
+    assert client.is_model_ready("mnist")
+    assert client.is_model_ready("mnist", "1")
+    assert not client.is_model_ready("mnist", "2")
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    card = client.get_model_metadata("mnist")
+    assert card["inputs"] == [
+        {"name": "image", "datatype": "FP32", "shape": [-1, 1, 28, 28]},
+        {"name": "z", "datatype": "FP32", "shape": [-1, 3]},
+    ]
+    assert [output["name"] for output in card["outputs"]] == ["mean", "log_variance", "image"]
+
+
+@pytest.mark.parametrize("binary_in", [True, False])
+@pytest.mark.parametrize("binary_out", [True, False])
+def test_what_the_service_gives_otherwise(
+    client: Any, served: Running, images: Bytes, binary_in: bool, binary_out: bool
+) -> None:
+    """To the bit, as floats and as bytes."""
+    batch = images[:5, None]
+    told = served.client.post(
+        "/reconstruct", content=npy(batch), headers={"content-type": "application/x-npy", "accept": "application/json"}
+    ).json()
+    for sent in (batch, batch.astype(np.float32) / np.float32(255)):
+        outputs = [
+            triton.InferRequestedOutput(name, binary_data=binary_out) for name in ("image", "mean", "log_variance")
+        ]
+        result = client.infer("mnist", [tensor("image", sent, binary=binary_in)], outputs=outputs, request_id="seven")
+        assert result.get_response()["id"] == "seven"
+        for name, key in (("image", "pixels"), ("mean", "mean"), ("log_variance", "log_variance")):
+            assert np.array_equal(result.as_numpy(name), np.array(told[key], np.float32))
+    z = np.array(told["mean"], np.float32)
+    decoded = client.infer("mnist", [tensor("z", z, binary=binary_in)], model_version="1")
+    assert np.array_equal(decoded.as_numpy("image"), np.array(told["pixels"], np.float32))
+    posterior = client.infer("mnist", [tensor("image", batch)], outputs=[triton.InferRequestedOutput("mean")])
+    assert [output["name"] for output in posterior.get_response()["outputs"]] == ["mean"]
+
+
+def npy(array: Any) -> bytes:
+    stream = io.BytesIO()
+    np.save(stream, array)
+    return stream.getvalue()
+
+
+@pytest.mark.parametrize("algorithm", ["gzip", "deflate"])
+def test_the_clients_compression(client: Any, images: Bytes, algorithm: str) -> None:
+    plain, compressed = (
+        client.infer("mnist", [tensor("image", images[:2, None])], request_compression_algorithm=name)
+        for name in (None, algorithm)
+    )
+    assert np.array_equal(plain.as_numpy("mean"), compressed.as_numpy("mean"))
+
+
+def infer(served: Running, body: object, path: str = INFER, **headers: str) -> httpx.Response:
+    content = body if isinstance(body, bytes) else json.dumps(body).encode()
+    return served.client.post(path, content=content, headers=headers)
+
+
+Z = {"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, 0.2, 0.3]}
+
+
+def test_data_may_be_nested(served: Running) -> None:
+    flat = infer(served, {"inputs": [Z]}).json()
+    nested = infer(served, {"inputs": [{**Z, "data": [[0.1, 0.2, 0.3]]}]}).json()
+    assert flat == nested
+    assert flat["outputs"][0]["shape"] == [1, 1, 28, 28]
+    assert len(flat["outputs"][0]["data"]) == 784
+
+
+@pytest.mark.parametrize(
+    ("body", "status", "said"),
+    [
+        (b"", 400, "not JSON"),
+        (b"[1", 400, "not JSON"),
+        ({}, 422, "inputs"),
+        ({"inputs": []}, 422, "inputs"),
+        ({"inputs": [Z, Z]}, 422, "inputs"),
+        ({"inputs": [{**Z, "name": "x"}]}, 422, "name"),
+        ({"inputs": [{**Z, "datatype": "BYTES"}]}, 422, "datatype"),
+        ({"inputs": [{**Z, "datatype": "UINT8"}]}, 422, "FP32 is wanted"),
+        ({"inputs": [{**Z, "shape": [3]}]}, 422, "[N, 3] is wanted"),
+        ({"inputs": [{**Z, "shape": [-1, 3]}]}, 422, "shape"),
+        ({"inputs": [{**Z, "shape": [10**18, 3]}]}, 413, "at most"),
+        ({"inputs": [{**Z, "data": [1, 2]}]}, 422, "2 numbers came; 3 are wanted"),
+        ({"inputs": [{**Z, "data": [[1, 2], [3]]}]}, 422, "a list of numbers"),
+        ({"inputs": [{**Z, "data": ["1", "2", "3"]}]}, 422, "a list of numbers"),
+        ({"inputs": [{**Z, "data": [1, 2, 1e39]}]}, 422, "finite"),
+        ({"inputs": [{**Z, "data": [1, 2, 10**400]}]}, 422, "a list of numbers"),
+        ({"inputs": [{**Z, "data": None}]}, 422, "0 numbers came"),
+        ({"inputs": [{**Z, "parameters": {"binary_data_size": 12}}]}, 422, "12 bytes are told, 0 came"),
+        ({"inputs": [Z], "outputs": [{"name": "mean"}]}, 422, "not given for 'z'"),
+        ({"inputs": [Z], "outputs": [{"name": "colour"}]}, 422, "name"),
+        (
+            {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 28, 28], "data": [2.0] * 784}]},
+            422,
+            "[0, 1]",
+        ),
+        (
+            {"inputs": [{"name": "image", "datatype": "UINT8", "shape": [1, 1, 28, 28], "data": [256] * 784}]},
+            422,
+            "numbers",
+        ),
+    ],
+)
+def test_errors_are_the_protocols(served: Running, body: object, status: int, said: str) -> None:
+    answer = infer(served, body)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert answer.json().keys() == {"error"}
+    assert said in answer.json()["error"]
+
+
+def test_other_models_and_other_lengths(served: Running) -> None:
+    assert "no model 'other'" in infer(served, {"inputs": [Z]}, path="/v2/models/other/infer").json()["error"]
+    told = infer(served, {"inputs": [Z]}, **{"Inference-Header-Content-Length": "9999"})
+    assert told.status_code == 400
+    assert "Inference-Header-Content-Length" in told.json()["error"]
+
+
+def test_the_key_is_asked_for() -> None:
+    with running(api_keys=("key",)) as service:
+        assert infer(service, {"inputs": [Z]}).status_code == 401
+        assert infer(service, {"inputs": [Z]}, **{"x-api-key": "key"}).status_code == 200
+        assert service.client.get("/v2/models/mnist").status_code == 401
+        assert service.client.get("/v2/health/ready").status_code == 200
