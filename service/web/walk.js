@@ -1,60 +1,193 @@
-// A slider per latent dimension and the image decoded from them. One request is in flight at a time; of the
-// positions that the hand passes meanwhile only the newest is asked for next.
+// A slider per latent dimension, and the image that follows them.
+
+import { Newest, call, callJson, say } from "./api.js";
+import { curl, takeHome } from "./curl.js";
+import { bitmapOf, paint, sheetOf } from "./picture.js";
+import { listen, set, state } from "./state.js";
+
+const STEP = 0.01;
+const PRIOR = { low: -3, high: 3, mean: 0, deviation: 1, histogram: null };
+const LAP_S = 9; // of the first dimension, in a walk; the others go slower, so that it hardly comes back
+const REDUCED_STEP_S = 1;
+const LATE_MS = 400; // after which an image that has not come is said to be on its way
 
 const image = document.querySelector("#image");
-const sliders = document.querySelector("#sliders");
-const message = document.querySelector("#message");
-let busy = false;
-let moved = false;
+const frame = document.querySelector("#frame");
+const play = document.querySelector("#play");
+const seed = document.querySelector("#seed");
 
-function addSlider(dimension) {
-  const label = document.createElement("label");
-  const name = document.createElement("span");
-  const input = document.createElement("input");
-  const output = document.createElement("output");
-  name.textContent = `z${dimension + 1}`;
-  Object.assign(input, { type: "range", min: -3, max: 3, step: 0.01, value: 0 });
-  output.value = "0.00";
-  input.addEventListener("input", () => {
-    output.value = input.valueAsNumber.toFixed(2);
-    draw();
+/** Build it; gives what keys do. `spread`: how the test set's latents lie along each dimension, or null. */
+export function walk(model, spread) {
+  const rows = Array.from({ length: model.latent_dim }, (_, at) => new Row(at, ranges(spread, at)));
+  document.querySelector("#sliders").append(...rows.map((row) => row.element));
+
+  let late = 0;
+  const decode = new Newest(async (z, isStale) => {
+    const response = await call("decode", {
+      method: "POST",
+      body: JSON.stringify(z),
+      type: "application/json",
+      accept: "image/png",
+      isStale,
+    });
+    paint(image, await bitmapOf(response));
+    frame.classList.remove("late");
+    clearTimeout(late);
   });
-  label.append(name, input, output);
-  sliders.append(label);
-}
+  listen(["z"], () => {
+    if (!journey.isGoing) {
+      journey.stop();
+      seed.value = "";
+    }
+    clearTimeout(late);
+    late = setTimeout(() => frame.classList.add("late"), LATE_MS);
+    for (const [at, row] of rows.entries()) row.show(state.z[at]);
+    decode.push(state.z);
+  });
 
-async function draw() {
-  moved = true;
-  if (busy) return;
-  busy = true;
-  while (moved) {
-    moved = false;
-    await decode([...sliders.querySelectorAll("input")].map((input) => input.valueAsNumber));
+  const journey = new Journey(rows.map((row) => row.range));
+  const origin = () => new Array(model.latent_dim).fill(0);
+  const go = (z) => set({ z });
+  const random = async () => {
+    const chosen = crypto.getRandomValues(new Uint32Array(1))[0];
+    try {
+      const { z } = await callJson(`sample?n=1&seed=${chosen}`);
+      go(z[0]);
+      seed.value = `seed ${chosen}`;
+    } catch (error) {
+      say(error.message);
+    }
+  };
+  for (const row of rows) {
+    row.input.addEventListener("input", () => go(state.z.with(row.at, row.input.valueAsNumber)));
+    row.input.addEventListener("dblclick", () => go(state.z.with(row.at, 0)));
   }
-  busy = false;
+  image.addEventListener("dblclick", () => go(origin()));
+  document.querySelector("#reset").addEventListener("click", () => go(origin()));
+  document.querySelector("#random").addEventListener("click", random);
+  play.addEventListener("click", () => journey.toggle());
+  for (const button of document.querySelectorAll("[data-pin]")) {
+    button.addEventListener("click", () => {
+      set({ [button.dataset.pin]: [...state.z] });
+      say(`${button.dataset.pin.toUpperCase()} is pinned here.`);
+    });
+  }
+  takeHome(
+    "walk",
+    () => curl("decode", { json: state.z, output: "walk.png" }),
+    () => sheetOf([image]),
+  );
+  return { random, play: () => journey.toggle() };
 }
 
-async function decode(z) {
-  try {
-    const headers = { "content-type": "application/json", accept: "image/png" };
-    const response = await fetch("decode", { method: "POST", headers, body: JSON.stringify({ z }) });
-    if (!response.ok) throw new Error((await response.json()).detail);
-    const previous = image.src;
-    image.src = URL.createObjectURL(await response.blob());
-    await image.decode();
-    URL.revokeObjectURL(previous);
-    message.textContent = "";
-  } catch (error) {
-    message.textContent = error.message;
+/** One dimension: its name, a slider over the range of the data with marks at ±σ, its value. */
+class Row {
+  constructor(at, range) {
+    const { low, high, mean, deviation, histogram } = range;
+    this.at = at;
+    this.range = range;
+    this.element = document.createElement("label");
+    this.element.className = "slider";
+    this.input = document.createElement("input");
+    this.output = document.createElement("output");
+    const name = document.createElement("span");
+    const track = document.createElement("span");
+    name.textContent = `z${at + 1}`;
+    name.className = "name";
+    track.className = "track";
+    Object.assign(this.input, { type: "range", min: low, max: high, step: STEP });
+    this.input.setAttribute("aria-label", `z${at + 1}`);
+    this.output.setAttribute("aria-hidden", "true"); // the slider says its value by itself
+    if (histogram) track.append(hill(histogram));
+    track.append(this.input);
+    for (const [sigmas, text] of [[-2, ""], [-1, "−σ"], [0, ""], [1, "+σ"], [2, ""]]) {
+      const share = (mean + sigmas * deviation - low) / (high - low);
+      if (share <= 0 || share >= 1) continue;
+      const mark = document.createElement("span");
+      mark.className = "mark";
+      mark.style.setProperty("--share", share);
+      mark.textContent = text;
+      track.append(mark);
+    }
+    this.element.append(name, track, this.output);
+  }
+
+  show(value) {
+    this.input.value = value;
+    this.input.setAttribute("aria-valuetext", value.toFixed(2));
+    const { min, max, valueAsNumber } = this.input;
+    this.element.style.setProperty("--share", (valueAsNumber - min) / (max - min));
+    this.output.value = value.toFixed(2).replace("-", "−");
   }
 }
 
-try {
-  const response = await fetch("model");
-  const model = await response.json();
-  if (!response.ok) throw new Error(model.detail);
-  for (let dimension = 0; dimension < model.latent_dim; dimension += 1) addSlider(dimension);
-  draw();
-} catch (error) {
-  message.textContent = error.message;
+/** A smooth way through the middle of the data, from where the sliders are. */
+class Journey {
+  #ranges;
+  #frame = 0;
+  /** Is it this that moves the sliders now? */
+  isGoing = false;
+
+  constructor(ranges) {
+    this.#ranges = ranges;
+  }
+
+  toggle() {
+    if (this.#frame) this.stop();
+    else this.#start();
+  }
+
+  stop() {
+    cancelAnimationFrame(this.#frame);
+    this.#frame = 0;
+    play.setAttribute("aria-pressed", "false");
+  }
+
+  #start() {
+    play.setAttribute("aria-pressed", "true");
+    const waves = this.#ranges.map(({ mean, deviation }, at) => {
+      const away = state.z[at] - mean;
+      const height = Math.max(1.6 * deviation, Math.abs(away));
+      return { mean, height, phase: Math.asin(away / height), pace: (2 * Math.PI) / (LAP_S * (1 + at * 0.382)) };
+    });
+    const isReduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
+    const started = performance.now();
+    let shown = -1;
+    const step = (now) => {
+      let seconds = Math.max(0, now - started) / 1000;
+      if (isReduced) seconds = Math.floor(seconds / REDUCED_STEP_S) * REDUCED_STEP_S;
+      if (seconds !== shown) {
+        this.isGoing = true;
+        set({ z: waves.map(({ mean, height, phase, pace }) => mean + height * Math.sin(phase + pace * seconds)) });
+        this.isGoing = false;
+        shown = seconds;
+      }
+      this.#frame = requestAnimationFrame(step);
+    };
+    seed.value = "";
+    this.#frame = requestAnimationFrame(step);
+  }
+}
+
+function ranges(spread, at) {
+  if (!spread) return PRIOR;
+  const low = Math.floor(spread.low[at] * 100) / 100;
+  const high = Math.ceil(spread.high[at] * 100) / 100;
+  if (high - low < 4 * STEP) return { ...PRIOR, mean: spread.mean[at] }; // a dimension that is not used
+  return { low, high, mean: spread.mean[at], deviation: spread.deviation[at], histogram: spread.histogram[at] };
+}
+
+/** A histogram as a silhouette. */
+function hill(counts) {
+  const namespace = "http://www.w3.org/2000/svg";
+  const svg = document.createElementNS(namespace, "svg");
+  const path = document.createElementNS(namespace, "path");
+  const most = Math.max(...counts);
+  const points = counts.map((count, at) => `L${at + 0.5} ${(1 - count / most).toFixed(3)}`);
+  path.setAttribute("d", `M0 1${points.join("")}L${counts.length} 1Z`);
+  svg.setAttribute("viewBox", `0 0 ${counts.length} 1`);
+  svg.setAttribute("preserveAspectRatio", "none");
+  svg.setAttribute("aria-hidden", "true");
+  svg.append(path);
+  return svg;
 }

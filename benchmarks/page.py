@@ -1,0 +1,144 @@
+"""How quick the page is: python -m benchmarks.page [URL]; without a URL a service of its own is started."""
+
+from __future__ import annotations
+
+import shutil
+import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from statistics import median, quantiles
+
+from playwright.sync_api import Browser, Page, sync_playwright
+
+from benchmarks.calls import CALLS
+from benchmarks.client import free_port, wait_until_answered
+from benchmarks.contender import CONTENDERS
+from benchmarks.pinned import pinned
+
+MOVES = 400
+VISITS = 20
+HAND_MS = 16
+"""Between two moves of the hand: as often as a screen is drawn."""
+
+WATCH = """() => {
+    globalThis.moved = new Map();  // by the latent that is asked for: when the hand moved there
+    globalThis.latencies = [];
+    const image = document.querySelector("#image");
+    let asked;
+    const { fetch } = globalThis;
+    globalThis.fetch = (url, options) => {
+        if (String(url).endsWith("/decode")) asked = globalThis.moved.get(options.body);
+        return fetch(url, options);
+    };
+    const { drawImage } = CanvasRenderingContext2D.prototype;
+    CanvasRenderingContext2D.prototype.drawImage = function (...given) {
+        drawImage.apply(this, given);
+        if (this.canvas !== image || asked === undefined) return;
+        const since = asked;
+        asked = undefined;
+        requestAnimationFrame(() => {  // the frame that shows it; when its task ends it goes to the screen
+            const { port1, port2 } = new MessageChannel();
+            port1.onmessage = () => globalThis.latencies.push(performance.now() - since);
+            port2.postMessage(null);
+        });
+    };
+}"""
+DRAG = """async ([moves, every]) => {
+    const slider = document.querySelector("#sliders input");
+    const [low, high] = [Number(slider.min), Number(slider.max)];
+    const others = [...document.querySelectorAll("#sliders input")].slice(1).map((other) => other.valueAsNumber);
+    for (let move = 0; move < moves; move += 1) {
+        const share = 0.5 + 0.45 * Math.sin(move / 9) + (move % 7) / 500;
+        slider.value = low + share * (high - low);
+        const z = [slider.valueAsNumber, ...others].map((value) => Math.round(value * 1e4) / 1e4 + 0);
+        globalThis.moved.set(JSON.stringify(z), performance.now());
+        slider.dispatchEvent(new Event("input", { bubbles: true }));
+        await new Promise((resolve) => setTimeout(resolve, every));
+    }
+    await new Promise((resolve) => setTimeout(resolve, 300));
+    return globalThis.latencies;
+}"""
+FIRST_PICTURE = """new Promise((resolve) => {
+    const image = document.querySelector("#image");
+    const look = () => {
+        const isThere = image.width === 28 && image.getContext("2d").getImageData(0, 0, 28, 28).data[3];
+        if (isThere) resolve(performance.now());
+        else requestAnimationFrame(look);
+    };
+    look();
+})"""
+
+
+@dataclass(frozen=True)
+class Times:
+    """Milliseconds of something that was done `count` times."""
+
+    name: str
+    milliseconds: list[float]
+
+    @property
+    def count(self) -> int:
+        """How often it was measured."""
+        return len(self.milliseconds)
+
+    def __str__(self) -> str:
+        p95 = quantiles(self.milliseconds, n=20)[-1]
+        return f"{self.name}: p50 {median(self.milliseconds):.1f} ms, p95 {p95:.1f} ms, {self.count} measured"
+
+
+def walk_latency(page: Page, moves: int) -> Times:
+    """From the event of a slider that moves without rest to the new pixels on the screen."""
+    page.evaluate(WATCH)
+    page.wait_for_selector("input[type=range]")
+    return Times("From input event to new pixels", page.evaluate(DRAG, [moves, HAND_MS]))
+
+
+def first_picture(browser: Browser, url: str) -> float:
+    """From navigation, with nothing in the cache, to the first image; milliseconds."""
+    with browser.new_context() as context:
+        page = context.new_page()
+        page.goto(url, wait_until="commit")
+        page.wait_for_selector("#image", state="attached")
+        milliseconds: float = page.evaluate(FIRST_PICTURE)
+        return milliseconds
+
+
+def wire_size(browser: Browser, url: str) -> int:
+    """Bytes, headers too, that a first visit takes until nothing more comes."""
+    sizes: list[int] = []
+    with browser.new_context() as context:
+        page = context.new_page()
+        network = context.new_cdp_session(page)
+        network.send("Network.enable")
+        network.on("Network.loadingFinished", lambda event: sizes.append(int(event["encodedDataLength"])))
+        page.goto(url, wait_until="networkidle")
+    return sum(sizes)
+
+
+@contextmanager
+def _service() -> Iterator[str]:
+    port = free_port()
+    with pinned(CONTENDERS["ours"].start_command(port), 0) as process:
+        wait_until_answered(process, port, CALLS["readyz"], 0.05)
+        yield f"http://127.0.0.1:{port}/"
+
+
+def _measure(url: str) -> None:
+    path = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    with sync_playwright() as playwright:
+        browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
+        print(f"First visit: {wire_size(browser, url)} bytes on the wire, headers too")
+        print(Times("First picture after navigation", [first_picture(browser, url) for _ in range(VISITS)]))
+        page = browser.new_page()
+        page.goto(url, wait_until="networkidle")
+        print(walk_latency(page, MOVES))
+        browser.close()
+
+
+if __name__ == "__main__":
+    if len(sys.argv) > 1:
+        _measure(sys.argv[1])
+    else:
+        with _service() as own:
+            _measure(own)

@@ -1,0 +1,70 @@
+// Pixels: from answers to canvases, from canvases to files.
+
+let shape = [1, 1, 1];
+
+/** The model's image shape: C, H, W. */
+export const imageShape = () => shape;
+
+export function setImageShape(given) {
+  shape = given;
+}
+
+/** The bitmap of a PNG that came as an answer. */
+export async function bitmapOf(response) {
+  return createImageBitmap(await response.blob());
+}
+
+/** Show one image of a sheet with `columns` in a row. */
+export function paint(canvas, bitmap, index = 0, columns = 1) {
+  const [, height, width] = shape;
+  const [left, top] = [(index % columns) * width, Math.floor(index / columns) * height];
+  fit(canvas, width, height).drawImage(bitmap, left, top, width, height, 0, 0, width, height);
+}
+
+/** Show an image given as [C][H][W] in [0, 1]. */
+export function paintPixels(canvas, pixels) {
+  const [channels, height, width] = shape;
+  const planes = pixels.map((plane) => plane.flat());
+  const image = new ImageData(width, height);
+  for (let at = 0; at < width * height; at += 1) {
+    for (let channel = 0; channel < 3; channel += 1) {
+      image.data[4 * at + channel] = Math.round(255 * planes[channels === 3 ? channel : 0][at]);
+    }
+    image.data[4 * at + 3] = 255;
+  }
+  fit(canvas, width, height).putImageData(image, 0, 0);
+}
+
+/** The context of a canvas that has this size; it is not cleared where it had. */
+export function fit(canvas, width, height) {
+  if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
+  return canvas.getContext("2d", { willReadFrequently: true });
+}
+
+/** Canvases as one PNG, `columns` in a row, their pixels enlarged to squares that can be seen. */
+export function sheetOf(canvases, columns = 1) {
+  const { width, height } = canvases[0];
+  const scale = enlargement(canvases[0], canvases.length);
+  const sheet = document.createElement("canvas");
+  const rows = Math.ceil(canvases.length / columns);
+  const context = fit(sheet, width * scale * columns, height * scale * rows);
+  context.imageSmoothingEnabled = false;
+  for (const [index, canvas] of canvases.entries()) {
+    const [left, top] = [index % columns, Math.floor(index / columns)];
+    context.drawImage(canvas, left * width * scale, top * height * scale, width * scale, height * scale);
+  }
+  return new Promise((resolve) => sheet.toBlob(resolve));
+}
+
+/** By how much to enlarge pixels so that one image has some 500 of them a side, one of many some 150. */
+export const enlargement = ({ width, height }, count) =>
+  Math.max(1, Math.floor((count > 1 ? 150 : 500) / Math.max(width, height)));
+
+/** Hand a file to the person. */
+export function save(blob, name) {
+  const anchor = document.createElement("a");
+  anchor.href = URL.createObjectURL(blob);
+  anchor.download = name;
+  anchor.click();
+  setTimeout(() => URL.revokeObjectURL(anchor.href), 60_000);
+}

@@ -1,0 +1,279 @@
+"""Space, Between, Sample, About, and what each gives to take home."""
+
+from __future__ import annotations
+
+import io
+import json
+import subprocess
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import Route, expect
+
+from tests.browser.conftest import Visitor
+from tests.browser.visit import Visit, given, pixels, read_rgb, tiles, wait_until
+from tests.service.pictures import png, read_png
+from tests.service.running import Running
+
+pytestmark = pytest.mark.browser
+
+TRACES = """() => document.querySelector("#plot").data.map(
+    ({ type, x, y, z, customdata }) => ({ type, x: [...x], y: [...y], z: z && [...z], customdata }))"""
+PLACE = """() => {  // of the first point, on the screen
+    const { xaxis, yaxis } = document.querySelector("#plot")._fullLayout;
+    const { x, y } = document.querySelector("#plot").data[0];
+    const box = document.querySelector("#plot").getBoundingClientRect();
+    return [box.x + xaxis._offset + xaxis.d2p(x[0]), box.y + yaxis._offset + yaxis.d2p(y[0])];
+}"""
+CLICK = "row => document.querySelector('#plot').emit('plotly_click', { points: [row] })"
+
+
+def plotted(visit: Visit) -> list[dict[str, Any]]:
+    """The traces, once the plot is there."""
+    visit.show("Space")
+    expect(visit.page.locator("#legend button").first).to_be_visible(timeout=30_000)
+    traces: list[dict[str, Any]] = visit.page.evaluate(TRACES)
+    return traces
+
+
+def test_the_space_is_seen(visit: Visit) -> None:
+    assert not [url for url in visit.asked if "plotly" in url or url.endswith("/latents")]
+    latents = visit.service.client.get("/latents").json()
+    *groups, _, current = plotted(visit)
+    for label, group in enumerate(groups):
+        rows = [row for row, other in enumerate(latents["label"]) if other == label]
+        assert group["type"] == "scatter3d"
+        assert group["customdata"] == rows
+        assert np.allclose(np.transpose([group["x"], group["y"], group["z"]]), np.array(latents["mean"])[rows])
+    entries = visit.page.locator("#legend button")
+    assert entries.all_inner_texts() == [str(label) for label in range(10)]
+    colours = entries.locator(".swatch").evaluate_all("all => all.map(one => one.style.background)")
+    assert len(set(colours)) == 10
+    assert visit.page.locator("#plot canvas").count()
+    assert (current["x"], current["y"], current["z"]) == ([0], [0], [0])
+    visit.slide(1, -1.5)
+    wait_until(lambda: visit.page.evaluate(TRACES)[-1]["y"] == [-1.5])
+    visit.page.evaluate(CLICK, {"curveNumber": 3, "customdata": groups[3]["customdata"][5]})
+    visit.wait_for_z(latents["mean"][groups[3]["customdata"][5]])
+    visit.page.get_by_label("Go to a test image of").select_option("7")
+    visit.page.get_by_role("button", name="Next").click()
+    visit.wait_for_z(latents["mean"][latents["label"].index(7)])
+    entries.nth(4).click()
+    wait_until(lambda: visit.page.evaluate("document.querySelector('#plot').data[4].visible") is False)
+    with visit.page.expect_download() as saved:
+        visit.page.locator("#space").get_by_role("button", name="Save PNG").click()
+    assert len(np.unique(read_rgb(saved.value.path().read_bytes()).reshape(-1, 3), axis=0)) > 20
+
+
+def test_two_dimensions_are_a_plane_whose_points_can_be_clicked(visitor: Visitor, flat: Running) -> None:
+    visit = visitor(flat)
+    groups = plotted(visit)
+    assert {group["type"] for group in groups} == {"scatter"}
+    visit.page.locator("#plot").scroll_into_view_if_needed()
+    for label in ("1", "2"):  # nothing may lie over the point
+        visit.page.locator("#legend button", has_text=label).click()
+    visit.page.mouse.click(*visit.page.evaluate(PLACE))
+    mean = flat.client.get("/latents").json()["mean"]
+    wait_until(lambda: "z=0,0" not in visit.url)
+    assert np.abs(np.array(mean)[::3] - visit.z).sum(1).min() < 1e-3
+    visit.wait_for_image(visit.z)
+
+
+def test_more_dimensions_are_seen_along_principal_components(visitor: Visitor, colour: Running) -> None:
+    visit = visitor(colour)
+    *groups, _, current = plotted(visit)
+    assert groups[0]["type"] == "scatter3d"
+    mean = np.array(colour.client.get("/latents").json()["mean"])
+    centred = mean - mean.mean(0)
+    _, singular, _ = np.linalg.svd(centred)
+    shares = singular**2 / (singular**2).sum()
+    about = visit.page.locator("#space-about")
+    expect(about).to_contain_text("first three principal components")
+    expect(about).to_contain_text(f"{100 * shares[:3].sum():.0f} % of their variance")
+    points = np.concatenate([np.transpose([group["x"], group["y"], group["z"]]) for group in groups])
+    assert np.allclose(points.var(0), (singular**2 / len(mean))[:3], rtol=1e-2)
+    assert np.linalg.norm([current[axis][0] for axis in "xyz"]) < np.linalg.norm(mean.mean(0)) + 1e-3
+
+
+def test_without_plotly_the_page_says_how_to_have_it(visitor: Visitor, served: Running) -> None:
+    visit = visitor(served, "/docs")
+
+    def fulfil(route: Route) -> None:
+        answer = route.fetch()
+        before, found, after = answer.text().partition('name="plotly" content="')
+        assert found
+        route.fulfill(response=answer, body=before + found + after[after.index('"') :])
+
+    visit.page.route("**/", fulfil)
+    visit.page.goto("/")
+    visit.show("Space")
+    expect(visit.page.locator("#space-about")).to_contain_text("pip install plotly")
+    expect(visit.page.get_by_role("button", name="Next")).to_be_visible()
+
+
+def test_what_lies_between_two_pins(visit: Visit, images: np.ndarray) -> None:
+    visit.slide(0, -1.5)
+    visit.page.get_by_role("button", name="Pin A").click()
+    file = given(png(images[3]))
+    visit.page.get_by_label("choose a picture").set_input_files(file)
+    expect(visit.page.locator("#verdict")).not_to_be_empty()
+    visit.page.get_by_role("button", name="Pin B").click()
+    end = visit.z
+    view = visit.show("Between")
+    view.get_by_label("Steps").fill("9")
+    view.get_by_label("Steps").press("Enter")
+    view.get_by_label("Way").select_option("spherical")
+    question = {"from": [-1.5, 0, 0], "to": end, "steps": 9, "method": "spherical"}
+    wanted = visit.service.client.post("/interpolate", json=question, headers={"accept": "application/json"}).json()
+    sheet = tiles(read_rgb(visit.service.client.post("/interpolate", json=question).content), 28, 28)
+    strip = view.locator(".sheet canvas")
+    wait_until(lambda: strip.count() == 9 and all(map(np.array_equal, map(pixels, strip.all()), sheet)))
+    assert np.array_equal(pixels(view.locator("#end-a canvas")), sheet[0])
+    assert np.array_equal(pixels(view.locator("#end-b canvas")), sheet[8])
+
+    view.get_by_role("button", name="Step 4 of 9").click()
+    visit.wait_for_z(wanted["z"][3])
+    assert view.get_by_label("Position").input_value() == "3"
+    view.get_by_role("button", name="Step 4 of 9").press("ArrowRight")
+    visit.page.keyboard.press("Enter")
+    visit.wait_for_z(wanted["z"][4])
+
+    view.get_by_role("button", name="Play", exact=True).click()
+    wait_until(lambda: view.get_by_label("Position").input_value() == "8")
+    wait_until(lambda: view.get_by_label("Position").input_value() == "2")  # and back
+    visit.page.locator("#reset").click()
+    expect(view.get_by_role("button", name="Play", exact=True)).to_have_attribute("aria-pressed", "false")
+
+    with visit.page.expect_download() as saved:
+        view.get_by_role("button", name="Save PNG").click()
+    row = read_rgb(saved.value.path().read_bytes())
+    assert all(map(np.array_equal, [tile[::5, ::5] for tile in tiles(row, 140, 140)], sheet))
+    with visit.page.expect_download() as saved:
+        view.get_by_role("button", name="Save animation").click()
+    with Image.open(saved.value.path()) as film:
+        assert film.format == "PNG"
+        assert film.n_frames == 16  # type: ignore[attr-defined]
+        for frame, wanted_frame in enumerate([*sheet, *sheet[-2:0:-1]]):
+            film.seek(frame)
+            assert np.array_equal(np.asarray(film.convert("RGB"))[::5, ::5], wanted_frame)
+
+
+def test_two_samples_are_pinned_where_nothing_is(visitor: Visitor, flat: Running) -> None:
+    visit = visitor(flat)
+    view = visit.show("Between")
+    expect(view.locator(".sheet canvas")).to_have_count(12)
+    wait_until(lambda: pixels(view.locator(".sheet canvas").first).shape == (20, 32, 3))
+    wait_until(lambda: "a=" in visit.url and "b=" in visit.url)
+
+
+def test_a_sheet_of_samples(visit: Visit) -> None:
+    view = visit.show("Sample")
+    for seed, temperature in ((0, 1), (7, 1), (7, 0.5)):
+        view.get_by_label("Seed").first.fill(str(seed))
+        view.get_by_label("Seed").first.press("Enter")
+        view.get_by_label("Temperature").fill(str(temperature))
+        answer = visit.service.client.get(f"/sample?n=24&seed={seed}&temperature={temperature}&columns=24")
+        sheet = tiles(read_rgb(answer.content), 28, 28)
+        samples = view.locator(".sheet canvas")
+        wait_until(lambda wanted=sheet, found=samples: all(map(np.array_equal, map(pixels, found.all()), wanted)))  # type: ignore[misc]
+    view.get_by_role("button", name="Sample 6").click()
+    headers = {"accept": "application/json"}
+    z = visit.service.client.get("/sample?n=24&seed=7&temperature=0.5", headers=headers).json()["z"]
+    visit.wait_for_z(z[5])
+    visit.wait_for_image(visit.z)
+    expect(view.get_by_role("button", name="Sample 6")).to_have_attribute("aria-pressed", "true")
+    visit.slide(0, 0)
+    expect(view.get_by_role("button", name="Sample 6")).to_have_attribute("aria-pressed", "false")
+    view.get_by_role("button", name="Another seed").click()
+    expect(view.get_by_label("Seed").first).not_to_have_value("7")
+
+
+def test_about(visit: Visit) -> None:
+    model = visit.service.client.get("/model").json()
+    view = visit.show("About")
+    for text in (model["sha256"], f"{model['parameters']:,}", "mlp", "28×28", "mnist"):
+        expect(view.get_by_text(text).first).to_be_visible()
+    expect(view.get_by_role("row", name="Negative ELBO")).to_contain_text(f"{model['figures']['test_neg_elbo']:.1f}")
+    expect(view.get_by_role("link", name="API documentation")).to_have_attribute("href", "docs")
+    wait_until(lambda: len(np.unique(pixels(view.locator("#manifold")))) > 50)
+    view.get_by_role("link", name="API documentation").click()
+    expect(visit.page.locator("#operations-latent_space-sample_sample_get")).to_be_visible()
+
+
+def test_each_view_is_taken_home(visit: Visit, images: np.ndarray, tmp_path: Path) -> None:
+    def run(view: str) -> bytes:
+        visit.page.evaluate("navigator.clipboard.writeText('')")
+        visit.page.locator(f"[data-home={view}]").get_by_role("button", name="Copy as curl").click()
+        wait_until(lambda: visit.page.evaluate("navigator.clipboard.readText()") != "")
+        expect(visit.page.locator("#message")).to_contain_text("Copied")
+        command = visit.page.evaluate("navigator.clipboard.readText()")
+        return subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True).stdout
+
+    def save(view: str) -> np.ndarray:
+        with visit.page.expect_download() as saved:
+            visit.page.locator(f"[data-home={view}]").get_by_role("button", name="Save PNG").click()
+        assert saved.value.suggested_filename == f"{view}.png"
+        return read_rgb(saved.value.path().read_bytes())
+
+    visit.slide(0, 0.5)
+    visit.wait_for_image([0.5, 0, 0])
+    run("walk")
+    assert np.array_equal(read_rgb((tmp_path / "walk.png").read_bytes()), visit.decoded([0.5, 0, 0]))
+    assert np.array_equal(save("walk")[::17, ::17], visit.decoded([0.5, 0, 0]))
+
+    file = given(png(images[0]))
+    visit.page.get_by_label("choose a picture").set_input_files(file)
+    expect(visit.page.locator("#verdict")).not_to_be_empty()
+    expect(visit.page.locator("#loss")).to_contain_text(f"{json.loads(run('draw'))['reconstruction_loss']:.1f}")
+    seen, _ = tiles(save("draw"), 140, 140)
+    assert np.array_equal(seen[::5, ::5, 0], images[0])
+
+    visit.show("Between")
+    expect(visit.page.locator("#strip canvas")).to_have_count(12)
+    run("between")
+    steps = tiles(read_rgb((tmp_path / "between.png").read_bytes()), 112, 112)
+    wait_until(lambda: np.array_equal(steps[11][::4, ::4], pixels(visit.page.locator("#strip canvas").nth(11))))
+
+    visit.show("Sample")
+    expect(visit.page.locator("#sheet canvas")).to_have_count(24)
+    run("sample")
+    first = tiles(read_rgb((tmp_path / "samples.png").read_bytes()), 112, 112)[0]
+    wait_until(lambda: np.array_equal(first[::4, ::4], pixels(visit.page.locator("#sheet canvas").first)))
+    assert np.array_equal(tiles(save("sample"), 140, 140)[0][::5, ::5], first[::4, ::4])
+
+    visit.show("About")
+    wait_until(lambda: len(np.unique(pixels(visit.page.locator("#manifold")))) > 50)
+    run("about")
+    assert np.array_equal(read_rgb((tmp_path / "manifold.png").read_bytes()), save("about"))
+
+
+def test_without_a_clipboard_the_command_is_shown(visitor: Visitor, served: Running) -> None:
+    visit = visitor(served)
+    visit.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
+    visit.page.locator("#walk").get_by_role("button", name="Copy as curl").click()
+    expect(visit.page.locator("#copy-text")).to_have_value(
+        f"curl -H 'Content-Type: application/json' -d '[0,0,0]' 'http://127.0.0.1:{served.port}/decode' -o walk.png"
+    )
+
+
+def test_colour_throughout(visitor: Visitor, colour: Running) -> None:
+    visit = visitor(colour)
+    visit.slide(7, 0.5)
+    visit.wait_for_image([0] * 7 + [0.5])
+    view = visit.show("Sample")
+    sheet = tiles(read_rgb(colour.client.get("/sample?n=24&seed=0&columns=24").content), 64, 64)
+    wait_until(lambda: all(map(np.array_equal, map(pixels, view.locator(".sheet canvas").all()), sheet)))
+    with visit.page.expect_download() as saved:
+        visit.page.locator("#walk").get_by_role("button", name="Save PNG").click()
+    assert read_png(saved.value.path().read_bytes()).shape[:2] == (448, 448)
+    view = visit.show("Between")
+    expect(view.locator(".sheet canvas")).to_have_count(12)
+    wait_until(lambda: pixels(view.locator(".sheet canvas").last).shape[:2] == (64, 64))
+    with visit.page.expect_download() as saved:
+        view.get_by_role("button", name="Save animation").click()
+    with Image.open(io.BytesIO(saved.value.path().read_bytes())) as film:
+        assert film.convert("RGB").size == (128, 128)
+        assert np.array_equal(np.asarray(film.convert("RGB"))[::2, ::2], pixels(view.locator(".sheet canvas").first))

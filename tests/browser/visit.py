@@ -1,0 +1,134 @@
+"""A page in a browser, seen as a person sees it."""
+
+from __future__ import annotations
+
+import io
+import time
+from base64 import b64decode
+from collections.abc import Callable
+from typing import Any
+from urllib.parse import parse_qs, urlsplit
+
+import numpy as np
+from numpy.typing import NDArray
+from PIL import Image
+from playwright.sync_api import ConsoleMessage, FilePayload, Locator, Page, Request
+
+from tests.service.pictures import Bytes
+from tests.service.running import Running
+
+PATIENCE_S = 20
+"""For a machine that has much else to do."""
+URL_S = 0.2
+"""Within this time the page writes its state into its URL."""
+
+
+class Visit:
+    """A page, with what it asked for and what it complained of."""
+
+    def __init__(self, page: Page, service: Running) -> None:
+        self.page = page
+        self.service = service
+        self.asked: list[str] = []
+        self.complaints: list[str] = []
+        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("requestfailed", self._see_failure)
+        page.on("pageerror", lambda error: self.complaints.append(str(error)))
+        page.on("console", self._hear)
+
+    def _see_failure(self, request: Request) -> None:
+        if request.failure != "net::ERR_ABORTED":  # by going to another page
+            self.complaints.append(f"{request.url}: {request.failure}")
+
+    def _hear(self, said: ConsoleMessage) -> None:
+        if said.type == "error":
+            self.complaints.append(said.text)
+
+    def leave(self) -> None:
+        assert self.asked
+        assert not [url for url in self.asked if not url.startswith((origin(self.service), "blob:", "data:"))]
+        assert not self.complaints, self.complaints
+
+    @property
+    def z(self) -> list[float]:
+        """The latent that the URL tells, once the page has written what it shows."""
+        before = ""
+        while before != self.url or "z=" not in before:
+            before = self.url
+            time.sleep(URL_S)
+        return _latent(before)
+
+    @property
+    def url(self) -> str:
+        """As it is at this moment."""
+        url: str = self.page.evaluate("location.href")
+        return url
+
+    def decoded(self, z: Any) -> Bytes:
+        """What the service draws for a latent, (H, W, 3)."""
+        return read_rgb(self.service.client.post("/decode", json=z).content)
+
+    def wait_for_image(self, z: Any) -> None:
+        """Until the page shows the image of `z`."""
+        wanted = self.decoded(z)
+        wait_until(lambda: np.array_equal(pixels(self.page.locator("#image")), wanted))
+
+    def wait_for_z(self, near: Any) -> None:
+        """Until the sliders, and the URL, are there."""
+        wait_until(lambda: "z=" in self.url and np.allclose(_latent(self.url), near, atol=1e-4))
+
+    def slide(self, index: int, value: float) -> None:
+        self.page.locator("#sliders input").nth(index).fill(str(value))
+
+    def show(self, view: str) -> Locator:
+        """Choose a view by its tab."""
+        self.page.get_by_role("tab", name=view).click()
+        return self.page.get_by_role("tabpanel", name=view)
+
+
+def origin(service: Running) -> str:
+    return f"http://127.0.0.1:{service.port}"
+
+
+def _latent(url: str) -> list[float]:
+    fields = parse_qs(urlsplit(url).fragment)
+    return [float(value) for value in fields["z"][0].split(",")]
+
+
+def pixels(canvas: Locator) -> Bytes:
+    """Of a canvas, (H, W, 3)."""
+    url: str = canvas.evaluate("canvas => canvas.toDataURL()")
+    with Image.open(io.BytesIO(b64decode(url.partition(",")[2]))) as image:
+        return np.asarray(image.convert("RGBA"), np.uint8)[..., :3]
+
+
+def given(picture: bytes) -> FilePayload:
+    """A PNG as a person chooses it."""
+    return {"name": "picture.png", "mimeType": "image/png", "buffer": picture}
+
+
+def read_rgb(picture: bytes) -> Bytes:
+    with Image.open(io.BytesIO(picture)) as image:
+        return np.asarray(image.convert("RGB"), np.uint8)
+
+
+def tiles(sheet: Bytes, height: int, width: int) -> list[Bytes]:
+    """The images of a sheet, row by row."""
+    rows, columns = len(sheet) // height, sheet.shape[1] // width
+    cut = sheet.reshape(rows, height, columns, width, 3).swapaxes(1, 2)
+    return list(cut.reshape(-1, height, width, 3))
+
+
+def nearest_labels(service: Running, z: Any, count: int = 10) -> NDArray[np.int64]:
+    """Labels of the test latents about a latent."""
+    latents = service.client.get("/latents").json()
+    distance = np.linalg.norm(np.array(latents["mean"]) - np.array(z), axis=1)
+    return np.array(latents["label"])[np.argsort(distance)[:count]]
+
+
+def wait_until(happened: Callable[[], bool], limit: float = PATIENCE_S) -> None:
+    give_up = time.monotonic() + limit
+    while not happened():
+        if time.monotonic() > give_up:
+            raise AssertionError(f"Not within {limit:g} s.")
+        time.sleep(0.03)
