@@ -1,0 +1,87 @@
+"""The live OpenAPI document against the service: whatever it allows or forbids is answered as it says."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from typing import Any
+
+import pytest
+import schemathesis
+from hypothesis import HealthCheck, Phase, given, settings
+from hypothesis import strategies as st
+from schemathesis import GenerationMode
+from schemathesis.checks import CHECKS, load_all_checks
+from schemathesis.config import SchemathesisConfig
+
+from service.app import INFERENCE
+from service.bodies import JSON, MULTIPART
+from service.documentation import ANSWERS, BODIES
+from tests.fuzz import inputs
+from tests.service.running import Running, running
+
+MEDIA_TYPES = {media_type for body in BODIES.values() for media_type in body["content"]} - {JSON, MULTIPART}
+SOUND = {
+    **inputs.PICTURES,
+    **inputs.NAMED,
+    "application/x-npy": inputs.ARRAYS,
+    "tensor/binary": [bytes(12), bytes(24), b"\xff" * 12],
+}
+# No schema tells what the model is called, how long its latents are, what is a picture, and when a product of two
+# numbers is too large.
+REFUSED = ["2xx", 400, 404, 413, 422]
+
+PATHS = [*ANSWERS, "/metrics", *INFERENCE, "/v2/health/live", "/v2/health/ready"]
+MODEL = {"name": "mnist", "version": "1"}
+LATENT = st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3)
+DECODED: dict[str, Any] = {"name": "z", "datatype": "FP32", "shape": [1, 3]}
+FITTING: dict[str, st.SearchStrategy[Any]] = {
+    "/decode": st.one_of(LATENT, st.lists(LATENT, min_size=1, max_size=4), LATENT.map(lambda z: {"z": z})),
+    "/interpolate": st.fixed_dictionaries({"from": LATENT, "to": LATENT, "method": st.just("spherical")}),
+    "/traverse": st.fixed_dictionaries({"at": LATENT, "dimensions": st.permutations([0, 1, 2]).map(lambda d: d[:2])}),
+    **dict.fromkeys(
+        (path for path in INFERENCE if path.endswith("/infer")),
+        LATENT.map(lambda z: {"inputs": [{**DECODED, "data": z}]}),
+    ),
+}
+"""Latents as this model takes them, which no schema tells."""
+
+for media_type in sorted(MEDIA_TYPES):
+    sound = SOUND.get(media_type)
+    schemathesis.openapi.media_type(media_type, st.sampled_from(sound) if sound else st.binary())
+load_all_checks()
+EVERYTHING: list[Any] = CHECKS.get_all()
+
+
+@pytest.fixture(scope="module", params=[(), ("key",)], ids=["open", "locked"])
+def service(request: pytest.FixtureRequest) -> Iterator[Running]:
+    with running(api_keys=request.param) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def document(service: Running) -> schemathesis.BaseSchema:
+    config = SchemathesisConfig.from_dict({"checks": {"positive_data_acceptance": {"expected-statuses": REFUSED}}})
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json", config=config)
+
+
+@pytest.mark.parametrize("path", PATHS)
+def test_every_route_is_as_documented(document: schemathesis.BaseSchema, path: str) -> None:
+    (operation,) = document[path].values()
+    good, bad = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
+
+    @given(good | bad, FITTING.get(path, st.none()) | st.none(), st.booleans())
+    @settings(
+        max_examples=settings().max_examples // 5,
+        phases=[Phase.explicit, Phase.generate],
+        suppress_health_check=list(HealthCheck),
+    )
+    def every_case(case: schemathesis.Case[Any], fitting: Any, known: bool) -> None:
+        if known:
+            case.path_parameters |= {name: MODEL[name] for name in case.path_parameters if name in MODEL}
+        if fitting is not None:
+            case.body, case.media_type = fitting, JSON
+        if path == "/remote/decode" and known:
+            case.query |= {"shape": [1, 3]}
+        case.call_and_validate(headers={"x-api-key": "key"}, checks=EVERYTHING)
+
+    every_case()

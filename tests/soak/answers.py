@@ -1,0 +1,29 @@
+"""Row 17: every caller gets the answer to its own question."""
+
+from __future__ import annotations
+
+from tests.soak.load import ClosedLoop
+from tests.soak.plan import Findings, Plan
+from tests.soak.questions import ask_alone, large_requests, shuffled, small_requests
+from tests.soak.server import serving
+
+CONNECTIONS = 500
+
+
+async def run(plan: Plan) -> Findings:
+    """Single items, batches, walks and forms, all at once."""
+    findings = Findings()
+    async with serving(plan.core) as server:
+        questions = await ask_alone(server.port, [*small_requests(), *large_requests()])
+        load = ClosedLoop(server.port, shuffled(questions, plan.answers), CONNECTIONS, findings)
+        seconds = await load.run()
+        findings.figures = {
+            "requests": load.sent,
+            "questions": len(questions),
+            "connections": CONNECTIONS,
+            "requests a second": load.sent / seconds,
+            "wrong": load.wrong,
+            "lost": load.lost,
+            "tracebacks": server.tracebacks(),
+        }
+    return findings

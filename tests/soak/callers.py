@@ -1,0 +1,80 @@
+"""Callers who never give up: they ask on and on, and connect anew when their connection breaks."""
+
+from __future__ import annotations
+
+import asyncio
+from itertools import count
+from typing import NamedTuple
+
+from tests.soak.client import Connection, Lost, connect
+from tests.soak.questions import Question
+
+
+class Failure(NamedTuple):
+    """A request without an answer; times are the event loop's, in seconds."""
+
+    port: int
+    """Of the caller's end; 0 where there was no connection."""
+    asked_at: float
+    failed_at: float
+    reason: str
+
+
+class Callers:
+    """A connection each, one request at a time."""
+
+    def __init__(self, port: int, questions: list[Question], number: int) -> None:
+        self.right = 0
+        self.wrong: list[str] = []
+        """Which questions were answered wrongly, and how."""
+        self.refused = 0
+        """Answers of status 503 that say when to come again."""
+        self.failures: list[Failure] = []
+        self._port = port
+        self._questions = questions
+        self._connections: list[Connection | None] = [None] * number
+        self._stopped = False
+
+    async def run(self) -> None:
+        """Until `stop`, and the last answer."""
+        await asyncio.gather(*(self._ask_on(seat) for seat in range(len(self._connections))))
+        for connection in self._connections:
+            if connection:
+                connection.transport.close()
+
+    def stop(self) -> None:
+        """Ask nothing more."""
+        self._stopped = True
+
+    @property
+    def ports(self) -> list[int]:
+        """Of the callers' ends."""
+        return [connection.port for connection in self._connections if connection and connection.open]
+
+    def waiting_since(self, then: float) -> list[Connection]:
+        """Those who asked before `then` and have no answer."""
+        return [caller for caller in self._connections if caller and caller.waits and caller.asked_at < then]
+
+    async def _ask_on(self, seat: int) -> None:
+        loop = asyncio.get_running_loop()
+        for number in count(seat):
+            if self._stopped:
+                return
+            question = self._questions[number % len(self._questions)]
+            connection, port, asked_at = self._connections[seat], 0, loop.time()
+            try:
+                if connection is None or not connection.open:
+                    connection = self._connections[seat] = await connect(self._port)
+                port, asked_at = connection.port, loop.time()
+                answer = await connection.ask(question.request)
+            except Lost as lost:
+                self.failures.append(Failure(port, asked_at, loop.time(), str(lost)))
+                if not port:
+                    await asyncio.sleep(0.01)  # nobody listens
+                continue
+            if question.is_answered_by(answer):
+                self.right += 1
+            elif answer.status == 503 and b"retry-after" in answer.fields:
+                self.refused += 1
+            else:
+                self.wrong.append(f"{question.name}: {answer.status}, {answer.body[:200]!r}")

@@ -1,0 +1,143 @@
+"""A light HTTP/1.1 client: one request at a time on a connection, its bytes given, its answer parsed."""
+
+from __future__ import annotations
+
+import asyncio
+import socket
+import struct
+from typing import NamedTuple, cast
+
+import httptools
+
+HOST = "127.0.0.1"
+
+
+class Lost(Exception):
+    """A request that got no whole answer; the message says what came instead."""
+
+
+class Answer(NamedTuple):
+    """What came back; the names of `fields` are lower case."""
+
+    status: int
+    fields: dict[bytes, bytes]
+    body: bytes
+
+
+class Connection(asyncio.Protocol):
+    """Made by `connect`."""
+
+    transport: asyncio.Transport
+
+    def __init__(self, *, heads_only: bool = False) -> None:
+        """With `heads_only` an answer is taken as whole after its head; then nothing more can be asked."""
+        self._heads_only = heads_only
+        self._parser = httptools.HttpResponseParser(self)
+        self._answer: asyncio.Future[Answer] | None = None
+        self._fields: dict[bytes, bytes] = {}
+        self._body: list[bytes] = []
+        self.open = False
+        self.answered = 0
+        self.asked_at = 0.0
+        """Of the event loop's time: when the last request was written."""
+
+    @property
+    def port(self) -> int:
+        """This end's."""
+        port: int = self.transport.get_extra_info("sockname")[1]
+        return port
+
+    @property
+    def waits(self) -> bool:
+        """Is an answer yet to come?"""
+        return self._answer is not None
+
+    async def ask(self, request: bytes) -> Answer:
+        """Write `request` and wait for its answer; raises Lost."""
+        if not self.open:
+            raise Lost("the connection had been closed")
+        loop = asyncio.get_running_loop()
+        self._answer = loop.create_future()
+        self.asked_at = loop.time()
+        self.transport.write(request)
+        try:
+            return await self._answer
+        finally:
+            self._answer = None
+
+    def give_up(self, reason: str) -> None:
+        """Wait no longer."""
+        self._fail(Lost(reason))
+        self.open = False
+        self.transport.abort()
+
+    def reset(self) -> None:
+        """Break the connection off, without the wait in which the system would keep its port."""
+        if self.open:
+            linger = struct.pack("ii", 1, 0)
+            self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
+        self.transport.abort()
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        self.transport = cast("asyncio.Transport", transport)
+        self.open = True
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self.open = False
+        self._fail(Lost(f"the connection was {'broken off' if exc else 'closed'}"))
+
+    def data_received(self, data: bytes) -> None:
+        try:
+            self._parser.feed_data(data)
+        except httptools.HttpParserError as error:
+            self.give_up(f"the answer is not HTTP: {error}")
+
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._fields[name.lower()] = value
+
+    def on_headers_complete(self) -> None:
+        if self._heads_only:
+            self._end()
+
+    def on_body(self, body: bytes) -> None:
+        self._body.append(body)
+
+    def on_message_complete(self) -> None:
+        if not self._heads_only:
+            keeps = self._parser.should_keep_alive()
+            self._end()
+            if not keeps:
+                self.open = False
+                self.transport.close()
+
+    def _end(self) -> None:
+        status = self._parser.get_status_code()
+        fields, self._fields = self._fields, {}
+        body, self._body = self._body, []
+        if status >= 200 and self._answer is not None and not self._answer.done():
+            self.answered += 1
+            self._answer.set_result(Answer(status, fields, b"".join(body)))
+
+    def _fail(self, lost: Lost) -> None:
+        if self._answer is not None and not self._answer.done():
+            self._answer.set_exception(lost)
+
+
+async def connect(port: int, *, heads_only: bool = False) -> Connection:
+    """Raises Lost where nobody listens."""
+    try:
+        _, connection = await asyncio.get_running_loop().create_connection(
+            lambda: Connection(heads_only=heads_only), HOST, port
+        )
+    except OSError as error:
+        raise Lost(f"no connection: {error.strerror}") from error
+    return connection
+
+
+def write_request(method: str, target: str, body: bytes = b"", **fields: str) -> bytes:
+    """A whole request; `_` in a field's name stands for `-`."""
+    lines = [f"{method} {target} HTTP/1.1", "host: soak"]
+    lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
+    if body or method == "POST":
+        lines.append(f"content-length: {len(body)}")
+    return "\r\n".join([*lines, "", ""]).encode("latin-1") + body

@@ -1,0 +1,160 @@
+"""Rows 22 and 23: workers killed, a worker that is stuck, a supervisor killed."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import signal
+from collections.abc import Sequence
+from contextlib import suppress
+from dataclasses import dataclass
+
+from tests.soak.callers import Callers
+from tests.soak.client import Connection, Lost, connect, write_request
+from tests.soak.plan import Figures, Findings, Plan, tell
+from tests.soak.questions import Question, ask_alone, small_requests
+from tests.soak.server import Server, serving
+
+CALLERS = 32
+LIMIT_S = 60
+"""What has not come back by then never will."""
+HANGS_AFTER_S = 5
+PROBE = write_request("GET", "/livez")
+PROBE_S = 1.0
+
+
+@dataclass(frozen=True)
+class Fault:
+    """What a fault of one worker did to its callers."""
+
+    failed_after_s: float
+    """From the fault until the last request of the worker had failed."""
+    replaced_after_s: float
+    """From the fault until a new worker answered."""
+    lost: int
+    """Requests to the other worker, or to the new one, that got no answer."""
+    hung: int
+    failed: int
+    answered: int
+    """By the other worker, until the new one answered."""
+
+
+async def run(plan: Plan) -> Findings:
+    """All under load."""
+    findings = Findings()
+    async with serving(plan.core) as server:
+        questions = await ask_alone(server.port, list(small_requests()))
+        before = await server.settled()
+        callers = Callers(server.port, questions, CALLERS)
+        asking = asyncio.create_task(callers.run())
+        kills = [await _fault(server, callers, signal.SIGKILL, findings) for _ in range(plan.kills)]
+        stuck = [await _fault(server, callers, signal.SIGSTOP, findings)]
+        callers.stop()
+        await asking
+        after = await server.settled(before)
+        findings.figures = {
+            **_told("killed", kills),
+            **_told("stuck", stuck),
+            "right": callers.right,
+            "wrong": len(callers.wrong),
+            "descriptors grown": after.descriptors - before.descriptors,
+            **await _kill_supervisor(server, questions, findings),
+            "tracebacks": server.tracebacks(),
+        }
+        for wrong in callers.wrong:
+            findings.complain(f"A wrong answer: {wrong}.")
+    return findings
+
+
+def _told(name: str, faults: Sequence[Fault]) -> Figures:
+    return {
+        name: len(faults),
+        f"{name}, failed, s": max(fault.failed_after_s for fault in faults),
+        f"{name}, replaced, s": max(fault.replaced_after_s for fault in faults),
+        f"{name}, lost": sum(fault.lost for fault in faults),
+        f"{name}, hung": sum(fault.hung for fault in faults),
+        f"{name}, failed": sum(fault.failed for fault in faults),
+        f"{name}, answered meanwhile": min(fault.answered for fault in faults),
+    }
+
+
+async def _fault(server: Server, callers: Callers, sig: signal.Signals, findings: Findings) -> Fault:
+    """Send `sig` to the worker that has the most of the callers."""
+    loop = asyncio.get_running_loop()
+    await asyncio.sleep(1)
+    workers = server.workers()
+    served = server.servers_of(callers.ports)
+    victim = max(workers, key=list(served.values()).count)
+    seen, right = len(callers.failures), callers.right
+    begun = loop.time()
+    os.kill(victim, sig)
+    replaced = await until_replaced(server, workers) - begun
+    answered = callers.right - right
+    await asyncio.sleep(1)
+    failures = callers.failures[seen:]
+    own = [failure for failure in failures if served.get(failure.port) == victim]
+    for failure in failures:
+        if failure not in own:
+            findings.complain(f"{sig.name}: a request to another worker got no answer: {failure.reason}.")
+    hung = callers.waiting_since(loop.time() - HANGS_AFTER_S)
+    for caller in hung:
+        caller.give_up("it hung")
+    if victim in server.workers():
+        findings.complain(f"{sig.name}: the worker is still there.")
+        os.kill(victim, signal.SIGKILL)
+    tell(f"  {sig.name}: {len(own)} requests failed, a new worker after {replaced:.1f} s")
+    last = max((failure.failed_at for failure in own), default=begun)
+    return Fault(last - begun, replaced, len(failures) - len(own), len(hung), len(own), answered)
+
+
+async def until_replaced(server: Server, old: set[int]) -> float:
+    """The event loop's time at which a worker that is not one of the `old` ones answered, or nobody waits any more."""
+    loop = asyncio.get_running_loop()
+    give_up = loop.time() + LIMIT_S
+    while loop.time() < give_up:
+        if server.workers() - old:
+            connection = await connect(server.port)
+            if await is_alive(connection) and set(server.servers_of([connection.port]).values()) - old:
+                now = loop.time()
+                connection.transport.close()
+                return now
+            connection.transport.abort()
+        await asyncio.sleep(0.02)
+    return loop.time()
+
+
+async def is_alive(connection: Connection) -> bool:
+    with suppress(Lost, TimeoutError):
+        async with asyncio.timeout(PROBE_S):
+            return (await connection.ask(PROBE)).status == 200
+    return False
+
+
+async def _kill_supervisor(server: Server, questions: list[Question], findings: Findings) -> Figures:
+    """Under load: nobody would replace its workers, so they have to answer what they have, and end."""
+    loop = asyncio.get_running_loop()
+    callers = Callers(server.port, questions, CALLERS)
+    asking = asyncio.create_task(callers.run())
+    await asyncio.sleep(1)
+    begun = loop.time()
+    await asyncio.sleep(0.001)  # what was asked before has been written
+    server.pinned.main.kill()
+    server.pinned.main.wait()
+    while server.pinned.pids() and loop.time() < begun + LIMIT_S:  # noqa: ASYNC110 - no event tells of it
+        await asyncio.sleep(0.05)
+    gone = loop.time() - begun
+    callers.stop()
+    left = server.pinned.pids()
+    if not left:
+        await asking
+    lost = [failure for failure in callers.failures if failure.port and failure.asked_at < begun]
+    for failure in lost:
+        findings.complain(f"Supervisor killed: a request before that got no answer: {failure.reason}.")
+    tell(f"  SIGKILL of the supervisor: {len(left)} processes left after {gone:.1f} s")
+    asking.cancel()
+    return {
+        "orphans left": len(left),
+        "orphans gone, s": gone,
+        "orphans' callers lost": len(lost),
+        "orphans' wrong answers": len(callers.wrong),
+    }

@@ -1,0 +1,107 @@
+"""What each part has to reach, and whether it has."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+
+@dataclass(frozen=True)
+class Goal:
+    """A figure of a part: at least so much, or at most."""
+
+    row: str
+    """Of the table of faults and threats."""
+    part: str
+    figure: str
+    title: str
+    least: float | None = None
+    most: float | None = None
+    size: bool = False
+    """Is it how much is tried? A quick run tries less."""
+
+    @property
+    def bound(self) -> str:
+        """As a reader is told."""
+        if self.least is not None:
+            return f"≥ {self.least:,g}" if self.least < 1e5 else f"≥ {self.least:,.0f}"
+        return f"≤ {self.most:,g}" if self.most else "0"
+
+    def is_reached_by(self, value: float) -> bool:
+        """Not a number reaches nothing."""
+        return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
+
+
+GOALS = (
+    Goal(
+        "17", "answers", "requests", "concurrent requests, each answer held against its own question", 50_000, size=True
+    ),
+    Goal("17", "answers", "wrong", "… answers wrong", most=0),
+    Goal("17", "answers", "lost", "… requests lost", most=0),
+    Goal("18", "overload", "times capacity", "open-loop load, times the measured peak", 10),
+    Goal("18", "overload", "goodput, %", "… goodput, % of the peak", 80),
+    Goal("18", "overload", "refusals' p99, ms", "… refusals' p99, ms", most=50),
+    Goal("18", "overload", "without Retry-After", "… refusals without Retry-After", most=0),
+    Goal("18", "overload", "wrong", "… answers wrong, or neither 200 nor 503", most=0),
+    Goal("18", "overload", "lost", "… requests lost", most=0),
+    Goal("18", "overload", "MB grown", "… memory grown, MB", most=50),
+    Goal("18", "overload", "descriptors grown", "… descriptors grown", most=0),
+    Goal("22", "faults", "killed", "workers killed under load", 5, size=True),
+    Goal("22", "faults", "killed, replaced, s", "… until a new one answered, s", most=10),
+    Goal("22", "faults", "killed, failed, s", "… until the last of its requests had failed, s", most=1),
+    Goal("22", "faults", "killed, hung", "… requests that hung", most=0),
+    Goal("22", "faults", "killed, lost", "… requests lost at other workers", most=0),
+    Goal("22", "faults", "wrong", "… answers wrong", most=0),
+    Goal("22", "faults", "orphans left", "supervisor killed: processes left behind", most=0),
+    Goal("22", "faults", "orphans' callers lost", "… requests lost", most=0),
+    Goal("22", "faults", "orphans' wrong answers", "… answers wrong", most=0),
+    Goal("23", "faults", "stuck, replaced, s", "a worker stopped (SIGSTOP): until a new one answered, s", most=20),
+    Goal("23", "faults", "stuck, hung", "… requests that hung", most=0),
+    Goal("23", "faults", "stuck, lost", "… requests lost at other workers", most=0),
+    Goal("23", "blocked", "replaced, s", "an event loop blocked by a request: until a new worker answered, s", most=20),
+    Goal("23", "blocked", "/livez answered", "… /livez of that worker answered meanwhile", most=0),
+    Goal("23", "blocked", "good callers lost", "… other callers not answered rightly in 5 s meanwhile", most=0),
+    Goal("24", "stops", "stops", "stops (SIGTERM) under load", 100, size=True),
+    Goal("24", "stops", "lost", "… requests lost that were written before the signal", most=0),
+    Goal("24", "stops", "wrong", "… answers wrong, or neither 200 nor 503 with Retry-After", most=0),
+    Goal("24", "stops", "failed", "… exit status not 0, or processes left behind", most=0),
+    Goal("24", "stops", "slowest, s", "… slowest, s", most=30),
+    *(
+        Goal("25", "slow", f"good callers, {mode}, %", f"slow {mode}: good callers answered rightly within 1 s, %", 99)
+        for mode in ("headers", "body", "range", "read")
+    ),
+    *(
+        Goal(
+            "25", "slow", f"left, {mode}, %", f"… slow {mode}: connections not cut off after 45 s, %", most=1, size=True
+        )
+        for mode in ("headers", "body", "read")
+    ),
+    Goal("25", "slow", "descriptors grown", "… descriptors grown", most=0),
+    Goal("26", "descriptors", "connections", "connections with 128 descriptors a process", 500),
+    Goal("26", "descriptors", "answered", "… let in and answered meanwhile", 100),
+    Goal("26", "descriptors", "recovered after, s", "… until the first new caller was answered afterwards, s", most=5),
+    Goal("26", "descriptors", "good callers afterwards, %", "… new callers answered within 1 s afterwards, %", 100),
+    Goal("26", "descriptors", "workers lost", "… workers lost", most=0),
+    Goal("26", "descriptors", "descriptors grown", "… descriptors grown", most=0),
+    Goal("27", "overload", "probes' slowest, ms", "/livez and /readyz during the overload: slowest, ms", most=100),
+    Goal("27", "overload", "probes failed", "… not answered with 200", most=0),
+    Goal("28", "leak", "requests", "mixed requests", 1_000_000, size=True),
+    Goal("28", "leak", "MB grown", "… memory grown, MB", most=50),
+    Goal("28", "leak", "descriptors grown", "… descriptors grown", most=0),
+    Goal("28", "leak", "wrong", "… answers wrong", most=0),
+    Goal("28", "leak", "lost", "… requests lost", most=0),
+    Goal("", "barrage", "bad inputs", "bad inputs", 100_000, size=True),
+    Goal("", "barrage", "5xx", "… answered with 5xx", most=0),
+    Goal("", "barrage", "5xx in the log", "… answered with 5xx as the access log tells it", most=0),
+    Goal("", "barrage", "slower than 1 s", "… neither answered nor hung up on within 1 s", most=0),
+    Goal("", "barrage", "without an answer", "… well-framed ones hung up on without an answer", most=0),
+    Goal("", "barrage", "workers lost", "… workers lost", most=0),
+    Goal("", "barrage", "wrong afterwards", "… answers wrong afterwards", most=0),
+    Goal("", "barrage", "MB grown", "… memory grown, MB", most=50),
+    Goal("", "barrage", "descriptors grown", "… descriptors grown", most=0),
+    Goal("", "parsers", "properties", "properties of parsers and routes, each with other inputs than in the tests", 20),
+    Goal("", "parsers", "failed", "… that do not hold", most=0),
+    *(
+        Goal("", part, "tracebacks", f"tracebacks in the log ({part})", most=0)
+        for part in ("answers", "overload", "faults", "blocked", "stops", "slow", "descriptors", "leak", "barrage")
+    ),
+)

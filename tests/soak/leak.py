@@ -1,0 +1,42 @@
+"""Row 28: a million requests leave nothing behind."""
+
+from __future__ import annotations
+
+from tests.soak.load import ClosedLoop
+from tests.soak.plan import Findings, Plan
+from tests.soak.questions import ask_alone, large_requests, shuffled, small_requests
+from tests.soak.server import serving
+
+CONNECTIONS = 64
+LARGE_ONE_IN = 50
+
+
+async def run(plan: Plan) -> Findings:
+    """Mostly single items; what is measured before is measured after a hundredth of the load."""
+    findings = Findings()
+    async with serving(plan.core) as server:
+        started = await server.settled()
+        small = await ask_alone(server.port, list(small_requests()))
+        large = await ask_alone(server.port, list(large_requests()))
+        questions = small * max(1, LARGE_ONE_IN * len(large) // len(small)) + large
+        warm_up = ClosedLoop(server.port, shuffled(questions, plan.requests // 100), CONNECTIONS, findings)
+        await warm_up.run()
+        before = await server.settled()
+        load = ClosedLoop(server.port, shuffled(questions, plan.requests), CONNECTIONS, findings)
+        seconds = await load.run()
+        after = await server.settled(before)
+        findings.figures = {
+            "requests": load.sent,
+            "requests a second": load.sent / seconds,
+            "wrong": warm_up.wrong + load.wrong,
+            "lost": warm_up.lost + load.lost,
+            "MB at start": started.rss_mb,
+            "MB before": before.rss_mb,
+            "MB after": after.rss_mb,
+            "MB grown": after.rss_mb - before.rss_mb,
+            "descriptors before": before.descriptors,
+            "descriptors after": after.descriptors,
+            "descriptors grown": after.descriptors - before.descriptors,
+            "tracebacks": server.tracebacks(),
+        }
+    return findings

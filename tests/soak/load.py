@@ -1,0 +1,83 @@
+"""Many connections, each of which asks anew as soon as it is answered."""
+
+from __future__ import annotations
+
+import asyncio
+import time
+from collections.abc import Iterator
+from contextlib import suppress
+
+from tests.soak.client import Connection, Lost, connect
+from tests.soak.plan import Findings, tell
+from tests.soak.questions import Question
+
+HANGS_AFTER_S = 40
+"""Longer than the service's own deadline of 30 s: what is not answered by then never will be."""
+TELL_EVERY_S = 10
+
+
+class ClosedLoop:
+    """Asks `questions` on `connections` connections until there are no more, and checks each answer."""
+
+    def __init__(self, port: int, questions: Iterator[Question], connections: int, findings: Findings) -> None:
+        self.sent = self.right = self.wrong = self.lost = 0
+        self._port = port
+        self._questions = questions
+        self._count = connections
+        self._findings = findings
+        self._connections: dict[int, Connection] = {}
+
+    async def run(self) -> float:
+        """Returns the seconds that it took."""
+        begun = time.monotonic()
+        watch = asyncio.create_task(self._watch())
+        await asyncio.gather(*(self._ask_on(number) for number in range(self._count)))
+        watch.cancel()
+        for connection in self._connections.values():
+            connection.transport.close()
+        return time.monotonic() - begun
+
+    async def _ask_on(self, number: int) -> None:
+        for question in self._questions:
+            self.sent += 1
+            try:
+                connection = self._connections.get(number)
+                if connection is None or not connection.open:
+                    connection = self._connections[number] = await connect(self._port)
+                answer = await connection.ask(question.request)
+            except Lost as lost:
+                self.lost += 1
+                self._findings.complain(f"{question.name}: no answer, {lost}.")
+                continue
+            if question.is_answered_by(answer):
+                self.right += 1
+            else:
+                self.wrong += 1
+                told = answer.body[:200] if answer.status >= 400 else b"another's"
+                self._findings.complain(f"{question.name}: a wrong answer, {answer.status}, {told!r}.")
+
+    async def _watch(self) -> None:
+        """Give up what hangs, and tell how it goes."""
+        loop = asyncio.get_running_loop()
+        told = loop.time()
+        while True:
+            await asyncio.sleep(1)
+            now = loop.time()
+            for connection in self._connections.values():
+                if connection.waits and now - connection.asked_at > HANGS_AFTER_S:
+                    connection.give_up(f"it hung for {HANGS_AFTER_S} s")
+            if now - told > TELL_EVERY_S:
+                told = now
+                tell(f"  {self.sent:,} requests")
+
+
+async def answered_within(port: int, question: Question, limit_s: float) -> bool:
+    """Does a caller with a connection of its own get the right answer in time?"""
+    with suppress(Lost, TimeoutError):
+        async with asyncio.timeout(limit_s):
+            connection = await connect(port)
+            try:
+                return question.is_answered_by(await connection.ask(question.request))
+            finally:
+                connection.transport.close()
+    return False

@@ -1,0 +1,168 @@
+"""Rows 18 and 27: ten times as many requests as can be answered, sent whether the others are answered or not."""
+
+from __future__ import annotations
+
+import asyncio
+from collections import Counter
+from collections.abc import Sequence
+from contextlib import suppress
+
+from tests.soak.client import Connection, Lost, connect, write_request
+from tests.soak.load import ClosedLoop
+from tests.soak.plan import Findings, Plan, tell
+from tests.soak.questions import NPY, Question, ask_alone
+from tests.soak.server import Held, Server, serving
+
+TIMES_CAPACITY = 10.2
+"""Ten, and some room for the ticks in which it is sent."""
+TICK_S = 0.002
+QUEUE_LIMIT = 128
+"""Of each worker: full after a second or two, and not after half a minute as it would be by default."""
+BATCH = 500
+CONNECTIONS = (4, 16, 64)
+"""The peak is the best of these."""
+PROBE_EVERY_S = 0.05
+PROBES = tuple(write_request("GET", target) for target in ("/livez", "/readyz"))
+
+
+class OpenLoop:
+    """Sends requests at a fixed rate; each takes a connection that is free, or a new one."""
+
+    def __init__(self, port: int, question: Question, findings: Findings) -> None:
+        self.right = self.wrong = self.lost = 0
+        self.statuses: Counter[int] = Counter()
+        self.refused_after_s: list[float] = []
+        """Seconds from when a request was due to its 503."""
+        self.without_retry_after = 0
+        self._port = port
+        self._question = question
+        self._findings = findings
+        self._free: list[Connection] = []
+        self._deadline = 0.0
+
+    async def run(self, rate: float, seconds: float) -> int:
+        """Returns how many were sent. Answers count until the last one was sent; all are waited for."""
+        loop = asyncio.get_running_loop()
+        begun = loop.time()
+        self._deadline = begun + seconds
+        tasks: set[asyncio.Task[None]] = set()
+        sent = 0
+        while (now := loop.time()) < self._deadline:
+            for number in range(sent, int((now - begun) * rate) + 1):
+                task = asyncio.create_task(self._ask(begun + number / rate))
+                tasks.add(task)
+                task.add_done_callback(tasks.discard)
+                sent = number + 1
+            await asyncio.sleep(TICK_S)
+        if tasks:
+            await asyncio.wait(tasks, timeout=60)
+        for task in tasks:
+            self.lost += 1
+            task.cancel()
+        for connection in self._free:
+            connection.transport.close()
+        return sent
+
+    async def _ask(self, due: float) -> None:
+        loop = asyncio.get_running_loop()
+        try:
+            connection = self._free.pop() if self._free else await connect(self._port)
+            answer = await connection.ask(self._question.request)
+        except Lost as lost:
+            self.lost += 1
+            self._findings.complain(f"No answer under overload: {lost}.")
+            return
+        now = loop.time()
+        if connection.open:
+            self._free.append(connection)
+        self.statuses[answer.status] += 1
+        if answer.status == 503:
+            self.refused_after_s.append(now - due)
+            self.without_retry_after += b"retry-after" not in answer.fields
+        elif not self._question.is_answered_by(answer):
+            self.wrong += 1
+            self._findings.complain(f"A wrong answer under overload: {answer.status}, {answer.body[:200]!r}.")
+        elif now < self._deadline:
+            self.right += 1
+
+
+class Watch:
+    """Asks the probes as an orchestrator does, each time on a new connection, and looks at what the service holds."""
+
+    def __init__(self, server: Server) -> None:
+        self.probed_s: list[float] = []
+        self.failed = 0
+        self.most = server.held()
+        self._server = server
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        loop = asyncio.get_running_loop()
+        while True:
+            for probe in PROBES:
+                begun = loop.time()
+                with suppress(Lost):
+                    connection = await connect(self._server.port)
+                    self.failed += (await connection.ask(probe)).status != 200
+                    connection.transport.close()
+                    self.probed_s.append(loop.time() - begun)
+                    continue
+                self.failed += 1
+            held = self._server.held()
+            self.most = Held(max(self.most.rss_mb, held.rss_mb), max(self.most.descriptors, held.descriptors))
+            await asyncio.sleep(PROBE_EVERY_S)
+
+
+async def run(plan: Plan) -> Findings:
+    """First the peak, then the overload."""
+    findings = Findings()
+    target = f"/sample?n={BATCH}&seed=18"
+    request = (f"{BATCH} samples to npy", write_request("GET", target, accept=NPY))
+    async with serving(plan.core, "--queue-limit", str(QUEUE_LIMIT)) as server:
+        (question,) = await ask_alone(server.port, [request])
+        peak = max([await _rate(server, question, count, plan.overload_s / 6, findings) for count in CONNECTIONS])
+        tell(f"  {peak:.0f} requests a second at most; now {TIMES_CAPACITY} times as many")
+        before = await server.settled()
+        load, watch = OpenLoop(server.port, question, findings), Watch(server)
+        watching = asyncio.create_task(watch.run())
+        sent = await load.run(TIMES_CAPACITY * peak, plan.overload_s)
+        watching.cancel()
+        after = await server.settled(before)
+        findings.figures = {
+            "peak": peak,
+            "seconds": plan.overload_s,
+            "sent": sent,
+            "times capacity": sent / plan.overload_s / peak,
+            "goodput, %": 100 * load.right / plan.overload_s / peak,
+            "refused": load.statuses[503],
+            "refusals' p50, ms": 1000 * percentile(load.refused_after_s, 0.50),
+            "refusals' p99, ms": 1000 * percentile(load.refused_after_s, 0.99),
+            "without Retry-After": load.without_retry_after,
+            "wrong": load.wrong,
+            "lost": load.lost,
+            "probes": len(watch.probed_s),
+            "probes failed": watch.failed,
+            "probes' p99, ms": 1000 * percentile(watch.probed_s, 0.99),
+            "probes' slowest, ms": 1000 * percentile(watch.probed_s, 1),
+            "MB before": before.rss_mb,
+            "MB at most": watch.most.rss_mb,
+            "MB grown": after.rss_mb - before.rss_mb,
+            "descriptors grown": after.descriptors - before.descriptors,
+            "tracebacks": server.tracebacks(),
+        }
+    return findings
+
+
+async def _rate(server: Server, question: Question, connections: int, seconds: float, findings: Findings) -> float:
+    """Right answers a second."""
+    loop = asyncio.get_running_loop()
+    until = loop.time() + seconds
+    questions = (question for _ in iter(lambda: loop.time() < until, False))
+    load = ClosedLoop(server.port, questions, connections, findings)
+    took = await load.run()
+    return load.right / took
+
+
+def percentile(values: Sequence[float], share: float) -> float:
+    """The smallest value that `share` of them do not exceed; 0 of none."""
+    return sorted(values)[max(0, round(share * len(values)) - 1)] if values else 0.0

@@ -1,0 +1,137 @@
+"""Requests of every operation, and the one right answer to each."""
+
+from __future__ import annotations
+
+import io
+import json
+import random
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import numpy as np
+from numpy.typing import ArrayLike, NDArray
+from PIL import Image
+
+from tests.soak.client import Answer, connect, write_request
+
+DIGITS = Path(__file__).parent.parent / "data" / "digits.npz"
+JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
+ANSWERS = (PNG, JSON, NPY)
+BATCHES = (2, 5, 16, 33, 64, 65, 200)
+"""Below, at and above the most that is computed together by default, 64."""
+BOUNDARY = "soak"
+
+
+@dataclass(frozen=True)
+class Question:
+    """A request, and the answer that it got when nothing else was asked."""
+
+    name: str
+    request: bytes
+    answer: Answer
+
+    def is_answered_by(self, answer: Answer) -> bool:
+        """To the bit: a row's answer does not depend on what is computed beside it."""
+        mine = self.answer
+        return (
+            answer.status == mine.status
+            and answer.body == mine.body
+            and answer.fields.get(b"content-type") == mine.fields.get(b"content-type")
+            and answer.fields.get(b"x-seed") == mine.fields.get(b"x-seed")
+        )
+
+
+async def ask_alone(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Question]:
+    """One after the other. No two have the same answer, so that one taken for another's is seen."""
+    connection = await connect(port)
+    questions = [Question(name, request, await connection.ask(request)) for name, request in requests]
+    connection.transport.close()
+    for question in questions:
+        if question.answer.status != 200:
+            raise RuntimeError(f"{question.name} was answered with {question.answer.status} when asked alone.")
+    if len({question.answer.body for question in questions}) < len(questions):
+        raise RuntimeError("Two questions have the same answer: one that is swapped could not be told.")
+    return questions
+
+
+def shuffled(questions: Sequence[Question], count: int) -> Iterator[Question]:
+    """`count` of them by chance, the same at each run."""
+    chance = random.Random(count)
+    for _ in range(count):
+        yield chance.choice(questions)
+
+
+def small_requests() -> Iterator[tuple[str, bytes]]:
+    """One item in, one out: what a service is asked most of the time."""
+    normal = np.random.default_rng(1)
+    for number, digit in enumerate(digits()[:60]):
+        accept = ANSWERS[number % 3]
+        z = normal.standard_normal(3, np.float32).tolist()
+        yield f"decode to {accept}", _post("/decode", json.dumps(z).encode(), JSON, accept)
+        kind = ("PNG", "JPEG", "WebP", "BMP", "GIF")[number % 5]
+        image, media_type = picture(digit, kind), f"image/{kind.lower()}"
+        yield f"encode {kind}", _post("/encode", image, media_type, (JSON, NPY)[number % 2])
+        target = f"/reconstruct?draw=true&seed={number}" if number % 2 else "/reconstruct"
+        yield f"{target} of a {kind} to {accept}", _post(target, image, media_type, accept)
+        target = f"/sample?seed={number}&temperature=1.5"
+        yield f"{target} to {accept}", write_request("GET", target, accept=accept)
+
+
+def large_requests() -> Iterator[tuple[str, bytes]]:
+    """Batches, walks and forms."""
+    normal = np.random.default_rng(2)
+    pictures = digits()
+    for number, size in enumerate(BATCHES):
+        z = normal.standard_normal((size, 3), np.float32)
+        chosen = pictures[normal.integers(len(pictures), size=size)]
+        for accept in ANSWERS:
+            told = f"{size} to {accept}"
+            yield f"decode npy {told}", _post("/decode", npy(z), NPY, accept)
+            reverse = json.dumps({"z": z[::-1].tolist()}).encode()
+            yield f"decode JSON {told}", _post("/decode?columns=3&scale=2", reverse, JSON, accept)
+            yield f"reconstruct npy {told}", _post("/reconstruct", npy(chosen), NPY, accept)
+            form, form_type = multipart([picture(digit, "PNG") for digit in chosen[::-1]])
+            target = f"/reconstruct?draw=true&seed={number}"
+            yield f"{target} of a form of {told}", _post(target, form, form_type, accept)
+            target = f"/sample?n={size}&seed={number}"
+            yield f"{target} to {accept}", write_request("GET", target, accept=accept)
+            ends = {"from": z[0].tolist(), "to": z[1].tolist(), "steps": size + 1, "method": "spherical"}
+            yield f"interpolate {told}", _post("/interpolate", json.dumps(ends).encode(), JSON, accept)
+            walk = {"at": z[0].tolist(), "dimensions": [0, 2], "steps": 2 + number}
+            yield f"traverse {told}", _post("/traverse", json.dumps(walk).encode(), JSON, accept)
+        for accept in (JSON, NPY):
+            yield f"encode npy {size} to {accept}", _post("/encode", npy(chosen / 255), NPY, accept)
+            target = f"/encode?draw=true&seed={number}"
+            yield f"{target} of a form of {size} to {accept}", _post(target, form, form_type, accept)
+
+
+def digits() -> NDArray[np.uint8]:
+    """Test digits of MNIST, (200, 28, 28)."""
+    with np.load(DIGITS) as sample:
+        return np.asarray(sample["images"], np.uint8)
+
+
+def picture(digit: NDArray[np.uint8], kind: str) -> bytes:
+    """A digit as a file of a `kind` that Pillow knows."""
+    buffer = io.BytesIO()
+    Image.fromarray(digit).save(buffer, kind)
+    return buffer.getvalue()
+
+
+def npy(array: ArrayLike) -> bytes:
+    """An array as a .npy file."""
+    buffer = io.BytesIO()
+    np.save(buffer, array)
+    return buffer.getvalue()
+
+
+def multipart(pictures: Sequence[bytes]) -> tuple[bytes, str]:
+    """A form with a part for each, and its content type."""
+    head = f'--{BOUNDARY}\r\ncontent-disposition: form-data; name="image"; filename="a"\r\n\r\n'.encode()
+    body = b"".join(b"%b%b\r\n" % (head, picture) for picture in pictures)
+    return body + f"--{BOUNDARY}--\r\n".encode(), f"multipart/form-data; boundary={BOUNDARY}"
+
+
+def _post(target: str, body: bytes, content_type: str, accept: str) -> bytes:
+    return write_request("POST", target, body, content_type=content_type, accept=accept)

@@ -1,0 +1,190 @@
+"""What was seen beside what was to be reached, as a page.
+
+python -m tests.soak.report [FOLDER]
+
+writes report.md anew from the report.json beside it.
+"""
+
+from __future__ import annotations
+
+import json
+import sys
+from collections.abc import Iterable, Iterator, Mapping, Sequence
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from tests.soak.goals import GOALS, Goal
+
+HERE = Path(__file__).parent
+MISSED = "NO"
+CHECKED = ("requests", "sent", "right", "wrong", "orphans' callers right")
+LOST = ("lost", "killed, lost", "stuck, lost", "orphans' callers lost", "good callers lost", "without an answer")
+WRONG = ("wrong", "orphans' wrong answers", "wrong afterwards")
+HEADLINES = (
+    (
+        "overload",
+        "load held",
+        "{times capacity} times the capacity for {seconds} s: goodput {goodput, %} % of the peak, "
+        "refusals' p99 {refusals' p99, ms} ms, probes at most {probes' slowest, ms} ms",
+    ),
+    (
+        "faults",
+        "faults survived",
+        "{killed} workers killed, the next one there in {killed, replaced, s} s; one stopped, {stuck, replaced, s} s; "
+        "a supervisor killed",
+    ),
+    ("blocked", "… an event loop blocked by a request", "a new worker in {replaced, s} s"),
+    ("stops", "… stops under load", "{stops}, each with status 0 in at most {slowest, s} s"),
+    (
+        "slow",
+        "… slow connections, by slowhttptest",
+        "{slow connections}; {answered} of {good callers} good callers in time",
+    ),
+    (
+        "descriptors",
+        "… connections on 128 descriptors a process",
+        "{connections}: {answered} answered, the others shed",
+    ),
+    (
+        "barrage",
+        "bad inputs tried",
+        "{bad inputs}: {5xx} answered with 5xx, {slower than 1 s} slower than a second (slowest {slowest, s} s), "
+        "{workers lost} workers lost",
+    ),
+    ("leak", "RSS before and after {requests} requests", "{MB before} and {MB after} MB"),
+    ("leak", "descriptors before and after", "{descriptors before} and {descriptors after}"),
+)
+"""Part, what, and its figures."""
+
+
+class _Told(dict[str, str]):
+    """Figures for a sentence, some of which may be missing."""
+
+    def __missing__(self, name: str) -> str:
+        return "?"
+
+
+class Verdict(NamedTuple):
+    """A goal, and what was seen."""
+
+    goal: Goal
+    seen: str
+    judged: str
+    """yes, NO, or why there is neither."""
+
+
+def write(folder: Path) -> None:
+    """report.md from report.json, both in `folder`."""
+    (folder / "report.md").write_text(render(json.loads((folder / "report.json").read_text())))
+
+
+def judge(report: Mapping[str, Any]) -> Iterator[Verdict]:
+    """Every goal of the parts that were run; a figure that is missing misses its goal."""
+    for goal in GOALS:
+        part = report["parts"].get(goal.part)
+        if part is None:
+            continue
+        if part["skipped"]:
+            yield Verdict(goal, "", "skipped")
+            continue
+        seen = part["figures"].get(goal.figure)
+        if seen is None:
+            yield Verdict(goal, "not measured", MISSED)
+        elif goal.size and report["quick"]:
+            yield Verdict(goal, number(seen), "a quick run")
+        else:
+            yield Verdict(goal, number(seen), "yes" if goal.is_reached_by(seen) else MISSED)
+
+
+def has_passed(report: Mapping[str, Any]) -> bool:
+    """No goal is missed, no part broke off."""
+    return not misses(report)
+
+
+def render(report: Mapping[str, Any]) -> str:
+    """The page."""
+    verdicts = list(judge(report))
+    parts = report["parts"]
+    sections = [
+        "# Soak, measured",
+        _preamble(report),
+        _table(("what", "seen"), headline(parts)),
+        "## Goals",
+        "The rows are those of the table of faults and threats.",
+        _table(
+            ("row", "what", "goal", "seen", "reached"),
+            [(goal.row, goal.title, goal.bound, seen, judged) for goal, seen, judged in verdicts],
+        ),
+        "## All figures",
+        *(
+            f"{name}, {part['seconds']:.0f} s: "
+            + "; ".join(f"{k} {number(v)}" for k, v in part["figures"].items())
+            + "."
+            for name, part in parts.items()
+            if part["figures"]
+        ),
+    ]
+    problems = [f"- {name}: {problem}" for name, part in parts.items() for problem in _problems(part)]
+    if problems:
+        sections += ["## What went wrong, or was left out", "\n".join(problems)]
+    return "\n\n".join(sections) + "\n"
+
+
+def headline(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
+    """What the README tells, of the parts that were run."""
+    figures = {name: part["figures"] for name, part in parts.items() if part["figures"]}
+    lines = [
+        ("requests, each answer held against its own question", number(_total(figures, CHECKED))),
+        ("requests lost", number(_total(figures, LOST))),
+        ("answers wrong", number(_total(figures, WRONG))),
+    ]
+    for part, what, told in HEADLINES:
+        if part in figures:
+            values = _Told({name: number(value) for name, value in figures[part].items()})
+            lines.append((what.format_map(values), told.format_map(values)))
+    return lines
+
+
+def misses(report: Mapping[str, Any]) -> list[str]:
+    """A line for each goal that is missed, and each part that broke off."""
+    failed = [f"{name} broke off: {part['failed']}" for name, part in report["parts"].items() if part["failed"]]
+    return failed + [
+        f"Missed ({verdict.goal.part}): {verdict.goal.title}: {verdict.seen}; {verdict.goal.bound} is the goal."
+        for verdict in judge(report)
+        if verdict.judged == MISSED
+    ]
+
+
+def _total(figures: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> float:
+    return sum(part.get(name, 0) for part in figures.values() for name in names)
+
+
+def _preamble(report: Mapping[str, Any]) -> str:
+    server, client = report["cores"]
+    told = (
+        f"{report['date']}, {report['machine']}; {report['seconds'] / 60:.0f} minutes, load average at the start "
+        f"{report['load_average']:.1f}.\n\n`make soak` measures and writes this page: vae-serve with two workers on "
+        f"core {server}, what asks it on core {client}, a connection each, HTTP over real sockets. Memory is the "
+        "resident set size of all processes of the service summed up, pages that they share counted in each. A "
+        "request is lost where it got no answer that it should have got: none of those that a killed worker held is "
+        "counted, every one that was written before a stop is. Answers are held against the one that the same question "
+        "got when nothing else was asked, bit by bit."
+    )
+    return told + (" **This was a quick run: a little of everything.**" if report["quick"] else "")
+
+
+def _problems(part: Mapping[str, Any]) -> list[str]:
+    return [text for text in (part["skipped"], part["failed"], *part["problems"]) if text]
+
+
+def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
+    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
+
+
+def number(value: float) -> str:
+    """Three digits, and whole ones above."""
+    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
+
+
+if __name__ == "__main__":
+    write(Path(sys.argv[1]) if len(sys.argv) > 1 else HERE)

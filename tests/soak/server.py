@@ -1,0 +1,123 @@
+"""vae-serve with two workers on a core of its own, and what can be seen of it from outside."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import sys
+import time
+from collections.abc import AsyncIterator, Collection
+from contextlib import asynccontextmanager, suppress
+from dataclasses import dataclass
+from pathlib import Path
+
+from benchmarks.pinned import Pinned, pinned
+from tests.live import START_LIMIT_S, free_port
+
+WORKERS = 2
+SETTLING_LIMIT_S = 10
+STARTED = b"Application startup complete."
+FAILURE = re.compile(rb" (5\d\d), \d+ bytes in ")
+"""In a line of the access log."""
+ESTABLISHED = "01"
+"""In /proc/net/tcp."""
+
+
+@dataclass(frozen=True)
+class Held:
+    """What all processes of the service hold together."""
+
+    rss_mb: float
+    descriptors: int
+
+
+@dataclass(frozen=True)
+class Server:
+    """A running service."""
+
+    pinned: Pinned
+    port: int
+
+    @property
+    def supervisor(self) -> int:
+        """Its process id."""
+        return self.pinned.main.pid
+
+    def workers(self) -> set[int]:
+        """Process ids: they were forked, and so bear the supervisor's command line."""
+        command = _read(self.supervisor, "cmdline")
+        return {pid for pid in self.pinned.pids() if pid != self.supervisor and _read(pid, "cmdline") == command}
+
+    def held(self) -> Held:
+        """Resident set sizes summed up, MB of 10⁶ bytes, shared pages counted in each; open descriptors."""
+        pids = self.pinned.pids()
+        pages = sum(int(statm[1]) for pid in pids if (statm := _read(pid, "statm").split()))
+        return Held(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, sum(len(_descriptors(pid)) for pid in pids))
+
+    async def settled(self, before: Held | None = None) -> Held:
+        """The same once the connections that have ended are gone: as many descriptors as `before`, or no change."""
+        now = self.held()
+        for _ in range(SETTLING_LIMIT_S):
+            last = now
+            await asyncio.sleep(1)
+            now = self.held()
+            if now.descriptors <= (before or last).descriptors:
+                break
+        return now
+
+    def servers_of(self, ports: Collection[int]) -> dict[int, int]:
+        """The worker that serves each connection, by the port of its client's end."""
+        wanted = {f"{port:04X}": port for port in ports}
+        own = f":{self.port:04X}"
+        sockets: dict[str, int] = {}
+        for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
+            _, local, remote, state, *_, inode = line.split()[:10]
+            if local.endswith(own) and state == ESTABLISHED and remote[-4:] in wanted:
+                sockets[f"socket:[{inode}]"] = wanted[remote[-4:]]
+        return {sockets[name]: pid for pid in self.workers() for name in _descriptors(pid) if name in sockets}
+
+    def failures(self) -> list[int]:
+        """The statuses of 500 and above in its access log."""
+        with self.pinned.log_file.open("rb") as log:
+            return [int(found[1]) for line in log if (found := FAILURE.search(line))]
+
+    def tracebacks(self) -> int:
+        """In its log."""
+        with self.pinned.log_file.open("rb") as log:
+            return sum(line.startswith(b"Traceback") for line in log)
+
+
+@asynccontextmanager
+async def serving(core: int, *flags: str, descriptors: int | None = None) -> AsyncIterator[Server]:
+    """Start it with `flags`, and at most so many open `descriptors` a process; wait until all workers serve."""
+    port = free_port()
+    command = [sys.executable, "-m", "service", "--port", str(port), "--workers", str(WORKERS), *flags]
+    if descriptors:
+        command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
+    with pinned(command, core) as process:
+        give_up = time.monotonic() + START_LIMIT_S
+        while process.log_file.read_bytes().count(STARTED) < WORKERS:
+            process.check()
+            if time.monotonic() > give_up:
+                log = process.log_file.read_text()[-2000:]
+                raise RuntimeError(f"vae-serve was not ready within {START_LIMIT_S} s. Its log: {log}")
+            await asyncio.sleep(0.02)
+        yield Server(process, port)
+
+
+def _read(pid: int, name: str) -> bytes:
+    """A file of /proc; empty where the process has just ended."""
+    with suppress(OSError):
+        return Path(f"/proc/{pid}/{name}").read_bytes()
+    return b""
+
+
+def _descriptors(pid: int) -> list[str]:
+    """What each of its open descriptors stands for."""
+    names = []
+    with suppress(OSError):
+        for link in Path(f"/proc/{pid}/fd").iterdir():
+            with suppress(OSError):  # closed meanwhile
+                names.append(str(link.readlink()))
+    return names

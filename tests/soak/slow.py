@@ -1,0 +1,92 @@
+"""Row 25: slowhttptest's four modes, and good callers beside them."""
+
+from __future__ import annotations
+
+import asyncio
+import shutil
+import subprocess
+from typing import NamedTuple
+
+from tests.soak.client import HOST, write_request
+from tests.soak.load import answered_within
+from tests.soak.plan import Findings, Plan, tell
+from tests.soak.questions import JSON, Question, ask_alone
+from tests.soak.server import Server, serving
+
+MODES = {
+    "headers": ("-H", "-u", "/sample"),
+    "body": ("-B", "-s", "8192", "-t", "POST", "-f", JSON, "-u", "/decode"),
+    "range": ("-R", "-a", "10", "-b", "3000", "-t", "GET", "-u", "/sample"),
+    "read": ("-X", "-w", "512", "-y", "1024", "-z", "32", "-k", "1", "-m", JSON, "-u", "/latents"),
+}
+INTERVAL_S = 8
+"""Between two morsels of a head, a body, an answer. By default the service waits for 10 s."""
+GOOD_CALLER_EVERY_S = 0.05
+GOOD_CALLER_S = 1.0
+LOOK_EVERY = 20
+"""Good callers between two looks at what the service holds."""
+
+
+class Attack(NamedTuple):
+    """What one mode has done."""
+
+    good: int
+    answered: int
+    """Of the good callers, rightly and in time."""
+    most: int
+    """Descriptors that the service held for slowhttptest and them."""
+    left: int
+    """Of these, those that it still held when slowhttptest gave up."""
+
+
+async def run(plan: Plan) -> Findings:
+    """One mode after the other."""
+    findings = Findings()
+    if shutil.which("slowhttptest") is None:
+        findings.skipped = "slowhttptest is not installed (apt-get install slowhttptest)."
+        return findings
+    request = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON)
+    async with serving(plan.core) as server:
+        (question,) = await ask_alone(server.port, [("one latent", request)])
+        before = await server.settled()
+        attacks = {}
+        for mode in MODES:
+            attacks[mode] = attack = await _attack(server, mode, question, plan)
+            tell(
+                f"  {mode}: {attack.most} held, {attack.left} at last; {attack.answered} of {attack.good} good callers"
+            )
+        after = await server.settled(before)
+        findings.figures = {
+            **{f"good callers, {mode}, %": 100 * it.answered / it.good for mode, it in attacks.items()},
+            **{f"held, {mode}": it.most for mode, it in attacks.items()},
+            **{f"left, {mode}, %": 100 * it.left / plan.slow_connections for mode, it in attacks.items()},
+            "good callers": sum(attack.good for attack in attacks.values()),
+            "answered": sum(attack.answered for attack in attacks.values()),
+            "slow connections": len(MODES) * plan.slow_connections,
+            "MB grown": after.rss_mb - before.rss_mb,
+            "descriptors grown": after.descriptors - before.descriptors,
+            "tracebacks": server.tracebacks(),
+        }
+    return findings
+
+
+async def _attack(server: Server, mode: str, question: Question, plan: Plan) -> Attack:
+    *flags, target = MODES[mode]
+    connections = str(plan.slow_connections)
+    before = server.held().descriptors
+    process = await asyncio.create_subprocess_exec(
+        "slowhttptest",
+        *(*flags, f"http://{HOST}:{server.port}{target}"),
+        *("-c", connections, "-r", connections, "-l", str(plan.slow_s), "-i", str(INTERVAL_S), "-n", str(INTERVAL_S)),
+        stdout=subprocess.DEVNULL,
+    )
+    ended = asyncio.create_task(process.wait())
+    good: list[asyncio.Task[bool]] = []
+    held = [0]
+    while not ended.done():
+        good.append(asyncio.create_task(answered_within(server.port, question, GOOD_CALLER_S)))
+        if len(good) % LOOK_EVERY == 0:
+            held.append(server.held().descriptors - before)
+        await asyncio.sleep(GOOD_CALLER_EVERY_S)
+    answered = sum(await asyncio.gather(*good))
+    return Attack(len(good), answered, max(held), held[-1])

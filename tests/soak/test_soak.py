@@ -1,0 +1,210 @@
+"""The judgement of the soak: what is lost, wrong, missing or broken off makes it fail."""
+
+from __future__ import annotations
+
+import asyncio
+import json
+import os
+import resource
+import sys
+from collections.abc import AsyncIterator, Sequence
+from contextlib import asynccontextmanager
+from pathlib import Path
+from typing import Any
+
+import pytest
+
+from tests.soak import __main__ as soak
+from tests.soak import report
+from tests.soak.bad_inputs import MAKERS, bad_input
+from tests.soak.callers import Callers
+from tests.soak.client import Answer, write_request
+from tests.soak.goals import GOALS, Goal
+from tests.soak.load import ClosedLoop
+from tests.soak.overload import OpenLoop, percentile
+from tests.soak.plan import Figures, Findings, Plan
+from tests.soak.questions import Question
+
+Results = dict[str, Any]
+RIGHT = Answer(200, {b"content-type": b"text/plain", b"x-seed": b"1"}, b"right")
+QUESTION = Question("a question", write_request("GET", "/"), RIGHT)
+OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nx-seed: 1\r\ncontent-length: 5\r\n\r\n"
+UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\n%bcontent-length: 0\r\n\r\n"
+HANG_UP = b""
+
+
+@pytest.fixture
+def results() -> Results:
+    """Of a run in which every goal is just reached."""
+    return {
+        "date": "",
+        "machine": "",
+        "cores": [0, 1],
+        "load_average": 0,
+        "quick": False,
+        "seconds": 9,
+        "parts": parts(),
+    }
+
+
+def parts() -> Results:
+    return {name: {**vars(Findings(figures=reached(name))), "failed": "", "seconds": 1.0} for name in soak.PARTS}
+
+
+def reached(part: str) -> Figures:
+    return {goal.figure: goal.least or goal.most or 0 for goal in GOALS if goal.part == part}
+
+
+def test_what_reaches_every_goal_passes(results: Results) -> None:
+    assert report.misses(results) == []
+    assert report.MISSED not in report.render(results)
+
+
+@pytest.mark.parametrize("goal", GOALS, ids=lambda goal: f"{goal.part}: {goal.figure}")
+def test_a_goal_that_is_missed_fails_the_run(results: Results, goal: Goal) -> None:
+    figures = results["parts"][goal.part]["figures"]
+    worse = goal.least - 1 if goal.least is not None else (goal.most or 0) + 1
+    for bad in (worse, float("nan")):
+        figures[goal.figure] = bad
+        assert len(report.misses(results)) == 1
+        assert f"| {goal.title} |" in report.render(results)
+    results["quick"] = True
+    assert bool(report.misses(results)) is not goal.size
+    results["quick"] = False
+    del figures[goal.figure]
+    assert len(report.misses(results)) == 1
+
+
+@pytest.mark.parametrize(
+    ("what", "names"), [("requests lost", report.LOST), ("answers wrong", report.WRONG)], ids=("lost", "wrong")
+)
+def test_whatever_the_readme_counts_as_lost_or_wrong_has_a_goal_of_none(
+    results: Results, what: str, names: Sequence[str]
+) -> None:
+    for part in results["parts"].values():
+        for name in set(names) & part["figures"].keys():
+            assert (what, "0") in report.headline(results["parts"])
+            part["figures"][name] = 1
+            assert (what, "1") in report.headline(results["parts"])
+            assert len(report.misses(results)) == 1
+            part["figures"][name] = 0
+
+
+def test_a_part_that_broke_off_fails_the_run_and_one_that_was_skipped_is_told(results: Results) -> None:
+    results["parts"]["slow"] |= {"figures": {}, "skipped": "There is no slowhttptest."}
+    assert report.misses(results) == []
+    assert "There is no slowhttptest." in report.render(results)
+    results["parts"]["leak"] |= {"figures": {}, "failed": "OSError: no memory"}
+    assert "leak broke off: OSError: no memory" in report.misses(results)
+    assert "OSError: no memory" in report.render(results)
+
+
+@pytest.mark.parametrize(("lost", "status"), [(0, 0), (1, 1)])
+def test_the_exit_status_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, lost: int, status: int) -> None:
+    async def part(plan: Plan) -> Findings:
+        return Findings(figures={**reached("answers"), "lost": lost})
+
+    monkeypatch.setattr(os, "sched_setaffinity", lambda pid, cores: None)
+    monkeypatch.setattr(resource, "setrlimit", lambda kind, limits: None)
+    monkeypatch.setattr(sys, "argv", ["soak", "--only", "answers", "--out", str(tmp_path)])
+    monkeypatch.setitem(soak.PARTS, "answers", part)
+    with pytest.raises(SystemExit) as end:
+        soak.main()
+    assert end.value.code == status
+    assert json.loads((tmp_path / "report.json").read_text())["parts"]["answers"]["figures"]["lost"] == lost
+    assert f"| 17 | … requests lost | 0 | {lost} |" in (tmp_path / "report.md").read_text()
+
+
+# What the loads count.
+
+
+@asynccontextmanager
+async def answering(*answers: bytes) -> AsyncIterator[int]:
+    """A server that gives these, whatever is asked, and hangs up after the last; gives its port."""
+    left = iter(answers)
+
+    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+        while await reader.readline():
+            await reader.readuntil(b"\r\n\r\n")
+            told = next(left, HANG_UP)
+            if told == HANG_UP:
+                break
+            writer.write(told)
+        writer.close()
+        await writer.wait_closed()
+
+    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+        yield server.sockets[0].getsockname()[1]
+        await asyncio.sleep(0.05)  # until the callers' ends are closed too
+
+
+def test_answers_that_are_wrong_or_do_not_come_are_counted() -> None:
+    async def ask() -> ClosedLoop:
+        async with answering(OK + b"right", OK + b"wrong", HANG_UP, OK + b"right") as port:
+            load = ClosedLoop(port, iter([QUESTION] * 4), 1, Findings())
+            await load.run()
+            return load
+
+    load = asyncio.run(ask())
+    assert (load.sent, load.right, load.wrong, load.lost) == (4, 2, 1, 1)
+
+
+def test_refusals_under_overload_have_to_say_when_to_come_again() -> None:
+    async def offer() -> OpenLoop:
+        refusal, bare = (UNAVAILABLE % field for field in (b"retry-after: 1\r\n", b""))
+        async with answering(OK + b"right", refusal, OK + b"wrong", bare, HANG_UP) as port:
+            load = OpenLoop(port, QUESTION, Findings())
+            assert await load.run(rate=25, seconds=0.2) == 5
+            return load
+
+    load = asyncio.run(offer())
+    assert (load.right, load.wrong, load.lost, load.without_retry_after) == (1, 1, 1, 1)
+    assert load.statuses[503] == len(load.refused_after_s) == 2
+
+
+def test_callers_tell_a_refusal_from_a_wrong_answer_and_when_one_was_lost() -> None:
+    async def ask() -> Callers:
+        refusal, bare = (UNAVAILABLE % field for field in (b"retry-after: 1\r\n", b""))
+        async with answering(OK + b"right", refusal, bare, HANG_UP) as port:
+            callers = Callers(port, [QUESTION], 1)
+            asking = asyncio.create_task(callers.run())
+            await asyncio.sleep(0.2)
+            callers.stop()
+            await asking
+            return callers
+
+    callers = asyncio.run(ask())
+    assert (callers.right, callers.refused, len(callers.wrong)) == (1, 1, 1)
+    assert callers.failures[0].port
+    assert callers.failures[0].asked_at < callers.failures[0].failed_at
+
+
+@pytest.mark.parametrize(
+    "other",
+    [
+        RIGHT._replace(status=500),
+        RIGHT._replace(body=b"righT"),
+        RIGHT._replace(fields={**RIGHT.fields, b"x-seed": b"2"}),
+        RIGHT._replace(fields={**RIGHT.fields, b"content-type": b"image/png"}),
+    ],
+)
+def test_an_answer_is_right_to_the_bit(other: Answer) -> None:
+    assert QUESTION.is_answered_by(RIGHT)
+    assert not QUESTION.is_answered_by(other)
+
+
+def test_a_bad_input_is_the_same_each_time_and_its_end_shows_where_it_is_said_to() -> None:
+    numbers = range(40 * len(MAKERS))
+    inputs = [bad_input(number) for number in numbers]
+    assert [bad_input(number) for number in numbers] == inputs
+    assert {each.kind for each in inputs} == MAKERS.keys()
+    for each in inputs:
+        head, _, body = each.data.partition(b"\r\n\r\n")
+        if each.framed:
+            fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+            assert int(fields.get(b"content-length", b"0")) == len(body), each.number
+
+
+def test_percentiles() -> None:
+    assert [percentile(range(1, 101), share) for share in (0.5, 0.99, 1)] == [50, 99, 100]
+    assert percentile([], 0.99) == 0
