@@ -1,22 +1,55 @@
-# docker build -t vae-service .                                                    torch's CPU build
-# docker build -t vae-service --build-arg TORCH_INDEX_URL=https://download.pytorch.org/whl/cu130 .   a CUDA build
-FROM python:3.11-slim AS build
-ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
-ARG TORCH_VERSION=2.13.0
-ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1
-RUN python -m venv /opt/vae
-# torch alone in its layer: it is by far the largest, and seldom changes
-RUN /opt/vae/bin/pip install ${TORCH_INDEX_URL:+--index-url "$TORCH_INDEX_URL"} "torch==$TORCH_VERSION"
-WORKDIR /src
-COPY . .
-RUN /opt/vae/bin/pip install .
+# make image                                                                 linux/amd64 or linux/arm64, torch's CPU build
+# docker build -t vae-service --build-arg TORCH=cuda --build-arg TORCH_INDEX_URL= .              torch's CUDA build
 
-FROM python:3.11-slim
-RUN useradd --system --uid 10001 --no-create-home vae
-COPY --from=build /opt/vae /opt/vae
-ENV PATH=/opt/vae/bin:$PATH PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 VAE_HOST=0.0.0.0 VAE_PORT=8000
-USER 10001
+FROM python:3.11-slim AS build
+# the lock that is installed: requirements/$TORCH.txt
+ARG TORCH=cpu
+# where torch's build comes from, beside the package index; each file has to have a hash of the lock
+ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
+ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
+RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils >/dev/null
+WORKDIR /src
+COPY requirements requirements
+RUN python -m venv /opt/vae \
+ && /opt/vae/bin/pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes \
+    ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} --requirement "requirements/$TORCH.txt"
+RUN python -m venv /opt/tools && /opt/tools/bin/pip install --quiet --require-hashes --requirement requirements/build.txt
+# what torch brings for compilers, for other languages and for itself, what the client of the same wheel needs, and of
+# plotly all but the script that the page shows: the service computes eagerly and imports none of it
+RUN /opt/vae/bin/pip uninstall --quiet --yes \
+    fsspec httpcore httpx jinja2 markupsafe mpmath narwhals networkx setuptools sympy tqdm \
+ && cd /opt/vae/lib/python3*/site-packages \
+ && rm -r functorch numpy/*/tests numpy/f2py numpy/tests torch/_dynamo torch/_inductor torch/include torch/onnx torch/share \
+    torch/test torch/testing/_internal/*/ torch/lib/*_test.so \
+ && find torch/testing/_internal -type f ! -name __init__.py ! -name common_dtype.py ! -name logging_tensor.py -delete \
+ && find torch/bin -type f ! -name torch_shm_manager -delete \
+ && find plotly -type f ! -path plotly/__init__.py ! -path plotly/package_data/plotly.min.js -delete \
+ && find . '(' -name '*.a' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.pyx' ')' -delete \
+ && find . -type d -empty -delete \
+ && strip --strip-unneeded torch/lib/libtorch*.so* uvloop/*.so zstandard/*.so
+COPY . .
+RUN /opt/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp . \
+ && /opt/vae/bin/pip install --quiet --no-compile --no-deps --no-index /tmp/vae_service-*.whl \
+ && /opt/vae/bin/pip uninstall --quiet --yes pip \
+ && cd /opt/vae && rm -r bin/vae-train lib/python3*/site-packages/training lib/python3*/site-packages/vae_client
+RUN python deploy/image/rootfs.py /opt/vae /rootfs
+
+FROM scratch
+ARG VERSION=0.1.0
+ARG REVISION=unknown
+LABEL org.opencontainers.image.title=vae-service \
+      org.opencontainers.image.description="Serves a variational autoencoder over HTTP: image to latent, latent to image" \
+      org.opencontainers.image.licenses=MIT \
+      org.opencontainers.image.version=$VERSION \
+      org.opencontainers.image.revision=$REVISION
+COPY --from=build /rootfs /
+# the service's own files in a layer of their own: a new version of it is a pull of a few MB
+COPY --from=build /application /
+ENV PATH=/opt/vae/bin HOME=/tmp LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEBYTECODE=1 \
+    NVIDIA_DRIVER_CAPABILITIES=compute,utility VAE_HOST=0.0.0.0 VAE_PORT=8000
+USER 10001:10001
 EXPOSE 8000
+STOPSIGNAL SIGTERM
 HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-c", \
     "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"VAE_PORT\"]}/readyz', timeout=2)"]
 CMD ["vae-serve"]

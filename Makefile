@@ -1,6 +1,11 @@
 # make serve    the service on http://127.0.0.1:8000, with the bundled weights
 # make test     everything that has to be green before a change lands
 # make bench    the service's speed against others', half an hour on two quiet cores; wants wrk
+# make soak     loads, faults and bad inputs, twenty minutes on two quiet cores; wants slowhttptest
+# make ray-test the service and vae-train encode on a Ray cluster of two node processes, ten minutes on two quiet cores
+# make image    the container image; IMAGE_BUILD is the command that builds it
+# make image-test   builds it, starts it read-only as another user, and asks it for everything; IMAGE_RUN starts it
+# make lock     requirements/*.txt, what the image installs, anew
 #
 # Each makes .venv and installs into it when needed, and again when pyproject.toml has changed.
 # TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu takes torch's CPU build (200 MB) in place of the CUDA one.
@@ -9,8 +14,15 @@ PYTHON ?= python3
 TORCH_INDEX_URL ?=
 BIN := .venv/bin
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
+VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
+IMAGE_PORT ?= 8000
+IMAGE_BUILD ?= docker build --tag vae-service:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) .
+IMAGE_RUN ?= docker run --rm --read-only --tmpfs /tmp --user 12345:12345 --cap-drop ALL --security-opt no-new-privileges \
+	--publish 127.0.0.1:$(IMAGE_PORT):8000 vae-service:$(VERSION)
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28
+LOCK_CPU_TORCH ?= --torch-backend cpu
 
-.PHONY: serve test bench clean
+.PHONY: serve test bench soak ray-test image image-test lock clean
 
 serve: .venv/serve
 	$(BIN)/vae-serve
@@ -20,10 +32,28 @@ test: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest
+	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.serving
+
+soak: .venv/dev
+	$(BIN)/python -m tests.soak
+
+ray-test: .venv/ray
+	$(BIN)/pytest -m ray
+	$(BIN)/python -m tests.ray
+
+image:
+	$(IMAGE_BUILD)
+
+image-test: image .venv/dev
+	$(BIN)/python -m deploy.image.check http://127.0.0.1:$(IMAGE_PORT) -- $(IMAGE_RUN)
+
+lock: .venv/dev
+	$(LOCK) $(LOCK_CPU_TORCH) --output-file requirements/cpu.txt requirements/cpu.in pyproject.toml --extra otel
+	$(LOCK) --output-file requirements/cuda.txt requirements/cuda.in pyproject.toml --extra otel
+	$(LOCK) --output-file requirements/build.txt requirements/build.in
 
 clean:
 	rm -rf .venv benchmarks/.venvs
@@ -42,3 +72,8 @@ $(BIN)/python:
 	$(if $(TORCH_INDEX_URL),$(PIP) --index-url $(TORCH_INDEX_URL) torch torchvision)
 	$(PIP) --editable .[training,dev]
 	touch $@ .venv/serve
+
+.venv/ray: .venv/dev
+	@echo "Installing Ray into .venv."
+	$(PIP) --editable .[training,dev,ray]
+	touch $@

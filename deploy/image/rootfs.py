@@ -1,0 +1,171 @@
+"""What the service needs of this file system, and nothing else, into a folder that becomes the image.
+
+    python rootfs.py VENV ROOT
+
+The interpreter, its standard library, VENV, and each shared library that one of these is linked with: no shell, no
+package manager, no compiler. What is in it stands in ROOT/usr/share/sbom. The service's own files come to lie beside
+ROOT, in `application`.
+"""
+
+from __future__ import annotations
+
+import json
+import os
+import shutil
+import subprocess
+import sys
+import sysconfig
+from collections.abc import Iterator
+from pathlib import Path
+
+USER = "vae:x:10001:10001::/tmp:/sbin/nologin\n"
+CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
+UNUSED_LIBRARY = ("config-*", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtledemo", "turtle.py")
+SBOM = Path("usr/share/sbom/vae-service.cdx.json")
+OWN = ("service", "vae", "weights", "vae_service-*")
+IMPORTS = """
+import sys, service.server, service.supervisor
+files = [getattr(module, '__file__', None) or '' for module in sys.modules.values()]
+print(*[file for file in files if file.startswith('/') and file.endswith('.py')], sep='\\n')
+"""
+COMPILE = """
+import sys, py_compile
+for file in sys.stdin.read().split():
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    py_compile.compile(sys.argv[1] + file, dfile=file, doraise=True, invalidation_mode=mode)
+"""
+
+
+def main(venv: Path, root: Path) -> None:
+    """Fill `root`, and `application` beside it."""
+    _copy_interpreter(root)
+    shutil.copytree(venv, _in(root, venv), symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
+    libraries = {library for file in list(_elf_files(root)) for library in _linked(file, root)}
+    for library in libraries:
+        _copy_library(library, root)
+    _write_etc(root)
+    subprocess.run(["ldconfig", "-r", root], check=True)
+    packages = _note_packages(libraries, root)
+    _write_sbom(_in(root, venv), packages, root / SBOM)
+    _compile_imports(venv, root)
+    _move_own(_in(root, venv), root)
+
+
+def _in(root: Path, path: Path) -> Path:
+    return root / path.relative_to("/")
+
+
+def _copy_interpreter(root: Path) -> None:
+    for name in ("bin", "lib", "lib64", "sbin"):  # one tree, as Debian has it: the loader stands in /lib64
+        (root / "usr" / name).mkdir(parents=True)
+        (root / name).symlink_to(f"usr/{name}")
+    executable = Path(sys.executable).resolve()
+    _in(root, executable.parent).mkdir(parents=True, exist_ok=True)
+    shutil.copy2(executable, _in(root, executable))
+    for name in ("python", "python3"):  # what a venv's own links lead to
+        link = executable.with_name(name)
+        if link.is_symlink():
+            _in(root, link).symlink_to(executable.name)
+    unused = shutil.ignore_patterns("__pycache__", "dist-packages", "site-packages", "*.a", *UNUSED_LIBRARY)
+    library = Path(sysconfig.get_path("stdlib"))
+    shutil.copytree(library, _in(root, library), symlinks=True, ignore=unused)
+
+
+def _elf_files(folder: Path) -> Iterator[Path]:
+    for path in folder.rglob("*"):
+        if path.is_file() and not path.is_symlink():
+            with path.open("rb") as file:
+                if file.read(4) == b"\x7fELF":
+                    yield path
+
+
+def _linked(file: Path, root: Path) -> Iterator[Path]:
+    """The system's libraries that `file` is linked with, itself or through others, as the loader finds them."""
+    told = subprocess.run(["ldd", file], capture_output=True, text=True, check=False).stdout
+    for word in told.split():
+        path = Path(word)
+        if path.is_absolute() and path.exists() and not path.is_relative_to(root):
+            yield path
+
+
+def _copy_library(library: Path, root: Path) -> None:
+    real = library.resolve()
+    target = _in(root, library.parent.resolve())
+    target.mkdir(parents=True, exist_ok=True)
+    _in(root, real.parent).mkdir(parents=True, exist_ok=True)
+    shutil.copy2(real, _in(root, real))
+    if not (target / library.name).exists():
+        (target / library.name).symlink_to(os.path.relpath(real, library.parent.resolve()))
+
+
+def _write_etc(root: Path) -> None:
+    etc = root / "etc"
+    (etc / "ssl/certs").mkdir(parents=True)
+    if CERTIFICATES.exists():
+        shutil.copy2(CERTIFICATES, etc / "ssl/certs")
+    (etc / "passwd").write_text(f"root:x:0:0::/:/sbin/nologin\n{USER}")
+    (etc / "group").write_text("root:x:0:\nvae:x:10001:\n")
+    (etc / "nsswitch.conf").write_text("passwd: files\ngroup: files\nhosts: files dns\n")
+    shutil.copy2("/etc/os-release", etc)
+    shutil.copytree("/etc/ld.so.conf.d", etc / "ld.so.conf.d")
+    shutil.copy2("/etc/ld.so.conf", etc)
+    (root / "tmp").mkdir(mode=0o1777)
+    (root / "tmp").chmod(0o1777)
+
+
+def _note_packages(libraries: set[Path], root: Path) -> list[dict[str, str]]:
+    """Debian's packages of `libraries`, where scanners look for them, and as components of an SBOM."""
+    names = {name for library in libraries for name in _owners(library)} | {"base-files", "ca-certificates"}
+    status = root / "var/lib/dpkg/status.d"
+    status.mkdir(parents=True)
+    components = []
+    for name in sorted(names):
+        told = subprocess.run(["dpkg-query", "--status", name], capture_output=True, text=True, check=False).stdout
+        fields = dict(line.split(": ", 1) for line in told.splitlines() if ": " in line and not line.startswith(" "))
+        if not fields:
+            continue
+        (status / fields["Package"]).write_text(told)
+        purl = f"pkg:deb/debian/{fields['Package']}@{fields['Version']}?arch={fields['Architecture']}"
+        about = {"type": "library", "name": fields["Package"], "version": fields["Version"]}
+        components.append({**about, "purl": purl, "bom-ref": purl})
+    return components
+
+
+def _owners(library: Path) -> Iterator[str]:
+    """The package of `library`, which may have been installed before /lib became a link to /usr/lib."""
+    real = library.resolve()
+    for path in (real, Path("/", *real.parts[2:])):
+        told = subprocess.run(["dpkg", "--search", path], capture_output=True, text=True, check=False)
+        if told.returncode == 0:
+            yield told.stdout.split(": ")[0]
+
+
+def _write_sbom(venv: Path, packages: list[dict[str, str]], path: Path) -> None:
+    command = ["/opt/tools/bin/cyclonedx-py", "environment", "--output-reproducible", str(venv / "bin/python")]
+    sbom = json.loads(subprocess.run(command, check=True, stdout=subprocess.PIPE).stdout)
+    version = sys.version.split()[0]
+    python = {"type": "platform", "name": "python", "version": version, "purl": f"pkg:generic/python@{version}"}
+    sbom["components"] += [{**python, "bom-ref": python["purl"]}, *packages]
+    path.parent.mkdir(parents=True)
+    path.write_text(json.dumps(sbom, indent=1))
+
+
+def _compile_imports(venv: Path, root: Path) -> None:
+    """Bytecode of the modules that a start imports, and of no others: it is half of the time that a start takes."""
+    python = venv / "bin/python"
+    imported = subprocess.run([python, "-c", IMPORTS], cwd="/", check=True, stdout=subprocess.PIPE).stdout
+    subprocess.run([python, "-c", COMPILE, root], input=imported, check=True)
+
+
+def _move_own(venv: Path, root: Path) -> None:
+    application = root.with_name("application")
+    for site in venv.glob("lib/python3*/site-packages"):
+        target = application / site.relative_to(root)
+        target.mkdir(parents=True)
+        for pattern in OWN:
+            for path in site.glob(pattern):
+                path.rename(target / path.name)
+
+
+if __name__ == "__main__":
+    main(Path(sys.argv[1]), Path(sys.argv[2]))

@@ -1,0 +1,92 @@
+"""The locks against pyproject.toml, the build's context against the Dockerfile; `make image-test` runs the image."""
+
+from __future__ import annotations
+
+import re
+import tomllib
+from importlib.metadata import distribution
+
+import pytest
+from packaging.requirements import Requirement
+from packaging.utils import canonicalize_name
+
+from tests.live import ROOT
+
+PROJECT = tomllib.loads((ROOT / "pyproject.toml").read_text())
+PACKAGES = {name.split(".")[0] for name in PROJECT["tool"]["setuptools"]["packages"]}
+LOCKS = ["cpu", "cuda", "build"]
+DOCKERFILE = (ROOT / "Dockerfile").read_text()
+
+
+def pins(lock: str) -> dict[str, tuple[str, list[str]]]:
+    """Name → version and hashes, of requirements/`lock`.txt."""
+    text = (ROOT / "requirements" / f"{lock}.txt").read_text()
+    blocks = re.findall(r"^(\S+)==(\S+)[^\n]*\n?((?: +--hash=\S+(?: \\)?\n?)*)", text, re.MULTILINE)
+    assert "".join(f"{name}{version}" for name, version, _ in blocks), lock
+    return {name: (version, re.findall(r"--hash=(sha256:[0-9a-f]{64})\b", hashes)) for name, version, hashes in blocks}
+
+
+@pytest.mark.parametrize("lock", LOCKS)
+def test_each_pin_has_a_hash_and_no_index_is_named(lock: str) -> None:
+    assert all(hashes for _, hashes in pins(lock).values())
+    lines = (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines()
+    assert not [line for line in lines if not re.fullmatch(r"\S+==\S+( ; .*)? \\|    --hash=sha256:\w{64}( \\)?", line)]
+
+
+@pytest.mark.parametrize("lock", ["cpu", "cuda"])
+def test_lock_holds_what_the_service_requires(lock: str) -> None:
+    pinned = pins(lock)
+    required = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["otel"]
+    for requirement in map(Requirement, required):
+        name = canonicalize_name(requirement.name)
+        assert name in pinned, f"{name} is not in requirements/{lock}.txt: make lock"
+        assert requirement.specifier.contains(pinned[name][0]), f"{name} {pinned[name][0]}: make lock"
+    assert f"torch=={pinned['torch'][0]}" == (ROOT / f"requirements/{lock}.in").read_text().strip()
+
+
+def test_cpu_build_of_torch_is_pinned_for_both_platforms_and_brings_no_cuda() -> None:
+    assert len(pins("cpu")["torch"][1]) >= 2  # one for linux/amd64, one for linux/arm64
+    assert not [name for name in pins("cpu") if name.startswith(("nvidia", "cuda", "triton"))]
+    assert [name for name in pins("cuda") if name.startswith("nvidia")]
+    others = {lock: {name: pin for name, pin in pins(lock).items() if name != "torch"} for lock in ("cpu", "cuda")}
+    assert others["cpu"].items() <= others["cuda"].items(), "the locks are of different days: make lock"
+
+
+def test_nothing_is_installed_without_a_hash() -> None:
+    commands = DOCKERFILE.replace("\\\n", " ").splitlines()
+    installs = [part for line in commands for part in line.split("&&") if re.search(r"pip (install|wheel) ", part)]
+    assert len(installs) == 4
+    for install in installs:
+        own = "--no-index" in install or "--no-build-isolation" in install  # the wheel of this project
+        assert own or "--require-hashes" in install, install
+
+
+def test_it_runs_as_nobody_in_particular() -> None:
+    last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
+    assert re.findall(r"^USER (.*)$", last_stage, re.MULTILINE) == ["10001:10001"]
+
+
+def test_what_is_uninstalled_is_installed_and_no_service_imports_it() -> None:
+    (names,) = re.findall(r"pip uninstall --quiet --yes \\\n(.*?) \\\n", DOCKERFILE)
+    assert set(names.split()) <= pins("cpu").keys()
+    sources = "\n".join(path.read_text() for folder in ("service", "vae") for path in (ROOT / folder).rglob("*.py"))
+    imported = set(re.findall(r"^ *(?:import|from) (\w+)", sources, re.MULTILINE))
+    for name in names.split():
+        provided = {file.parts[0].removesuffix(".py") for file in distribution(name).files or []}
+        assert provided, name
+        assert not provided & imported, f"the service imports {name}"
+
+
+def test_build_is_given_what_it_takes_and_nothing_else() -> None:
+    ignored = (ROOT / ".dockerignore").read_text().split()
+    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    assert ignored[0] == "*"
+    documents = {"pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
+    assert let_in == PACKAGES | documents | {"deploy", "deploy/image", "requirements"}
+    assert all((ROOT / path).exists() for path in let_in)
+
+
+def test_image_leaves_out_what_is_not_the_service() -> None:
+    (left_out,) = re.findall(r"cd /opt/vae && rm -r (.*)", DOCKERFILE)
+    packages = {path.rsplit("/", 1)[1] for path in left_out.split()} - {"vae-train"}
+    assert packages == PACKAGES - {"service", "vae", "weights"}

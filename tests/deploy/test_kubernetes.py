@@ -1,0 +1,145 @@
+"""The manifests against the API's schemas, and against the settings of the service."""
+
+from __future__ import annotations
+
+from typing import Any
+
+import kubernetes_validate
+import pytest
+import yaml
+
+from service.app import create_app
+from service.settings import PREFIX, Settings, read_settings
+from service.supervisor import STUCK_AFTER_S
+from tests.live import ROOT
+
+FOLDER = ROOT / "deploy/kubernetes"
+KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
+OBJECTS = {(each := yaml.safe_load((FOLDER / name).read_text()))["kind"]: each for name in KUSTOMIZATION["resources"]}
+POD = OBJECTS["Deployment"]["spec"]["template"]
+(CONTAINER,) = POD["spec"]["containers"]
+OLDEST = "1.30"
+"""The first that knows a `sleep` before the stop without being asked to."""
+NOT_OF_THE_API = {"ServiceMonitor"}
+
+
+def environment() -> dict[str, str]:
+    """What the ConfigMap sets."""
+    (generator,) = KUSTOMIZATION["configMapGenerator"]
+    (file,) = generator["envs"]
+    return dict(line.split("=", 1) for line in (FOLDER / file).read_text().split())
+
+
+@pytest.fixture
+def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
+    """The settings as a pod reads them."""
+    for name, value in {**environment(), "VAE_API_KEYS": "a key"}.items():
+        monkeypatch.setenv(name, value)
+    return read_settings([])
+
+
+@pytest.mark.parametrize("kind", sorted(OBJECTS.keys() - NOT_OF_THE_API))
+@pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
+def test_object_is_one_of_the_api(kind: str, version: str) -> None:
+    kubernetes_validate.validate(OBJECTS[kind], version, strict=True)
+
+
+def test_every_manifest_is_applied() -> None:
+    listed = {*KUSTOMIZATION["resources"], "kustomization.yaml", "adapter.yaml"}
+    assert listed == {path.name for path in FOLDER.glob("*.yaml")}
+
+
+def test_every_variable_is_a_setting_and_says_what_it_may(settings: Settings) -> None:
+    named = {*environment(), *(variable["name"] for variable in CONTAINER["env"])}
+    assert named <= {PREFIX + name.upper() for name in Settings.model_fields}
+    assert settings.host == "0.0.0.0"
+    assert [key.get_secret_value() for key in settings.api_keys] == ["a key"]
+
+
+def test_settings_and_keys_reach_the_container() -> None:
+    (generator,) = KUSTOMIZATION["configMapGenerator"]
+    assert CONTAINER["envFrom"] == [{"configMapRef": {"name": generator["name"]}}]
+    (keys,) = CONTAINER["env"]
+    assert keys["valueFrom"]["secretKeyRef"] == {"name": "vae-api-keys", "key": "VAE_API_KEYS"}  # not optional
+    # a Service named vae would set VAE_PORT and others, which the service refuses to start with
+    assert POD["spec"]["enableServiceLinks"] is False
+
+
+def test_one_port_from_the_callers_to_the_service(settings: Settings) -> None:
+    assert CONTAINER["ports"] == [{"name": "http", "containerPort": settings.port}]
+    (port,) = OBJECTS["Service"]["spec"]["ports"]
+    assert (port["name"], port["targetPort"]) == ("http", "http")
+    (rule,) = OBJECTS["NetworkPolicy"]["spec"]["ingress"]
+    assert rule["ports"] == [{"port": "http"}]
+    (endpoint,) = OBJECTS["ServiceMonitor"]["spec"]["endpoints"]
+    assert endpoint["port"] == "http"
+
+
+def test_probes_ask_for_what_the_service_has() -> None:
+    routes = {getattr(route, "path", "") for route in create_app(read_settings([])).api.routes}
+    probes = {name: CONTAINER[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
+    assert {name: probe["path"] for name, probe in probes.items()} == {
+        "startupProbe": "/readyz",
+        "readinessProbe": "/readyz",
+        "livenessProbe": "/livez",
+    }
+    assert {probe["port"] for probe in probes.values()} == {"http"}
+    (endpoint,) = OBJECTS["ServiceMonitor"]["spec"]["endpoints"]
+    assert {*(probe["path"] for probe in probes.values()), endpoint["path"]} <= routes
+
+
+def test_a_pod_is_given_the_time_that_its_drain_takes(settings: Settings) -> None:
+    wait = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
+    probe = CONTAINER["readinessProbe"]
+    assert wait >= probe["periodSeconds"] * probe["failureThreshold"], "proxies still send it requests"
+    assert POD["spec"]["terminationGracePeriodSeconds"] > wait + settings.drain_time + STUCK_AFTER_S
+
+
+def test_a_stuck_event_loop_is_no_slow_probe() -> None:
+    probe = CONTAINER["livenessProbe"]
+    assert probe["periodSeconds"] * probe["failureThreshold"] > STUCK_AFTER_S, "the supervisor comes first"
+
+
+def test_selectors_find_the_pods() -> None:
+    labels = POD["metadata"]["labels"].items()
+    for kind, path in (
+        ("Deployment", ("selector", "matchLabels")),
+        ("Service", ("selector",)),
+        ("PodDisruptionBudget", ("selector", "matchLabels")),
+        ("NetworkPolicy", ("podSelector", "matchLabels")),
+    ):
+        selector: Any = OBJECTS[kind]["spec"]
+        for step in path:
+            selector = selector[step]
+        assert selector, kind
+        assert selector.items() <= labels, kind
+    monitored = OBJECTS["ServiceMonitor"]["spec"]["selector"]["matchLabels"]
+    assert monitored.items() <= OBJECTS["Service"]["metadata"]["labels"].items()
+    for spread in POD["spec"]["topologySpreadConstraints"]:
+        assert spread["labelSelector"]["matchLabels"].items() <= labels
+    target = OBJECTS["HorizontalPodAutoscaler"]["spec"]["scaleTargetRef"]
+    assert (target["kind"], target["name"]) == ("Deployment", OBJECTS["Deployment"]["metadata"]["name"])
+    assert "replicas" not in OBJECTS["Deployment"]["spec"], "each apply would undo the autoscaler"
+
+
+def test_scaling_by_what_the_adapter_gives() -> None:
+    (metric,) = OBJECTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
+    (rule,) = yaml.safe_load((FOLDER / "adapter.yaml").read_text())["rules"]["custom"]
+    assert metric["pods"]["metric"]["name"] == rule["name"]["as"] == "vae_requests_in_flight"
+    assert rule["seriesQuery"].startswith("vae_requests_in_flight{")
+
+
+def test_nothing_is_allowed_that_the_service_does_not_need() -> None:
+    pod, own = POD["spec"]["securityContext"], CONTAINER["securityContext"]
+    assert (pod["runAsNonRoot"], pod["runAsUser"]) == (True, 10001)
+    assert pod["seccompProfile"] == {"type": "RuntimeDefault"}
+    assert own == {
+        "allowPrivilegeEscalation": False,
+        "readOnlyRootFilesystem": True,
+        "capabilities": {"drop": ["ALL"]},
+    }
+    assert POD["spec"]["automountServiceAccountToken"] is False
+    (mount,) = CONTAINER["volumeMounts"]
+    assert mount["mountPath"] == "/tmp"
+    assert OBJECTS["NetworkPolicy"]["spec"]["egress"] == []
+    assert {"requests", "limits"} == CONTAINER["resources"].keys()

@@ -1,0 +1,148 @@
+"""The service on a Ray cluster of node processes on this machine, as deploy/ray/README.md says."""
+
+from __future__ import annotations
+
+import os
+import secrets
+import signal
+import socket
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import httpx
+import yaml
+
+ROOT = Path(__file__).parents[2]
+BIN = Path(sys.executable).parent
+DEPLOY = ROOT / "deploy" / "ray"
+HOST = "127.0.0.1"
+GCS, DASHBOARD, RAY_CLIENT, HEAD_PROXY, WORKER_PROXY, AGENTS = 9401, 9402, 9403, 9411, 9412, 9421
+START_LIMIT_S = 120
+Json = dict[str, Any]
+
+
+@dataclass(frozen=True)
+class Cluster:
+    """Node processes of one CPU each, which is room for one replica."""
+
+    folder: Path
+    environment: dict[str, str]
+    services: tuple[str, ...]
+    """The base URL of each node's proxy."""
+
+    def deploy(self, replicas: int | None = None, scaling: Json | None = None, **settings: object) -> None:
+        """`serve deploy` deploy/ray/serve.yaml with so many replicas, or with changed autoscaling; returns at once."""
+        config = yaml.safe_load((DEPLOY / "serve.yaml").read_text())
+        config["http_options"]["port"] = HEAD_PROXY
+        (application,) = config["applications"]
+        application["args"] = {name: str(value) for name, value in settings.items()}
+        (deployment,) = application["deployments"]
+        if replicas:
+            del deployment["autoscaling_config"]
+            deployment["num_replicas"] = replicas
+        else:
+            deployment["autoscaling_config"].update(scaling or {})
+        file = self.folder / "serve.yaml"
+        file.write_text(yaml.safe_dump(config))
+        self.run("serve", "deploy", str(file), "--address", f"http://{HOST}:{DASHBOARD}")
+
+    def run(self, command: str, *arguments: str) -> None:
+        """Run one of Ray's commands."""
+        subprocess.run([BIN / command, *arguments], env=self.environment, cwd=ROOT, check=True, capture_output=True)
+
+    def application(self) -> Json:
+        """What Serve's REST API tells of the application."""
+        key = {"authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
+        answer = httpx.get(f"http://{HOST}:{DASHBOARD}/api/serve/applications/", headers=key, timeout=30)
+        application: Json = answer.raise_for_status().json()["applications"].get("vae", {})
+        return application
+
+    def replicas(self) -> dict[int, str]:
+        """Those that run: pid → node."""
+        deployment = self.application().get("deployments", {}).get("vae", {})
+        running = [replica for replica in deployment.get("replicas", ()) if replica["state"] == "RUNNING"]
+        return {replica["pid"]: replica["node_id"] for replica in running}
+
+    def wait_for(self, replicas: int) -> None:
+        """Until so many replicas run, of what was deployed last, and no other, and as many proxies reach them."""
+        wait_until(lambda: self.application().get("status") == "RUNNING" and len(self.replicas()) == replicas)
+        for url in self.services[:replicas]:
+            wait_until(lambda url=url: httpx.get(f"{url}/readyz").is_success)  # type: ignore[misc]
+
+    def answered(self, pid: int, request: str) -> int:
+        """How often `request` stands in the access log of a replica."""
+        logs = (self.folder / "session_latest" / "logs").glob(f"worker-*-{pid}.err")
+        return sum(log.read_text().count(f" {request} ") for log in logs)
+
+
+@contextmanager
+def cluster(nodes: int) -> Iterator[Cluster]:
+    """Start a cluster without the service; all of its processes end with it."""
+    defaults = dict(line.split("=", 1) for line in (DEPLOY / "node.env").read_text().splitlines() if line[0] != "#")
+    environment = {
+        **os.environ,
+        **defaults,
+        "PYTHONPATH": str(ROOT),
+        "RAY_AUTH_TOKEN": secrets.token_hex(32),
+        "RAY_USAGE_STATS_ENABLED": "0",
+        "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(WORKER_PROXY),  # on one machine two proxies cannot have one port
+    }
+    with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
+        common = ["--block", "--num-cpus=1", f"--object-store-memory={100 * 2**20}", f"--node-ip-address={HOST}"]
+        head = ["--head", f"--port={GCS}", f"--temp-dir={folder}", f"--ray-client-server-port={RAY_CLIENT}"]
+        head += [f"--dashboard-host={HOST}", f"--dashboard-port={DASHBOARD}"]
+        processes: list[subprocess.Popen[bytes]] = []
+        try:
+            for index in range(nodes):
+                place = [f"--address={HOST}:{GCS}"] if index else head
+                flags = [*place, f"--dashboard-agent-listen-port={AGENTS + index}", *common]
+                processes.append(_start(flags, environment, Path(folder) / f"node-{index}.log"))
+                wait_until(lambda index=index: _nodes(environment) > index)  # type: ignore[misc]
+            ports = (HEAD_PROXY, WORKER_PROXY)[:nodes]
+            yield Cluster(Path(folder), environment, tuple(f"http://{HOST}:{port}" for port in ports))
+        finally:
+            for process in processes:
+                os.killpg(process.pid, signal.SIGTERM)
+            for process in processes:
+                process.wait(60)
+            wait_until(lambda: not any(_is_open(port) for port in (GCS, DASHBOARD, HEAD_PROXY, WORKER_PROXY)))
+
+
+def wait_until(happened: Callable[[], bool], limit: float = START_LIMIT_S) -> None:
+    """Ask twice a second; what cannot be asked yet has not happened."""
+    give_up = time.monotonic() + limit
+    while time.monotonic() < give_up:
+        try:
+            if happened():
+                return
+        except httpx.HTTPError:
+            pass
+        time.sleep(0.5)
+    raise TimeoutError(f"Nothing within {limit:g} s.")
+
+
+def _start(flags: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
+    with log.open("wb") as output:
+        command = [str(BIN / "ray"), "start", *flags]
+        return subprocess.Popen(
+            command, env=environment, cwd=ROOT, stdout=output, stderr=output, start_new_session=True
+        )
+
+
+def _is_open(port: int) -> bool:
+    with socket.socket() as caller:
+        return caller.connect_ex((HOST, port)) == 0
+
+
+def _nodes(environment: dict[str, str]) -> int:
+    """How many nodes are alive."""
+    key = {"authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
+    answer = httpx.get(f"http://{HOST}:{DASHBOARD}/api/v0/nodes", headers=key, timeout=30).raise_for_status()
+    return sum(node["state"] == "ALIVE" for node in answer.json()["data"]["result"]["result"])
