@@ -75,6 +75,11 @@ def _lit(batch_size: int) -> Contender:
 
 CONTENDERS = {
     "bare": Contender("bare ASGI function", _uvicorn("bare"), decodes=False),
+    "bare-connection": Contender(
+        "bare ASGI function, vae-serve's connections",
+        ("python", "-m", "benchmarks.contenders.bare_connection", PORT),
+        decodes=False,
+    ),
     "noop": Contender("FastAPI doing nothing", _uvicorn("noop"), decodes=False),
     "plain": Contender("FastAPI, plainly written", _uvicorn("plain")),
     "ours": Contender("vae-serve", ("vae-serve", "--port", PORT)),

@@ -89,6 +89,7 @@ GOALS = (
 )
 OTHERS = (
     Row("decode, requests/s against FastAPI, plainly written", f.against(OURS, f.rate_of("plain"))),
+    Row("… against a bare ASGI function on the same connections", f.against(OURS, f.rate_of("bare-connection"))),
     Row("encode, requests/s", f.rate_of("ours", "encode")),
     Row("reconstruct, requests/s", f.rate_of("ours", "reconstruct")),
     Row("sample, requests/s", f.rate_of("ours", "sample")),

@@ -14,7 +14,8 @@ from benchmarks.contender import CONTENDERS
 from benchmarks.pinned import pinned
 
 COUNTS = (1, 2)
-CONNECTIONS = 64
+CONNECTIONS = 32
+"""For each worker: it then has batches of the same size, however many there are."""
 WARM_UP_S = 2
 
 
@@ -38,9 +39,9 @@ def _workers(count: int, core: int, seconds: int) -> dict[str, Any]:
     port = free_port()
     with pinned([*CONTENDERS["ours"].start_command(port), "--workers", str(count)], core) as process:
         wait_until_answered(process, port, CALLS["decode"])
-        wrk.run(port, CALLS["decode"], CONNECTIONS, WARM_UP_S)
+        wrk.run(port, CALLS["decode"], count * CONNECTIONS, WARM_UP_S)
         before = process.cpu_seconds()
-        load = wrk.run(port, CALLS["decode"], CONNECTIONS, seconds)
+        load = wrk.run(port, CALLS["decode"], count * CONNECTIONS, seconds)
         spent = process.cpu_seconds() - before
         memory = process.memory_mb()
     return {"memory_mb": memory, "cpu_seconds_per_1000": 1000 * spent / load.requests, "load": asdict(load)}

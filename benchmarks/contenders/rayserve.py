@@ -9,7 +9,7 @@ from __future__ import annotations
 
 import sys
 
-from ray import serve  # type: ignore[import-not-found]  # in a venv of its own
+from ray import serve
 from starlette.requests import Request
 from starlette.responses import Response
 
@@ -26,7 +26,7 @@ class Decoder:
     def __init__(self) -> None:
         self.model = digits.load_model()
 
-    @serve.batch(max_batch_size=BATCH_SIZE)  # type: ignore[untyped-decorator]  # as above
+    @serve.batch(max_batch_size=BATCH_SIZE)  # type: ignore[untyped-decorator]  # of a venv of its own
     async def decode(self, z: list[list[float]]) -> list[bytes]:
         """Latents that arrived together to their PNGs."""
         return digits.decode(self.model, z)
