@@ -9,8 +9,10 @@ https://github.com/kserve/open-inference-protocol and Triton's extension_binary_
 from __future__ import annotations
 
 import asyncio
+import re
 from collections.abc import Mapping, Sequence
 from math import prod
+from reprlib import repr as brief
 from typing import Annotated, Any, Literal
 
 import numpy as np
@@ -27,13 +29,19 @@ from service.bodies import JSON, JSON_VALUES, invalid
 from service.call import Call
 from service.errors import InvalidInput, NotFound, Problem, ServiceError, TooLarge, UnreadableBody
 from service.operation import Gate, Operation
-from service.routes import Loaded
+from service.routes import Loaded, distances
 from service.schemas import LATENT_BOUND, NoOptions
 
 BINARY = "application/octet-stream"
 JSON_LENGTH = "Inference-Header-Content-Length"
+LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 DATATYPES: dict[str, type[np.generic]] = {"UINT8": np.uint8, "FP32": np.float32}
 GIVEN_FOR = {"image": ("mean", "log_variance", "image"), "z": ("image",)}
+RANGES = {
+    "image": (0.0, 1.0, "numbers in [0, 1], or UINT8,"),
+    "z": (-LATENT_BOUND, LATENT_BOUND, f"finite numbers within ±{LATENT_BOUND:g}"),
+}
+"""Of FP32: lowest, highest, in words."""
 VERSION = "1"
 
 Array = npt.NDArray[Any]
@@ -158,9 +166,12 @@ def _named(call: Call) -> Loaded:
 def _read(call: Call, body: bytes, values: int) -> tuple[Inference, bytes]:
     """The JSON of a request, of at most so many `values`, and what follows it."""
     told = call.field(JSON_LENGTH.lower().encode())
-    if told and not (told.isdigit() and int(told) <= len(body)):
-        raise UnreadableBody(f"{JSON_LENGTH} is {told!r}; the length of the JSON at the start of the body is wanted.")
-    length = int(told) if told else len(body)
+    length = len(body)
+    if told:
+        length = int(told) if LENGTH.fullmatch(told) else -1
+        if not 0 <= length <= len(body):
+            wanted = "the length of the JSON at the start of the body is wanted"
+            raise UnreadableBody(f"{JSON_LENGTH} is {brief(told)}; {wanted}.")
     if body.count(b",", 0, length) > values:
         raise TooLarge(f"The body holds more than the {values} values that are taken.")
     try:
@@ -175,20 +186,21 @@ def _read(call: Call, body: bytes, values: int) -> tuple[Inference, bytes]:
 
 def _rows(tensor: Tensor, binary: bytes, loaded: Loaded) -> npt.NDArray[np.float32]:
     """The tensor's values, checked, (N, …) float32."""
-    shape = loaded.engine.config.image_shape if tensor.name == "image" else loaded.engine.config.latent_shape
+    config = loaded.engine.config
+    shape = config.image_shape if tensor.name == "image" else config.latent_shape
     if tuple(tensor.shape[1:]) != shape:
         raise _wrong(
             "shape", f"{tensor.name} has the shape {tensor.shape}; [N, {', '.join(map(str, shape))}] is wanted."
         )
     loaded.limits.check_batch(tensor.shape[0])
+    loaded.limits.check_pixels(tensor.shape[0], config.image_shape)
     if tensor.name == "z" and tensor.datatype != "FP32":
         raise _wrong("datatype", f"z is of {tensor.datatype}; FP32 is wanted.")
     rows = _values(tensor, binary, DATATYPES[tensor.datatype]).reshape(tensor.shape)
     if tensor.datatype == "UINT8":
         return rows.astype(np.float32) / np.float32(255)
-    bound = LATENT_BOUND if tensor.name == "z" else 1
-    if not ((rows >= (-bound if tensor.name == "z" else 0)) & (rows <= bound)).all():
-        wanted = f"finite numbers within ±{bound:g}" if tensor.name == "z" else "numbers in [0, 1], or UINT8,"
+    lowest, highest, wanted = RANGES[tensor.name]
+    if not ((rows >= lowest) & (rows <= highest)).all():
         raise _wrong("data", f"{tensor.name} holds others than {wanted} that are wanted.")
     return rows
 
@@ -222,6 +234,7 @@ async def _outputs(
     call: Call, loaded: Loaded, name: str, rows: npt.NDArray[np.float32], wanted: set[str]
 ) -> Mapping[str, Array]:
     if name == "z":
+        loaded.metrics.tally.histogram("vae_latent_distance").add_all(distances(rows))
         return {"image": await loaded.engine.decode(rows, timing=call.timing)}
     if "image" in wanted:
         result = await loaded.engine.reconstruct(rows, timing=call.timing)

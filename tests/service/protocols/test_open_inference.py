@@ -10,11 +10,11 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
+import tritonclient.http as triton
 
+from service.protocols.open_inference import JSON_LENGTH
 from tests.service.pictures import Bytes
 from tests.service.running import Running, running
-
-triton = pytest.importorskip("tritonclient.http")
 
 INFER = "/v2/models/mnist/infer"
 
@@ -151,6 +151,33 @@ def test_other_models_and_other_lengths(served: Running) -> None:
     told = infer(served, {"inputs": [Z]}, **{"Inference-Header-Content-Length": "9999"})
     assert told.status_code == 400
     assert "Inference-Header-Content-Length" in told.json()["error"]
+
+
+@pytest.mark.parametrize("told", ["\xb2", "1" * 5000, "-1", "+3", "1_0", "0x1", ""])
+def test_a_length_that_is_no_number(served: Running, told: str) -> None:
+    length = {JSON_LENGTH.encode(): told.encode("latin-1")}
+    answer = served.client.post(INFER, json={"inputs": [Z]}, headers=length)
+    assert answer.status_code == (400 if told else 200)
+    assert len(answer.text) < 200 or not told
+
+
+def test_pixels_are_limited() -> None:
+    with running(image_pixel_limit=2 * 784) as service:
+        for count, status in ((2, 200), (3, 413)):
+            z = {**Z, "shape": [count, 3], "data": [0.0] * 3 * count}
+            image = {"name": "image", "datatype": "UINT8", "shape": [count, 1, 28, 28], "data": [0] * 784 * count}
+            for sent in (z, image):
+                answer = infer(service, {"inputs": [sent]})
+                assert answer.status_code == status
+                assert status == 200 or f"{count * 784} pixels" in answer.json()["error"]
+
+
+def test_decoded_latents_are_counted() -> None:
+    with running() as service:
+        infer(service, {"inputs": [{**Z, "shape": [2, 3], "data": [3, 4, 0, 0, 0, 2]}]})
+        lines = service.client.get("/metrics").text.splitlines()
+    assert "vae_latent_distance_count 2.0" in lines
+    assert "vae_latent_distance_sum 7.0" in lines
 
 
 def test_the_key_is_asked_for() -> None:

@@ -20,7 +20,7 @@ from tests.service.problems import bad_fields, problem
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
 
-ROOT = Path(__file__).parent.parent.parent
+ROOT = Path(__file__).parent.parent.parent.parent
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}
 """Of images that go to ±3, in the dtype that they are answered in."""
@@ -144,7 +144,7 @@ def test_several_latents(network: Any, decode_at: str) -> None:
     tensor = remote_decode(decode_at, several, do_scaling=False, output_type="pt", return_type="pt")
     torch.testing.assert_close(tensor, signed, atol=1e-4, rtol=0)
     pictures = remote_decode(decode_at, several, do_scaling=False, output_type="pt", partial_postprocess=True)
-    assert [off_by(picture, pixels) <= 1 for picture, pixels in zip(pictures, as_pixels(signed), strict=True)]
+    assert all(off_by(picture, pixels) <= 1 for picture, pixels in zip(pictures, as_pixels(signed), strict=True))
     sheet = remote_decode(decode_at, several, do_scaling=False, image_format="png")
     assert sheet.size == (64, 64)
     assert off_by(sheet.crop((32, 0, 64, 32)), as_pixels(signed)[1]) <= 1
