@@ -60,6 +60,9 @@ INFERENCE: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     **{f"/v2/models/{{name}}{version}/ready": ("GET", open_inference.model_ready) for version in VERSIONS},
     **{f"/v2/models/{{name}}{version}/infer": ("POST", open_inference.infer) for version in VERSIONS},
 }
+FIELDS_TAKEN = ("authorization", "content-encoding", "content-type", "x-api-key", open_inference.JSON_LENGTH)
+FIELDS_GIVEN = ("x-seed", "x-request-id", "server-timing", "retry-after", "shape", "dtype", open_inference.JSON_LENGTH)
+"""Header fields that other sites' pages may send, and may read."""
 
 
 Served = Checkpoint | Folder
@@ -155,8 +158,8 @@ def create_app(settings: Settings, checkpoint: Served | None = None, metrics: Me
             CORSMiddleware,
             allow_origins=settings.cors_origins,
             allow_methods=["GET", "POST"],
-            allow_headers=["authorization", "content-type", "x-api-key"],
-            expose_headers=["x-seed", "x-request-id", "server-timing", "retry-after"],
+            allow_headers=FIELDS_TAKEN,
+            expose_headers=FIELDS_GIVEN,
         )
     return Front(app, shortcuts=not settings.cors_origins, access_log=access_log, tally=counts.tally, tracer=tracer)
 
@@ -198,7 +201,8 @@ def _check_device(device: str) -> None:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    return refuse(_translate(request, error))
+    answer = open_inference.refuse if f"{request.url.path}/".startswith("/v2/") else refuse
+    return answer(_translate(request, error))
 
 
 def _translate(request: Request, error: Exception) -> errors.ServiceError:

@@ -11,6 +11,7 @@ import httpx
 import numpy as np
 import pytest
 import tritonclient.http as triton
+from tritonclient import utils as triton_utils
 
 from service.protocols.open_inference import JSON_LENGTH
 from tests.service.pictures import Bytes
@@ -144,6 +145,42 @@ def test_errors_are_the_protocols(served: Running, body: object, status: int, sa
     assert answer.headers["content-type"] == "application/json"
     assert answer.json().keys() == {"error"}
     assert said in answer.json()["error"]
+
+
+@pytest.mark.parametrize(
+    ("method", "path", "status"),
+    [
+        ("GET", INFER, 405),
+        ("POST", "/v2", 405),
+        ("POST", "/v2/health/live", 405),
+        ("GET", "/v2/models/mnist/stats", 404),
+        ("POST", "/v2/repository/index", 404),
+    ],
+)
+def test_paths_and_methods_that_are_not_there(served: Running, method: str, path: str, status: int) -> None:
+    answer = served.client.request(method, path)
+    assert answer.status_code == status
+    assert answer.headers["content-type"] == "application/json"
+    assert path in answer.json()["error"]
+    assert served.client.get("/v2x").json()["status"] == 404
+
+
+def test_triton_s_client_tells_what_is_not_there(client: Any) -> None:
+    with pytest.raises(triton_utils.InferenceServerException, match="There is no /v2/models/mnist/stats here"):
+        client.get_inference_statistics("mnist")
+    with pytest.raises(triton_utils.InferenceServerException, match="no model 'other'"):
+        client.get_model_metadata("other")
+
+
+def test_pages_of_other_sites_may_speak_it() -> None:
+    with running(cors_origins=("https://a.example",)) as service:
+        names = ["content-encoding", "content-type", JSON_LENGTH.lower()]
+        asked = {"origin": "https://a.example", "access-control-request-method": "POST"}
+        preflight = service.client.options(INFER, headers={**asked, "access-control-request-headers": ",".join(names)})
+        assert preflight.status_code == 200
+        answer = service.client.get("/v2", headers={"origin": "https://a.example"})
+        given = answer.headers["access-control-expose-headers"].lower().split(", ")
+        assert {"shape", "dtype", JSON_LENGTH.lower()} <= set(given)
 
 
 def test_other_models_and_other_lengths(served: Running) -> None:
