@@ -27,8 +27,9 @@ HISTOGRAMS = {
     "vae_latent_distance": ("Euclidean distance of a decoded latent from the prior's mean", ""),
 }
 """Name → help and label."""
+CPU = "process_cpu_seconds_total"
 PROCESS = {
-    "process_cpu_seconds_total": "Processor time of the workers",
+    CPU: "Processor time of the workers",
     "process_resident_memory_bytes": "Memory of the workers, shared pages counted for each",
     "process_open_fds": "Open file descriptors of the workers",
 }
@@ -46,23 +47,30 @@ class Metrics:
         """The labels of vae_model_info."""
         self._board = board
         self._place = place
-        self._process = ProcessCollector(registry=None)
+        self._collector = ProcessCollector(registry=None)
+        self._process: dict[str, float] = {}
+        """As last seen: without a free file descriptor nothing is."""
+        self._cpu_before = 0.0
+        """Of those whose place this is."""
         if before := board.read(place):
-            self.tally.add(orjson.loads(before)["tally"])
+            notice = orjson.loads(before)
+            self.tally.add(notice["tally"])
+            self._cpu_before = notice["process"].get(CPU, 0)
         self.tally.starts += 1
 
     def keep_posting(self) -> None:
-        """Post now, and again as long as the event loop turns."""
-        self.post()
+        """Post now, and again as long as the event loop turns, whatever becomes of this one."""
         asyncio.get_running_loop().call_later(POST_EVERY_S, self.keep_posting)
+        self.post()
 
     def post(self) -> None:
         """Let the other workers know."""
-        samples = (sample for metric in self._process.collect() for sample in metric.samples)
+        samples = (sample for metric in self._collector.collect() for sample in metric.samples)
+        self._process |= {sample.name: sample.value for sample in samples if sample.name in PROCESS}
         notice = {
             "tally": self.tally.document(),
             "gauges": {name: ask() for name, (_, ask) in self.gauges.items()},
-            "process": {sample.name: sample.value for sample in samples if sample.name in PROCESS},
+            "process": self._process | {CPU: self._process.get(CPU, 0) + self._cpu_before},
         }
         self._board.post(self._place, orjson.dumps(notice))
 
@@ -70,12 +78,18 @@ class Metrics:
         """What all workers have counted, in Prometheus' text format."""
         self.post()
         tally, gauges, process = Tally(), Counter[str](), Counter[str]()
-        for notice in map(orjson.loads, self._board.read_all()):
+        notices = [orjson.loads(notice) for notice in self._board.read_all()]
+        for notice in notices:
             tally.add(notice["tally"])
             gauges.update(notice["gauges"])
             process.update(notice["process"])
+        replacements = CounterMetricFamily(
+            "vae_worker_replacements",
+            "Workers started in the place of one that died or was stuck",
+            value=tally.starts - len(notices),
+        )
         registry = CollectorRegistry()
-        registry.register(_Families([*_families_of(tally), *self._other_families(gauges, process)]))
+        registry.register(_Families([*_families_of(tally), replacements, *self._other_families(gauges, process)]))
         return generate_latest(registry)
 
     def _other_families(self, gauges: Mapping[str, float], process: Mapping[str, float]) -> Iterator[Metric]:
@@ -110,7 +124,6 @@ def _families_of(tally: Tally) -> Iterator[Metric]:
     for reason, count in sorted(tally.refusals.items()):
         refusals.add_metric([reason], count)
     yield refusals
-    yield CounterMetricFamily("vae_worker_starts", "Workers started, replacements counted", value=tally.starts)
     for name, (documentation, label) in HISTOGRAMS.items():
         family = HistogramMetricFamily(name, documentation, labels=[label] if label else [])
         of_this = sorted((value, each) for (other, value), each in tally.histograms.items() if other == name)

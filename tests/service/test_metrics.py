@@ -2,20 +2,22 @@
 
 from __future__ import annotations
 
+import asyncio
 import os
 import signal
 from collections.abc import Iterator
 from math import sqrt
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import httpx
 import pytest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import ServiceError
-from service.metrics import HISTOGRAMS, Metrics
-from service.noticeboard import HALF, Noticeboard
+from service.metrics import CPU, HISTOGRAMS, Metrics
+from service.noticeboard import ROOM, Noticeboard
 from service.tally import BOUNDS, REASONS, Histogram
 from tests.live import live_server
 from tests.service.pictures import Bytes, png
@@ -105,7 +107,8 @@ def test_state_and_info(fresh: Running) -> None:
     assert value(samples, "vae_places") == 7
     assert value(samples, "vae_requests_in_flight") == 0
     assert value(samples, "vae_queue_rows") == 0
-    assert value(samples, "vae_worker_starts_total") == 1
+    assert ("vae_worker_replacements_total", frozenset()) in samples
+    assert value(samples, "vae_worker_replacements_total") == 0
     assert value(samples, "process_resident_memory_bytes") > 10**8
     assert value(samples, "process_cpu_seconds_total") > 0
     (info,) = (dict(labels) for name, labels in samples if name == "vae_model_info")
@@ -162,15 +165,57 @@ def test_workers_count_together_and_go_on_where_a_dead_one_was() -> None:
         def answered() -> float:
             with httpx.Client(base_url=server.url) as client:
                 samples = scrape(client)
-                route = {"route": "/decode", "method": "POST", "status": "200", "media_type": "image/png"}
-                return value(samples, "vae_requests_total", **route)
+            route = {"route": "/decode", "method": "POST", "status": "200", "media_type": "image/png"}
+            return value(samples, "vae_requests_total", **route)
 
         assert answered() == 10
         os.kill(workers(server)[0], signal.SIGKILL)
         wait_until(lambda: len(workers(server)) == 3)
         with httpx.Client(base_url=server.url) as client:
-            wait_until(lambda: value(scrape(client), "vae_worker_starts_total") == 3)
+            wait_until(lambda: value(scrape(client), "vae_worker_replacements_total") == 1)
         assert answered() == 10
+
+
+def cpu_seconds(metrics: Metrics) -> float:
+    lines = metrics.exposition().decode().splitlines()
+    (line,) = (line for line in lines if line.startswith(CPU))
+    return float(line.split()[1])
+
+
+def test_processor_time_never_falls() -> None:
+    board = Noticeboard(1)
+    first = cpu_seconds(Metrics(board, 0))
+    second = Metrics(board, 0)  # in the same process, which has spent it twice now
+    assert cpu_seconds(second) >= 2 * first > 0
+    second._collector = Mock(collect=list)  # as without a free file descriptor
+    assert cpu_seconds(second) >= 2 * first
+
+
+def test_workers_that_start_one_after_the_other_replace_nobody() -> None:
+    board = Noticeboard(2)
+    for place in (0, 1):
+        assert b"vae_worker_replacements_total 0.0" in Metrics(board, place).exposition()
+    assert b"vae_worker_replacements_total 1.0" in Metrics(board, 0).exposition()
+
+
+def test_posting_goes_on_after_one_that_failed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+    monkeypatch.setattr("service.metrics.POST_EVERY_S", 0.001)
+    metrics, values = Metrics(Noticeboard(1), 0), iter([1.0, "no number", 3.0])
+    posted = asyncio.Event()
+
+    def ask() -> float:
+        value = next(values)
+        if value == 3.0:
+            posted.set()
+        return 1 / value  # type: ignore[operator]
+
+    async def post() -> None:
+        metrics.gauges = {"vae_places": ("", ask)}
+        metrics.keep_posting()
+        await asyncio.wait_for(posted.wait(), 5)
+
+    asyncio.run(post())
+    assert "TypeError" in caplog.text
 
 
 def test_the_bounds_belong_to_their_buckets() -> None:
@@ -188,7 +233,19 @@ def test_a_notice_is_never_seen_half_written() -> None:
     board.post(1, b"another")
     assert (before, board.read(1), board.read_all()) == (b"one", b"another", [b"another"])
     with pytest.raises(ValueError, match="does not fit"):
-        board.post(0, b"x" * (HALF + 1))
+        board.post(0, b"x" * (ROOM + 1))
+
+
+def test_a_notice_that_a_worker_was_killed_over_is_nobody_s() -> None:
+    board = Noticeboard(1)
+    before = Metrics(board, 0)
+    before.tally.refusals["key"] += 1
+    before.post()
+    board.post(0, b"cut off")
+    board._memory[board._memory.find(b"cut off")] ^= 1
+    assert Metrics(board, 0).tally.refusals["key"] == 1
+    board.post(0, b"whole")
+    assert board.read_all() == [b"whole"]
 
 
 def test_counts_are_of_one_service_alone() -> None:
@@ -200,5 +257,6 @@ def test_counts_are_of_one_service_alone() -> None:
 
 def test_every_metric_stands_in_the_readme(fresh: Running) -> None:
     families = text_string_to_metric_families(fresh.client.get("/metrics").text)
-    missing = {family.name for family in families if family.name.startswith("vae_")} - set()
-    assert not {name for name in missing if name not in README}
+    own = {family.name for family in families if family.name.startswith("vae_")}
+    assert len(own) > 10
+    assert not {name for name in own if f"`{name}" not in README}
