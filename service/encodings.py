@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import zlib
 from collections.abc import Callable
+from functools import partial
+from typing import NamedTuple, Protocol
 
 import zstandard
 
@@ -11,55 +13,77 @@ from service.errors import TooLarge, UnreadableBody, UnsupportedMediaType
 
 WINDOW = 2**23
 """Bytes that a zstd frame may have its decompressor remember; RFC 8878 asks for so many."""
+MEMBERS = 10_000
+"""Of a gzip file (RFC 1952), frames of zstd: each takes a decompressor of its own, however little it holds."""
 
 
-def _inflate(body: bytes, limit: int, wbits: int) -> bytes:
-    inflater = zlib.decompressobj(wbits)
-    data = inflater.decompress(body, limit + 1)
-    if len(data) <= limit and (not inflater.eof or inflater.unused_data):
-        raise ValueError("it is cut short, or goes on after its end")
-    return data
+class Decompressor(Protocol):
+    """Of one member; zlib's and zstandard's are alike."""
+
+    @property
+    def eof(self) -> bool:
+        """Has it come to its end?"""
+
+    @property
+    def unused_data(self) -> bytes:
+        """What came after that."""
+
+    def decompress(self, data: bytes, /) -> bytes:
+        """What `data` adds."""
 
 
-def _gunzip(body: bytes, limit: int) -> bytes:
-    return _inflate(body, limit, 16 + zlib.MAX_WBITS)
+class Decoder(NamedTuple):
+    """How an encoding is undone: `piece` bytes in one go, of which no more than some 16 MB can be made."""
+
+    begin: Callable[[], Decompressor]
+    piece: int
+    members: int = MEMBERS
 
 
-def _unzlib(body: bytes, limit: int) -> bytes:
-    return _inflate(body, limit, zlib.MAX_WBITS)
+def _begin_zstd() -> Decompressor:
+    return zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
 
 
-def _unzstd(body: bytes, limit: int) -> bytes:
-    decompressor = zstandard.ZstdDecompressor(max_window_size=WINDOW)
-    with decompressor.stream_reader(body) as reader:
-        data = reader.read(limit + 1)
-    if len(data) > limit:
-        return data
-    whole = decompressor.decompressobj()  # the reader does not tell a frame that is cut short
-    data = whole.decompress(body)
-    if not whole.eof or whole.unused_data:
-        raise ValueError("it is cut short, or goes on after its end")
-    return data
-
-
-DECODERS: dict[str, Callable[[bytes, int], bytes]] = {
-    "gzip": _gunzip,
-    "x-gzip": _gunzip,
-    "deflate": _unzlib,
-    "zstd": _unzstd,
+GZIP = Decoder(partial(zlib.decompressobj, 16 + zlib.MAX_WBITS), 2**14)
+DECODERS = {
+    "gzip": GZIP,
+    "x-gzip": GZIP,
+    "deflate": Decoder(zlib.decompressobj, 2**14, members=1),
+    "zstd": Decoder(_begin_zstd, 2**9),
 }
+
+
+def _decode(body: bytes, decoder: Decoder, limit: int) -> bytes:
+    """What all members hold; of more than `limit` bytes no more than a piece."""
+    data = bytearray()
+    member, members = decoder.begin(), 1
+    for start in range(0, len(body), decoder.piece):
+        piece = body[start : start + decoder.piece]
+        while piece:
+            if member.eof:
+                if members == decoder.members:
+                    raise ValueError(f"it goes on after {members} of them")
+                member, members = decoder.begin(), members + 1
+            data += member.decompress(piece)
+            piece = member.unused_data
+        if len(data) > limit:
+            break
+    else:
+        if not member.eof:
+            raise ValueError("it is cut short")
+    return bytes(data)
 
 
 def decompress(body: bytes, encoding: str, limit: int) -> bytes:
     """What `body` holds; raises UnsupportedMediaType, UnreadableBody, or TooLarge for more than `limit` bytes."""
-    decode = DECODERS.get(encoding.strip().lower())
-    if decode is None:
+    decoder = DECODERS.get(encoding.strip().lower())
+    if decoder is None:
         taken = ", ".join(name for name in DECODERS if not name.startswith("x-"))
         raise UnsupportedMediaType(
             f"The content encoding is {encoding!r}; one of {taken} is taken.", headers={"Accept-Encoding": taken}
         )
     try:
-        data = decode(body, limit)
+        data = _decode(body, decoder, limit)
     except (ValueError, zlib.error, zstandard.ZstdError) as error:
         raise UnreadableBody(f"The body is not {encoding}: {error}.") from error
     if len(data) > limit:

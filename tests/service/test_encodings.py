@@ -9,6 +9,7 @@ import numpy as np
 import pytest
 import zstandard
 
+from service.encodings import MEMBERS
 from tests.service.problems import problem
 from tests.service.running import running
 from tests.service.test_threats import growth_below
@@ -45,6 +46,31 @@ def test_the_limit_is_that_of_what_it_holds(encoding: str) -> None:
         )
         noise = np.random.default_rng(0).bytes(2000)
         problem(decode(service.client, compress(noise), encoding), 413)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_members_one_after_another_are_one_body(encoding: str) -> None:
+    """As `cat a.gz b.gz` and pigz, `cat a.zst b.zst` and pzstd make them."""
+    compress = COMPRESS[encoding]
+    with running(body_limit=1000) as service:
+        plain = decode(service.client, BODY, "identity").content
+        parts = [compress(BODY[:7]), compress(b""), compress(BODY[7:])]
+        assert decode(service.client, b"".join(parts), encoding).content == plain
+        spaces = [compress(b" " * 400)] * 2
+        assert decode(service.client, b"".join([*parts, *spaces]), encoding).status_code == 200
+        problem(decode(service.client, b"".join([*parts, *spaces, *spaces]), encoding), 413)
+        problem(decode(service.client, b"".join([*parts, compress(b"   ")[:-3]]), encoding), 400)
+
+
+@pytest.mark.parametrize("encoding", ["gzip", "zstd"])
+def test_members_are_counted(client: httpx.Client, encoding: str) -> None:
+    empty = COMPRESS[encoding](b"") * (MEMBERS - 1)
+    assert decode(client, empty + COMPRESS[encoding](BODY), encoding).status_code == 200
+    assert encoding in problem(decode(client, empty + 2 * COMPRESS[encoding](BODY), encoding), 400)["detail"]
+
+
+def test_deflate_has_one(client: httpx.Client) -> None:
+    problem(decode(client, zlib.compress(BODY) + zlib.compress(b" "), "deflate"), 400)
 
 
 def bomb(encoding: str) -> bytes:
