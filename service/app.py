@@ -131,10 +131,10 @@ def create_app(settings: Settings, checkpoint: Served | None = None, metrics: Me
             "patience": Patience(settings.client_timeout, settings.keep_alive, counts.tally.refuse),
         }
         engine.close()
-        if tracer:
-            tracer.close()
         if access_log:
             access_log.flush()
+        if tracer:
+            await tracer.close()
 
     app = FastAPIOffline(
         redoc_url=None,

@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+import asyncio
 import time
 from collections.abc import Sequence
+from threading import Thread
 from typing import TYPE_CHECKING, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
@@ -13,6 +15,9 @@ from service.batching import Timing
 if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
+CLOSE_LIMIT_S = 5
+"""For the last spans of a collector that does not answer; the exporter itself would take half a minute."""
+
 
 class Tracer:
     """Where the spans go is OpenTelemetry's to know, from its own OTEL_… variables."""
@@ -21,14 +26,14 @@ class Tracer:
         """Raises ImportError where the extra `otel` is not installed."""
         from opentelemetry import propagate, trace  # noqa: PLC0415 - an extra
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
-        from opentelemetry.sdk.resources import Resource  # noqa: PLC0415
+        from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
         from opentelemetry.sdk.trace import TracerProvider  # noqa: PLC0415
         from opentelemetry.sdk.trace.export import BatchSpanProcessor  # noqa: PLC0415
 
         self._extract = propagate.extract
         self._trace = trace
-        resource = Resource.create({"service.version": version}).merge(Resource({"service.name": "vae-service"}))
-        self._provider = TracerProvider(resource=resource)
+        own = Resource({"service.name": "vae-service", "service.version": version})
+        self._provider = TracerProvider(resource=Resource.create(own.merge(OTELResourceDetector().detect()).attributes))
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("vae-service", version)
 
@@ -67,6 +72,8 @@ class Tracer:
         )
         span.end(ended)
 
-    def close(self) -> None:
-        """Send what is left."""
-        self._provider.shutdown()
+    async def close(self) -> None:
+        """Send what is left, within CLOSE_LIMIT_S."""
+        closing = Thread(target=self._provider.shutdown, daemon=True)
+        closing.start()
+        await asyncio.to_thread(closing.join, CLOSE_LIMIT_S)

@@ -198,7 +198,9 @@ def test_workers_that_start_one_after_the_other_replace_nobody() -> None:
     assert b"vae_worker_replacements_total 1.0" in Metrics(board, 0).exposition()
 
 
-def test_posting_goes_on_after_one_that_failed(monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture) -> None:
+def test_posting_goes_on_after_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
     monkeypatch.setattr("service.metrics.POST_EVERY_S", 0.001)
     metrics, values = Metrics(Noticeboard(1), 0), iter([1.0, "no number", 3.0])
     posted = asyncio.Event()
