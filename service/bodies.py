@@ -36,10 +36,12 @@ IMAGE_TYPES = (*FORMATS, MULTIPART, *ARRAY_FORMATS)
 LATENT_TYPES = (JSON, NDJSON, *ARRAY_FORMATS)
 INLINE_PIXELS, INLINE_BYTES = 256 * 256, 2**15
 """Larger pictures are decoded in a thread: they take milliseconds, and much may be made of a few bytes."""
+INLINE_JSON = 2**16
+"""Larger bodies of latents are read in a thread; one as large as this holds fewer than JSON_VALUES."""
 FORM_PIECE = 2**14
 """Bytes of a form that are parsed in one go: some hundred parts."""
 JSON_VALUES = 50_000
-"""Values in a JSON body, unless a batch of latents may have more; a list of wrong ones is slow to be told."""
+"""Values in a JSON body, unless latents of as many images as may be given have more; wrong ones are slow to be told."""
 MANY_PROBLEMS = 8
 """After so many bad fields the rest go unsaid."""
 
@@ -113,10 +115,12 @@ async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Ba
     body = await call.read(limits.body)
     if array_format := ARRAY_FORMATS.get(content_type):
         return _latents_of_array(array_format, body, limits, shape)
-    values = max(JSON_VALUES, limits.batch * prod(shape))
-    if content_type == NDJSON:
-        return _latents_of_lines(body, limits, shape, values)
-    return _latents_of_json(_parse_json(body, values), limits, shape)
+    read = _latents_of_lines if content_type == NDJSON else _latents_of_json
+    if len(body) <= INLINE_JSON:
+        return read(body, limits, shape, JSON_VALUES)
+    _, height, width = call.app.state.loaded.engine.config.image_shape
+    most = min(limits.batch, limits.image_pixels // (height * width))
+    return await asyncio.to_thread(read, body, limits, shape, max(JSON_VALUES, most * prod(shape)))
 
 
 async def read_document(call: Call, limits: Limits, document: type[Document], values: int = JSON_VALUES) -> Document:
@@ -254,8 +258,8 @@ def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], value
     return Batch(_rows_of_json(latents, shape), single=False)
 
 
-def _latents_of_json(document: Any, limits: Limits, shape: tuple[int, ...]) -> Batch:
-    z, pointer = _z_of(document, "")
+def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], values: int) -> Batch:
+    z, pointer = _z_of(_parse_json(body, values), "")
     if not isinstance(z, list) or not z:
         numbers = "×".join(map(str, shape))
         raise InvalidInput(Problem("body", pointer, f"A latent of {numbers} numbers, or a list of them, is wanted."))
