@@ -21,7 +21,7 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe_machine
-from service.engine import lay_out
+from service.network import lay_out
 from service.settings import BUNDLED
 from training.export import Decoder, export
 from vae.checkpoint import load

@@ -93,8 +93,8 @@ def compare_times(requests: int) -> None:
 def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
     """A service that tells in `own` how long the network took for its last batch, in seconds."""
     settings = read_settings(["--checkpoint", str(folder), "--port", str(port), "--log-level", "warning"])
-    checkpoint = load_checkpoint(settings)
-    network: Any = checkpoint.model.network
+    served = load_checkpoint(settings)
+    network: Any = served.checkpoint.model.network
     decode = network.decode
 
     def timed(z: torch.Tensor) -> Any:
@@ -104,7 +104,7 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
         return result
 
     network.decode = timed
-    Server(settings, checkpoint).serve_forever()
+    Server(settings, served).serve_forever()
 
 
 def compare_tiles() -> None:

@@ -10,20 +10,18 @@ from __future__ import annotations
 import sys
 import time
 
-from torch import Tensor
-
 from service.__main__ import main
-from vae import VAE
+from service.network import FloatArray, OnnxNetwork
 
 
 def slow_down(pass_s: float) -> None:
-    decode = VAE.decode
+    decode = OnnxNetwork.decode
 
-    def slow_decode(model: VAE, z: Tensor) -> Tensor:
+    def slow_decode(network: OnnxNetwork, z: FloatArray) -> FloatArray:
         time.sleep(pass_s)
-        return decode(model, z)
+        return decode(network, z)
 
-    VAE.decode = slow_decode  # type: ignore[assignment,method-assign]  # the one thing that is slow
+    OnnxNetwork.decode = slow_decode  # type: ignore[assignment,method-assign]  # the one thing that is slow
 
 
 if __name__ == "__main__":

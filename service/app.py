@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
 from pathlib import Path
+from typing import NamedTuple
 
 import orjson
 import torch
@@ -25,11 +26,13 @@ from service.admission import Admission
 from service.answers import refuse
 from service.connection import Patience
 from service.documentation import DESCRIPTION, describe, openapi
-from service.engine import Engine, lay_out
+from service.engine import Engine
 from service.front import Front
 from service.keys import Keyring
 from service.metrics import Metrics
+from service.network import Network, choose_network
 from service.noticeboard import Noticeboard
+from service.onnx_graph import Untranslatable
 from service.operation import Gate, Operation
 from service.page import read_page
 from service.protocols import diffusers, open_inference
@@ -65,7 +68,11 @@ FIELDS_GIVEN = ("x-seed", "x-request-id", "server-timing", "retry-after", "shape
 """Header fields that other sites' pages may send, and may read."""
 
 
-Served = Checkpoint | Folder
+class Served(NamedTuple):
+    """A checkpoint, and what computes its network."""
+
+    checkpoint: Checkpoint | Folder
+    network: Network
 
 
 class StartError(Exception):
@@ -73,25 +80,27 @@ class StartError(Exception):
 
 
 def load_checkpoint(settings: Settings) -> Served:
-    """The checkpoint on its device, laid out for the engine; raises StartError."""
+    """The checkpoint on its device; raises StartError."""
     _check_device(settings.device)
     try:
         read = load_folder if settings.checkpoint.is_dir() else load
-        checkpoint: Served = read(settings.checkpoint, settings.device)
+        checkpoint: Checkpoint | Folder = read(settings.checkpoint, settings.device)
+        runtime = None if settings.runtime == "auto" else settings.runtime
+        return Served(checkpoint, choose_network(checkpoint.model, runtime, settings.device))
     except CheckpointError as error:
         raise StartError(str(error)) from error
-    lay_out(checkpoint.model)
-    return checkpoint
+    except Untranslatable as error:
+        raise StartError(f"ONNX Runtime cannot compute this model: {error}. Leave VAE_RUNTIME unset.") from error
 
 
-def create_app(settings: Settings, checkpoint: Served | None = None, metrics: Metrics | None = None) -> Front:
-    """The service as an ASGI application; `checkpoint`, where it is not given, is loaded when its lifespan begins.
+def create_app(settings: Settings, loaded: Served | None = None, metrics: Metrics | None = None) -> Front:
+    """The service as an ASGI application; its checkpoint, where it is not `loaded`, is when its lifespan begins.
 
     `metrics` are given where several workers count together.
     """
     counts = metrics or Metrics(Noticeboard(1), 0)
     tracer = _tracer() if settings.tracing else None
-    keyring = Keyring(key.get_secret_value() for key in settings.api_keys)
+    keyring = Keyring(settings.keys)
     admission = Admission(queue_limit=settings.queue_limit, keys=len(keyring), deadline=settings.request_deadline)
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
     Image.MAX_IMAGE_PIXELS = None  # bodies.py refuses by its own limit, from the header
@@ -99,30 +108,35 @@ def create_app(settings: Settings, checkpoint: Served | None = None, metrics: Me
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         torch.set_num_threads(settings.torch_threads)
-        served = checkpoint or load_checkpoint(settings)
+        checkpoint, network = loaded or load_checkpoint(settings)
         try:
-            latents_json = _latents_json(settings.checkpoint, served.sha256)
+            latents_json = _latents_json(settings.checkpoint, checkpoint.sha256)
         except CheckpointError as error:
             raise StartError(str(error)) from error
         engine = Engine(
-            served.model,
+            network,
             micro_batch_limit=settings.micro_batch_limit,
-            device=settings.device,
             threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
             tally=counts.tally,
             on_batch=tracer.batch if tracer else None,
         )
         app.state.loaded = routes.Loaded(
-            served.name, engine, settings.limits, _model_json(served), latents_json, counts, settings.metrics == "key"
+            checkpoint.name,
+            engine,
+            settings.limits,
+            _model_json(checkpoint),
+            latents_json,
+            counts,
+            settings.metrics == "key",
         )
-        counts.info = _model_info(served, app.version)
+        counts.info = _model_info(checkpoint, app.version)
         counts.gauges = {
             "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
             "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.in_flight),
             "vae_places": ("Requests that may be in flight", lambda: settings.queue_limit),
         }
         counts.keep_posting()
-        logger.info("Serving %s, sha256 %s.", settings.checkpoint, served.sha256)
+        logger.info("Serving %s, sha256 %s.", settings.checkpoint, checkpoint.sha256)
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s:%d may call.", settings.host, settings.port)
         admission.status = "ok"
@@ -138,6 +152,7 @@ def create_app(settings: Settings, checkpoint: Served | None = None, metrics: Me
 
     app = FastAPIOffline(
         redoc_url=None,
+        redirect_slashes=False,  # it would send the caller to wherever the Host field says
         title="VAE service",
         version=version("vae-service"),
         description=DESCRIPTION,
@@ -151,7 +166,7 @@ def create_app(settings: Settings, checkpoint: Served | None = None, metrics: Me
     for exception in (errors.ServiceError, HTTPException, Exception):
         app.add_exception_handler(exception, _answer_error)
     page = read_page()
-    app.mount("/web", Router(page.files))
+    app.mount("/web", Router(page.files, redirect_slashes=False))
     app.router.add_route("/", page.home, include_in_schema=False)
     if settings.cors_origins:
         app.add_middleware(
@@ -207,21 +222,22 @@ async def _answer_error(request: Request, error: Exception) -> Response:
 
 def _translate(request: Request, error: Exception) -> errors.ServiceError:
     """Whatever was raised → one of ours."""
+    path = request.scope["path"]
     match error:
         case errors.ServiceError():
             return error
         case HTTPException(status_code=404):
-            return errors.NotFound(f"There is no {request.url.path} here; /docs lists what there is.")
+            return errors.NotFound(f"There is no {path} here; /docs lists what there is.")
         case HTTPException(status_code=405):
             allow = (error.headers or {}).get("Allow", "GET, HEAD")
             return errors.MethodNotAllowed(
-                f"{request.url.path} does not take {request.method}, but {allow}.", headers={"Allow": allow}
+                f"{path} does not take {request.method}, but {allow}.", headers={"Allow": allow}
             )
         case _:
             return errors.InternalError()
 
 
-def _model_json(checkpoint: Served) -> bytes:
+def _model_json(checkpoint: Checkpoint | Folder) -> bytes:
     config = checkpoint.model.config
     return orjson.dumps(
         {
@@ -234,7 +250,7 @@ def _model_json(checkpoint: Served) -> bytes:
     )
 
 
-def _model_info(checkpoint: Served, service_version: str) -> dict[str, str]:
+def _model_info(checkpoint: Checkpoint | Folder, service_version: str) -> dict[str, str]:
     config = checkpoint.model.config
     return {
         "name": checkpoint.name,

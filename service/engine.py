@@ -12,26 +12,26 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 import torch
-from torch import Tensor, nn
 
 from service.batching import MicroBatcher, Timing
+from service.network import Network
 from service.tally import Tally
-from vae.autoencoder_kl import AutoencoderKL
-from vae.model import VAE, reparameterize
+from vae.model import reparameterize
 from vae.objective import kl_divergence
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
-Model = VAE | AutoencoderKL
 Arrays = tuple[npt.NDArray[Any], ...]
 """Arrays of one length N: what goes in and comes out of an operation, row by row."""
-Operation = Callable[..., tuple[Tensor, ...]]
+Operation = Callable[..., Arrays]
 
 BLOCKING_LIMIT_S = 0.001
-"""A model that takes longer for its largest micro-batch runs in a thread beside the event loop."""
+"""A model that takes longer for one image runs in a thread beside the event loop."""
+BATCH_BLOCKING_LIMIT_S = 0.005
+"""… and one that takes longer for its largest micro-batch."""
 
-MINIMUM_ROWS = 2
-"""A smaller batch is padded: BLAS computes one row by another kernel, whose last bits differ."""
+LEAST_ROWS = (1, 2, 4, 8, 16)
+"""To how many rows a smaller batch may be padded; BLAS computes a few rows by other kernels, whose last bits differ."""
 
 
 class UnsoundOutput(Exception):
@@ -60,10 +60,9 @@ class Engine:
 
     def __init__(
         self,
-        model: Model,
+        network: Network,
         *,
         micro_batch_limit: int,
-        device: torch.device | str = "cpu",
         threaded: bool | None = None,
         tally: Tally | None = None,
         on_batch: Callable[[str, Sequence[Timing], float, int], None] | None = None,
@@ -73,16 +72,15 @@ class Engine:
         `tally` counts batches, and the losses of the images that come. `on_batch` is told of each batch its operation,
         the timings of its requests, how long it took, in seconds, and its rows.
         """
-        self.config = model.config
-        self._model = model
-        lay_out(model)
-        self._device = torch.device(device)
-        self._limit = 1 if self.config.row_by_row else micro_batch_limit
-        # Several threads share the work out by the number of rows, so that it must not vary.
-        least_rows = MINIMUM_ROWS if torch.get_num_threads() == 1 else micro_batch_limit
-        self._least_rows = 1 if self.config.row_by_row else least_rows
+        self.config = network.config
+        self._network = network
+        row_by_row = self.config.row_by_row
+        self._limit = 1 if row_by_row else micro_batch_limit
+        self._least_rows = 1 if row_by_row else self._find_least_rows()
         if threaded is None:
-            threaded = self.config.row_by_row or self._seconds_per_micro_batch() > BLOCKING_LIMIT_S
+            threaded = (
+                row_by_row or self._seconds(1) > BLOCKING_LIMIT_S or self._seconds(self._limit) > BATCH_BLOCKING_LIMIT_S
+            )
         # BLAS called from a thread that torch did not make uses all cores until torch.set_num_threads is called there.
         threads = (torch.get_num_threads(),)
         self._thread = ThreadPoolExecutor(1, "engine", torch.set_num_threads, threads) if threaded else None
@@ -177,76 +175,86 @@ class Engine:
 
         Where those of an item are not all finite it has UnsoundOutput in their place.
         """
-        spare = max(0, self._least_rows - sum(len(item[0]) for item in items))
-        columns = [
-            np.concatenate([*column, np.zeros((spare, *column[0].shape[1:]), np.float32)])
-            for column in zip(*items, strict=True)
-        ]
-        with torch.inference_mode():
-            outputs = operation(*(torch.from_numpy(column).to(self._device) for column in columns))
-            arrays = [output.cpu().numpy() for output in outputs]  # outside of the mode it takes ten times as long
+        rows = sum(len(item[0]) for item in items)
+        with np.errstate(all="ignore"):  # what is not finite is told by UnsoundOutput
+            arrays = operation(*(self._join(column, rows) for column in zip(*items, strict=True)))
         results: list[Arrays | Exception] = []
         sound = _all_finite(arrays)
         start = 0
         for item in items:
             stop = start + len(item[0])
-            rows = tuple(array[start:stop] for array in arrays)
-            results.append(rows if sound or _all_finite(rows) else UnsoundOutput())
+            part = tuple(array[start:stop] for array in arrays)
+            results.append(part if sound or _all_finite(part) else UnsoundOutput())
             start = stop
         if sound and operation in (self._encode, self._reconstruct, self._redraw):
-            self._tally.histogram("vae_kl_divergence_nats").add_all(arrays[-1][:start].tolist())
+            self._tally.histogram("vae_kl_divergence_nats").add_all(arrays[-1][:rows].tolist())
             if operation == self._reconstruct:
-                self._tally.histogram("vae_reconstruction_loss_nats").add_all(arrays[-2][:start].tolist())
+                self._tally.histogram("vae_reconstruction_loss_nats").add_all(arrays[-2][:rows].tolist())
         return results
 
-    def _encode(self, images: Tensor) -> tuple[Tensor, ...]:
-        mean, log_variance = self._model.encode(images)
-        return mean, log_variance, kl_divergence(mean, log_variance)
+    def _join(self, column: Sequence[FloatArray], rows: int) -> FloatArray:
+        """Arrays (n, …) of `rows` rows altogether as one, with zeros below where a batch must not have so few."""
+        spare = self._least_rows - rows
+        if spare > 0:
+            column = [*column, np.zeros((spare, *column[0].shape[1:]), np.float32)]
+        return np.concatenate(column)
 
-    def _decode(self, z: Tensor) -> tuple[Tensor, ...]:
-        return (self._model.image(self._model.decode(z)),)
+    def _encode(self, images: FloatArray) -> Arrays:
+        mean, log_variance = self._network.encode(images)
+        return mean, log_variance, _kl_divergence(mean, log_variance)
 
-    def _signed(self, z: Tensor) -> tuple[Tensor, ...]:
-        return (self._model.signed(z),)
+    def _decode(self, z: FloatArray) -> Arrays:
+        return (self._network.image(self._network.decode(z)),)
 
-    def _draw(self, z: Tensor) -> tuple[Tensor, Tensor]:
+    def _signed(self, z: FloatArray) -> Arrays:
+        return (self._network.signed(z),)
+
+    def _draw(self, z: FloatArray) -> Arrays:
         (pixels,) = self._decode(z)
+        pixels *= 255
+        pixels += 0.5
         count, channels, height, width = pixels.shape
-        scanlines = pixels.new_zeros((count, height, 1 + width * channels), dtype=torch.uint8)
-        scanlines[:, :, 1:] = pixels.mul_(255).add_(0.5).permute(0, 2, 3, 1).flatten(2)
-        return scanlines, pixels.flatten(1).sum(1)  # the sum is finite where all pixels are
+        scanlines = np.zeros((count, height, 1 + width * channels), np.uint8)
+        scanlines[:, :, 1:] = pixels.transpose(0, 2, 3, 1).reshape(count, height, -1)
+        return scanlines, pixels.reshape(count, -1).sum(1)  # the sum is finite where all pixels are
 
-    def _redraw(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        mean, log_variance = self._model.encode(images)
-        scanlines, sums = self._draw(reparameterize(mean, log_variance, noise=noise))
-        return scanlines, sums, kl_divergence(mean, log_variance)
+    def _redraw(self, images: FloatArray, noise: FloatArray) -> Arrays:
+        mean, log_variance = self._network.encode(images)
+        scanlines, sums = self._draw(draw_posterior(mean, log_variance, noise))
+        return scanlines, sums, _kl_divergence(mean, log_variance)
 
-    def _reconstruct(self, images: Tensor, noise: Tensor) -> tuple[Tensor, ...]:
-        mean, log_variance = self._model.encode(images)
-        z = reparameterize(mean, log_variance, noise=noise)
-        decoded = self._model.decode(z)
-        distortion, rate = self._model.reconstruction_loss(decoded, images), kl_divergence(mean, log_variance)
-        return mean, log_variance, z, self._model.image(decoded), distortion, rate
+    def _reconstruct(self, images: FloatArray, noise: FloatArray) -> Arrays:
+        mean, log_variance = self._network.encode(images)
+        z = draw_posterior(mean, log_variance, noise)
+        decoded = self._network.decode(z)
+        loss = self._network.model.reconstruction_loss(torch.from_numpy(decoded), torch.from_numpy(images))
+        return mean, log_variance, z, self._network.image(decoded), loss.numpy(), _kl_divergence(mean, log_variance)
 
-    def _seconds_per_micro_batch(self) -> float:
-        """Best of a few: the first passes allocate and choose kernels."""
-        z = np.zeros((self._limit, *self.config.latent_shape), np.float32)
+    def _seconds(self, rows: int) -> float:
+        """How long `rows` rows take to be drawn; best of a few: the first passes allocate and choose kernels."""
+        z = np.zeros((rows, *self.config.latent_shape), np.float32)
         seconds = []
         for _ in range(5):
             start = time.perf_counter()
-            self._compute(self._decode, [(z,)])
+            self._compute(self._draw, [(z,)])
             seconds.append(time.perf_counter() - start)
         return min(seconds)
 
+    def _find_least_rows(self) -> int:
+        """The fewest rows from which on, here, batches of all sizes give a row the same bits."""
+        generator = np.random.default_rng(0)
+        images = generator.random((self._limit, *self.config.image_shape), np.float32)
+        noise = generator.standard_normal((self._limit, *self.config.latent_shape), np.float32)
+        whole = self._reconstruct(images, noise)
 
-def lay_out(model: nn.Module) -> None:
-    """Lay the matrices of `model` out in memory as (inputs, outputs), their shape being the other way round.
+        def is_same(rows: int) -> bool:
+            return all(map(np.array_equal, self._reconstruct(images[:rows], noise[:rows]), (a[:rows] for a in whole)))
 
-    BLAS then computes any number of rows above one by the same kernel, bit for bit, and a few rows faster.
-    """
-    for module in model.modules():
-        if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.t().contiguous().t()  # copies nothing the second time
+        for least in LEAST_ROWS:
+            sizes = {*range(least, least + 4), *range(2 * least, self._limit, self._limit // 4 + 1)}
+            if all(is_same(rows) for rows in sorted(sizes) if rows <= self._limit):
+                return least
+        return self._limit
 
 
 def _all_finite(arrays: Sequence[npt.NDArray[Any]]) -> bool:
@@ -257,3 +265,7 @@ def draw_posterior(mean: FloatArray, log_variance: FloatArray, noise: FloatArray
     """Samples (N, …) of q(z|x) with `noise` (N, …) ~ N(0, I), as `Engine.reconstruct` draws them."""
     z = reparameterize(torch.from_numpy(mean), torch.from_numpy(log_variance), noise=torch.from_numpy(noise))
     return z.numpy()
+
+
+def _kl_divergence(mean: FloatArray, log_variance: FloatArray) -> FloatArray:
+    return kl_divergence(torch.from_numpy(mean), torch.from_numpy(log_variance)).numpy()

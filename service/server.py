@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import asyncio
 import gc
-import signal
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from socket import fromfd, socket
 from types import FrameType
+from typing import cast
 
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn, LifespanSendMessage
@@ -49,13 +49,18 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         settings: Settings,
-        checkpoint: Served | None = None,
+        loaded: Served | None = None,
         metrics: Metrics | None = None,
         beat: Callable[[], None] = lambda: None,
+        *,
+        has_supervisor: bool = False,
     ) -> None:
-        """`checkpoint` is given where it has been loaded before; `beat` is called as long as the event loop turns."""
+        """`loaded` is given where the checkpoint has been loaded before.
+
+        `beat` is called as long as the event loop turns. A supervisor sees to it that a second signal stops at once.
+        """
         config = uvicorn.Config(
-            partial(create_app, settings, checkpoint, metrics),
+            partial(create_app, settings, loaded, metrics),
             factory=True,
             host=settings.host,
             port=settings.port,
@@ -68,6 +73,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._beat = beat
+        self._has_supervisor = has_supervisor
         self._drain_time = settings.drain_time
         self._drained_by = float("inf")
 
@@ -89,17 +95,21 @@ class Server(uvicorn.Server):
         """
         self._loop = asyncio.get_running_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside"))
-        self._keep_beating()
         await super().startup(sockets)
+        self._keep_beating()
         gc.freeze()
         gc.set_threshold(YOUNG_OBJECTS)
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
-        """Begin to drain at the first signal; a second one stops at once."""
+        """Begin to drain at the first signal; a second one stops at once.
+
+        A supervised worker may be told of one stop twice: by its supervisor, and by who told that one.
+        """
         admission = self.lifespan.state["admission"] if self.started else None
-        if admission is None or admission.status == "draining":
-            self.force_exit = sig == signal.SIGINT
+        if admission is None:
             self.should_exit = True
+        elif admission.status == "draining":
+            self.should_exit = self.force_exit = not self._has_supervisor
         else:
             admission.status = "draining"
             self._drained_by = time.monotonic() + self._drain_time
@@ -125,6 +135,15 @@ class Server(uvicorn.Server):
                     same.listen(0)  # closed with callers in its queue it would hang up on them
         await asyncio.sleep(LAST_CALLERS_S)
         await super().shutdown(sockets)
+
+    async def _wait_tasks_to_complete(self) -> None:
+        """Those whose time is over, by the clock or by a second signal, are cut off."""
+        try:
+            await super()._wait_tasks_to_complete()
+        finally:
+            for connection in list(self.server_state.connections):
+                cast("Connection", connection).transport.abort()
+            self.force_exit = False  # the application's lifespan is to end all the same
 
     def _tell_connections(self) -> None:
         """The answer to the next request is the last one."""

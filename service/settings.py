@@ -13,6 +13,7 @@ from pydantic import Field, SecretStr, ValidationError, field_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
 from service.bodies import Limits
+from service.keys import read_keys
 
 PREFIX = "VAE_"
 BUNDLED = Path(str(files("weights"))) / "mnist.safetensors"
@@ -42,6 +43,9 @@ class Settings(BaseSettings):
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="keys that may call, separated by commas; without any the service is open"
     )
+    api_keys_file: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
+        (), description="file with more such keys, one a line; lines that begin with # are none"
+    )
     body_limit: int = Field(32 * 2**20, ge=1, description="largest body of a request, bytes")
     image_pixel_limit: int = Field(50_000_000, ge=1, description="largest picture taken or given, pixels")
     batch_limit: int = Field(10_000, ge=1, description="most images or latents in one request")
@@ -58,6 +62,9 @@ class Settings(BaseSettings):
         "auto",
         description="where batches are computed: on the event loop, in a thread, or as their time says",
     )
+    runtime: Literal["auto", "onnx", "torch"] = Field(
+        "auto", description="what computes the network: ONNX Runtime, torch, or the first where it can"
+    )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps")
     metrics: Literal["open", "key", "off"] = Field("open", description="/metrics: open to all, for keys alone, or off")
     tracing: bool = Field(False, description="spans by OpenTelemetry, sent as its own OTEL_ variables say")
@@ -70,9 +77,22 @@ class Settings(BaseSettings):
     @field_validator("api_keys", "cors_origins", mode="before")
     @classmethod
     def _split(cls, value: object) -> object:
-        if isinstance(value, str):
-            return tuple(part for piece in value.split(",") if (part := piece.strip()))
-        return value
+        if not isinstance(value, str):
+            return value
+        parts = tuple(part for piece in value.split(",") if (part := piece.strip()))
+        if value and not parts:
+            raise ValueError("There is nothing between the commas; leave it unset where nothing is meant")
+        return parts
+
+    @field_validator("api_keys_file", mode="before")
+    @classmethod
+    def _read(cls, value: object) -> object:
+        return read_keys(Path(value)) if isinstance(value, str | Path) else value
+
+    @property
+    def keys(self) -> tuple[str, ...]:
+        """All that may call, each once: they have equal shares."""
+        return tuple({key.get_secret_value(): None for key in (*self.api_keys, *self.api_keys_file)})
 
     @property
     def limits(self) -> Limits:
@@ -90,5 +110,8 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     try:
         return CliApp.run(Settings, cli_args=list(arguments))
     except ValidationError as error:
-        complaints = (f"{'.'.join(map(str, e['loc']))}: {e['msg']}" for e in error.errors(include_url=False))
+        complaints = (
+            f"{'.'.join(map(str, e['loc']))}: {e['msg'].removeprefix('Value error, ')}"
+            for e in error.errors(include_url=False)
+        )
         raise SettingsError("; ".join(complaints) + ". See vae-serve --help.") from error

@@ -31,6 +31,8 @@ START_LIMIT_S = 300
 """In which a worker has to begin to serve."""
 STUCK_AFTER_S = 10
 """Without a turn of its event loop a worker is replaced."""
+FIRST_PAUSE_S, LONGEST_PAUSE_S = 1, 60
+"""Before the next start, where one has failed; doubled each time."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
@@ -42,7 +44,12 @@ class Worker:
     """On the noticeboard; a worker that replaces another takes over its place."""
     process: BaseProcess
     heartbeat: ctypes.c_double
-    """Of the monotonic clock, seconds."""
+    """Of the monotonic clock, seconds; in the future until it serves."""
+
+    @property
+    def has_served(self) -> bool:
+        """Has it come so far?"""
+        return self.heartbeat.value <= time.monotonic()
 
     @property
     def is_stuck(self) -> bool:
@@ -53,8 +60,8 @@ class Worker:
 class Supervisor:
     """Holds `settings.workers` processes, and replaces one that has died or is stuck.
 
-    They are forked, so that they share what torch and the checkpoint take. A GPU cannot be taken through a fork; there
-    each worker loads the checkpoint for itself.
+    They are forked, so that they share what torch and the checkpoint take. Neither a GPU nor threads can be taken
+    through a fork; where there are such, each worker loads the checkpoint for itself.
     """
 
     def __init__(self, settings: Settings) -> None:
@@ -62,6 +69,9 @@ class Supervisor:
         self._stopping = False
         self._status = 0
         self._workers: list[Worker] = []
+        self._all_served = False  # then what keeps a worker from its start is not the settings
+        self._pause = FIRST_PAUSE_S
+        self._paused_until = 0.0
         self._board = Noticeboard(settings.workers)
 
     def run(self) -> int:
@@ -69,7 +79,8 @@ class Supervisor:
         torch.set_num_threads(1)  # OpenMP's threads do not come through a fork; a worker that has none starts its own
         try:
             listener = Server(self._settings).config.bind_socket()
-            self._checkpoint = load_checkpoint(self._settings) if self._settings.device == "cpu" else None
+            is_shared = self._settings.device == "cpu" and self._settings.torch_threads == 1
+            self._loaded = load_checkpoint(self._settings) if is_shared else None
         except SystemExit:  # uvicorn could not bind, and has said why
             return START_FAILED
         except StartError as error:
@@ -77,9 +88,9 @@ class Supervisor:
             return START_FAILED
         gc.freeze()  # a collection in a worker would touch, and so copy, every shared page
         for stop in STOPS:
-            signal.signal(stop, self._stop)
+            signal.signal(stop, self._handle_stop)
         while not self._stopping:
-            while len(self._workers) < self._settings.workers and not self._stopping:
+            while self._lacks_workers():
                 self._start(listener)
             self._look_after()
         give_up = time.monotonic() + self._settings.drain_time + STUCK_AFTER_S
@@ -88,9 +99,16 @@ class Supervisor:
             worker.process.kill()
         return self._status
 
+    def _lacks_workers(self) -> bool:
+        missing = len(self._workers) < self._settings.workers
+        return missing and not self._stopping and time.monotonic() >= self._paused_until
+
     def _look_after(self) -> None:
         """Wait for a moment, and let go of the workers that have ended, or should have."""
         wait([worker.process.sentinel for worker in self._workers], timeout=0.5)
+        if len(self._workers) == self._settings.workers and all(worker.has_served for worker in self._workers):
+            self._all_served = True
+            self._pause = FIRST_PAUSE_S
         for worker in list(self._workers):
             process = worker.process
             if worker.is_stuck:
@@ -100,24 +118,45 @@ class Supervisor:
             if process.is_alive():
                 continue
             self._workers.remove(worker)
-            if process.exitcode == START_FAILED:
+            if process.exitcode == START_FAILED and not self._all_served:
                 self._status = START_FAILED
-                self._stop(signal.SIGTERM, None)
+                self._stop()
             elif not self._stopping:
-                logger.error("Worker %s ended with status %s; a new one starts.", process.pid, process.exitcode)
+                self._give_up(worker)
+
+    def _give_up(self, worker: Worker) -> None:
+        """Make way for another in its place, at once if it has served."""
+        process = worker.process
+        if worker.has_served:
+            logger.error("Worker %s ended with status %s; a new one starts.", process.pid, process.exitcode)
+            return
+        logger.error(
+            "Worker %s could not start, status %s; the next one tries in %s s.",
+            *(process.pid, process.exitcode, self._pause),
+        )
+        self._paused_until = time.monotonic() + self._pause
+        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
 
     def _start(self, listener: socket) -> None:
         context = multiprocessing.get_context("fork")
         heartbeat = context.RawValue(ctypes.c_double, time.monotonic() + START_LIMIT_S)
         place = min(set(range(self._settings.workers)) - {worker.place for worker in self._workers})
-        arguments = (self._settings, self._checkpoint, self._board, place, listener, heartbeat)
+        arguments = (self._settings, self._loaded, self._board, place, listener, heartbeat)
         worker = Worker(place, context.Process(target=_work, args=arguments), heartbeat)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a stop reaches the worker once it can tell one
         worker.process.start()
         self._workers.append(worker)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
-    def _stop(self, sig: int, frame: FrameType | None) -> None:
+    def _handle_stop(self, sig: int, frame: FrameType | None) -> None:
+        """Drain at the first signal; a second one stops at once."""
+        if self._stopping:
+            for worker in self._workers:
+                worker.process.kill()
+        else:
+            self._stop()
+
+    def _stop(self) -> None:
         self._stopping = True
         for worker in self._workers:
             worker.process.terminate()
@@ -125,7 +164,7 @@ class Supervisor:
 
 def _work(
     settings: Settings,
-    checkpoint: Served | None,
+    loaded: Served | None,
     board: Noticeboard,
     place: int,
     listener: socket,
@@ -143,4 +182,5 @@ def _work(
     for stop in STOPS:
         signal.signal(stop, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-    sys.exit(Server(settings, checkpoint, Metrics(board, place), beat).serve_forever([listener]))
+    server = Server(settings, loaded, Metrics(board, place), beat, has_supervisor=True)
+    sys.exit(server.serve_forever([listener]))

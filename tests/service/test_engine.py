@@ -13,6 +13,7 @@ import vae
 from service import engine as engine_module
 from service.draws import standard_normal
 from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput, draw_posterior
+from service.network import Runtime, choose_network
 from service.settings import BUNDLED
 from tests.service.pictures import Bytes
 from vae.config import Architecture
@@ -27,7 +28,7 @@ def model() -> vae.VAE:
 
 @pytest.fixture
 def engine(model: vae.VAE) -> Iterator[Engine]:
-    engine = Engine(model, micro_batch_limit=64)
+    engine = Engine(choose_network(model, None, "cpu"), micro_batch_limit=64)
     yield engine
     engine.close()
 
@@ -55,15 +56,17 @@ def rows_are_alone(engine: Engine, x: FloatArray) -> None:
 @pytest.mark.parametrize("threads", {1, min(2, os.cpu_count() or 1)})  # more than there are vary by themselves
 @pytest.mark.parametrize("threaded", [False, True])
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
 def test_a_row_is_the_same_in_any_batch(
-    model: vae.VAE, x: FloatArray, threads: int, threaded: bool, architecture: Architecture
+    model: vae.VAE, x: FloatArray, threads: int, threaded: bool, architecture: Architecture, runtime: Runtime
 ) -> None:
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
     try:
         untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
-        engine = Engine(untrained if architecture == "conv" else model, micro_batch_limit=64, threaded=threaded)
+        network = choose_network(untrained if architecture == "conv" else model, runtime, "cpu")
+        engine = Engine(network, micro_batch_limit=64, threaded=threaded)
         rows_are_alone(engine, x)
         engine.close()
     finally:
@@ -141,15 +144,17 @@ def test_a_slow_model_leaves_the_event_loop_free(
     model: vae.VAE, monkeypatch: pytest.MonkeyPatch, limit: float, told: bool | None, threaded: bool
 ) -> None:
     monkeypatch.setattr(engine_module, "BLOCKING_LIMIT_S", limit)
-    engine = Engine(model, micro_batch_limit=64, threaded=told)
+    monkeypatch.setattr(engine_module, "BATCH_BLOCKING_LIMIT_S", limit)
+    network = choose_network(model, None, "cpu")
+    engine = Engine(network, micro_batch_limit=64, threaded=told)
     threads: list[threading.Thread] = []
-    decode = model.decode
+    decode = network.decode
 
-    def watched(z: torch.Tensor) -> torch.Tensor:
+    def watched(z: FloatArray) -> FloatArray:
         threads.append(threading.current_thread())
         return decode(z)
 
-    monkeypatch.setattr(model, "decode", watched)
+    monkeypatch.setattr(network, "decode", watched)
     asyncio.run(engine.decode(np.zeros((1, 3), np.float32)))
     engine.close()
     assert (threads[0] is not threading.current_thread()) == threaded
@@ -164,8 +169,9 @@ def test_standard_normal_begins_the_same_for_any_count() -> None:
     assert not np.array_equal(standard_normal(6, 1000, (3,)), whole)
 
 
+@pytest.mark.parametrize("runtime", ["onnx", "torch"])
 @pytest.mark.parametrize("operation", ["encode", "reconstruct", "redraw", "decode", "draw"])
-def test_an_unsound_row_is_nobody_elses(model: vae.VAE, x: FloatArray, operation: str) -> None:
+def test_an_unsound_row_is_nobody_elses(model: vae.VAE, x: FloatArray, operation: str, runtime: Runtime) -> None:
     """Weights that only one of the batch's rows brings to overflow."""
     sees = operation in ("encode", "reconstruct", "redraw")
     broken = copy.deepcopy(model)
@@ -177,7 +183,7 @@ def test_an_unsound_row_is_nobody_elses(model: vae.VAE, x: FloatArray, operation
         weights["decoder.2.weight"][:, 0] = 1e38
     rows = x[:31].copy() if sees else np.zeros((31, 3), np.float32)
     rows[7].flat[0] = 1000
-    engine = Engine(broken, micro_batch_limit=64)
+    engine = Engine(choose_network(broken, runtime, "cpu"), micro_batch_limit=64)
 
     async def all_alone() -> list[object]:
         calls = (getattr(engine, operation)(rows[i : i + 1]) for i in range(31))

@@ -27,6 +27,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "drain_time": ("7", 7.0),
     "torch_threads": ("2", 2),
     "compute": ("thread", "thread"),
+    "runtime": ("torch", "torch"),
     "device": ("cuda:1", "cuda:1"),
     "metrics": ("key", "key"),
     "tracing": ("true", True),

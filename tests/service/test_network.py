@@ -1,0 +1,74 @@
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from torch import nn
+
+from service import onnx_graph
+from service.network import FloatArray, Network, OnnxNetwork, TorchNetwork, choose_network
+from service.onnx_graph import Untranslatable
+from tests.vae.autoencoder import write_folder
+from vae import VAE, VAEConfig
+from vae.autoencoder_kl import load_folder
+
+CONFIGS = (
+    VAEConfig(),
+    VAEConfig(image_shape=(1, 20, 32), hidden_layers=4, latent_dim=2, negative_slope=0.0),
+    VAEConfig("conv", hidden_dim=16),
+    VAEConfig("conv", (3, 64, 64), hidden_dim=16, latent_dim=8),
+    VAEConfig("conv", (3, 37, 50), hidden_dim=16),
+)
+
+
+def untrained(config: VAEConfig) -> VAE:
+    torch.manual_seed(0)
+    return VAE(config).eval().requires_grad_(False)
+
+
+def everything(network: Network) -> tuple[FloatArray, ...]:
+    random = np.random.default_rng(1)
+    images = random.random((5, *network.config.image_shape), np.float32)
+    z = random.standard_normal((5, *network.config.latent_shape), np.float32)
+    return (*network.encode(images), network.decode(z), network.image(network.decode(z)), network.signed(z))
+
+
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_onnx_runtime_computes_what_torch_computes(config: VAEConfig) -> None:
+    model = untrained(config)
+    for ours, torchs in zip(everything(OnnxNetwork(model)), everything(TorchNetwork(model)), strict=True):
+        assert ours.shape == torchs.shape
+        assert ours.dtype == np.float32
+        assert np.allclose(ours, torchs, atol=1e-5)
+
+
+def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
+    model = untrained(VAEConfig(hidden_dim=16))
+    assert isinstance(choose_network(model, None, "cpu"), OnnxNetwork)
+    assert isinstance(choose_network(model, "torch", "cpu"), TorchNetwork)
+    assert isinstance(choose_network(model, None, "meta"), TorchNetwork)
+    model.decoder[1] = nn.Softplus()
+    assert isinstance(choose_network(model, None, "cpu"), TorchNetwork)
+    with pytest.raises(Untranslatable, match="no translation of Softplus"):
+        choose_network(model, "onnx", "cpu")
+
+
+def test_another_model_is_torchs(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    model = load_folder(tmp_path).model
+    assert isinstance(choose_network(model, None, "cpu"), TorchNetwork)
+    with pytest.raises(Untranslatable, match="no translation of AutoencoderKL"):
+        choose_network(model, "onnx", "cpu")
+    with pytest.raises(Untranslatable, match="for the CPU alone"):
+        choose_network(untrained(VAEConfig()), "onnx", "meta")
+
+
+def test_a_wrong_translation_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
+    def steeper(layer: nn.LeakyReLU) -> onnx_graph.Node:
+        return "LeakyRelu", [], {"alpha": 1.1 * layer.negative_slope}
+
+    monkeypatch.setitem(onnx_graph.TRANSLATIONS, nn.LeakyReLU, steeper)
+    model = untrained(VAEConfig())
+    assert isinstance(choose_network(model, None, "cpu"), TorchNetwork)
+    with pytest.raises(Untranslatable, match="differs from torch"):
+        choose_network(model, "onnx", "cpu")
