@@ -12,6 +12,7 @@ from service.front import Front
 from service.observability import log_config
 from service.settings import Settings, read_settings
 from service.supervisor import STUCK_AFTER_S
+from vae.autoencoder_kl import load_folder
 from vae.checkpoint import load
 
 HEALTH_CHECK_EVERY_S = 5
@@ -39,7 +40,8 @@ def build(arguments: Mapping[str, object]) -> serve.Application:
     checkpoint takes no replica's place.
     """
     settings = read_settings([f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()])
-    load(settings.checkpoint)
+    read = load_folder if settings.checkpoint.is_dir() else load
+    read(settings.checkpoint)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="vae",

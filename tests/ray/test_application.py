@@ -12,6 +12,7 @@ import yaml
 import vae
 from service.settings import SettingsError
 from tests.ray.cluster import DEPLOY
+from tests.vae.autoencoder import write_folder
 from vae.checkpoint import CheckpointError
 
 pytestmark = [
@@ -51,6 +52,15 @@ def test_settings_are_read_where_the_application_is_built(monkeypatch: pytest.Mo
 def test_a_wrong_checkpoint_is_told_before_any_replica_starts() -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
         deployment(checkpoint="nowhere.safetensors")
+
+
+def test_a_folder_of_diffusers_is_a_checkpoint_too(tmp_path: Path) -> None:
+    write_folder(tmp_path)
+    (settings,) = deployment(checkpoint=tmp_path).init_args
+    assert settings.checkpoint == tmp_path
+    (tmp_path / "config.json").unlink()
+    with pytest.raises(CheckpointError, match=str(tmp_path)):
+        deployment(checkpoint=tmp_path)
 
 
 def test_the_file_is_one_that_serve_takes() -> None:
