@@ -50,6 +50,20 @@ def test_settings_are_the_service_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert grace > settings.drain_time + STUCK_AFTER_S
 
 
+def test_it_has_the_limits_and_the_memory_of_a_pod() -> None:
+    """tests/benchmarks/test_capacity.py holds those together."""
+    lines = (ROOT / "deploy/kubernetes/settings.env").read_text().split()
+    limits = dict(line.split("=") for line in lines if "_LIMIT=" in line)
+    own = SERVICES["vae"]["environment"]
+    assert {name: value for name, value in own.items() if name.endswith("_LIMIT")} == limits
+    pod = yaml.safe_load((ROOT / "deploy/kubernetes/deployment.yaml").read_text())["spec"]["template"]["spec"]
+    (gibibytes,) = re.findall(r"^\$\{MEMORY:-(\d+)g\}$", SERVICES["vae"]["mem_limit"])
+    assert f"{gibibytes}Gi" == pod["containers"][0]["resources"]["limits"]["memory"]
+    (volume,) = pod["volumes"]
+    (tmpfs,) = SERVICES["vae"]["tmpfs"]
+    assert f"size={volume['emptyDir']['sizeLimit'].removesuffix('i').lower()}," in tmpfs
+
+
 @pytest.mark.parametrize("name", SERVICES)
 def test_service_can_write_and_do_nothing_that_it_need_not(name: str) -> None:
     service = SERVICES[name]
