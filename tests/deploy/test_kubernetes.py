@@ -2,8 +2,13 @@
 
 from __future__ import annotations
 
+import os
+import re
+import subprocess
+from pathlib import Path
 from typing import Any
 
+import httpx
 import kubernetes_validate
 import pytest
 import yaml
@@ -12,6 +17,7 @@ from service.app import create_app
 from service.settings import PREFIX, Settings, read_settings
 from service.supervisor import STUCK_AFTER_S
 from tests.live import ROOT
+from tests.tools import tool
 
 FOLDER = ROOT / "deploy/kubernetes"
 KUSTOMIZATION = yaml.safe_load((FOLDER / "kustomization.yaml").read_text())
@@ -21,6 +27,7 @@ POD = OBJECTS["Deployment"]["spec"]["template"]
 OLDEST = "1.30"
 """The first that knows a `sleep` before the stop without being asked to."""
 NOT_OF_THE_API = {"ServiceMonitor"}
+Objects = dict[str, dict[str, Any]]
 
 
 def environment() -> dict[str, str]:
@@ -42,6 +49,59 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
 def test_object_is_one_of_the_api(kind: str, version: str) -> None:
     kubernetes_validate.validate(OBJECTS[kind], version, strict=True)
+
+
+def test_the_monitor_names_what_the_operator_knows() -> None:
+    """Its schema comes with the Prometheus Operator; here is what of it is used."""
+    monitor = OBJECTS["ServiceMonitor"]
+    assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
+    assert monitor["spec"].keys() == {"selector", "endpoints"}
+    (endpoint,) = monitor["spec"]["endpoints"]
+    assert endpoint.keys() == {"port", "path", "interval"}
+    assert re.fullmatch(r"\d+s", endpoint["interval"])
+    assert endpoint["port"] in {port["name"] for port in OBJECTS["Service"]["spec"]["ports"]}
+
+
+def built(folder: Path) -> Objects:
+    """What kustomize makes of a folder: kind → object."""
+    command = [tool("kubectl", "kubectl"), "kustomize", str(folder)]
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stderr
+    return {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
+
+
+def assert_is_of_the_api(objects: Objects) -> None:
+    for kind in objects.keys() - NOT_OF_THE_API:
+        kubernetes_validate.validate(objects[kind], OLDEST, strict=True)
+
+
+def test_kustomize_builds_the_base() -> None:
+    objects = built(FOLDER)
+    assert objects.keys() == {*OBJECTS, "ConfigMap"}
+    assert_is_of_the_api(objects)
+    assert objects["ConfigMap"]["data"] == environment()
+    (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
+    (image,) = KUSTOMIZATION["images"]
+    assert container["image"] == f"{image['name']}:{image['newTag']}"
+    name = objects["ConfigMap"]["metadata"]["name"]
+    assert name.startswith("vae-settings-")
+    assert container["envFrom"] == [{"configMapRef": {"name": name}}]
+
+
+def test_with_tracing_the_collector_is_let_through_and_told(tmp_path: Path) -> None:
+    base = os.path.relpath(FOLDER, tmp_path.resolve())
+    overlay = {"resources": [base], "components": [f"{base}/tracing"]}
+    (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
+    objects = built(tmp_path)
+    assert_is_of_the_api(objects)
+    settings = objects["ConfigMap"]["data"]
+    assert settings.items() > environment().items()
+    assert settings["VAE_TRACING"] == "true"
+    collector = httpx.URL(settings["OTEL_EXPORTER_OTLP_ENDPOINT"])
+    to_collector, to_names = objects["NetworkPolicy"]["spec"]["egress"]
+    assert to_collector["ports"] == [{"port": collector.port}]
+    assert {port["port"] for port in to_names["ports"]} == {53}
+    assert objects["NetworkPolicy"]["spec"]["ingress"] == OBJECTS["NetworkPolicy"]["spec"]["ingress"]
 
 
 def test_every_manifest_is_applied() -> None:
