@@ -5,6 +5,7 @@ from __future__ import annotations
 import hashlib
 import hmac
 from collections.abc import Iterable
+from pathlib import Path
 
 from service.errors import Unauthorized
 
@@ -36,6 +37,18 @@ class Keyring:
                 headers={"WWW-Authenticate": 'Bearer realm="vae-service"'},
             )
         return digest
+
+
+def read_keys(path: Path) -> tuple[str, ...]:
+    """The keys in a file, one a line, without blank lines and comments; raises ValueError where there are none."""
+    try:
+        lines = path.read_text("utf-8", "surrogateescape").splitlines()
+    except OSError as error:
+        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+    keys = tuple(key for line in lines if (key := line.strip()) and not key.startswith("#"))
+    if not keys:
+        raise ValueError(f"{path} has no key in it")
+    return keys
 
 
 def _digest(key: bytes) -> bytes:
