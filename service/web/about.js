@@ -2,7 +2,7 @@
 
 import { call, say } from "./api.js";
 import { curl, takeHome } from "./curl.js";
-import { bitmapOf } from "./picture.js";
+import { drawFrom, fit } from "./picture.js";
 
 const STEPS = 13;
 const FIGURES = {
@@ -23,7 +23,7 @@ export function about(model, spread) {
   const facts = {
     Architecture: model.architecture,
     Image: `${width}×${height}, ${channels === 3 ? "colour" : "grey"}`,
-    "Latent dimensions": model.latent_dim,
+    "Latent dimensions": model.latent_shape.join("×"),
     Parameters: model.parameters.toLocaleString("en"),
     "Trained on": model.training.dataset,
     Epochs: model.training.epochs_finished,
@@ -36,6 +36,10 @@ export function about(model, spread) {
     document.querySelector("#facts").append(row);
   }
   listFigures(model.figures);
+  if (!model.latent_dim) {
+    document.querySelector("#manifold-figure").hidden = true;
+    return () => {};
+  }
 
   const dimensions = model.latent_dim > 1 ? [0, 1] : [0];
   const reach = spread ? 2.5 * Math.max(...dimensions.map((at) => spread.deviation[at])) : 3;
@@ -47,9 +51,9 @@ export function about(model, spread) {
   let isShown = false;
   const show = async () => {
     const options = { method: "POST", type: "application/json", accept: "image/png", body: JSON.stringify(question) };
-    const bitmap = await bitmapOf(await call("traverse", options));
-    Object.assign(manifold, { width: bitmap.width, height: bitmap.height });
-    manifold.getContext("2d").drawImage(bitmap, 0, 0);
+    await drawFrom(await call("traverse", options), (bitmap) => {
+      fit(manifold, bitmap.width, bitmap.height).drawImage(bitmap, 0, 0);
+    });
     isShown = true;
   };
   takeHome(

@@ -10,6 +10,8 @@ const SAID_FOR_MS = 5000;
 /** Something newer is wanted instead. */
 export class Superseded extends Error {}
 
+const BUSY = [429, 502, 503, 504];
+
 let leaving = 0;
 let isWaiting = false;
 
@@ -23,30 +25,43 @@ export function say(text, { stays = false } = {}) {
 
 export const address = (path) => new URL(path, document.baseURI).href;
 
-/** The answer to a request of `path`. `isStale` is asked before the request is sent once more. */
+/** The body of the answer to a request of `path`. `isStale` is asked before the request is sent once more. */
 export async function call(path, { method = "GET", body, type, accept, isStale = () => false } = {}) {
   for (let attempt = 0; ; attempt += 1) {
     const used = key();
-    const response = await send(path, method, body, { "content-type": type, accept, authorization: used && `Bearer ${used}` });
-    if (response?.ok) {
-      if (isWaiting) say("");
-      return response;
+    const authorization = used && `Bearer ${latin1OfUtf8(used)}`;
+    const answer = await send(path, method, body, { "content-type": type, accept, authorization });
+    if (answer?.ok) {
+      goOn();
+      return answer.body;
     }
-    if (response?.status === 401) {
+    if (answer?.status === 401) {
       await askKey(used);
       continue;
     }
-    if (response && ![429, 502, 503, 504].includes(response.status)) throw new Error(await detail(response));
-    say(`${response ? "The service is busy" : "No connection"}; this goes on by itself.`, { stays: true });
-    isWaiting = true;
-    const asked = Number(response?.headers.get("retry-after") ?? 0) * 1000;
-    await pause(Math.min(LONGEST_WAIT_MS, Math.max(asked, 250 * 2 ** attempt)));
+    if (answer && !BUSY.includes(answer.status)) throw new Error(await detail(answer));
+    await waitFor(answer ? "The service is busy" : "No connection", attempt, answer?.retryAfter);
     if (isStale()) throw new Superseded();
   }
 }
 
 export async function callJson(path, options) {
-  return (await call(path, { ...options, accept: "application/json" })).json();
+  const body = await call(path, { ...options, accept: "application/json" });
+  return JSON.parse(await body.text());
+}
+
+/** What `load` gives, which has the browser fetch files and is tried again where it cannot: a TypeError. */
+export async function loaded(load) {
+  for (let attempt = 0; ; attempt += 1) {
+    try {
+      const found = await load();
+      goOn();
+      return found;
+    } catch (error) {
+      if (!(error instanceof TypeError)) throw error;
+      await waitFor("No connection", attempt);
+    }
+  }
 }
 
 /** Does `work` with the newest value: while it is done, of all values that come only the last is kept for next. */
@@ -79,18 +94,34 @@ export class Newest {
 async function send(path, method, body, fields) {
   const headers = Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
   try {
-    return await fetch(address(path), { method, body, headers });
+    const response = await fetch(address(path), { method, body, headers });
+    const { ok, status } = response;
+    const retryAfter = Number(response.headers.get("retry-after")) || 0; // it may be a date
+    return { ok, status, retryAfter, body: await response.blob() };
   } catch {
-    return null;
+    return null; // the connection was lost, before the answer or in it
   }
 }
 
-async function detail(response) {
+async function detail({ status, body }) {
   try {
-    return (await response.json()).detail;
+    return JSON.parse(await body.text()).detail;
   } catch {
-    return `The service answered ${response.status}.`;
+    return `The service answered ${status}.`;
   }
 }
 
-const pause = (milliseconds) => new Promise((resolve) => setTimeout(resolve, milliseconds));
+/** Say what is waited for, and wait: longer at each attempt, and at least `seconds`. */
+async function waitFor(what, attempt, seconds = 0) {
+  say(`${what}; this goes on by itself.`, { stays: true });
+  isWaiting = true;
+  const milliseconds = Math.min(LONGEST_WAIT_MS, Math.max(seconds * 1000, 250 * 2 ** attempt));
+  await new Promise((resolve) => setTimeout(resolve, milliseconds));
+}
+
+function goOn() {
+  if (isWaiting) say("");
+}
+
+/** Header fields hold bytes, which `fetch` takes as characters: a key's are those of UTF-8, as curl sends them. */
+const latin1OfUtf8 = (text) => String.fromCharCode(...new TextEncoder().encode(text));

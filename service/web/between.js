@@ -2,12 +2,13 @@
 
 import { Newest, call, callJson, say } from "./api.js";
 import { button, curl, takeHome } from "./curl.js";
-import { bitmapOf, enlargement, imageShape, paint, save, sheetOf } from "./picture.js";
+import { drawFrom, enlargement, imageShape, paint, save, sheetOf } from "./picture.js";
 import { encode } from "./png.js";
 import { Sheet } from "./sheet.js";
 import { listen, set, state, tidy } from "./state.js";
 
 const FRAME_MS = 120;
+const REDUCED_FRAME_MS = 1000;
 const STARTING_SEED = 7; // two samples, where nothing is pinned yet
 
 const position = document.querySelector("#position");
@@ -21,9 +22,9 @@ let timer = 0;
 
 /** Build it; gives what to do when it is shown. */
 export function between() {
-  const go = (at) => {
+  const go = (at, by = null) => {
     position.value = at;
-    set({ z: latents[at] });
+    set({ z: latents[at] }, by);
   };
   const strip = new Sheet(
     document.querySelector("#strip"),
@@ -35,16 +36,17 @@ export function between() {
   );
   const way = new Newest(async (_, isStale) => {
     const options = { method: "POST", type: "application/json", isStale, body: JSON.stringify(question()) };
-    const [found, response] = await Promise.all([
+    const [found, images] = await Promise.all([
       callJson("interpolate", options),
       call("interpolate", { ...options, accept: "image/png" }),
     ]);
-    latents = found.z.map((z) => z.map(tidy));
-    const bitmap = await bitmapOf(response);
-    strip.show(bitmap, latents.length, latents.length);
-    paint(ends.a.firstChild, bitmap, 0, latents.length);
-    paint(ends.b.firstChild, bitmap, latents.length - 1, latents.length);
-    position.max = latents.length - 1;
+    await drawFrom(images, (bitmap) => {
+      latents = found.z.map((z) => z.map(tidy));
+      position.max = latents.length - 1;
+      strip.show(bitmap, latents.length, latents.length);
+      paint(ends.a.firstChild, bitmap, 0, latents.length);
+      paint(ends.b.firstChild, bitmap, latents.length - 1, latents.length);
+    });
     mark();
   });
   const mark = () => {
@@ -78,6 +80,7 @@ export function between() {
   };
   const start = () => {
     play.setAttribute("aria-pressed", "true");
+    const isReduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
     timer = setInterval(() => {
       if (state.view !== "between" || latents.length < 2) {
         stop();
@@ -85,8 +88,8 @@ export function between() {
       }
       const at = Number(position.value);
       if (at + direction < 0 || at + direction >= latents.length) direction = -direction;
-      go(at + direction);
-    }, FRAME_MS);
+      go(at + direction, strip);
+    }, isReduced ? REDUCED_FRAME_MS : FRAME_MS);
   };
   play.addEventListener("click", () => (timer ? stop() : start()));
   position.addEventListener("input", () => {
@@ -107,6 +110,7 @@ export function between() {
   ).append(
     button("Save animation", async () => {
       const there = strip.canvases;
+      if (!there.length) throw new Error("The images have not come yet.");
       const canvases = [...there, ...there.slice(1, -1).reverse()];
       save(await encode(canvases, imageShape()[0], FRAME_MS, enlargement(there[0], 2)), "between-animated.png");
     }),

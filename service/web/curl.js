@@ -31,7 +31,7 @@ export async function curl(path, { json, png, accept, output } = {}) {
   if (png) parts.push("-H", quote("Content-Type: image/png"), "--data-binary", "@-");
   parts.push(quote(address(path)));
   if (output) parts.push("-o", output);
-  return png ? `base64 -d <<< ${quote(await base64(png))} | ${parts.join(" ")}` : parts.join(" ");
+  return png ? `printf %s ${quote(await base64(png))} | base64 -d | ${parts.join(" ")}` : parts.join(" ");
 }
 
 async function copy(text) {

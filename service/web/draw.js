@@ -5,7 +5,7 @@ import { curl, takeHome } from "./curl.js";
 import { loadLatents, nearest, shareMoreRemote } from "./latents.js";
 import { encode } from "./png.js";
 import { fit, imageShape, paintPixels, sheetOf } from "./picture.js";
-import { set } from "./state.js";
+import { set, wish } from "./state.js";
 import { render, trace } from "./strokes.js";
 
 const KEY_STEP = 0.02; // of the pad's side
@@ -23,6 +23,7 @@ const invert = document.querySelector("#invert");
 const ink = document.querySelector("#ink");
 const file = document.querySelector("#file");
 const verdict = document.querySelector("#verdict");
+const penState = document.querySelector("#pen-state");
 const [loss, kl] = [document.querySelector("#loss"), document.querySelector("#kl")];
 
 let strokes = [];
@@ -31,7 +32,9 @@ let pen = null; // of the keys: {at: [x, y], stroke or null}
 
 /** Build it; gives what to do when it is shown. */
 export function draw(model, spread) {
-  const judge = new Newest(async ({ isDone }, isStale) => {
+  let edits = 0;
+  let isLatest = () => false; // is the drawing what was wanted last?
+  const judge = new Newest(async ({ isDone, edit }, isStale) => {
     const body = await encode([seen], imageShape()[0]);
     const found = await callJson("reconstruct", { method: "POST", body, type: "image/png", isStale });
     if (!hint.hidden) return; // it was cleared meanwhile
@@ -39,12 +42,12 @@ export function draw(model, spread) {
     const usual = model.figures;
     loss.textContent = nats(found.reconstruction_loss, usual.test_reconstruction_loss);
     kl.textContent = nats(found.kl_divergence, usual.test_kl_divergence);
-    set({ z: found.mean });
-    if (isDone) speak.push(found);
+    if (isLatest()) set(model.latent_dim ? { z: found.mean } : { large: reconstruction }, pad);
+    if (isDone) speak.push({ found, edit });
   });
-  const speak = new Newest(async (found, isStale) => {
-    const text = await sentence(found, spread && (await loadLatents()));
-    if (!hint.hidden || isStale()) return;
+  const speak = new Newest(async ({ found, edit }) => {
+    const text = model.latent_dim ? await sentence(found, spread && (await loadLatents())) : offBy(found);
+    if (edit !== edits) return;
     const word = document.createElement("strong");
     [word.textContent] = text;
     verdict.replaceChildren(word, ` ${text[1]}`);
@@ -53,6 +56,8 @@ export function draw(model, spread) {
   const changed = (isDone) => {
     const isEmpty = !strokes.length && !picture;
     hint.hidden = !isEmpty;
+    edits += 1;
+    verdict.textContent = "";
     drawPad();
     if (isEmpty) {
       clearResults();
@@ -63,18 +68,20 @@ export function draw(model, spread) {
       render(seen, strokes, imageShape(), ink.value);
       if (invert.checked) invertSeen(0, 0, seen.width, seen.height);
     }
-    judge.push({ isDone });
+    if (!isLatest()) isLatest = wish();
+    judge.push({ isDone, edit: edits });
   };
   const clear = () => {
-    [strokes, picture] = [[], null];
+    leavePicture();
+    strokes = [];
     invert.checked = false;
     changed(true);
   };
   listenToPen(changed);
   listenToKeys(changed, clear);
   listenToPictures((bitmap) => {
+    leavePicture();
     [strokes, picture] = [[], bitmap];
-    invert.checked = false;
     invert.checked = imageShape()[0] === 1 && isInkOnPaper(...showPicture());
     changed(true);
   });
@@ -92,6 +99,7 @@ export function draw(model, spread) {
   document.querySelector("#ink-label").hidden = !isColour;
   pad.parentElement.classList.toggle("black", isColour); // so that any ink looks as it will
   new ResizeObserver(drawPad).observe(pad);
+  matchMedia("(prefers-color-scheme: dark)").addEventListener("change", drawPad);
   clearResults();
 
   takeHome(
@@ -115,8 +123,16 @@ function clearResults() {
   verdict.textContent = "";
 }
 
+/** Strokes take the place of the picture, if there is one. */
+function leavePicture() {
+  if (!picture) return;
+  picture.close();
+  picture = null;
+  invert.checked = false;
+}
+
 function listenToPen(changed) {
-  let stroke = null;
+  let [stroke, pointer] = [null, null];
   const add = (event) => {
     const { left, top, width, height } = pad.getBoundingClientRect();
     const coalesced = event.getCoalescedEvents?.() ?? [];
@@ -127,21 +143,20 @@ function listenToPen(changed) {
   pad.addEventListener("pointerdown", (event) => {
     if (event.button !== 0 || stroke) return;
     pad.setPointerCapture(event.pointerId);
-    if (picture) invert.checked = false;
-    picture = null;
-    stroke = [];
+    leavePicture();
+    [stroke, pointer] = [[], event.pointerId];
     strokes.push(stroke);
     add(event);
     changed(false);
   });
   pad.addEventListener("pointermove", (event) => {
-    if (!stroke || !pad.hasPointerCapture(event.pointerId)) return;
+    if (!stroke || event.pointerId !== pointer) return;
     add(event);
     changed(false);
   });
   for (const type of ["pointerup", "pointercancel"]) {
-    pad.addEventListener(type, () => {
-      if (!stroke) return;
+    pad.addEventListener(type, (event) => {
+      if (!stroke || event.pointerId !== pointer) return;
       stroke = null;
       changed(true);
     });
@@ -150,38 +165,47 @@ function listenToPen(changed) {
 
 function listenToKeys(changed, clear) {
   pad.addEventListener("keydown", (event) => {
-    pen ??= { at: [0.5, 0.5], stroke: null };
-    if (event.key === " ") {
-      pen.stroke = pen.stroke ? null : [pen.at];
-      if (pen.stroke) strokes.push(pen.stroke);
-    } else if (event.key in MOVES) {
-      const [dx, dy] = MOVES[event.key];
-      pen.at = [within(pen.at[0] + dx * KEY_STEP), within(pen.at[1] + dy * KEY_STEP)];
-      pen.stroke?.push(pen.at);
-    } else if (event.key === "Delete" || event.key === "Backspace") {
-      pen.stroke = null;
-      clear();
-      return;
-    } else return;
+    const isErased = event.key === "Delete" || event.key === "Backspace";
+    const isSwitched = event.key === " ";
+    const move = MOVES[event.key];
+    if (event.ctrlKey || event.metaKey || event.altKey || !(isErased || isSwitched || move)) return;
     event.preventDefault();
-    if (picture && pen.stroke) picture = null;
-    changed(!pen.stroke);
+    if (isSwitched && event.repeat) return;
+    pen ??= { at: [0.5, 0.5], stroke: null };
+    if (move) {
+      pen.at = pen.at.map((value, axis) => within(value + move[axis] * KEY_STEP));
+      pen.stroke?.push(pen.at);
+    } else pen.stroke = isErased || pen.stroke ? null : [pen.at];
+    if (isSwitched && pen.stroke) {
+      leavePicture();
+      strokes.push(pen.stroke);
+    }
+    if (isErased) clear();
+    else if (isSwitched || pen.stroke) changed(!pen.stroke);
+    else drawPad();
+    const [across, down] = pen.at.map((value) => Math.round(100 * value));
+    penState.textContent = `Pen ${pen.stroke ? "down" : "up"}, ${across} % across, ${down} % down.`;
   });
   pad.addEventListener("blur", () => {
+    const isStroke = pen?.stroke;
     pen = null;
-    drawPad();
+    penState.textContent = "";
+    if (isStroke) changed(true);
+    else drawPad();
   });
 }
 
 function listenToPictures(take) {
-  const open = async (source) => {
-    if (!source) return;
+  const reading = new Newest(async (source) => {
     try {
       take(await createImageBitmap(source, { imageOrientation: "from-image" }));
       set({ view: "draw" });
     } catch {
       say("That is not a picture that this browser can read.");
     }
+  });
+  const open = (source) => {
+    if (source) reading.push(source);
   };
   file.addEventListener("change", () => {
     open(file.files[0]);
@@ -287,6 +311,13 @@ async function sentence({ mean, pixels, reconstruction_loss: found }, latents) {
   if (share < RARE) return ["Unusual:", `${place}; ${around}.`];
   if (times > DEAR) return ["Unusual:", `its place is not, ${place}, but ${dear}; ${around}.`];
   return ["Usual:", `${place}; ${around}.`];
+}
+
+/** Where latents are maps there are no others to compare with: how far the reconstruction is off. */
+function offBy({ reconstruction_loss: found }) {
+  const values = imageShape().reduce((count, side) => count * side);
+  const off = 255 * Math.sqrt((2 * found) / values); // the loss is half of the squared error
+  return ["Reconstructed:", `its values are ${off.toFixed(0)} of 255 off, root mean square.`];
 }
 
 /** Nats that a pixel of value p costs where the model says p. */

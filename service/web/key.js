@@ -16,11 +16,12 @@ export async function askKey(refused) {
 }
 
 async function ask(refused) {
-  problem.textContent = refused && "That key is not one of this service's.";
   do {
+    dialog.returnValue = "";
     dialog.showModal();
+    problem.textContent = refused && "That key is not one of this service's.";
     await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
-  } while (!field.value.trim());
+  } while (dialog.returnValue !== "entered" || !field.value.trim());
   sessionStorage.setItem(STORE, field.value.trim());
   field.value = "";
 }

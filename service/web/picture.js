@@ -9,9 +9,11 @@ export function setImageShape(given) {
   shape = given;
 }
 
-/** The bitmap of a PNG that came as an answer. */
-export async function bitmapOf(response) {
-  return createImageBitmap(await response.blob());
+/** Has `use` draw from the bitmap of a PNG that came as an answer. */
+export async function drawFrom(blob, use) {
+  const bitmap = await createImageBitmap(blob);
+  use(bitmap);
+  bitmap.close();
 }
 
 /** Show one image of a sheet with `columns` in a row. */
@@ -43,6 +45,7 @@ export function fit(canvas, width, height) {
 
 /** Canvases as one PNG, `columns` in a row, their pixels enlarged to squares that can be seen. */
 export function sheetOf(canvases, columns = 1) {
+  if (!canvases.length) throw new Error("The images have not come yet.");
   const { width, height } = canvases[0];
   const scale = enlargement(canvases[0], canvases.length);
   const sheet = document.createElement("canvas");

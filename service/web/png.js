@@ -28,7 +28,7 @@ export async function encode(canvases, channels, milliseconds = 0, scale = 1) {
     const data = await deflate(scanlines(canvas, channels, scale));
     if (index === 0) chunks.push(chunk("IDAT", data));
     else {
-      chunks.push(chunk("fdAT", new Uint8Array([...uint32(sequence), ...data])));
+      chunks.push(chunk("fdAT", joined(uint32(sequence), data)));
       sequence += 1;
     }
   }
@@ -56,10 +56,20 @@ async function deflate(bytes) {
 }
 
 function chunk(type, data) {
-  const body = new Uint8Array([...new TextEncoder().encode(type), ...data]);
+  const body = joined(new TextEncoder().encode(type), data);
   let crc = 0xffffffff;
   for (const byte of body) crc = CRC[(crc ^ byte) & 255] ^ (crc >>> 8);
-  return new Uint8Array([...uint32(data.length), ...body, ...uint32((crc ^ 0xffffffff) >>> 0)]);
+  return joined(uint32(data.length), body, uint32((crc ^ 0xffffffff) >>> 0));
+}
+
+function joined(...parts) {
+  const bytes = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
+  let at = 0;
+  for (const part of parts) {
+    bytes.set(part, at);
+    at += part.length;
+  }
+  return bytes;
 }
 
 const uint32 = (value) => [value >>> 24, (value >>> 16) & 255, (value >>> 8) & 255, value & 255];

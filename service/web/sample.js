@@ -2,9 +2,9 @@
 
 import { Newest, call, callJson, say } from "./api.js";
 import { curl, takeHome } from "./curl.js";
-import { bitmapOf, sheetOf } from "./picture.js";
+import { drawFrom, sheetOf } from "./picture.js";
 import { Sheet } from "./sheet.js";
-import { listen, set, state } from "./state.js";
+import { listen, set, state, wish } from "./state.js";
 
 const COUNT = 24;
 
@@ -13,23 +13,34 @@ const temperature = document.querySelector("#temperature");
 const temperatureValue = document.querySelector("#temperature-value");
 
 /** Build it; gives what to do when it is shown. */
-export function sample() {
+export function sample(model) {
+  let drawn = {}; // seed and temperature of the images that are there
   let shown = null; // the latent of the sample that was chosen
-  const path = (count) => `sample?n=${count}&seed=${state.seed}&temperature=${state.temperature}`;
+  const path = (count, { seed, temperature }) => `sample?n=${count}&seed=${seed}&temperature=${temperature}`;
   const choose = async (at) => {
-    const { z } = await callJson(path(at + 1)); // a seed's first draws are the same, however many are asked for
+    const isLatest = wish();
+    const from = drawn;
+    const { z } = await callJson(path(at + 1, from)); // a seed's first draws are the same, however many are asked for
+    if (!isLatest()) return;
     set({ z: z[at] });
     shown = state.z;
+    if (from === drawn) sheet.mark(at);
+  };
+  const enlarge = async (at) => {
+    set({ large: sheet.canvases[at] });
     sheet.mark(at);
   };
   const sheet = new Sheet(
     document.querySelector("#sheet"),
     (at) => `Sample ${at + 1}`,
-    (at) => choose(at).catch((error) => say(error.message)),
+    (at) => (model.latent_dim ? choose(at) : enlarge(at)).catch((error) => say(error.message)),
   );
   const draws = new Newest(async (_, isStale) => {
-    const bitmap = await bitmapOf(await call(`${path(COUNT)}&columns=${COUNT}`, { accept: "image/png", isStale }));
-    sheet.show(bitmap, COUNT, COUNT);
+    const { seed, temperature } = state;
+    const wanted = { seed, temperature };
+    const images = await call(`${path(COUNT, wanted)}&columns=${COUNT}`, { accept: "image/png", isStale });
+    await drawFrom(images, (bitmap) => sheet.show(bitmap, COUNT, COUNT));
+    drawn = wanted;
   });
   const refresh = () => {
     seed.value = state.seed;
@@ -39,7 +50,7 @@ export function sample() {
     sheet.lay(COUNT);
     draws.push();
   };
-  listen(["z"], () => {
+  listen(["z", "large"], () => {
     if (state.z !== shown) sheet.mark(-1);
   });
   listen(["seed", "temperature"], () => {
@@ -55,7 +66,7 @@ export function sample() {
   temperature.addEventListener("input", () => set({ temperature: temperature.valueAsNumber }));
   takeHome(
     "sample",
-    () => curl(`${path(COUNT)}&scale=4`, { output: "samples.png" }),
+    () => curl(`${path(COUNT, state)}&scale=4`, { output: "samples.png" }),
     () => sheetOf(sheet.canvases, sheet.columns),
   );
   return refresh;

@@ -6,6 +6,7 @@ export class Sheet {
   #place;
   #names;
   #chosen = -1;
+  #painted = 0;
 
   /** `choose` is told the index of the image that was chosen, `names` is told an index and says its name. */
   constructor(place, names, choose) {
@@ -13,7 +14,7 @@ export class Sheet {
     this.#names = names;
     place.addEventListener("click", (event) => {
       const at = this.#buttons.indexOf(event.target.closest("button"));
-      if (at >= 0) choose(at);
+      if (at >= 0 && at < this.#painted) choose(at);
     });
     place.addEventListener("keydown", (event) => {
       const to = this.#neighbour(event.key);
@@ -25,8 +26,9 @@ export class Sheet {
     });
   }
 
+  /** Those that have an image. */
   get canvases() {
-    return [...this.#place.querySelectorAll("canvas")];
+    return this.#buttons.slice(0, this.#painted).map((button) => button.firstChild);
   }
 
   get columns() {
@@ -36,6 +38,7 @@ export class Sheet {
 
   /** Keep room for so many images. */
   lay(count) {
+    this.#painted = Math.min(this.#painted, count);
     while (this.#buttons.length > count) this.#place.lastChild.remove();
     while (this.#buttons.length < count) {
       const button = document.createElement("button");
@@ -51,6 +54,7 @@ export class Sheet {
   show(bitmap, count, columns) {
     this.lay(count);
     for (const [index, button] of this.#buttons.entries()) paint(button.firstChild, bitmap, index, columns);
+    this.#painted = count;
   }
 
   /** Mark the image that is being shown; -1 for none. */

@@ -1,6 +1,6 @@
 // The test set's latents as a plot: a colour per label, the sliders' point among them.
 
-import { say } from "./api.js";
+import { loaded, say } from "./api.js";
 import { curl, takeHome } from "./curl.js";
 import { loadLatents, principalComponents } from "./latents.js";
 import { listen, set, state } from "./state.js";
@@ -12,6 +12,7 @@ const section = document.querySelector("#space");
 const plot = document.querySelector("#plot");
 const legend = document.querySelector("#legend");
 const label = document.querySelector("#label");
+const nextButton = document.querySelector("#next");
 const about = document.querySelector("#space-about");
 
 /** Build it; gives what to do when it is shown. */
@@ -46,7 +47,7 @@ async function start(latentDim) {
     plot.hidden = true;
     return;
   }
-  await load(SCRIPT);
+  await loaded(() => load(SCRIPT));
   const { project, names, said } = projection(latents.mean, latentDim);
   about.textContent = `${count} latents of the test set${said}. A click on a point takes the sliders there.`;
   await show(latents, groups, project, names);
@@ -61,9 +62,11 @@ function grouped(labels) {
 
 /** By keyboard what a click on a point does. */
 function offerLabels(groups, mean) {
+  if (label.length) return; // the plot did not come, and is tried again
   label.append(...[...groups.keys()].map((name) => new Option(name, name)));
   const next = new Map();
-  document.querySelector("#next").addEventListener("click", () => {
+  nextButton.disabled = false;
+  nextButton.addEventListener("click", () => {
     const name = Number(label.value);
     const rows = groups.get(name);
     const at = next.get(name) ?? 0;
@@ -102,7 +105,7 @@ async function show(latents, groups, project, names) {
   // The sliders' point would hide in the cloud: lines through it, along the axes, show from outside where it is.
   const reach = names.map((_, axis) => {
     const values = points.map((point) => point[axis]);
-    return [values, values].map((all, side) => all.reduce((a, b) => (side ? Math.max(a, b) : Math.min(a, b))));
+    return [values.reduce((a, b) => Math.min(a, b)), values.reduce((a, b) => Math.max(a, b))];
   });
   const here = () => {
     const at = project(state.z);
@@ -207,7 +210,7 @@ function load(source) {
     script.addEventListener("load", resolve);
     script.addEventListener("error", () => {
       script.remove();
-      reject(new Error("The plot could not be fetched; choose another view and come back to try again."));
+      reject(new TypeError("The plot could not be fetched."));
     });
     script.src = source;
     document.head.append(script);

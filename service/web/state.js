@@ -1,25 +1,33 @@
 // What the page shows, and its image in the URL: a copied link shows the same.
 //
 // z: the latent shown, [D]; a, b: the pinned ones, [D] or null; view: the tab; seed, temperature: of the sheet of
-// samples; steps, method: of the way from a to b.
+// samples; steps, method: of the way from a to b. Where latents are maps z is empty, and `large` the canvas that is shown.
 
 const VIEWS = ["draw", "space", "between", "sample", "about"];
 const METHODS = ["linear", "spherical"];
-const WRITE_AFTER_MS = 150; // browsers bound how often a page may change its URL
+const WRITE_EVERY_MS = 350; // Safari lets a page change its URL a hundred times in 30 s
 const BOUND = 1e6; // the service takes no latent beyond
 
 export const state = { z: [], a: null, b: null, view: "draw", seed: 0, temperature: 1, steps: 12, method: "linear" };
 
 const listeners = [];
 let timer = 0;
+let wishes = 0;
 
-/** Change some fields; whoever listens to one of them is told. */
-export function set(changes) {
+/** Someone wants another image, which has yet to come. Gives whether nothing else has been wanted since. */
+export function wish() {
+  wishes += 1;
+  const own = wishes;
+  return () => own === wishes;
+}
+
+/** Change some fields; whoever listens to one of them is told. `by`: what moves z on and on, where no hand does. */
+export function set(changes, by = null) {
+  if (("z" in changes || "large" in changes) && !by) wish();
   for (const name of ["z", "a", "b"]) if (changes[name]) changes[name] = changes[name].map(tidy);
   Object.assign(state, changes);
-  for (const [names, listener] of listeners) if (names.some((name) => name in changes)) listener(changes);
-  clearTimeout(timer);
-  timer = setTimeout(write, WRITE_AFTER_MS);
+  for (const [names, listener] of listeners) if (names.some((name) => name in changes)) listener(by);
+  timer ||= setTimeout(write, WRITE_EVERY_MS);
 }
 
 export function listen(names, listener) {
@@ -39,12 +47,13 @@ export function link() {
   const fields = new URLSearchParams();
   const { z, a, b, view, seed, temperature, steps, method } = state;
   for (const [name, value] of Object.entries({ z, view, a, b, seed, temperature, steps, method })) {
-    if (value !== null) fields.set(name, value);
+    if (value !== null && value.length !== 0) fields.set(name, value);
   }
   return `#${fields.toString().replaceAll("%2C", ",")}`;
 }
 
 function write() {
+  timer = 0;
   if (link() !== location.hash) history.replaceState(null, "", link());
 }
 

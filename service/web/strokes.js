@@ -3,7 +3,8 @@
 const DIGIT = 28; // MNIST's images: a digit in a box of 20×20, its centre of mass in the middle of 28×28
 const BOX = 20;
 const PEN = 2.4; // width of the ink in pixels of 28×28: as much of it as MNIST's digits have
-const FINE = 8; // pixels are the mean of so many by so many
+const FINEST = 8; // pixels are the mean of so many by so many,
+const FINE_SIDE = 512; // or of fewer, where a side would have more than this
 const MOST_ENLARGED = 1.8; // a dot stays a dot
 const WIDE_PEN = 1 / 16; // of the side of other models' images
 
@@ -49,16 +50,19 @@ export function render(canvas, strokes, [channels, height, width], ink) {
   shrink(canvas, DIGIT, DIGIT);
 }
 
-/** Ink on black, FINE times as large. */
+const finenessOf = (width, height) => Math.max(1, Math.min(FINEST, Math.floor(FINE_SIDE / Math.max(width, height))));
+
+/** Ink on black, as many times as large as it is fine. */
 function draft(strokes, width, height, pen, ink, place) {
-  Object.assign(fine.canvas, { width: width * FINE, height: height * FINE });
-  fine.fillRect(0, 0, width * FINE, height * FINE);
-  trace(fine, strokes, pen * FINE, ink, (point) => place(point).map((value) => value * FINE));
+  const times = finenessOf(width, height);
+  Object.assign(fine.canvas, { width: width * times, height: height * times });
+  fine.fillRect(0, 0, width * times, height * times);
+  trace(fine, strokes, pen * times, ink, (point) => place(point).map((value) => value * times));
 }
 
 /** How far to move what is drafted to have its centre of mass in the middle, in pixels of the image. */
 function offCentre() {
-  const side = DIGIT * FINE;
+  const side = DIGIT * FINEST;
   const { data } = fine.getImageData(0, 0, side, side);
   let [mass, sumX, sumY] = [0, 0, 0];
   for (let y = 0; y < side; y += 1) {
@@ -69,21 +73,22 @@ function offCentre() {
       sumY += value * (y + 0.5);
     }
   }
-  return [(side / 2 - sumX / mass) / FINE, (side / 2 - sumY / mass) / FINE];
+  return [(side / 2 - sumX / mass) / FINEST, (side / 2 - sumY / mass) / FINEST];
 }
 
 function shrink(canvas, width, height) {
-  const { data } = fine.getImageData(0, 0, width * FINE, height * FINE);
+  const times = finenessOf(width, height);
+  const { data } = fine.getImageData(0, 0, width * times, height * times);
   const image = new ImageData(width, height);
   for (let y = 0; y < height; y += 1) {
     for (let x = 0; x < width; x += 1) {
       for (let c = 0; c < 4; c += 1) {
         let sum = 0;
-        for (let v = 0; v < FINE; v += 1) {
-          const row = (y * FINE + v) * width * FINE + x * FINE;
-          for (let u = 0; u < FINE; u += 1) sum += data[4 * (row + u) + c];
+        for (let v = 0; v < times; v += 1) {
+          const row = (y * times + v) * width * times + x * times;
+          for (let u = 0; u < times; u += 1) sum += data[4 * (row + u) + c];
         }
-        image.data[4 * (y * width + x) + c] = Math.round(sum / FINE ** 2);
+        image.data[4 * (y * width + x) + c] = Math.round(sum / times ** 2);
       }
     }
   }

@@ -8,7 +8,9 @@ import { space } from "./space.js";
 import { showTabs } from "./tabs.js";
 
 export function showViews(model, spread) {
-  const views = { draw: draw(model, spread), between: between(), sample: sample(), about: about(model, spread) };
+  const views = { draw: draw(model, spread), sample: sample(model), about: about(model, spread) };
+  if (model.latent_dim) views.between = between();
+  if (spread) views.space = space(model);
   document.querySelector("#views").hidden = false;
-  showTabs(spread ? { ...views, space: space(model) } : views);
+  showTabs(views);
 }

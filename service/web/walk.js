@@ -2,8 +2,8 @@
 
 import { Newest, call, callJson, say } from "./api.js";
 import { curl, takeHome } from "./curl.js";
-import { bitmapOf, paint, sheetOf } from "./picture.js";
-import { listen, set, state } from "./state.js";
+import { drawFrom, paint, sheetOf } from "./picture.js";
+import { listen, set, state, wish } from "./state.js";
 
 const STEP = 0.01;
 const PRIOR = { low: -3, high: 3, mean: 0, deviation: 1, histogram: null };
@@ -21,26 +21,21 @@ export function walk(model, spread) {
   const rows = Array.from({ length: model.latent_dim }, (_, at) => new Row(at, ranges(spread, at)));
   document.querySelector("#sliders").append(...rows.map((row) => row.element));
 
-  let late = 0;
   const decode = new Newest(async (z, isStale) => {
-    const response = await call("decode", {
-      method: "POST",
-      body: JSON.stringify(z),
-      type: "application/json",
-      accept: "image/png",
-      isStale,
-    });
-    paint(image, await bitmapOf(response));
-    frame.classList.remove("late");
-    clearTimeout(late);
+    const options = { method: "POST", body: JSON.stringify(z), type: "application/json", accept: "image/png", isStale };
+    const late = setTimeout(() => frame.classList.add("late"), LATE_MS);
+    try {
+      await drawFrom(await call("decode", options), (bitmap) => paint(image, bitmap));
+    } finally {
+      clearTimeout(late);
+      frame.classList.remove("late");
+    }
   });
-  listen(["z"], () => {
-    if (!journey.isGoing) {
+  listen(["z"], (by) => {
+    if (by !== journey) {
       journey.stop();
       seed.value = "";
     }
-    clearTimeout(late);
-    late = setTimeout(() => frame.classList.add("late"), LATE_MS);
     for (const [at, row] of rows.entries()) row.show(state.z[at]);
     decode.push(state.z);
   });
@@ -49,9 +44,11 @@ export function walk(model, spread) {
   const origin = () => new Array(model.latent_dim).fill(0);
   const go = (z) => set({ z });
   const random = async () => {
+    const isLatest = wish();
     const chosen = crypto.getRandomValues(new Uint32Array(1))[0];
     try {
       const { z } = await callJson(`sample?n=1&seed=${chosen}`);
+      if (!isLatest()) return;
       go(z[0]);
       seed.value = `seed ${chosen}`;
     } catch (error) {
@@ -125,8 +122,6 @@ class Row {
 class Journey {
   #ranges;
   #frame = 0;
-  /** Is it this that moves the sliders now? */
-  isGoing = false;
 
   constructor(ranges) {
     this.#ranges = ranges;
@@ -157,9 +152,8 @@ class Journey {
       let seconds = Math.max(0, now - started) / 1000;
       if (isReduced) seconds = Math.floor(seconds / REDUCED_STEP_S) * REDUCED_STEP_S;
       if (seconds !== shown) {
-        this.isGoing = true;
-        set({ z: waves.map(({ mean, height, phase, pace }) => mean + height * Math.sin(phase + pace * seconds)) });
-        this.isGoing = false;
+        const z = waves.map(({ mean, height, phase, pace }) => mean + height * Math.sin(phase + pace * seconds));
+        set({ z }, this);
         shown = seconds;
       }
       this.#frame = requestAnimationFrame(step);

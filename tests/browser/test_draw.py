@@ -12,7 +12,7 @@ from playwright.sync_api import expect
 
 from tests.browser.conftest import Visitor
 from tests.browser.strokes import strokes
-from tests.browser.visit import Visit, given, nearest_labels, pixels, wait_until
+from tests.browser.visit import Visit, given, nearest_labels, pixels, pixels_with_alpha, wait_until
 from tests.service.pictures import Bytes, picture, png
 from tests.service.running import Running
 
@@ -43,6 +43,7 @@ def write(visit: Visit, digit: Bytes) -> None:
 
 
 def verdict(visit: Visit) -> str:
+    """That of the last stroke: when one begins, what was said before is taken away."""
     found = visit.page.locator("#verdict")
     expect(found).to_have_text(re.compile(r"[a-z]"))
     return found.inner_text()
@@ -120,14 +121,126 @@ def test_a_finger_draws(visitor: Visitor, served: Running) -> None:
     assert "labelled 1" in verdict(visit)
 
 
+def test_a_second_finger_does_not_draw(visitor: Visitor, served: Running) -> None:
+    visit = visitor(served, has_touch=True)
+    visit.page.locator("#pad").scroll_into_view_if_needed()
+    box = visit.page.locator("#pad").bounding_box()
+    assert box
+    touch = visit.page.context.new_cdp_session(visit.page)
+
+    def send(kind: str, *points: tuple[float, float]) -> None:
+        fingers = [
+            {"x": box["x"] + x * box["width"], "y": box["y"] + y * box["height"], "id": number}
+            for number, (x, y) in enumerate(points)
+        ]
+        touch.send("Input.dispatchTouchEvent", {"type": kind, "touchPoints": fingers})
+
+    send("touchStart", (0.3, 0.2))
+    send("touchStart", (0.3, 0.2), (0.8, 0.5))
+    for step in range(1, 6):
+        send("touchMove", (0.3, 0.2 + step / 20), (0.8, 0.5 + step / 20))
+    send("touchEnd", (0.3, 0.45))
+    for step in range(6, 12):
+        send("touchMove", (0.3, 0.2 + step / 20))
+    send("touchEnd")
+    verdict(visit)
+    drawn = pixels_with_alpha(visit.page.locator("#pad"))[..., 3] > 0
+    rows, columns = np.nonzero(drawn)
+    assert columns.max() < 0.4 * len(drawn)
+    assert rows.max() > 0.7 * len(drawn)
+
+
+def test_a_pen_draws(visit: Visit) -> None:
+    box = visit.page.locator("#pad").bounding_box()
+    assert box
+    pen = visit.page.context.new_cdp_session(visit.page)
+    events = [("mousePressed", 0), *(("mouseMoved", step) for step in range(1, 12)), ("mouseReleased", 11)]
+    for kind, step in events:
+        place = {"x": box["x"] + box["width"] / 2, "y": box["y"] + (0.2 + step / 20) * box["height"]}
+        event = {"type": kind, "pointerType": "pen", "button": "left", "buttons": 1, "clickCount": 1, **place}
+        pen.send("Input.dispatchMouseEvent", event)
+    assert "labelled 1" in verdict(visit)
+
+
 def test_keys_draw(visit: Visit) -> None:
     pad = visit.page.locator("#pad")
     pad.focus()
-    for key in ("ArrowUp",) * 15 + ("Space",) + ("ArrowDown",) * 30 + ("Space",):
+    told = visit.page.get_by_role("tabpanel", name="Draw").get_by_role("status").filter(has_text="Pen")
+    for key in ("ArrowUp",) * 15 + ("Space",):
         pad.press(key)
+    expect(told).to_have_text("Pen down, 50 % across, 20 % down.")
+    for key in ("ArrowDown",) * 30 + ("Space",):
+        pad.press(key)
+    expect(told).to_have_text("Pen up, 50 % across, 80 % down.")
     assert "labelled 1" in verdict(visit)
     pad.press("Delete")
     expect(visit.page.locator("#verdict")).to_be_empty()
+
+
+def test_a_pen_of_keys_is_finished_where_the_pad_is_left(visit: Visit) -> None:
+    pad = visit.page.locator("#pad")
+    pad.focus()
+    for key in ("Space",) + ("ArrowDown",) * 20 + ("Tab",):
+        pad.press(key)
+    assert "labelled 1" in verdict(visit)
+
+
+def test_keys_that_draw_nothing_move_no_slider(visit: Visit, images: Bytes) -> None:
+    write(visit, images[0])
+    verdict(visit)
+    asked = [url for url in visit.asked if "/reconstruct" in url]
+    visit.slide(0, 0.25)
+    pad = visit.page.locator("#pad")
+    pad.focus()
+    for _ in range(3):
+        pad.press("ArrowLeft")
+    visit.wait_for_z([0.25, *visit.z[1:]])
+    visit.wait_for_image(visit.z)
+    assert [url for url in visit.asked if "/reconstruct" in url] == asked
+    for _ in range(2):
+        visit.page.keyboard.down("Space")
+    visit.page.keyboard.up("Space")
+    expect(visit.page.get_by_role("status").filter(has_text="Pen down")).to_be_attached()
+    back = "pad => pad.dispatchEvent(new KeyboardEvent('keydown', {key: 'ArrowLeft', altKey: true, cancelable: true}))"
+    assert pad.evaluate(back)  # it is left to the browser
+
+
+def test_keys_draw_over_a_picture_on_black(visit: Visit, images: Bytes) -> None:
+    visit.page.get_by_label("choose a picture").set_input_files(given(png(255 - images[0])))
+    expect(visit.page.get_by_label("Invert")).to_be_checked()
+    visit.page.locator("#pad").focus()
+    visit.page.keyboard.press("Space")
+    expect(visit.page.get_by_label("Invert")).not_to_be_checked()
+
+
+def test_the_verdict_is_taken_away_when_a_stroke_begins(visit: Visit, images: Bytes) -> None:
+    write(visit, images[0])
+    verdict(visit)
+    box = visit.page.locator("#pad").bounding_box()
+    assert box
+    visit.page.mouse.move(box["x"] + 20, box["y"] + 20)
+    visit.page.mouse.down()
+    expect(visit.page.locator("#verdict")).to_be_empty()
+    visit.page.mouse.up()
+    verdict(visit)
+
+
+def test_a_drawing_that_is_answered_late_does_not_take_the_sliders_back(visit: Visit, images: Bytes) -> None:
+    held = visit.hold("**/reconstruct")
+    visit.page.get_by_label("choose a picture").set_input_files(given(png(images[0])))
+    held.wait()
+    visit.slide(0, 1.25)
+    held.release()
+    verdict(visit)
+    assert visit.z == [1.25, 0, 0]
+
+
+def test_the_pad_is_drawn_anew_in_another_theme(visit: Visit, images: Bytes) -> None:
+    visit.page.emulate_media(color_scheme="light")
+    write(visit, images[0])
+    assert pixels(visit.page.locator("#pad")).max() < 100
+    visit.page.emulate_media(color_scheme="dark")
+    wait_until(lambda: pixels(visit.page.locator("#pad")).max() > 200)
 
 
 def test_undo_takes_the_last_stroke_back(visit: Visit, images: Bytes) -> None:

@@ -6,20 +6,21 @@ import io
 import time
 from base64 import b64decode
 from collections.abc import Callable
+from dataclasses import dataclass, field
 from typing import Any
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, FilePayload, Locator, Page, Request
+from playwright.sync_api import ConsoleMessage, FilePayload, Locator, Page, Request, Route
 
 from tests.service.pictures import Bytes
 from tests.service.running import Running
 
 PATIENCE_S = 20
 """For a machine that has much else to do."""
-URL_S = 0.2
+URL_S = 0.4
 """Within this time the page writes its state into its URL."""
 
 
@@ -77,6 +78,26 @@ class Visit:
         """Until the sliders, and the URL, are there."""
         wait_until(lambda: "z=" in self.url and np.allclose(_latent(self.url), near, atol=1e-4))
 
+    def stop_the_clock(self) -> None:
+        """From here on the page's time goes on by `sliders_at_times` alone."""
+        self.page.clock.install()
+        self.page.clock.pause_at(time.time() + 60)
+
+    def sliders_at_times(self, count: int, milliseconds: int) -> list[list[float]]:
+        """What the sliders show, so often, so far apart in the page's time."""
+        read = "[...document.querySelectorAll('#sliders input')].map(slider => slider.valueAsNumber)"
+        found: list[list[float]] = []
+        for _ in range(count):
+            self.page.clock.run_for(milliseconds)
+            found.append(self.page.evaluate(read))
+        return found
+
+    def hold(self, pattern: str) -> Held:
+        """Requests of these URLs wait until they are released."""
+        held = Held(self.page)
+        self.page.route(pattern, held.hold)
+        return held
+
     def slide(self, index: int, value: float) -> None:
         self.page.locator("#sliders input").nth(index).fill(str(value))
 
@@ -84,6 +105,35 @@ class Visit:
         """Choose a view by its tab."""
         self.page.get_by_role("tab", name=view).click()
         return self.page.get_by_role("tabpanel", name=view)
+
+
+@dataclass
+class Held:
+    """Requests that are not sent yet."""
+
+    page: Page
+    routes: list[Route] = field(default_factory=list)
+
+    def hold(self, route: Route) -> None:
+        self.routes.append(route)
+
+    def wait(self) -> None:
+        """Until there is one."""
+
+        def is_there() -> bool:
+            self.page.evaluate("0")  # while it is asked for something, playwright hears what the page does
+            return bool(self.routes)
+
+        wait_until(is_there)
+
+    def release(self) -> None:
+        """Send those that wait, and wait until they have been answered."""
+        for route in self.routes:
+            route.continue_()
+            answer = route.request.response()
+            assert answer
+            answer.finished()
+        self.page.unroute_all()
 
 
 def origin(service: Running) -> str:
@@ -97,9 +147,14 @@ def _latent(url: str) -> list[float]:
 
 def pixels(canvas: Locator) -> Bytes:
     """Of a canvas, (H, W, 3)."""
+    return pixels_with_alpha(canvas)[..., :3]
+
+
+def pixels_with_alpha(canvas: Locator) -> Bytes:
+    """Of a canvas, (H, W, 4)."""
     url: str = canvas.evaluate("canvas => canvas.toDataURL()")
     with Image.open(io.BytesIO(b64decode(url.partition(",")[2]))) as image:
-        return np.asarray(image.convert("RGBA"), np.uint8)[..., :3]
+        return np.asarray(image.convert("RGBA"), np.uint8)
 
 
 def given(picture: bytes) -> FilePayload:
