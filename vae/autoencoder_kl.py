@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import json
 from dataclasses import dataclass
+from math import ceil, prod
 from pathlib import Path
 from typing import Any, ClassVar
 
@@ -36,6 +37,18 @@ class AutoencoderKLConfig:
     shift_factor: float
 
     @property
+    def tile(self) -> int:
+        """Places of a latent along each side of a tile: the nominal side, or the next that can be quartered."""
+        return ceil(self.latent_shape[1] / 4) * 4
+
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """How many an image of this shape is computed in; each begins three quarters of one after another."""
+        _, *sides = image_shape
+        if max(sides) <= self.tile * self.stride:
+            return 1
+        return prod(ceil(side / (self.tile * self.stride * 3 // 4)) for side in sides)
+
+    @property
     def stride(self) -> int:
         """Pixels of an image to one place of its latent, along each side."""
         return self.image_shape[1] // self.latent_shape[1]
@@ -51,7 +64,8 @@ class AutoencoderKLConfig:
         """Whether images of this shape can be encoded."""
         match image_shape:
             case (channels, height, width):
-                return channels == self.image_shape[0] and min(height, width) >= self.stride
+                sides_fit = min(height, width) > 0 and height % self.stride == width % self.stride == 0
+                return channels == self.image_shape[0] and sides_fit
         return False
 
     def image_shape_near(self, height: int, width: int) -> tuple[int, int, int]:
@@ -73,6 +87,8 @@ class AutoencoderKL(nn.Module):
         self.network = network
         self.config = _configuration(network.config)
         network.enable_tiling()
+        network.tile_latent_min_size = self.config.tile
+        network.tile_sample_min_size = self.config.tile * self.config.stride
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) in [0, 1] → mean and log-variance of q(z|x), (N, C', h, w) each."""

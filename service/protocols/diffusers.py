@@ -12,7 +12,7 @@ from __future__ import annotations
 
 import asyncio
 import json
-from math import prod
+from math import ceil, prod, sqrt
 from typing import Annotated, Literal, TypeVar
 
 import numpy as np
@@ -26,7 +26,7 @@ from starlette.responses import Response
 from service.answers import PIECE, PNG, Answer, FloatArray, png
 from service.bodies import INLINE_PIXELS, Limits
 from service.call import Call
-from service.errors import InvalidInput, Problem, UnreadableBody, UnsupportedMediaType
+from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
 from service.images import FORMATS, open_image, to_array, write_jpeg
 from service.negotiation import negotiate
 from service.routes import Loaded, distances
@@ -37,6 +37,11 @@ from vae.config import VAEConfig
 TENSOR, JPEG = "tensor/binary", "image/jpeg"
 UNTOLD = ("", "application/octet-stream")
 """Content types that say nothing of a body; remote_encode sends none."""
+MOST_TILES = 36
+"""That an image is computed in: of one four times as high and wide as the nominal one. A row that is being computed is
+computed to its end, whoever has gone meanwhile."""
+JPEG_SIDE = 65_500
+"""Pixels; the format's own bound is 65,535, that of libjpeg is this."""
 PIXEL_BOUND = 4
 """A decoder's images go a little beyond [-1, 1]; what goes as far as this has another range."""
 
@@ -94,6 +99,8 @@ async def decode(call: Call, options: Annotated[RemoteDecodeOptions, Query()]) -
     if call.media_type not in (TENSOR, *UNTOLD):
         raise UnsupportedMediaType(f"The content type is {call.media_type!r}; this route takes {TENSOR}.")
     z = _latents(_read_tensor(await call.read(loaded.limits.body), options), options, engine.config, loaded.limits)
+    if media_type == JPEG:
+        _check_jpeg(len(z), engine.config.image_shape_of(z.shape[1:]) or engine.config.image_shape)
     loaded.metrics.tally.histogram("vae_latent_distance").add_all(distances(z))
     if options.output_type == "pt" and not options.partial_postprocess:
         return await _tensor(await engine.signed(z, timing=call.timing), options.dtype)
@@ -147,6 +154,7 @@ def _latents(z: FloatArray, options: RemoteDecodeOptions, config: Config, limits
         raise _wrong_shape(options.shape, ["N", *config.latent_shape], config)
     limits.check_batch(len(z))
     limits.check_pixels(len(z), image_shape)
+    _check_tiles(config, image_shape)
     factor, shift = options.scaling(config)
     with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         z = z / factor + shift
@@ -170,9 +178,12 @@ def _unpack(z: FloatArray, options: RemoteDecodeOptions, config: AutoencoderKLCo
 def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
     """Images (N, C, H, W) from [-1, 1] to [0, 1], checked."""
     if x.ndim != 4 or not config.takes(x.shape[1:]):
-        raise _wrong_shape(x.shape, ["N", *config.image_shape], config)
+        multiple = config.stride if isinstance(config, AutoencoderKLConfig) else 1
+        raise _wrong_shape(x.shape, ["N", *config.image_shape], config, multiple)
     limits.check_batch(len(x))
-    limits.check_pixels(len(x), (x.shape[1], x.shape[2], x.shape[3]))
+    shape = (x.shape[1], x.shape[2], x.shape[3])
+    limits.check_pixels(len(x), shape)
+    _check_tiles(config, shape)
     if not (np.abs(x) <= PIXEL_BOUND).all():
         raise InvalidInput(Problem("body", "", "The tensor holds numbers far outside [-1, 1]; scale it to that."))
     return (x + np.float32(1)) / np.float32(2)
@@ -184,14 +195,35 @@ async def _picture(body: bytes, loaded: Loaded) -> FloatArray:
     image = open_image(body, loaded.limits.image_pixels)
     size = (image.width, image.height) if image.getexif().get(ExifTag.Orientation, 1) > 4 else image.size[::-1]
     shape = config.image_shape_near(*size)
+    _check_tiles(config, shape)
     fit: Literal["contain", "stretch"] = "stretch" if isinstance(config, AutoencoderKLConfig) else "contain"
     if image.width * image.height <= INLINE_PIXELS:
         return to_array(image, shape, fit=fit, invert=False)[np.newaxis]
     return (await asyncio.to_thread(to_array, image, shape, fit=fit, invert=False))[np.newaxis]
 
 
-def _wrong_shape(came: tuple[int, ...], wanted: list[str | int], config: Config) -> InvalidInput:
-    freely = " (of any height and width)" if isinstance(config, AutoencoderKLConfig) else ""
+def _check_tiles(config: Config, image_shape: tuple[int, int, int]) -> None:
+    """Raise TooLarge for an image that would keep the engine for too long, in one go."""
+    if isinstance(config, AutoencoderKLConfig) and (tiles := config.tiles(image_shape)) > MOST_TILES:
+        _, height, width = image_shape
+        side = config.tile * config.stride
+        taken = f"{tiles} overlapping tiles of {side}×{side}; at most {MOST_TILES} are taken"
+        raise TooLarge(f"An image of {height}×{width} pixels is computed in {taken}.")
+
+
+def _check_jpeg(count: int, image_shape: tuple[int, int, int]) -> None:
+    """Raise TooLarge for a sheet, as square as it can be, that is no JPEG."""
+    _, height, width = image_shape
+    columns = ceil(sqrt(count))
+    height, width = ceil(count / columns) * height, columns * width
+    if max(height, width) > JPEG_SIDE:
+        sides = f"{height}×{width} pixels; a JPEG has at most {JPEG_SIDE} on a side"
+        raise TooLarge(f"The picture would have {sides}. Ask for image_format=png or output_type=pt.")
+
+
+def _wrong_shape(came: tuple[int, ...], wanted: list[str | int], config: Config, multiple: int = 1) -> InvalidInput:
+    of = f", multiples of {multiple}" if multiple > 1 else ""
+    freely = f" (of any height and width{of})" if isinstance(config, AutoencoderKLConfig) else ""
     shape = f"[{', '.join(map(str, wanted))}]{freely}"
     return InvalidInput(Problem("query", "/shape", f"shape is {list(came)}; {shape} is wanted."))
 
@@ -205,7 +237,8 @@ async def _tensor(array: FloatArray | npt.NDArray[np.uint8], dtype: str) -> Answ
     """An array as an answer, of `dtype`."""
 
     def write() -> bytes:
-        return torch.from_numpy(array).to(getattr(torch, dtype)).view(torch.uint8).numpy().tobytes()
+        tensor = torch.from_numpy(np.ascontiguousarray(array))
+        return tensor.to(getattr(torch, dtype)).view(torch.uint8).numpy().tobytes()
 
     body = write() if array.size <= PIECE else await asyncio.to_thread(write)
     return Answer(body, TENSOR, {"shape": json.dumps(array.shape), "dtype": dtype})

@@ -8,6 +8,8 @@ from typing import Any
 import pytest
 import torch
 from safetensors.torch import load_file, save_file
+from torch import nn
+from torch.nn import functional
 
 from tests.vae.autoencoder import write_folder
 from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_folder
@@ -56,6 +58,45 @@ def test_images_beyond_the_nominal_size_go_tile_by_tile(network: Any, model: Aut
     assert (model.signed(z) - whole).abs().max() > 1e-3
 
 
+class Shrink(nn.Module):
+    """An encoder of which each place of a latent is a pixel's, whatever is beside it."""
+
+    def forward(self, x: torch.Tensor) -> torch.Tensor:
+        return functional.avg_pool2d(x, 2).repeat(1, 2, 1, 1)
+
+
+@pytest.mark.parametrize("side", [4, 36, 44])
+def test_tiles_meet_where_a_quarter_of_the_nominal_side_is_no_place_of_a_latent(tmp_path: Path, side: int) -> None:
+    network = write_folder(tmp_path, sample_size=side)
+    model = load_folder(tmp_path).model
+    x = torch.rand(1, 3, side, side)
+    torch.testing.assert_close(model.encode(x)[0], network.encode(2 * x - 1).latent_dist.mean, atol=1e-4, rtol=0)
+
+    model.network.encoder, model.network.quant_conv = Shrink(), nn.Identity()
+    model.network.decoder, model.network.post_quant_conv = nn.Upsample(scale_factor=2), nn.Identity()
+    for height, width in [(50, 74), (100, 48), (50, 50)]:
+        x, z = torch.rand(1, 3, height, width), torch.rand(1, 4, height // 2, width // 2)
+        torch.testing.assert_close(model.encode(x)[0], functional.avg_pool2d(2 * x - 1, 2))
+        torch.testing.assert_close(model.signed(z), functional.interpolate(z, scale_factor=2))
+
+
+def test_tiles_are_counted_as_diffusers_makes_them(model: AutoencoderKL) -> None:
+    count = 0
+
+    def see(*_: object) -> None:
+        nonlocal count
+        count += 1
+
+    handle = model.network.decoder.register_forward_hook(see)
+    try:
+        for height, width in [(16, 16), (1, 17), (17, 16), (24, 12), (25, 40), (1, 90)]:
+            count = 0
+            model.signed(torch.zeros(1, 4, height, width))
+            assert model.config.tiles((3, 2 * height, 2 * width)) == count
+    finally:
+        handle.remove()
+
+
 def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: AutoencoderKL) -> None:
     x, decoded = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 3, 4, 5, dtype=torch.float64)
     image = decoded.clamp(0, 1)
@@ -79,8 +120,8 @@ def test_shapes(model: AutoencoderKL) -> None:
     config = model.config
     assert config.image_shape_of((4, 3, 5)) == (3, 6, 10)
     assert all(config.image_shape_of(shape) is None for shape in [(3, 4, 4), (4, 0, 4), (4, 4), (1, 4, 4, 4)])
-    assert config.takes((3, 7, 2))
-    assert not any(map(config.takes, [(1, 8, 8), (3, 1, 8), (8, 8)]))
+    assert config.takes((3, 6, 2))
+    assert not any(map(config.takes, [(1, 8, 8), (3, 1, 8), (3, 7, 2), (3, 2, 7), (3, 0, 8), (8, 8)]))
     assert config.image_shape_near(33, 46) == (3, 32, 46)
     assert config.image_shape_near(1, 1) == (3, 2, 2)
 

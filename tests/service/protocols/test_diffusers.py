@@ -19,6 +19,7 @@ from PIL import Image
 from tests.service.problems import bad_fields, problem
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
+from vae import VAE, VAEConfig, save
 
 ROOT = Path(__file__).parent.parent.parent.parent
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
@@ -369,11 +370,46 @@ def test_pixels_from_0_to_255(served_maps: Running) -> None:
         ("/remote/decode", (1, 4, 101, 100), "40400 pixels"),
         ("/remote/decode", (4, 4, 51, 50), "40800 pixels"),
         ("/remote/encode", (5, 3, 2, 2), "5 items"),
-        ("/remote/encode", (1, 3, 201, 200), "40200 pixels"),
+        ("/remote/encode", (1, 3, 202, 200), "40400 pixels"),
+        ("/remote/decode", (1, 4, 1, 433), "2×866 pixels is computed in 37 overlapping tiles of 32×32; at most 36"),
+        ("/remote/encode", (1, 3, 866, 2), "866×2 pixels is computed in 37 overlapping tiles"),
     ],
 )
 def test_too_much(served_maps: Running, path: str, shape: tuple[int, ...], said: str) -> None:
     assert said in problem(ask(served_maps, path, shape), 413)["detail"]
+
+
+def test_as_many_tiles_as_are_taken(served_maps: Running) -> None:
+    assert ask(served_maps, "/remote/decode", (1, 4, 1, 432)).status_code == 200
+
+
+def test_a_picture_of_too_many_tiles(encode_at: str) -> None:
+    with pytest.raises(RuntimeError, match="37 overlapping tiles"):
+        remote_encode(encode_at, Image.new("RGB", (866, 3)))
+
+
+@pytest.mark.parametrize("size", [(32, 49), (33, 32), (1, 2)])
+def test_images_are_multiples_of_the_stride(served_maps: Running, size: tuple[int, int]) -> None:
+    answer = ask(served_maps, "/remote/encode", (1, 3, *size))
+    assert bad_fields(answer) == [("query", "/shape")]
+    assert "(of any height and width, multiples of 2) is wanted" in answer.json()["detail"]
+
+
+@pytest.mark.parametrize("size", [(32, 50), (50, 34), (2, 2)])
+def test_last_tiles_may_be_narrow(served_maps: Running, size: tuple[int, int]) -> None:
+    answer = ask(served_maps, "/remote/encode", (1, 3, *size))
+    assert json.loads(answer.headers["shape"]) == [1, 4, size[0] // 2, size[1] // 2]
+
+
+def test_a_picture_that_is_no_jpeg(tmp_path: Path) -> None:
+    wide = VAE(VAEConfig(image_shape=(1, 1, 32_751), hidden_dim=1, latent_dim=1))
+    save(tmp_path / "wide.safetensors", wide, training={}, figures={})
+    with running(checkpoint=tmp_path / "wide.safetensors") as service:
+        for shape, image_format, status in [((1, 1), "jpg", 200), ((2, 1), "jpg", 413), ((2, 1), "png", 200)]:
+            answer = ask(service, "/remote/decode", shape, image_format=image_format)
+            assert answer.status_code == status
+            assert status == 200 or "1×65502 pixels; a JPEG has at most 65500 on a side" in answer.json()["detail"]
+        assert "vae_latent_distance_count 3.0" in service.client.get("/metrics").text
 
 
 def test_a_picture_of_too_many_pixels(served_maps: Running, encode_at: str) -> None:

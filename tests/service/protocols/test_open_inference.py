@@ -10,7 +10,7 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import tritonclient.http as triton
+import tritonclient.http as triton  # type: ignore[import-untyped]
 from tritonclient import utils as triton_utils
 
 from service.protocols.open_inference import JSON_LENGTH
