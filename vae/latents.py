@@ -32,9 +32,11 @@ class LatentSet:
 
     @classmethod
     def load(cls, checkpoint: Path, sha256: str) -> LatentSet | None:
-        """What lies beside `checkpoint`; None where nothing does, CheckpointError where it is another checkpoint's."""
-        path = cls.path_beside(checkpoint)
-        if not path.exists():
+        """What lies beside `checkpoint`; None where nothing does, CheckpointError where it is another checkpoint's.
+
+        A folder has none: its latents are maps.
+        """
+        if checkpoint.is_dir() or not (path := cls.path_beside(checkpoint)).exists():
             return None
         try:
             with safe_open(path, framework="pt") as file:

@@ -292,6 +292,15 @@ def test_vae_serve_serves_a_folder(folder: Path, network: Any) -> None:
         assert server.get("/model").json()["architecture"] == "autoencoder_kl"
 
 
+def test_latents_are_no_folder_s(folder: Path, network: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sd.v1").symlink_to(folder)
+    (tmp_path / "sd.latents.safetensors").write_bytes(b"another's")
+    monkeypatch.chdir(folder)
+    for path in (".", tmp_path / "sd.v1"):
+        with running(checkpoint=Path(path)) as service:
+            problem(service.client.get("/latents"), 404)
+
+
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
     with pytest.raises(StartError, match=r"a folder without config\.json"):
         load_checkpoint(read_settings(["--checkpoint", str(tmp_path)]))
