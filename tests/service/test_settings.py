@@ -16,6 +16,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "port": ("0", 0),
     "workers": ("3", 3),
     "api_keys": ("one, two,", (SecretStr("one"), SecretStr("two"))),
+    "api_keys_file": ("keys", (SecretStr("three"), SecretStr("four, five"))),
     "body_limit": ("1000", 1000),
     "image_pixel_limit": ("2000", 2000),
     "batch_limit": ("30", 30),
@@ -39,9 +40,12 @@ VALUES: dict[str, tuple[str, Any]] = {
 
 
 @pytest.fixture(autouse=True)
-def no_environment(monkeypatch: pytest.MonkeyPatch) -> None:
+def no_environment(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for name in [name for name in os.environ if name.startswith("VAE_")]:
         monkeypatch.delenv(name)
+    monkeypatch.chdir(tmp_path)
+    Path("keys").write_text("# who calls\n\n three\r\nfour, five \n  # nobody\n")
+    Path("other-keys").write_text("six")
 
 
 def environment_name(name: str) -> str:
@@ -76,7 +80,8 @@ def test_by_environment_and_by_flag(monkeypatch: pytest.MonkeyPatch, name: str) 
 def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     text, value = VALUES[name]
     default = getattr(read_settings([]), name)
-    other = {"api_keys": "three", "cors_origins": "https://c.example"}.get(name, str(default))
+    others = {"api_keys": "three", "api_keys_file": "other-keys", "cors_origins": "https://c.example"}
+    other = others.get(name, str(default))
     monkeypatch.setenv(environment_name(name), other)
     assert getattr(read_settings([flag(name), text]), name) == value
 
@@ -84,9 +89,33 @@ def test_a_flag_goes_before_the_environment(monkeypatch: pytest.MonkeyPatch, nam
 def test_safe_by_default() -> None:
     settings = read_settings([])
     assert settings.host == "127.0.0.1"
-    assert settings.cors_origins == settings.api_keys == ()
+    assert settings.cors_origins == settings.keys == ()
     assert settings.checkpoint == BUNDLED
     assert BUNDLED.is_file()
+
+
+def test_keys_of_both_places_count_each_once(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAE_API_KEYS", "one,three")
+    assert read_settings(["--api-keys-file", "keys"]).keys == ("one", "three", "four, five")
+    assert read_settings([]).keys == ("one", "three")
+
+
+@pytest.mark.parametrize("keys", [",", " , ,", " "])
+def test_no_key_where_one_was_meant_does_not_open_the_service(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
+    monkeypatch.setenv("VAE_API_KEYS", keys)
+    with pytest.raises(SettingsError, match="^api_keys: There is nothing between the commas; leave it unset"):
+        read_settings([])
+
+
+@pytest.mark.parametrize(
+    ("content", "said"),
+    [(None, "missing cannot be read: No such file or directory"), ("\n# none\n", "missing has no key in it")],
+)
+def test_a_file_that_gives_no_key_stops_the_start(content: str | None, said: str) -> None:
+    if content is not None:
+        Path("missing").write_text(content)
+    with pytest.raises(SettingsError, match=rf"^api_keys_file: {said}\. See vae-serve --help\.$"):
+        read_settings(["--api-keys=one", "--api-keys-file=missing"])
 
 
 def test_settings_are_frozen() -> None:
@@ -149,7 +178,9 @@ def test_all_bad_values_are_told_at_once(monkeypatch: pytest.MonkeyPatch) -> Non
 
 def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAE_API_KEYS", "hush,whisper")
-    settings = read_settings([])
+    Path("keys").write_text("whispered too")
+    settings = read_settings(["--api-keys-file", "keys"])
+    assert "whispered too" in settings.keys
     shown = f"{settings} {settings!r} {settings.model_dump()} {settings.model_dump_json()}"
     assert "hush" not in shown
     assert "whisper" not in shown
