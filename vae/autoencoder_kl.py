@@ -93,7 +93,7 @@ class AutoencoderKL(nn.Module):
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Images (N, C, H, W) in [0, 1] → mean and log-variance of q(z|x), (N, C', h, w) each."""
         posterior = self.network.encode(2 * x - 1).latent_dist
-        return posterior.mean, posterior.logvar
+        return posterior.mean.contiguous(), posterior.logvar.contiguous()
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, C', h, w) → images (N, C, H, W), about in [0, 1]."""
@@ -102,7 +102,7 @@ class AutoencoderKL(nn.Module):
     def signed(self, z: Tensor) -> Tensor:
         """Latents (N, C', h, w) → images (N, C, H, W) as diffusers has them: about in [-1, 1], and not clipped."""
         images: Tensor = self.network.decode(z).sample
-        return images
+        return images.contiguous()
 
     def image(self, decoded: Tensor) -> Tensor:
         """What `decode` gave, clipped to [0, 1], in place."""

@@ -133,6 +133,18 @@ def test_encode(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> 
     near(alone, np.stack([answer["mean"][0], answer["log_variance"][0], answer["z"][0]]))
 
 
+def test_pictures(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:
+    pixels = np.rint(x[0] * 255).astype(np.uint8)
+    picture = io.BytesIO()
+    Image.fromarray(pixels.transpose(1, 2, 0)).save(picture, "PNG")
+    mean = network.encode(torch.from_numpy(pixels)[None] / 127.5 - 1).latent_dist.mean.numpy()
+    headers = {"content-type": PNG, "accept": JSON}
+    near(read(client.post("/encode", content=picture.getvalue(), headers=headers))["mean"], mean[0])
+    answer = read(client.post("/reconstruct", content=picture.getvalue(), headers=headers))
+    near(answer["mean"], mean[0])
+    near(answer["pixels"], images_of(network, mean)[0])
+
+
 def test_reconstruct(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:
     posterior = network.encode(2 * torch.from_numpy(x) - 1).latent_dist
     answer = read(client.post("/reconstruct", content=npy(x), headers={"content-type": NPY, "accept": JSON}))
