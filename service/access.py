@@ -4,15 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import re
+import select
 import sys
 import time
-from collections.abc import Iterable
 from datetime import UTC, datetime
 from functools import lru_cache
 from typing import Any, Literal, NamedTuple
 
 import orjson
-from starlette.types import Scope
 
 from service.batching import Timing
 
@@ -30,31 +29,19 @@ class Exchange(NamedTuple):
     method: str
     path: bytes
     """As it came, percent-encoded, without the query."""
+    route: str
+    """What it is counted as."""
     status: int
+    received: int
+    """Bytes of the request's body."""
     size: int
-    """Of the answer's body, bytes."""
+    """Bytes of the answer's body."""
     seconds: float
     timing: Timing | None
     """Where something was computed."""
     request_id: bytes
-    trace_id: bytes
-    """Empty where the caller did not say."""
-
-    @classmethod
-    def of(cls, scope: Scope, status: int, size: int, seconds: float) -> Exchange:
-        """The one that ends now."""
-        return cls(
-            time.time(),
-            client[0] if (client := scope["client"]) else "-",
-            scope["method"],
-            scope["raw_path"],
-            status,
-            size,
-            seconds,
-            scope.get("timing"),
-            scope["request_id"],
-            _trace_id(scope["headers"]),
-        )
+    traceparent: bytes
+    """As the caller sent it; empty where it did not."""
 
 
 class AccessLog:
@@ -71,22 +58,27 @@ class AccessLog:
         self._lines.append(self._line(exchange))
 
     def flush(self) -> None:
-        """Write what there is."""
+        """Write what there is, in pieces that no other process's lines get into, where it is a pipe (PIPE_BUF)."""
         lines, self._lines = self._lines, []
-        sys.stderr.write("".join(lines))
         sys.stderr.flush()
+        piece = b""
+        for line in (line.encode() for line in lines):
+            if len(piece) + len(line) > select.PIPE_BUF:
+                sys.stderr.buffer.write(piece)
+                sys.stderr.buffer.flush()
+                piece = b""
+            piece += line
+        sys.stderr.buffer.write(piece)
+        sys.stderr.buffer.flush()
 
 
-def _trace_id(fields: Iterable[tuple[bytes, bytes]]) -> bytes:
-    for name, value in fields:
-        if name == b"traceparent":
-            match = TRACEPARENT.fullmatch(value)
-            return match[1] if match else b""
-    return b""
+def _trace_id(traceparent: bytes) -> str:
+    match = TRACEPARENT.fullmatch(traceparent)
+    return match[1].decode() if match else ""
 
 
 @lru_cache(maxsize=64)
-def _printable(path: bytes) -> str:
+def printable(path: bytes) -> str:
     """On one line, whatever it holds."""
     text = path.decode("ascii", "backslashreplace")
     return text if text.isprintable() else repr(text)
@@ -98,36 +90,37 @@ def _second(ended: int) -> str:
 
 
 def _text_line(exchange: Exchange) -> str:
-    ended, client, method, path, status, size, seconds, timing, request_id, trace_id = exchange
-    spent = (
-        f" ({timing.queue * 1000:.1f} queued, {timing.compute * 1000:.1f} computed)"
-        if timing and timing.compute
-        else ""
+    ended, client, method, path, _, status, received, size, seconds, timing, request_id, traceparent = exchange
+    second = int(ended)
+    line = (
+        f"{_second(second)},{int((ended - second) * 1000):03d} INFO    {client} {method} {printable(path)} "
+        f"{status}, {received} bytes in, {size} out, {seconds * 1000:.1f} ms"
     )
-    return (
-        f"{_second(int(ended))},{int(ended % 1 * 1000):03d} INFO    {client} {method} {_printable(path)} "
-        f"{status}, {size} bytes in {seconds * 1000:.1f} ms{spent}, {request_id.decode()}"
-        f"{f', trace {trace_id.decode()}' if trace_id else ''}\n"
-    )
+    if timing and timing.compute:
+        line += f" ({timing.queue * 1000:.1f} queued, {timing.compute * 1000:.1f} computed)"
+    trace_id = _trace_id(traceparent) if traceparent else ""
+    return f"{line}, {request_id.decode()}{f', trace {trace_id}' if trace_id else ''}\n"
 
 
 def _json_line(exchange: Exchange) -> str:
-    ended, client, method, path, status, size, seconds, timing, request_id, trace_id = exchange
+    ended, client, method, path, route, status, received, size, seconds, timing, request_id, traceparent = exchange
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(ended, UTC).isoformat(timespec="milliseconds"),
         "level": "info",
         "logger": "vae-service.access",
-        "message": f"{method} {_printable(path)} {status}",
+        "message": f"{method} {printable(path)} {status}",
         "client": client,
         "method": method,
-        "path": _printable(path),
+        "path": printable(path),
+        "route": route,
         "status": status,
-        "bytes": size,
+        "bytes_in": received,
+        "bytes_out": size,
         "seconds": round(seconds, 6),
         "request_id": request_id.decode(),
     }
     if timing and timing.compute:
         line |= {"queue_seconds": round(timing.queue, 6), "compute_seconds": round(timing.compute, 6)}
-    if trace_id:
-        line["trace_id"] = trace_id.decode()
+    if trace_id := _trace_id(traceparent):
+        line["trace_id"] = trace_id
     return orjson.dumps(line).decode() + "\n"

@@ -44,6 +44,8 @@ from vae.latents import LatentSet
 
 logger = logging.getLogger("vae-service")
 
+BODIES_ON_THEIR_WAY = 8
+"""Of the largest size, that are held at once before they are whole."""
 VERSIONS = ("", "/versions/{version}")
 OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/encode": ("POST", routes.encode),
@@ -101,7 +103,12 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
     counts = metrics or Metrics(Noticeboard(1), 0)
     tracer = _tracer() if settings.tracing else None
     keyring = Keyring(settings.keys)
-    admission = Admission(queue_limit=settings.queue_limit, keys=len(keyring), deadline=settings.request_deadline)
+    admission = Admission(
+        queue_limit=settings.queue_limit,
+        keys=len(keyring),
+        deadline=settings.request_deadline,
+        room=BODIES_ON_THEIR_WAY * settings.body_limit,
+    )
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
     Image.MAX_IMAGE_PIXELS = None  # bodies.py refuses by its own limit, from the header
 
@@ -132,7 +139,7 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
         counts.info = _model_info(checkpoint, app.version)
         counts.gauges = {
             "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
-            "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.in_flight),
+            "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.taken),
             "vae_places": ("Requests that may be in flight", lambda: settings.queue_limit),
         }
         counts.keep_posting()
@@ -142,7 +149,7 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
         admission.status = "ok"
         yield {
             "admission": admission,
-            "patience": Patience(settings.client_timeout, settings.keep_alive, counts.tally.refuse),
+            "patience": Patience(settings.client_timeout, settings.keep_alive, front.refuse),
         }
         engine.close()
         if access_log:
@@ -176,7 +183,8 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
             allow_headers=FIELDS_TAKEN,
             expose_headers=FIELDS_GIVEN,
         )
-    return Front(app, shortcuts=not settings.cors_origins, access_log=access_log, tally=counts.tally, tracer=tracer)
+    front = Front(app, shortcuts=not settings.cors_origins, access_log=access_log, tally=counts.tally, tracer=tracer)
+    return front
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:

@@ -20,15 +20,17 @@ PAUSE, LONGEST_PAUSE = 0.06, 0.2
 class Timing:
     """Where the time of a request went, seconds."""
 
-    __slots__ = ("compute", "queue", "span")
+    __slots__ = ("batches", "compute", "queue", "span")
 
     def __init__(self, span: object | None = None) -> None:
         self.span = span
         """The request's, where it is traced."""
+        self.batches = 0
+        """That it took, as yet."""
         self.queue = 0.0
-        """Until its batch was begun; that of the last one, if it took several."""
+        """Until the first of them was begun."""
         self.compute = 0.0
-        """Of its batches."""
+        """Of all of them."""
 
 
 class _Waiting(NamedTuple, Generic[Item, Result]):
@@ -157,8 +159,11 @@ class MicroBatcher(Generic[Item, Result]):
             results = [error] * len(batch)
         took = time.perf_counter() - begun
         for waiting, result in zip(batch, results, strict=True):
-            waiting.timing.queue = begun - waiting.since
-            waiting.timing.compute += took
+            timing = waiting.timing
+            if not timing.batches:
+                timing.queue = begun - waiting.since
+            timing.batches += 1
+            timing.compute += took
             if waiting.future.done():
                 continue
             if isinstance(result, Exception):

@@ -3,16 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+from functools import lru_cache
 
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
+from service.admission import Place
 from service.batching import Timing
 from service.encodings import decompress
 from service.errors import TooLarge, UnreadableBody
-
-AWAITED = 2**18
-"""Bytes of a body that come before its request needs a place in the queue."""
 
 
 class Call(Request):
@@ -25,12 +24,14 @@ class Call(Request):
         self.fields: dict[bytes, bytes] = dict(headers)
         """Header fields by lower-case name; those that came several times are joined (RFC 9110, section 5.3)."""
         if len(self.fields) < len(headers):
-            for name in self.fields:
-                self.fields[name] = b", ".join(value for other, value in headers if other == name)
+            self.fields = {}
+            for name, value in headers:
+                self.fields[name] = self.fields[name] + b", " + value if name in self.fields else value
         length = self.fields.get(b"content-length", b"")
+        self.came = 0
+        """Bytes of the body, as yet."""
         self._declared = int(length) if length.isdigit() else 0
         self._chunks: list[bytes] = []
-        self._came = 0
         self._more = True
 
     def field(self, name: bytes) -> str:
@@ -46,28 +47,30 @@ class Call(Request):
     @property
     def media_type(self) -> str:
         """That of the body, lower case, without parameters; empty where it did not come."""
-        return self.field(b"content-type").partition(";")[0].strip().lower()
+        return _media_type(self.fields.get(b"content-type", b""))
 
     @property
     def has_body(self) -> bool:
         """Does its head tell of one?"""
         return b"content-length" in self.fields or b"transfer-encoding" in self.fields
 
-    async def arrive(self, limit: int) -> None:
-        """Wait until the body is whole, too long to wait for it here, or more than `limit` bytes."""
-        while self._more and self._came <= AWAITED and max(self._declared, self._came) <= limit:
+    async def arrive(self, limit: int, place: Place) -> None:
+        """Wait until the body is whole, or known to be of more than `limit` bytes; `place` holds what came of it."""
+        while self._more and max(self._declared, self.came) <= limit:
             await self._take_in()
+            if self._more:
+                place.hold(len(self._chunks[-1]))
 
     async def read(self, limit: int) -> bytes:
         """The body, decompressed. Raises TooLarge for one of more than `limit` bytes, before or after.
 
         Its declared length is enough to know, where it has one.
         """
-        while self._more and max(self._declared, self._came) <= limit:
+        while self._more and max(self._declared, self.came) <= limit:
             await self._take_in()
-        if max(self._declared, self._came) > limit:
+        if max(self._declared, self.came) > limit:
             raise TooLarge(f"The body is larger than the {limit} bytes that are taken.")
-        body = b"".join(self._chunks)
+        body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         encoding = self.fields.get(b"content-encoding", b"").decode("latin-1")
         if encoding in ("", "identity"):
             return body
@@ -77,6 +80,12 @@ class Call(Request):
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise UnreadableBody("The caller hung up before the body was whole.")
-        self._chunks.append(message.get("body", b""))
-        self._came += len(self._chunks[-1])
+        chunk: bytes = message.get("body", b"")
+        self._chunks.append(chunk)
+        self.came += len(chunk)
         self._more = message.get("more_body", False)
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: bytes) -> str:
+    return content_type.decode("latin-1").partition(";")[0].strip().lower()

@@ -20,13 +20,18 @@ from service.errors import MEDIA_TYPE, HeadTooLarge, ServiceError, SlowCaller, U
 
 HEAD_LIMIT = 64 * 2**10
 """Bytes of a request's line and header fields, and of what else is none of its body: trailers, a chunk's extensions."""
+FIELD_LIMIT = 100
+"""Header fields of a request."""
 BODY_BUFFER = 256 * 2**10
 """Bytes of a body that may wait for the application; then the caller has to."""
 LINGER_S = 2
 """After an answer that did not wait for the whole request: a caller who still sends would lose it at a sudden end."""
+SLOWEST_READER = 2**14
+"""Bytes a second of an answer that a caller takes who is not cut off."""
 ON_ITS_WAY_S = 0.3
 """In which a request reaches a connection that is to be closed."""
 NEVER = float("inf")
+ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
 @dataclass(frozen=True)
@@ -37,8 +42,8 @@ class Patience:
     """For the head of a request, for more of its body, for taking an answer."""
     idle: float
     """For the next request."""
-    on_refusal: Callable[[ServiceError], None] | None = None
-    """Told of each who was refused before there was a request."""
+    on_refusal: Callable[[ServiceError, Scope], bytes] = lambda _, __: b"-"
+    """Told of each refusal of the connection, and of the request that it was about; names it."""
 
 
 class Connection(asyncio.Protocol):
@@ -67,6 +72,7 @@ class Connection(asyncio.Protocol):
         self._cycles: deque[Cycle] = deque()  # the first is being answered
         self._incoming: Cycle | None = None  # the one whose body is coming
         self._in_head = False
+        self._head_size = 0
         self._overhead = 0  # bytes that came since the last of a body
         self._declining = False
         self._closing = False
@@ -74,6 +80,7 @@ class Connection(asyncio.Protocol):
         self._reads = True
         self._due = NEVER  # when the caller has to have done something
         self._write_due = NEVER
+        self._unread = 0  # bytes that the caller had not taken when last looked at
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
@@ -89,9 +96,7 @@ class Connection(asyncio.Protocol):
         self._server.connections.discard(self)
         self._closing = True
         self._timer.cancel()
-        for cycle in self._cycles:
-            if cycle.task:
-                cycle.task.cancel()
+        self._abandon()
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; the parser calls the on_… methods."""
@@ -110,6 +115,7 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The caller reads too slowly."""
         self._writable.clear()
+        self._unread = self.transport.get_write_buffer_size()
         self._write_due = self._loop.time() + self._patience.caller
 
     def resume_writing(self) -> None:
@@ -122,6 +128,7 @@ class Connection(asyncio.Protocol):
         if self._declining:
             return
         self._in_head = True
+        self._head_size = 0
         self._overhead = 0
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
@@ -131,11 +138,15 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Some of the request's target."""
         self._target += url
+        self._head_size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field; one behind the body (RFC 9110, section 6.5) is none of the request's."""
         if not self._in_head:
             return
+        self._head_size += len(name) + len(value) + 4
+        if self._head_size > HEAD_LIMIT or len(self._fields) == FIELD_LIMIT:
+            raise _head_too_large()
         name = name.lower()
         if name == b"expect":
             self._expects_continue = value.lower() == b"100-continue"
@@ -148,7 +159,7 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         target, parser = self._target, self._parser
-        if len(target) + sum(len(name) + len(value) for name, value in self._fields) > HEAD_LIMIT:
+        if self._head_size > HEAD_LIMIT:
             raise _head_too_large()
         if target.startswith(b"/"):
             raw_path, _, query = target.partition(b"?")
@@ -159,7 +170,7 @@ class Connection(asyncio.Protocol):
         version = parser.get_http_version()
         scope: Scope = {
             "type": "http",
-            "asgi": {"version": "3.0", "spec_version": "2.4"},
+            "asgi": ASGI,
             "http_version": version,
             "server": self._address,
             "client": self._client,
@@ -222,6 +233,10 @@ class Connection(asyncio.Protocol):
         """Now and then: hang up where the caller keeps the service waiting."""
         self._timer = self._loop.call_later(min(self._patience.caller, self._patience.idle) / 4, self._watch)
         now = self._loop.time()
+        if self._write_due < NEVER:
+            left = self.transport.get_write_buffer_size()
+            if self._unread - left >= SLOWEST_READER * self._patience.caller:
+                self._unread, self._write_due = left, now + self._patience.caller
         if now > self._write_due:
             self.transport.abort()
         elif now > self._due and not (self._cycles and self._cycles[0].whole):
@@ -241,11 +256,7 @@ class Connection(asyncio.Protocol):
         if self._closing:
             return
         if not cycle.whole:
-            self._incoming = None
-            self._closing = True
-            self._give(LINGER_S)
-            self.transport.write_eof()
-            self._regulate()
+            self._linger()
         elif not cycle.keep_alive:
             self._closing = True
             self.transport.close()
@@ -289,15 +300,37 @@ class Connection(asyncio.Protocol):
 
     def _refuse(self, error: ServiceError) -> None:
         """Say what is wrong with the connection, unless an answer is under way, and hang up."""
-        if not self._cycles or not (self._cycles[0].started or self._cycles[0].whole):
-            body = problem_document(error)
-            head = f"content-type: {MEDIA_TYPE}\r\ncontent-length: {len(body)}\r\nconnection: close\r\n\r\n"
-            self.transport.write(STATUS_LINES[error.status] + head.encode() + body)
-        if self._patience.on_refusal:
-            self._patience.on_refusal(error)
+        cycle = self._cycles[0] if self._cycles else None
+        scope = cycle.scope if cycle else {"method": "-", "raw_path": b"-", "client": self._client, "headers": []}
+        name = self._patience.on_refusal(error, scope)
+        if cycle and (cycle.started or cycle.whole):
+            self._closing = True
+            self.transport.close()
+            return
+        body = problem_document(error)
+        fields = b"content-type: %b\r\ncontent-length: %d\r\n" % (MEDIA_TYPE.encode(), len(body))
+        fields += b"x-request-id: %b\r\nconnection: close\r\n\r\n" % name
+        self.transport.write(STATUS_LINES[error.status] + fields + body)
+        self._abandon()
+        self._linger()
+
+    def _linger(self) -> None:
+        """Take nothing more, but let the caller read what was written."""
         self._closing = True
-        self.transport.close()
+        self._incoming = None
+        if not self._reads:
+            self.transport.resume_reading()
+        self._give(LINGER_S)
+        self.transport.write_eof()
+
+    def _abandon(self) -> None:
+        for cycle in self._cycles:
+            if cycle.task:
+                cycle.task.cancel()
 
 
 def _head_too_large() -> HeadTooLarge:
-    return HeadTooLarge(f"The request's line and header fields are longer than the {HEAD_LIMIT} bytes that are taken.")
+    return HeadTooLarge(
+        f"The request's line and header fields are longer than the {HEAD_LIMIT} bytes, or more than the {FIELD_LIMIT} "
+        "fields, that are taken."
+    )

@@ -22,6 +22,27 @@ Fields = Iterable[tuple[bytes, bytes]]
 class Cycle:
     """One request of a connection and its answer (RFC 9112)."""
 
+    __slots__ = (
+        "_all_taken",
+        "_body",
+        "_common_fields",
+        "_ended",
+        "_expects_continue",
+        "_head",
+        "_left",
+        "_news",
+        "_on_end",
+        "_on_receive",
+        "_transport",
+        "_writable",
+        "buffered",
+        "keep_alive",
+        "scope",
+        "started",
+        "task",
+        "whole",
+    )
+
     def __init__(
         self,
         scope: Scope,
@@ -62,7 +83,8 @@ class Cycle:
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
-            logger.exception("The service failed at %s %s.", self.scope["method"], self.scope["path"])
+            name = self._name.decode()
+            logger.exception("The service failed at %s %r, %s.", self.scope["method"], self.scope["raw_path"], name)
             if not self.started:
                 await self._send_500()
         finally:
@@ -123,11 +145,9 @@ class Cycle:
         lines = [STATUS_LINES[status]]
         self._left = None
         for name, value in (*self._common_fields, *fields):
-            if b"\n" in value or b"\r" in value:
-                raise ValueError("A header field has a line break in it.")
             if name == b"content-length":
                 self._left = int(value)
-            lines += (name, b": ", value, b"\r\n")
+            lines.append(b"%b: %b\r\n" % (name, value))
         if not self.whole:
             self.keep_alive = False
         if not self.keep_alive:
@@ -136,8 +156,10 @@ class Cycle:
             self._left = 0
         elif self._left is None:
             lines.append(b"transfer-encoding: chunked\r\n")
-        lines.append(b"\r\n")
-        return b"".join(lines)
+        head = b"".join(lines)
+        if not head.count(b"\r") == head.count(b"\n") == len(lines):
+            raise ValueError("A header field has a line break in it.")
+        return head + b"\r\n"
 
     def _frame(self, body: bytes, last: bool) -> bytes:
         """A piece of the body as it goes over the wire."""
@@ -152,9 +174,16 @@ class Cycle:
         self._ended = True
         self._on_end()
 
+    @property
+    def _name(self) -> bytes:
+        """The request's id, where the application gave it one."""
+        name: bytes = self.scope.get("request_id", b"-")
+        return name
+
     async def _send_500(self) -> None:
         document = problem_document(InternalError())
         fields = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(document))]
+        fields.append((b"x-request-id", self._name))
         await self.send({"type": "http.response.start", "status": InternalError.status, "headers": fields})
         await self.send({"type": "http.response.body", "body": document})
 

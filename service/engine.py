@@ -30,6 +30,9 @@ BLOCKING_LIMIT_S = 0.001
 BATCH_BLOCKING_LIMIT_S = 0.005
 """… and one that takes longer for its largest micro-batch."""
 
+LANES = 2
+"""Pieces of one large request that wait at a time: others' requests come in between, and the engine has no rest."""
+
 LEAST_ROWS = (1, 2, 4, 8, 16)
 """To how many rows a smaller batch may be padded; BLAS computes a few rows by other kernels, whose last bits differ."""
 
@@ -152,7 +155,7 @@ class Engine:
             return self._compute(operation, items)
 
         def observe(timings: Sequence[Timing], seconds: float, rows: int) -> None:
-            queued.add_all(timing.queue for timing in timings)
+            queued.add_all([timing.queue for timing in timings if timing.batches == 1])
             computed.add(seconds)
             sizes.add(rows)
             if self._on_batch:
@@ -167,7 +170,12 @@ class Engine:
         if total <= self._limit:
             return await batcher.submit(rows, timing)
         pieces = [tuple(a[start : start + self._limit] for a in rows) for start in range(0, total, self._limit)]
-        results = await asyncio.gather(*(batcher.submit(piece, timing) for piece in pieces))
+
+        async def go_through(pieces: Sequence[Arrays]) -> list[Arrays]:
+            return [await batcher.submit(piece, timing) for piece in pieces]
+
+        lanes = await asyncio.gather(*(go_through(pieces[lane::LANES]) for lane in range(LANES)))
+        results = [lanes[index % LANES][index // LANES] for index in range(len(pieces))]
         return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays | Exception]:
@@ -183,7 +191,7 @@ class Engine:
         start = 0
         for item in items:
             stop = start + len(item[0])
-            part = tuple(array[start:stop] for array in arrays)
+            part = tuple([array[start:stop] for array in arrays])
             results.append(part if sound or _all_finite(part) else UnsoundOutput())
             start = stop
         if sound and operation in (self._encode, self._reconstruct, self._redraw):

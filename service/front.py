@@ -13,6 +13,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.access import AccessLog, Exchange
 from service.call import Call
+from service.errors import MEDIA_TYPE, ServiceError
 from service.operation import Operation
 from service.tally import Tally
 from service.tracing import Tracer
@@ -74,12 +75,14 @@ class Front:
             await response(scope, receive, send)
             status, media_type, size = response.status_code, response.media_type or "", len(response.body)
         finally:
-            self._note(scope, operation.path, status, media_type, size, started)
+            traceparent = call.fields.get(b"traceparent", b"")
+            self._note(scope, operation.path, status, media_type, call.came, size, started, traceparent)
 
     async def _go_round(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         """Answer by FastAPI."""
         status, media_type, size = HUNG_UP, "", 0
-        name = scope["request_id"] = self._name(dict(scope["headers"]).get(b"x-request-id"))
+        fields = dict(scope["headers"])
+        name = scope["request_id"] = self._name(fields.get(b"x-request-id"))
 
         async def see(message: Message) -> None:
             nonlocal status, media_type, size
@@ -93,7 +96,19 @@ class Front:
         try:
             await self.api(scope, receive, see)
         finally:
-            self._note(scope, self._route(scope["path"]), status, media_type.partition(";")[0], size, started)
+            route, traceparent = self._route(scope["path"]), fields.get(b"traceparent", b"")
+            self._note(scope, route, status, media_type.partition(";")[0], 0, size, started, traceparent)
+
+    def refuse(self, error: ServiceError, scope: Scope) -> bytes:
+        """Note what a connection refuses by itself; returns the id of the request, or of what was to be one."""
+        self._tally.refuse(error)
+        if "request_id" in scope:
+            scope["refused"] = error.status
+        else:
+            scope["request_id"] = self._name(None)
+            self._note(scope, "other", error.status, MEDIA_TYPE, 0, 0, time.perf_counter(), b"")
+        name: bytes = scope["request_id"]
+        return name
 
     def _name(self, given: bytes | None) -> bytes:
         """The request's id: the caller's, if it can stand in a log, or one of our own."""
@@ -116,10 +131,38 @@ class Front:
         patterns = (operation.path for _, pattern, operation in self._patterns if pattern.match(path))
         return next(patterns, "page" if path.startswith("/web/") else "other")
 
-    def _note(self, scope: Scope, route: str, status: int, media_type: str, size: int, started: float) -> None:
+    def _note(
+        self,
+        scope: Scope,
+        route: str,
+        status: int,
+        media_type: str,
+        received: int,
+        size: int,
+        started: float,
+        traceparent: bytes,
+    ) -> None:
         seconds = time.perf_counter() - started
+        if status == HUNG_UP and "refused" in scope:
+            status, media_type = scope["refused"], MEDIA_TYPE
         method = scope["method"]
         self._tally.requests[route, method if method in METHODS else "other", status, media_type] += 1
         self._tally.histogram("vae_request_duration_seconds", route).add(seconds)
         if self._access_log:
-            self._access_log.add(Exchange.of(scope, status, size, seconds))
+            client = scope["client"]
+            self._access_log.add(
+                Exchange(
+                    time.time(),
+                    client[0] if client else "-",
+                    method,
+                    scope["raw_path"],
+                    route,
+                    status,
+                    received,
+                    size,
+                    seconds,
+                    scope.get("timing"),
+                    scope["request_id"],
+                    traceparent,
+                )
+            )

@@ -10,12 +10,12 @@ CACHED = 256
 """Letters of a header that is remembered; what no browser sends shall not fill the memory."""
 
 
-def negotiate(accept: str, *offers: str) -> str:
+def negotiate(accept: str, offers: tuple[str, ...]) -> str:
     """The best offer; the first one where the caller has no preference. Raises NotAcceptable."""
-    return _remembered(accept, *offers) if len(accept) <= CACHED else _negotiate(accept, *offers)
+    return _remembered(accept, offers) if len(accept) <= CACHED else _negotiate(accept, offers)
 
 
-def _negotiate(accept: str, *offers: str) -> str:
+def _negotiate(accept: str, offers: tuple[str, ...]) -> str:
     ranges = [_parse(part) for part in accept.split(",") if part.strip()]
     if not ranges:
         return offers[0]

@@ -34,7 +34,8 @@ def translate(body: nn.Module, shape: tuple[int, ...], heads: Mapping[str, nn.Mo
         opset_imports=[helper.make_opsetid("", OPSET)],
         ir_version=IR_VERSION,
     )
-    return model.SerializeToString()
+    serialized: bytes = model.SerializeToString()
+    return serialized
 
 
 class _Graph:

@@ -13,6 +13,7 @@ from pydantic import BaseModel, ValidationError
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
 
+from service.access import printable
 from service.admission import Admission
 from service.answers import refuse
 from service.batching import Timing
@@ -64,10 +65,11 @@ class Operation(APIRoute):
         state = scope["app"].state
         gate: Gate = state.gate
         try:
-            key = gate.keyring.identify(call.field(b"authorization"), call.field(b"x-api-key"))
+            keyring = gate.keyring
+            key = keyring.identify(call.field(b"authorization"), call.field(b"x-api-key")) if keyring else b""
             with gate.admission.place(key, lent=call.has_body) as place:
                 if place.lent:
-                    await call.arrive(state.loaded.limits.body)
+                    await call.arrive(state.loaded.limits.body, place)
                     place.take()
                 query = scope["query_string"]
                 options = read_options(self._options, query) if query else self._defaults
@@ -79,9 +81,8 @@ class Operation(APIRoute):
             return self.refuse(error)
         except Exception as error:
             gate.tally.refusals["unsound_output" if isinstance(error, UnsoundOutput) else "failure"] += 1
-            logger.exception(
-                "The service failed at %s %s, %s.", scope["method"], scope["path"], scope["request_id"].decode()
-            )
+            name = scope["request_id"].decode()
+            logger.exception("The service failed at %s %s, %s.", scope["method"], printable(scope["raw_path"]), name)
             return self.refuse(InternalError())
         return response
 

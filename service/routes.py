@@ -20,6 +20,7 @@ from service.call import Call
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine, draw_posterior
 from service.errors import InvalidInput, NotFound, Problem
+from service.images import grid
 from service.metrics import MEDIA_TYPE as METRICS
 from service.metrics import Metrics
 from service.negotiation import negotiate
@@ -38,6 +39,7 @@ from service.walks import interpolate as interpolation
 from service.walks import traverse as traversal
 
 FloatArray = npt.NDArray[np.float32]
+DRAWN = (PNG, *OFFERS)
 
 
 @dataclass(frozen=True)
@@ -55,7 +57,7 @@ class Loaded:
 
 async def encode(call: Call, options: Annotated[EncodeOptions, Query()]) -> Response:
     """An image (or a batch) to the mean and log-variance of its posterior q(z|x)."""
-    media_type = negotiate(call.field(b"accept"), *OFFERS)
+    media_type = negotiate(call.field(b"accept"), OFFERS)
     loaded = _loaded(call)
     engine = loaded.engine
     batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
@@ -70,7 +72,7 @@ async def encode(call: Call, options: Annotated[EncodeOptions, Query()]) -> Resp
 
 async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """A latent vector (or a batch) to its image."""
-    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
+    media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     batch = await read_latents(call, loaded.limits, loaded.engine.config.latent_shape)
     _check_size(loaded, len(batch.rows), options, media_type)
@@ -85,7 +87,7 @@ async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Respons
 
 async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()]) -> Response:
     """An image (or a batch) through the latent space and back, with its losses."""
-    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
+    media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     engine = loaded.engine
     batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
@@ -112,7 +114,7 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
 
 async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Response:
     """Images decoded from draws of the prior N(0, temperature²·I)."""
-    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
+    media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     loaded.limits.check_batch(options.n)
     _check_size(loaded, options.n, options, media_type)
@@ -123,7 +125,7 @@ async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Resp
 
 async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """Images on the way from one latent to another."""
-    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
+    media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     shape = loaded.engine.config.latent_shape
     asked: Interpolation | MapInterpolation
@@ -141,7 +143,7 @@ async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Re
 
 async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
     """Images along one latent dimension, or over the grid of two."""
-    media_type = negotiate(call.field(b"accept"), PNG, *OFFERS)
+    media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     latent_dim, *more = loaded.engine.config.latent_shape
     if more:
@@ -163,7 +165,7 @@ async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Respo
 
 async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     """The test set's latents and labels that came with the checkpoint."""
-    negotiate(call.field(b"accept"), JSON)
+    negotiate(call.field(b"accept"), (JSON,))
     document = _loaded(call).latents_json
     if document is None:
         raise NotFound("No latents came with this checkpoint; vae-train fit writes them beside it.")
@@ -172,7 +174,7 @@ async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
 
 async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     """What is being served, how it was trained, and what was measured of it."""
-    negotiate(call.field(b"accept"), JSON)
+    negotiate(call.field(b"accept"), (JSON,))
     return Answer(_loaded(call).model_json, JSON)
 
 
@@ -247,7 +249,8 @@ def _check_latent(loaded: Loaded, fields: Mapping[str, npt.ArrayLike]) -> None:
 
 def _check_size(loaded: Loaded, count: int, options: PngOptions, media_type: str) -> None:
     if media_type == PNG:
-        loaded.limits.check_pixels(count * options.scale**2, loaded.engine.config.image_shape, "The PNG")
+        columns, rows = grid(count, options.columns)
+        loaded.limits.check_pixels(columns * rows * options.scale**2, loaded.engine.config.image_shape, "The PNG")
     else:
         loaded.limits.check_pixels(count, loaded.engine.config.image_shape)
 

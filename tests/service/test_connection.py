@@ -6,14 +6,14 @@ import asyncio
 import socket
 import time
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import ExitStack, contextmanager
 from threading import Thread
 
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.connection import HEAD_LIMIT, Connection, Patience
+from service.connection import FIELD_LIMIT, HEAD_LIMIT, Connection, Patience
 from tests.service.running import Running, Stalled, running, wait_until
 
 PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -211,12 +211,15 @@ def test_what_could_hide_a_second_request(served: Running, smuggled: bytes) -> N
         b"GET /" + b"a" * (HEAD_LIMIT + 1) + b" HTTP/1.1\r\nhost: x\r\n\r\n",
         b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %b\r\n" % (i, b"y" * 1000) for i in range(70)) + b"\r\n",
         b"GET / HTTP/1.1\r\nx: " + b"y" * 500_000,
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 20_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * FIELD_LIMIT + b"\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 5_000_000,  # sent to its end before the answer is read
     ],
 )
 def test_a_head_too_large(served: Running, head: bytes) -> None:
     with connect(served.port) as connection:
         connection.sendall(head)
-        answer = connection.recv(65536)
+        answer = rest(connection)
     assert answer.startswith(b"HTTP/1.1 431")
     assert b"application/problem+json" in answer
 
@@ -276,6 +279,32 @@ def test_who_does_not_take_the_answer_is_cut_off(hasty: Running) -> None:
         hasty.wait_for(in_flight=0)
         time.sleep(6 * PATIENCE_S)
         assert len(rest(connection)) < 4000 * 28 * 28 * 4
+
+
+def test_a_steady_reader_may_take_longer_than_the_callers_time(hasty: Running) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", hasty.port))
+        connection.sendall(b"GET /sample?n=9000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
+        begun, came = time.monotonic(), 0
+        while came < 9000 * 28 * 28 * 4:
+            piece = connection.recv(2**18)
+            assert piece, f"cut off after {came} bytes"
+            came += len(piece)
+            time.sleep(0.005)
+    assert time.monotonic() - begun > 2 * PATIENCE_S
+
+
+def test_slow_bodies_take_nobodys_place() -> None:
+    """Not even where much of them has come."""
+    with running(queue_limit=2) as service, ExitStack() as stack:
+        for _ in range(3):
+            slow = stack.enter_context(connect(service.port))
+            slow.sendall(DECODE + b"content-length: 400000\r\n\r\n" + b" " * 390_000)
+        service.wait_for(in_flight=3)
+        wait_until(lambda: service.admission._held >= 3 * 390_000)
+        assert service.client.post("/decode", json=[0, 0, 0]).status_code == 200
 
 
 def test_the_services_own_time_is_not_the_callers(hasty: Running) -> None:

@@ -1,5 +1,6 @@
 import json
 import re
+import socket
 import time
 
 import httpx
@@ -23,7 +24,7 @@ def test_every_answer_has_the_requests_id(client: httpx.Client) -> None:
 
 def test_the_answer_tells_where_its_time_went(client: httpx.Client) -> None:
     before = time.perf_counter()
-    told = client.get("/sample?n=100").headers["server-timing"]
+    told = client.get("/sample?n=1000").headers["server-timing"]
     took = (time.perf_counter() - before) * 1000
     match = re.fullmatch(r"queue;dur=(\d+\.\d{3}), compute;dur=(\d+\.\d{3})", told)
     assert match
@@ -58,6 +59,30 @@ def test_every_exchange_has_its_line_whichever_way_it_took() -> None:
             ("GET", "/nowhere", lost),
         ):
             size, name = answer.headers["content-length"], answer.headers["x-request-id"]
-            line = rf"127\.0\.0\.1 {method} {path} {answer.status_code}, {size} bytes in \d+\.\d ms.*, {name}$"
+            came = len(answer.request.content)
+            sizes = f"{came} bytes in, {size} out"
+            line = rf"127\.0\.0\.1 {method} {path} {answer.status_code}, {sizes}, \d+\.\d ms.*, {name}$"
             assert re.search(line, server.log, re.MULTILINE)
         assert "seed" not in server.log
+
+
+def test_what_a_connection_refuses_is_counted_and_logged_with_its_id() -> None:
+    with live_server("--log-format", "json", "--client-timeout", "0.3") as server:
+        answers = []
+        for request in (b"nonsense\r\n\r\n", b"POST /decode HTTP/1.1\r\ncontent-length: 9\r\n\r\n[0,"):
+            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
+                connection.sendall(request)
+                answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))
+        wait_until(lambda: '"status":408' in server.log)
+        lines = [line for line in map(json.loads, server.log.splitlines()) if line["logger"] == "vae-service.access"]
+        counts = server.get("/metrics").text
+    for answer, status, method, route in zip(answers, (400, 408), ("-", "POST"), ("other", "/decode"), strict=True):
+        assert answer.startswith(b"HTTP/1.1 %d " % status)
+        match = re.search(rb"x-request-id: (\S+)\r\n", answer)
+        assert match
+        (line,) = (line for line in lines if line["status"] == status)
+        assert (line["method"], line["route"], line["request_id"]) == (method, route, match[1].decode())
+        kind = "other" if method == "-" else method
+        assert (
+            f'{{media_type="application/problem+json",method="{kind}",route="{route}",status="{status}"}} 1.0' in counts
+        )

@@ -8,7 +8,7 @@ OFFERS = ("image/png", "application/json", "application/x-npy")
 
 
 def best(*accept: str) -> str:
-    return negotiate(", ".join(accept), *OFFERS)
+    return negotiate(", ".join(accept), OFFERS)
 
 
 @pytest.mark.parametrize(
