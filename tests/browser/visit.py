@@ -31,11 +31,16 @@ class Visit:
         self.page = page
         self.service = service
         self.asked: list[str] = []
+        self.sent: list[dict[str, str]] = []
         self.complaints: list[str] = []
-        page.on("request", lambda request: self.asked.append(request.url))
+        page.on("request", self._see)
         page.on("requestfailed", self._see_failure)
         page.on("pageerror", lambda error: self.complaints.append(str(error)))
         page.on("console", self._hear)
+
+    def _see(self, request: Request) -> None:
+        self.asked.append(request.url)
+        self.sent.append(request.headers)
 
     def _see_failure(self, request: Request) -> None:
         if request.failure != "net::ERR_ABORTED":  # by going to another page
@@ -58,6 +63,11 @@ class Visit:
             before = self.url
             time.sleep(URL_S)
         return _latent(before)
+
+    def pinned(self, end: str) -> list[float]:
+        """The latent of `a` or `b` that the URL tells, once it does."""
+        wait_until(lambda: f"&{end}=" in self.url)
+        return _latent(self.url, end)
 
     @property
     def url(self) -> str:
@@ -140,9 +150,9 @@ def origin(service: Running) -> str:
     return f"http://127.0.0.1:{service.port}"
 
 
-def _latent(url: str) -> list[float]:
+def _latent(url: str, name: str = "z") -> list[float]:
     fields = parse_qs(urlsplit(url).fragment)
-    return [float(value) for value in fields["z"][0].split(",")]
+    return [float(value) for value in fields[name][0].split(",")]
 
 
 def pixels(canvas: Locator) -> Bytes:
