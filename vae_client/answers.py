@@ -1,7 +1,7 @@
 """What the service gave: NumPy arrays, and ways to have them as tensors, pictures and files.
 
-Shapes: `L` is the model's latent, (D,); `C×H×W` its image. One item in, one out; a batch of N gives N. All arrays are
-float32, losses in nats.
+Shapes: `L` is the model's `latent_shape`, (D,) or, where latents are maps, (C', h, w); `C×H×W` its image. One item in,
+one out; a batch of N gives N. All arrays are float32, losses in nats.
 """
 
 from __future__ import annotations
@@ -107,7 +107,7 @@ class Reconstruction(Images):
     mean: FloatArray
     log_variance: FloatArray
     reconstruction_loss: FloatArray
-    """Binary cross-entropy summed over pixels."""
+    """Summed over pixels: binary cross-entropy, or for an autoencoder_kl half of the squared error."""
     kl_divergence: FloatArray
     """Of the posterior from N(0, I)."""
     elbo: FloatArray
@@ -124,7 +124,10 @@ class Model:
     architecture: str
     image_shape: tuple[int, int, int]
     """C, H, W."""
-    latent_dim: int
+    latent_shape: tuple[int, ...]
+    """(D,), or (C', h, w) where latents are maps."""
+    latent_dim: int | None
+    """D; None where latents are maps."""
     parameters: int
     sha256: str
     """Of the checkpoint's bytes."""

@@ -11,7 +11,7 @@ import httpx
 
 from vae_client import calls
 from vae_client.answers import Images, Model, Posterior, Reconstruction
-from vae_client.batches import progress_bar, split
+from vae_client.batches import check_bounds, progress_bar, split
 from vae_client.calls import Call, Fit, Reply
 from vae_client.course import Course
 from vae_client.errors import VAEError
@@ -26,7 +26,7 @@ class AsyncClient:
     """As `Client`, awaited; for any number of tasks of one event loop. Pictures are read and packed in a thread."""
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 60, retries: int = 5) -> None:
-        """As of `Client`."""
+        """As of `Client`; `timeout` is kept to."""
         self._http = httpx.AsyncClient(**calls.connection(url, key))
         self._timeout = timeout
         self._retries = retries
@@ -131,6 +131,7 @@ class AsyncClient:
         progress: bool = False,
     ) -> AsyncIterator[T]:
         """As `Client.map`."""
+        check_bounds(size, in_flight)
         under_way: deque[tuple[int, asyncio.Future[T]]] = deque()
 
         async def take() -> T:

@@ -16,6 +16,13 @@ BATCH_BYTES = 8 * 2**20
 """Most bytes of one request, a quarter of what the service takes by default."""
 
 
+def check_bounds(size: int, in_flight: int) -> None:
+    """Raise ValueError for what would never come to an end."""
+    for name, value in (("size", size), ("in_flight", in_flight)):
+        if value < 1:
+            raise ValueError(f"{name} is {value}; at least 1 is wanted.")
+
+
 def split(items: Iterable[Any], size: int) -> Iterator[Any]:
     """Batches of at most `size` items and, but for a single item, BATCH_BYTES, in order.
 

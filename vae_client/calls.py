@@ -138,7 +138,8 @@ def model() -> Call[Model]:
 
     def read(reply: Reply) -> Model:
         card = json.loads(reply.body)
-        return Model(**_known(Model, {**card, "image_shape": tuple(card["image_shape"])}))
+        shapes = {name: tuple(card[name]) for name in ("image_shape", "latent_shape")}
+        return Model(**_known(Model, {**card, **shapes}))
 
     return _get("/model", JSON, read)
 

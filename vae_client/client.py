@@ -12,7 +12,7 @@ import httpx
 
 from vae_client import calls
 from vae_client.answers import Images, Model, Posterior, Reconstruction
-from vae_client.batches import progress_bar, split
+from vae_client.batches import check_bounds, progress_bar, split
 from vae_client.calls import Call, Fit, Reply
 from vae_client.course import Course
 from vae_client.errors import VAEError
@@ -28,13 +28,18 @@ class Client:
 
     An image is an array or a tensor, uint8 (0 to 255) or floating (0 to 1), (H, W) or (C, H, W); a PIL image; a path;
     or the bytes of a picture or of an .npy file. A batch is an array or a tensor with N before that, or a list. A
-    latent is an array, a tensor or a list of numbers, (D,) or (N, D), or an .npy file.
+    latent is an array, a tensor or a list of numbers, of the model's latent shape L (see `vae_client.answers`) or
+    (N, *L), or an .npy file.
 
     Every method raises VAEError (see `vae_client.errors`).
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 60, retries: int = 5) -> None:
-        """`timeout`: seconds for a call with all its attempts; `retries`: attempts after the first."""
+        """`timeout`: about so many seconds for a call with all its attempts; `retries`: attempts after the first.
+
+        A service that sends the head of an answer in drops is waited for longer, until it pauses for as long as was
+        left; `AsyncClient` keeps to the time whatever comes.
+        """
         self._http = httpx.Client(**calls.connection(url, key))
         self._timeout = timeout
         self._retries = retries
@@ -128,7 +133,10 @@ class Client:
     def traverse(
         self, at: LatentInput, dimensions: Sequence[int], *, low: float = -3, high: float = 3, steps: int = 15
     ) -> Images:
-        """Images along one dimension, (steps, C, H, W), or over the grid of two, (steps², C, H, W), row by row."""
+        """Images along one dimension, (steps, C, H, W), or over the grid of two, (steps², C, H, W), row by row.
+
+        Of a model whose latents are maps the service gives none: NotFound.
+        """
         return self._send(calls.traverse(at, dimensions, low=low, high=high, steps=steps))
 
     def model(self) -> Model:
@@ -151,6 +159,7 @@ class Client:
         to be taken, so that memory does not grow with N. `progress` shows a bar. A `seed` given to `call` would be the
         same for each batch.
         """
+        check_bounds(size, in_flight)
         under_way: deque[tuple[int, Future[T]]] = deque()
 
         def take() -> T:

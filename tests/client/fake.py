@@ -110,6 +110,7 @@ MODEL = answer(
             "name": "fake",
             "architecture": "mlp",
             "image_shape": [1, 28, 28],
+            "latent_shape": [3],
             "latent_dim": 3,
             "parameters": 1,
             "sha256": "0",

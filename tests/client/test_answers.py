@@ -67,7 +67,7 @@ def test_interpolate(caller: Caller, served: Running) -> None:
     document = {"from": Z, "to": stop, "steps": 5, "method": "spherical"}
     said = served.client.post("/interpolate", json=document, headers=JSON).json()["pixels"]
     walked = caller.ask("interpolate", torch.tensor(Z), np.array(stop), steps=5, method="spherical")
-    np.testing.assert_allclose(walked.pixels, np.array(said, np.float32), atol=1e-6)
+    np.testing.assert_allclose(walked.pixels, np.array(said, np.float32), atol=1e-5)  # ends as float32, as JSON's
     assert len(caller.ask("interpolate", Z, stop).pixels) == 8
 
 
@@ -83,6 +83,7 @@ def test_model(caller: Caller, served: Running) -> None:
     said = served.client.get("/model").json()
     model = caller.ask("model")
     assert model.image_shape == tuple(said["image_shape"])
+    assert model.latent_shape == tuple(said["latent_shape"])
     for name in ("name", "architecture", "latent_dim", "parameters", "sha256", "format_version", "training", "figures"):
         assert getattr(model, name) == said[name]
 

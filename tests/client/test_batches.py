@@ -128,6 +128,13 @@ def test_threads_share_a_client(served: Running, url: str) -> None:
     assert len(names) == 20
 
 
+@pytest.mark.parametrize("name", ["size", "in_flight"])
+def test_bounds_are_positive(caller: Caller, name: str) -> None:
+    bound: dict[str, Any] = {name: 0}
+    with pytest.raises(ValueError, match=f"{name} is 0; at least 1 is wanted"):
+        next(caller.map("decode", [[0.0, 0.0, 0.0]], **bound))
+
+
 def test_nothing_to_do(connect: Connect) -> None:
     with fake((MODEL,)) as server:
         assert list(connect(server.url).map("decode", [])) == []

@@ -9,7 +9,7 @@ from email.utils import format_datetime
 import numpy as np
 import pytest
 
-from tests.client.callers import Connect
+from tests.client.callers import Awaited, Connect
 from tests.client.fake import HANG_UP, MODEL, Answer, fake, refused
 from tests.service.running import Running
 from vae_client import ConnectionFailed, DeadlineExceeded, Problem, Refused, TimedOut, Unavailable
@@ -97,6 +97,17 @@ def test_a_call_ends_in_its_time(connect: Connect, steps: Answer) -> None:
             caller.ask("model")
         assert 0.9 < time.monotonic() - start < 2.6
     assert len(server.seen) == 1
+
+
+def test_a_head_in_drops(connect: Connect) -> None:
+    """AsyncClient leaves in time; Client when the drops end, and takes no answer that is late."""
+    drops = [drop for byte in MODEL[:40] for drop in (0.08, bytes([byte]))]
+    with fake((*drops, MODEL[40:])) as server:
+        caller = connect(server.url, timeout=1)
+        start = time.monotonic()
+        with pytest.raises(TimedOut, match=r"within 1 s"):
+            caller.ask("model")
+        assert 0.9 < time.monotonic() - start < (2.6 if isinstance(caller, Awaited) else 6)
 
 
 def test_the_time_is_of_all_attempts(connect: Connect) -> None:
