@@ -63,13 +63,13 @@ class Operation(APIRoute):
         scope = call.scope
         timing = scope["timing"] = Timing(scope.get("span"))
         state = scope["app"].state
-        gate: Gate = state.gate
+        gate: Gate = state["gate"]  # by the attribute it takes five times as long
         try:
             keyring = gate.keyring
             key = keyring.identify(call.field(b"authorization"), call.field(b"x-api-key")) if keyring else b""
             with gate.admission.place(key, lent=call.has_body) as place:
                 if place.lent:
-                    await call.arrive(state.loaded.limits.body, place)
+                    await call.arrive(state["loaded"].limits.body, place)
                     place.take()
                 query = scope["query_string"]
                 options = read_options(self._options, query) if query else self._defaults

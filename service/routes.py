@@ -217,7 +217,7 @@ async def _walk(
 
 
 def _loaded(call: Call) -> Loaded:
-    loaded: Loaded = call.app.state.loaded
+    loaded: Loaded = call.scope["app"].state["loaded"]
     return loaded
 
 

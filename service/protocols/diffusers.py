@@ -94,7 +94,7 @@ async def decode(call: Call, options: Annotated[RemoteDecodeOptions, Query()]) -
     picture = PNG if options.image_format == "png" else JPEG
     offers = (picture, TENSOR) if options.output_type == "pil" else (TENSOR,)
     media_type = negotiate(call.field(b"accept"), offers)
-    loaded: Loaded = call.app.state.loaded
+    loaded: Loaded = call.scope["app"].state["loaded"]
     engine = loaded.engine
     if call.media_type not in (TENSOR, *UNTOLD):
         raise UnsupportedMediaType(f"The content type is {call.media_type!r}; this route takes {TENSOR}.")
@@ -121,7 +121,7 @@ async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Resp
     A tensor is (N, C, H, W) in [-1, 1], as AutoencoderKL takes it; a picture is one where no `shape` is given.
     """
     negotiate(call.field(b"accept"), (TENSOR,))
-    loaded: Loaded = call.app.state.loaded
+    loaded: Loaded = call.scope["app"].state["loaded"]
     limits, config = loaded.limits, loaded.engine.config
     if call.media_type not in (*FORMATS, TENSOR, *UNTOLD):
         taken = ", ".join((*FORMATS, TENSOR))

@@ -156,7 +156,7 @@ async def infer(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
 
 
 def _named(call: Call) -> Loaded:
-    loaded: Loaded = call.app.state.loaded
+    loaded: Loaded = call.scope["app"].state["loaded"]
     name, version = call.path_params["name"], call.path_params.get("version", VERSION)
     if (name, version) != (loaded.name, VERSION):
         raise NotFound(f"There is no model {name!r} of version {version!r} here; {loaded.name!r}, {VERSION!r} is.")
