@@ -2,6 +2,7 @@ import asyncio
 import copy
 import os
 import threading
+import time
 from collections.abc import Iterator
 
 import numpy as np
@@ -11,6 +12,7 @@ from numpy.typing import NDArray
 
 import vae
 from service import engine as engine_module
+from service.batching import Timing
 from service.draws import standard_normal
 from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput, draw_posterior
 from service.network import Runtime, choose_network
@@ -107,6 +109,35 @@ def test_a_large_batch_goes_in_pieces(engine: Engine, x: FloatArray) -> None:
     for start in (0, 64, 128, 149):
         assert np.array_equal(asyncio.run(engine.encode(x[start : start + 1]))[0][0], mean[start])
         assert np.array_equal(asyncio.run(engine.decode(mean[start : start + 1]))[0], pixels[start])
+
+
+def test_a_large_batch_lets_others_in_between(engine: Engine) -> None:
+    """However many there are, each waits with a few of its pieces alone."""
+    z = np.zeros((64 * 20, 3), np.float32)
+    answered: list[int] = []
+
+    async def decode(rows: int) -> None:
+        await engine.decode(z[:rows])
+        answered.append(rows)
+
+    async def come() -> None:
+        async with asyncio.TaskGroup() as group:
+            for _ in range(5):
+                group.create_task(decode(64 * 20))
+            await asyncio.sleep(0)
+            group.create_task(decode(1))
+
+    asyncio.run(come())
+    assert answered == [1, *[64 * 20] * 5]
+
+
+def test_a_request_in_several_batches_has_waited_once(engine: Engine) -> None:
+    timing = Timing()
+    before = time.perf_counter()
+    asyncio.run(engine.decode(np.zeros((64 * 20, 3), np.float32), timing=timing))
+    took = time.perf_counter() - before
+    assert timing.batches == 20
+    assert 0 < timing.queue + timing.compute < took
 
 
 def test_reconstruction_without_noise_is_the_means_image(engine: Engine, x: FloatArray) -> None:
