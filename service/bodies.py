@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-from collections.abc import AsyncGenerator
+import time
+from collections.abc import AsyncGenerator, Iterator
 from dataclasses import dataclass
 from math import prod
 from reprlib import repr as brief
-from threading import Event
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
@@ -27,6 +27,7 @@ from service.schemas import LATENT_BOUND
 
 FloatArray = npt.NDArray[np.float32]
 Document = TypeVar("Document", bound=BaseModel)
+Result = TypeVar("Result")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -36,6 +37,8 @@ IMAGE_TYPES = (*FORMATS, MULTIPART, *ARRAY_FORMATS)
 LATENT_TYPES = (JSON, NDJSON, *ARRAY_FORMATS)
 INLINE_PIXELS, INLINE_BYTES = 256 * 256, 2**15
 """Larger pictures are decoded in a thread: they take milliseconds, and much may be made of a few bytes."""
+TURN_S = 0.05
+"""So long the pictures of a form may keep a thread that others wait for."""
 INLINE_JSON = 2**16
 """Larger bodies of latents are read in a thread; one as large as this holds fewer than JSON_VALUES."""
 FORM_PIECE = 2**14
@@ -58,6 +61,11 @@ class Limits:
         """Raise TooLarge where `count` images or latents are more than one request may hold."""
         if count > self.batch:
             raise TooLarge(f"{brief(count)} items are asked for in one request; at most {self.batch} are taken.")
+
+    def check_form(self, pixels: int) -> None:
+        """Raise TooLarge where the pictures of a form have more pixels than one request may hold."""
+        if pixels > self.image_pixels:
+            raise TooLarge(f"The form's pictures have {pixels} pixels; at most {self.image_pixels} are taken.")
 
     def check_pixels(self, count: int, shape: tuple[int, int, int], what: str = "The images") -> None:
         """Raise TooLarge where `count` images of `shape` (C, H, W) have more pixels than one request may hold."""
@@ -83,25 +91,42 @@ async def read_images(call: Call, limits: Limits, shape: tuple[int, int, int], *
     pictures = await _parts(call, body, limits) if content_type == MULTIPART else [("The body", body)]
     limits.check_pixels(len(pictures), shape)
 
+    def read_header(name: str, picture: bytes) -> Image:
+        return open_image(picture, limits.image_pixels, name)
+
     def decode(image: Image, name: str) -> FloatArray:
         return to_array(image, shape, fit=fit, invert=invert, name=name)
-
-    given_up = Event()
-
-    def decode_all() -> FloatArray:
-        wanted = ((name, picture) for name, picture in pictures if not given_up.is_set())
-        return np.stack([decode(open_image(picture, limits.image_pixels, name), name) for name, picture in wanted])
 
     single = len(pictures) == 1
     if single and len(pictures[0][1]) <= INLINE_BYTES:
         name, picture = pictures[0]
-        image = open_image(picture, limits.image_pixels, name)
-        if image.width * image.height <= INLINE_PIXELS:
+        image = read_header(name, picture)
+        if prod(image.size) <= INLINE_PIXELS:
             return Batch(decode(image, name)[np.newaxis], single)
-    try:
-        return Batch(await asyncio.to_thread(decode_all), single)
-    finally:
-        given_up.set()  # a thread cannot be cancelled
+    if not single:  # what is opened is not kept: each may hold a profile of a megabyte
+        limits.check_form(sum(await _in_turns(prod(read_header(*picture).size) for picture in pictures)))
+    rows = await _in_turns(decode(read_header(name, picture), name) for name, picture in pictures)
+    return Batch(np.stack(rows), single)
+
+
+async def _in_turns(results: Iterator[Result]) -> list[Result]:
+    """All of them, in a thread, which is left to others after each turn.
+
+    Nobody can cancel a thread, but who has gone has no further turn.
+    """
+    gathered: list[Result] = []
+
+    def take_turn() -> bool:
+        over = time.monotonic() + TURN_S
+        for result in results:
+            gathered.append(result)
+            if time.monotonic() > over:
+                return True
+        return False
+
+    while await asyncio.to_thread(take_turn):
+        pass
+    return gathered
 
 
 async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Batch:

@@ -145,14 +145,19 @@ def _sheet(scanlines: ByteArray, channels: int, columns: int | None) -> ByteArra
     return sheet[:, :, 0] if channels == 1 else sheet
 
 
+def grid(count: int, columns: int | None) -> tuple[int, int]:
+    """Columns and rows of a sheet of `count` images, as square as it can be where `columns` says nothing."""
+    columns = min(columns or ceil(sqrt(count)), count)
+    return columns, ceil(count / columns)
+
+
 def _tile(images: ByteArray, columns: int | None) -> ByteArray:
     """Images (N, H, W, C) → one sheet of them."""
     count, height, width, channels = images.shape
-    columns = min(columns or ceil(sqrt(count)), count)
-    rows = ceil(count / columns)
-    grid = np.zeros((rows * columns, height, width, channels), np.uint8)
-    grid[:count] = images
-    sheet = grid.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
+    columns, rows = grid(count, columns)
+    places = np.zeros((rows * columns, height, width, channels), np.uint8)
+    places[:count] = images
+    sheet = places.reshape(rows, columns, height, width, channels).swapaxes(1, 2)
     return sheet.reshape(rows * height, columns * width, channels)
 
 

@@ -4,6 +4,7 @@ import io
 import json
 import socket
 import struct
+import time
 import tracemalloc
 import zlib
 from collections.abc import Callable, Iterator
@@ -17,8 +18,10 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import errors
+from service import bodies, errors
+from service.app import INFERENCE, OPERATIONS
 from service.errors import Problem, ServiceError, problem_document
+from service.images import to_array
 from service.settings import BUNDLED
 from tests.service.pictures import Bytes, npy, picture, png
 from tests.service.problems import bad_fields, problem
@@ -29,6 +32,14 @@ Z = [0.3, 1.6, -2.4]
 IMAGE_ROUTES = ["/encode", "/reconstruct"]
 POST_ROUTES = [*IMAGE_ROUTES, "/decode", "/interpolate", "/traverse"]
 ROUTES = [*((("POST", path)) for path in POST_ROUTES), *(("GET", path) for path in ("/sample", "/latents", "/model"))]
+OPEN = {
+    *("/", "/web", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/static-offline-docs"),
+    *("/livez", "/readyz", "/v2/health/live", "/v2/health/ready"),
+}
+"""Who has no key may ask for these, and for nothing else."""
+LOCKED = {"/metrics": "GET", **{path: method for path, (method, _) in {**OPERATIONS, **INFERENCE}.items()}}
+EVERY_LOCKED = [(method, path.format(name="mnist", version="1")) for path, method in LOCKED.items()]
+EVERY_POST = [path for method, path in EVERY_LOCKED if method == "POST"]
 
 BODY_LIMIT, BATCH_LIMIT, PIXEL_LIMIT = 20_000, 4, 100 * 100
 
@@ -198,15 +209,29 @@ def test_half_a_surrogate_in_a_name_is_no_failure(client: httpx.Client) -> None:
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Running]:
-    with running(api_keys=("first-key", "second-key")) as service:
+    with running(api_keys=("first-key", "second-key"), metrics="key") as service:
         yield service
 
 
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), EVERY_LOCKED)
 def test_every_operation_asks_for_the_key(locked: Running, method: str, path: str) -> None:
     answer = locked.client.request(method, path)
-    assert "asks for an API key" in problem(answer, 401)["detail"]
+    assert answer.status_code == 401
+    assert "asks for an API key" in answer.text
     assert answer.headers["www-authenticate"] == 'Bearer realm="vae-service"'
+
+
+def test_a_route_is_open_or_asks_for_the_key(locked: Running) -> None:
+    """One that is new has to be put on a list."""
+    paths = [getattr(route, "path", "") for route in locked.app.routes]
+    assert sorted(paths) == sorted([*OPEN, *LOCKED])
+
+
+def test_keys_of_a_file_are_asked_for_too(tmp_path: Path) -> None:
+    (tmp_path / "keys").write_text("third-key\n")
+    with running(api_keys_file=tmp_path / "keys") as service:
+        problem(service.client.get("/model"), 401)
+        assert service.client.get("/model", headers={"x-api-key": "third-key"}).status_code == 200
 
 
 @pytest.mark.parametrize(
@@ -242,7 +267,7 @@ def test_right_keys(locked: Running, headers: dict[str, str]) -> None:
     assert locked.client.get("/model", headers=headers).status_code == 200
 
 
-@pytest.mark.parametrize("path", ["/livez", "/readyz", "/", "/docs", "/openapi.json"])
+@pytest.mark.parametrize("path", sorted(OPEN - {"/web", "/static-offline-docs"}))
 def test_open_without_a_key(locked: Running, path: str) -> None:
     assert locked.client.get(path).status_code == 200
 
@@ -257,6 +282,14 @@ def test_no_key_is_asked_for_where_there_is_nothing(locked: Running) -> None:
 @pytest.mark.parametrize("path", ["/nothing", "/encode/more", "/web/nothing.js", "/web/../app.py", "/%ff%00"])
 def test_unknown_routes(client: httpx.Client, path: str) -> None:
     assert "/docs lists what there is" in problem(client.get(path), 404)["detail"]
+
+
+@pytest.mark.parametrize("target", ["/nothing", "/encode/", "/docs/", "/web", "/web/main.js/", "/static-offline-docs"])
+def test_what_is_said_of_a_host_is_not_repeated(served: Running, target: str) -> None:
+    answer = served.exchange(f"GET {target} HTTP/1.1\r\nhost: evil.example/a?\r\nconnection: close\r\n\r\n".encode())
+    assert answer.split(b" ", 2)[1] == b"404"
+    assert b"evil" not in answer
+    assert f"There is no {target} here".encode() in answer
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
@@ -365,6 +398,39 @@ def test_picture_over_the_limit_is_refused_from_its_header(tight: Running, path:
     assert problem(answer, 413)["detail"].startswith("Part 2 is an image of 60000×60000")
 
 
+def test_the_pictures_of_a_form_are_as_large_together_as_one_may_be(tight: Running) -> None:
+    half = png(np.zeros((50, 100), np.uint8))
+    assert tight.client.post("/encode", files=[("image", half)] * 2).status_code == 200
+    more = png(np.zeros((51, 100), np.uint8))
+    detail = problem(tight.client.post("/encode", files=[("image", half), ("image", more)]), 413)["detail"]
+    assert detail == f"The form's pictures have {101 * 100} pixels; at most {PIXEL_LIMIT} are taken."
+
+
+def test_every_header_of_a_form_is_read_before_any_pixel(tight: Running, images: Bytes) -> None:
+    cut, sound, bomb = png(images[0])[:60], png(images[1]), png_of_size(60_000, 60_000)
+    for second, status, said in ((sound, 400, "Part 1"), (bomb, 413, "Part 2")):
+        answer = tight.client.post("/encode", files=[("image", cut), ("image", second)])
+        assert problem(answer, status)["detail"].startswith(said)
+
+
+def test_forms_of_many_pictures_keep_nobody_waiting(monkeypatch: pytest.MonkeyPatch) -> None:
+    """There are four threads for pictures; each form would have one to itself for two seconds."""
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        time.sleep(0.1)
+        return to_array(*arguments, **options)
+
+    monkeypatch.setattr(bodies, "to_array", slow)
+    small, large = png(np.zeros((28, 28), np.uint8)), png(np.zeros((300, 300), np.uint8))
+    with running() as service, ThreadPoolExecutor(8) as pool:
+        forms = [pool.submit(service.client.post, "/encode", files=[("image", small)] * 20) for _ in range(8)]
+        time.sleep(0.5)
+        answer = post(service.client, "/encode", large, PNG)
+        assert answer.status_code == 200
+        assert answer.elapsed.total_seconds() < 1
+        assert {future.result().status_code for future in forms} == {200}
+
+
 def test_picture_at_the_limit(tight: Running) -> None:
     assert post(tight.client, "/encode", png(np.zeros((100, 100), np.uint8)), PNG).status_code == 200
     problem(post(tight.client, "/encode", png(np.zeros((100, 101), np.uint8)), PNG), 413)
@@ -420,6 +486,13 @@ def test_png_over_the_limit(tight: Running) -> None:
         detail = problem(call("scale=2"), 413)["detail"]
         assert detail == f"The PNG would have {4 * 56 * 56} pixels; at most {PIXEL_LIMIT} are given."
     assert tight.client.get("/sample?n=4&scale=2", headers={"accept": JSON}).status_code == 200
+
+
+def test_png_over_the_limit_for_its_empty_places() -> None:
+    with running(image_pixel_limit=8 * 28 * 28 - 1) as service:
+        assert service.client.get("/sample?n=5&columns=3").status_code == 200
+        detail = problem(service.client.get("/sample?n=5&columns=4"), 413)["detail"]
+        assert detail.startswith(f"The PNG would have {8 * 28 * 28} pixels")
 
 
 # 422: readable, but wrong.

@@ -27,12 +27,25 @@ import zstandard
 from PIL import Image
 
 from service.engine import Engine
+from service.formats import ARRAY_FORMATS
 from service.server import THREADS
 from tests.live import LiveServer, live_server
 from tests.service.pictures import Bytes, npy, picture, png
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until
-from tests.service.test_errors import FORM, IMAGE_PART, JSON, NPY, PNG, POST_ROUTES, ROUTES, Trap, chunk, form
+from tests.service.test_errors import (
+    EVERY_LOCKED,
+    EVERY_POST,
+    FORM,
+    IMAGE_PART,
+    JSON,
+    NPY,
+    OPEN,
+    PNG,
+    Trap,
+    chunk,
+    form,
+)
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF"]
 LIMIT = 100_000
@@ -75,17 +88,19 @@ def growth_below(pid: int, limit: float) -> Iterator[None]:
 # A pickle, wherever a body may hold one.
 
 
-@pytest.mark.parametrize("path", POST_ROUTES)
+@pytest.mark.parametrize("path", EVERY_POST)
 @pytest.mark.parametrize(
     "content_type",
     [
         *(f"image/{name.lower()}" for name in FORMATS),
         f"{FORM}; boundary=b",
-        NPY,
         JSON,
         "application/octet-stream",
         "application/x-pickle",
         "application/vnd.bentoml+pickle",
+        *ARRAY_FORMATS,
+        "application/x-ndjson",
+        "tensor/binary",
         "",
     ],
 )
@@ -98,7 +113,8 @@ def test_no_pickle_is_opened(client: httpx.Client, tmp_path: Path, path: str, co
         body = form((IMAGE_PART, payload)) if content_type.startswith(FORM) else payload
         answer = post(client, path, body, content_type)
         assert answer.status_code in (400, 415, 422)
-        problem(answer, answer.status_code)
+        if not path.startswith("/v2"):  # whose errors have a form of their own
+            problem(answer, answer.status_code)
     assert not target.exists()
     pickle.loads(pickled)
     assert target.exists()  # the trap is one
@@ -115,18 +131,22 @@ def test_no_address_is_called(client: httpx.Client, served: Running) -> None:
         svg = b'<svg xmlns="http://www.w3.org/2000/svg"><image href="%b"/></svg>' % text
         xml = b'<?xml version="1.0"?><!DOCTYPE x [<!ENTITY e SYSTEM "%b">]><x>&e;</x>' % text
         linked = png(np.zeros((28, 28), np.uint8))[:33] + chunk(b"iTXt", b"XML:com.adobe.xmp\0\0\0\0\0" + xml)
-        for path in POST_ROUTES:
+        for path in EVERY_POST:
             for payload in (text, svg, xml, linked):
-                for content_type in (PNG, JSON, NPY, "image/svg+xml", "text/uri-list", "message/external-body"):
+                for content_type in (PNG, JSON, NPY, "tensor/binary", "image/svg+xml", "text/uri-list"):
                     post(client, path, payload, content_type)
                 parts = form(("content-disposition: form-data; name=image", payload), (IMAGE_PART, payload))
                 post(client, path, parts, f"{FORM}; boundary=b")
             for name in ("url", "z", "image", "from", "callback", "$ref", "image_url", "checkpoint"):
                 client.post(path, json={name: address})
                 client.post(f"{path}?{name}={address}", content=Z, headers={"content-type": JSON})
+        for _, path in EVERY_LOCKED:
+            for name in ("url", "shape", "checkpoint"):
+                client.get(f"{path}?{name}={address}")
         headers = ("referer", "origin", "forwarded", "x-forwarded-host", "x-callback-url", "link", "content-location")
-        for name in headers:
-            client.get("/sample", headers={name: address})
+        for path in (*OPEN, "/sample", "/metrics", "/v2/models/mnist"):
+            for name in headers:
+                client.get(path, headers={name: address})
         for target in (address, f"/{address}", f"/web/{address}", f"/docs?url={address}"):
             host = address.removeprefix("http://").removesuffix("/x.png")
             served.exchange(f"GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode())
@@ -148,7 +168,7 @@ def test_a_bomb_is_refused_from_its_header(live: LiveServer) -> None:
         answers = [post(client, path, bomb, PNG) for path in ("/encode", "/reconstruct", "/encode")]
     for answer in answers:
         assert "50000×50000" in problem(answer, 413)["detail"]
-    assert min(answer.elapsed.total_seconds() for answer in answers) < 0.1
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 0.1
 
 
 def test_large_pictures_are_decoded_a_few_at_a_time() -> None:
@@ -159,10 +179,15 @@ def test_large_pictures_are_decoded_a_few_at_a_time() -> None:
         ThreadPoolExecutor(12) as pool,
     ):
         threads = Path(f"/proc/{server.process.pid}/task")
-        before = len(list(threads.iterdir()))
-        answers = pool.map(lambda _: post(client, "/encode", photograph, "image/jpeg"), range(24))
-        assert {answer.status_code for answer in answers} == {200}
-        assert 0 < len(list(threads.iterdir())) - before <= THREADS
+
+        def added(image: bytes) -> int:
+            before = len(list(threads.iterdir()))
+            answers = pool.map(lambda _: post(client, "/encode", image, "image/jpeg"), range(24))
+            assert {answer.status_code for answer in answers} == {200}
+            return len(list(threads.iterdir())) - before
+
+        added(picture(Image.new("L", (28, 28)), "JPEG"))  # those that compute
+        assert 0 < added(photograph) <= THREADS
 
 
 # A picture that is none, or hardly one.
@@ -344,14 +369,14 @@ def test_a_shape_of_thousands_of_digits(client: httpx.Client, path: str) -> None
 
 @pytest.fixture(scope="module")
 def locked() -> Iterator[Running]:
-    with running(api_keys=("key",)) as service:
+    with running(api_keys=("key",), metrics="key") as service:
         yield service
 
 
 @pytest.mark.parametrize(
     "host", ["a/?x=", "a/livez?", "a/docs#", "a/web/", "[", "x\\", "a@b", "", "a b", "\xe9", "a, b", "a" * 300]
 )
-@pytest.mark.parametrize(("method", "path"), ROUTES)
+@pytest.mark.parametrize(("method", "path"), EVERY_LOCKED)
 def test_no_host_opens_a_route(locked: Running, host: str, method: str, path: str) -> None:
     request = f"{method} {path} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode("latin-1")
     assert locked.exchange(request).split(b" ", 2)[1] in (b"400", b"401")
@@ -361,7 +386,7 @@ def test_no_host_opens_a_route(locked: Running, host: str, method: str, path: st
 @pytest.mark.parametrize("target", ["/model", "http://x/model", "/%6dodel", "/livez/../model", "//model", "/model/"])
 def test_no_other_way_of_writing_a_path_opens_it(locked: Running, target: str, head: str) -> None:
     answer = locked.exchange(f"GET {target} HTTP/1.1\r\nhost: x\r\n{head}\r\nconnection: close\r\n\r\n".encode())
-    assert answer.split(b" ", 2)[1] in (b"401", b"404", b"307")
+    assert answer.split(b" ", 2)[1] in (b"401", b"404")
     assert b"sha256" not in answer
 
 
@@ -369,7 +394,7 @@ def test_no_other_way_of_writing_a_path_opens_it(locked: Running, target: str, h
 def test_no_host_is_a_failure(locked: Running, host: str) -> None:
     for target in ("/nothing", "/web", "/encode/", "/docs/", "/web/%00", "/%0d%0a"):
         request = f"GET {target} HTTP/1.1\r\nhost: {host}\r\nconnection: close\r\n\r\n".encode("latin-1")
-        assert locked.exchange(request).split(b" ", 2)[1] in (b"307", b"400", b"404")
+        assert locked.exchange(request).split(b" ", 2)[1] in (b"400", b"404")
 
 
 # No descriptors left.
@@ -495,8 +520,10 @@ LINE = '{"at": [0, 0, 0], "dimensions": %s, "low": %s, "high": %s, "steps": %s}'
 def test_bounds_of_the_query(capped_batch: Running, name: str, least: int, most: int, over: int) -> None:
     def status(value: object) -> int:
         answer = capped_batch.client.get(f"/sample?{name}={value}")
-        if answer.status_code != 200:
-            assert name in problem(answer, answer.status_code)["detail"] or answer.status_code == 413
+        if answer.status_code == 413:
+            assert f"at most {most} " in problem(answer, 413)["detail"]
+        elif answer.status_code != 200:
+            assert name in problem(answer, 422)["detail"]
         return answer.status_code
 
     wanted = {-1: 422, 0: 200 if least == 0 else 422, least: 200, most: 200, most + 1: over, 10**25: over}
