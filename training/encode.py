@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import fcntl
 import json
 import os
 from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import pyarrow.parquet as pq
@@ -15,7 +17,6 @@ from training.encode_inputs import open_input
 from training.encode_parts import Encoding
 from training.encode_rows import Part
 from vae import Checkpoint
-from vae.files import write_atomically
 
 RUN = "encoding.json"
 """In the output: what was encoded with what."""
@@ -39,18 +40,18 @@ def encode(checkpoint: Checkpoint, path: Path, out: Path, batch_size: int, devic
         "checkpoint": checkpoint.name,
         "sha256": checkpoint.sha256,
     }
-    _begin(out, about)
-    parts = [part for part in source.parts if not (out / f"part-{part.number:05}.parquet").exists()]
     encoding = Encoding(source, checkpoint.model, out, batch_size, device)
-    total, left = (sum(part.stop - part.start for part in some) for some in (source.parts, parts))
-    if left < total:
-        print(f"Going on after {total - left:,} images.", flush=True)
-    try:
-        with tqdm(total=total, initial=total - left, desc="encoding", unit=" images", unit_scale=True) as bar:
-            for rows in _run(encoding, parts, ray):
-                bar.update(rows)
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt("Interrupted: whole parts are kept. The same command goes on.") from None
+    with _begun(out, about):
+        parts = [part for part in source.parts if not (out / f"part-{part.number:05}.parquet").exists()]
+        total, left = (sum(part.stop - part.start for part in some) for some in (source.parts, parts))
+        if left < total:
+            print(f"Going on after {total - left:,} images.", flush=True)
+        try:
+            with tqdm(total=total, initial=total - left, desc="encoding", unit=" images", unit_scale=True) as bar:
+                for rows in _run(encoding, parts, ray):
+                    bar.update(rows)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("Interrupted: whole parts are kept. The same command goes on.") from None
     failed = sum(pq.read_metadata(file).num_rows for file in out.glob("errors-*.parquet"))
     errors = f"; {failed:,} could not be read, {out}/errors-*.parquet say why" if failed else ""
     print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
@@ -66,19 +67,37 @@ def _run(encoding: Encoding, parts: Sequence[Part], ray: str | None) -> Iterator
     return run_on_ray(encoding, parts, ray)
 
 
-def _begin(out: Path, about: dict[str, str]) -> None:
-    """Make `out` ready for what `about` says; raises ConfigError where it holds anything else."""
+@contextmanager
+def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
+    """Hold `out` ready for what `about` says; raises ConfigError where it holds anything else, or is another run's."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder.")
-    if out.exists():
-        for cut_off in (file for name in (RUN, "*.parquet") for file in out.glob(f".{name}.*")):
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()) and not (out / RUN).exists():
+        raise ConfigError(f"--out {out} holds something else than encodings: give a new folder.")
+    with (out / RUN).open("a+") as run:
+        try:
+            fcntl.lockf(run, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, here or by the end of the process
+        except BlockingIOError:
+            raise ConfigError(
+                f"--out {out} is being written by another run: wait for it, or give another folder."
+            ) from None
+        run.seek(0)
+        if before := run.read():
+            _compare(out, before, about)
+        else:
+            run.write(json.dumps(about, indent=1))
+            run.flush()
+            os.fsync(run.fileno())
+        for cut_off in out.glob(".*.parquet.*"):
             cut_off.unlink()
-    if not out.exists() or not any(out.iterdir()):
-        write_atomically(out / RUN, json.dumps(about, indent=1).encode())
-        return
+        yield
+
+
+def _compare(out: Path, written: str, about: dict[str, str]) -> None:
     try:
-        before = json.loads((out / RUN).read_bytes())
-    except (OSError, ValueError):
+        before = json.loads(written)
+    except ValueError:
         raise ConfigError(f"--out {out} holds something else than encodings: give a new folder.") from None
     if before["sha256"] != about["sha256"]:
         raise ConfigError(

@@ -13,7 +13,7 @@ import torch
 from numpy.typing import NDArray
 
 from training.data import DataError
-from training.encode_rows import Part, Rows, Shape, equal_parts, fingerprint
+from training.encode_rows import Part, Rows, Shape, batches, equal_parts, fingerprint
 
 
 @dataclass(frozen=True)
@@ -27,18 +27,17 @@ class Npy:
     id_type = pa.int64()
     is_decoded = True
 
-    def read(self, part: Part, batch_size: int) -> Iterator[Rows]:
+    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
         """Map the file anew for each batch: what was read of an open map stays in the process's memory."""
-        for start in range(part.start, part.stop, batch_size):
-            stop = min(start + batch_size, part.stop)
-            batch = _as_images(_mapped(self.path)[start:stop], self.shape)
-            readable: NDArray[np.bool_] = np.ones(stop - start, np.bool_)
+        for part, rows in batches(parts, batch_size):
+            batch = _as_images(_mapped(self.path)[rows.start : rows.stop], self.shape)
+            readable: NDArray[np.bool_] = np.ones(len(rows), np.bool_)
             if batch.dtype != np.uint8:
                 readable = np.all((batch >= 0) & (batch <= 1), axis=(1, 2, 3))
                 batch = batch[readable].astype(np.float32)
             sentences = ["It has values that are not from 0 to 1."] * int((~readable).sum())
-            ids = pa.array(np.arange(start, stop))
-            yield Rows(ids, pa.array(readable), torch.from_numpy(np.array(batch)), sentences)
+            ids = pa.array(np.arange(rows.start, rows.stop))
+            yield part, Rows(ids, pa.array(readable), torch.from_numpy(np.array(batch)), sentences)
 
 
 def open_npy(path: Path, shape: Shape) -> Npy:

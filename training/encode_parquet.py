@@ -38,6 +38,8 @@ class RowGroups(NamedTuple):
 
     file: Path
     numbers: range
+    start: int
+    """The first row's index."""
 
 
 @dataclass(frozen=True)
@@ -50,7 +52,7 @@ class Parquet:
     columns: Columns
     parts: Sequence[Part]
     row_groups: Sequence[RowGroups]
-    """Of each part: whole ones, because a row group can only be read from its beginning."""
+    """Of each sweep: whole ones, because a row group can only be read from its beginning."""
     is_decoded = False
 
     @property
@@ -58,22 +60,29 @@ class Parquet:
         """Of the column `id`, or of an index."""
         return self.columns.id_type or pa.int64()
 
-    def read(self, part: Part, batch_size: int) -> Iterator[Rows]:
+    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
         """Decode row after row: of a row group no more than a batch is in memory."""
-        file, numbers = self.row_groups[part.number]
-        start = part.start
+        file, numbers, start = self.row_groups[parts[0].sweep]
         try:
             with pq.ParquetFile(file, buffer_size=READ_AHEAD, pre_buffer=False) as table:
                 for batch in table.iter_batches(batch_size, numbers, self.columns.names, use_threads=False):
-                    indices = pa.array(range(start, start + len(batch)), pa.int64())
-                    ids = indices if self.columns.id_type is None else batch["id"]
-                    contents = batch[self.columns.image.partition(".")[0]]
-                    if pa.types.is_struct(contents.type):
-                        (contents,) = contents.flatten()
-                    yield decode(ids, [io.BytesIO(value.as_py() or b"") for value in contents], self.shape)
+                    for part in parts:
+                        first, stop = max(part.start, start), min(part.stop, start + len(batch))
+                        if first < stop:
+                            yield part, self._decode(batch[first - start : stop - start], first)
                     start += len(batch)
+                    if start >= parts[-1].stop:
+                        return
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
+
+    def _decode(self, batch: pa.RecordBatch, start: int) -> Rows:
+        indices = pa.array(range(start, start + len(batch)), pa.int64())
+        ids = indices if self.columns.id_type is None else batch["id"]
+        contents = batch[self.columns.image.partition(".")[0]]
+        if pa.types.is_struct(contents.type):
+            (contents,) = contents.flatten()
+        return decode(ids, [io.BytesIO(value.as_py() or b"") for value in contents], self.shape)
 
 
 def open_parquet(path: Path, files: Sequence[Path], shape: Shape) -> Parquet:
@@ -97,8 +106,9 @@ def open_parquet(path: Path, files: Sequence[Path], shape: Shape) -> Parquet:
             rows += metadata.row_group(number).num_rows
             if rows >= PART_ROWS or (rows and number == metadata.num_row_groups - 1):
                 start = parts[-1].stop if parts else 0
-                parts.append(Part(len(parts), start, start + rows))
-                row_groups.append(RowGroups(file, range(first, number + 1)))
+                for cut in range(start, start + rows, PART_ROWS):
+                    parts.append(Part(len(parts), cut, min(cut + PART_ROWS, start + rows), sweep=len(row_groups)))
+                row_groups.append(RowGroups(file, range(first, number + 1), start))
                 first, rows = number + 1, 0
     if columns is None:
         raise DataError(f"{path} holds no .parquet files.")

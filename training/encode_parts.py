@@ -16,7 +16,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.data import DataError
-from training.encode_rows import Part, Rows, Source
+from training.encode_rows import Part, Rows, Source, sweeps
 from training.workers import resolve_device
 from vae import VAE, kl_divergence, reconstruction_loss
 from vae.files import write_atomically
@@ -42,7 +42,8 @@ class Encoding:
         """
         model = self.model.to(resolve_device(self.device))
         _keep_freed_memory()
-        loader = DataLoader(_Reader(self.source, parts, self.batch_size), None, num_workers=min(readers, len(parts)))
+        reader = _Reader(self.source, sweeps(parts), self.batch_size)
+        loader = DataLoader(reader, None, num_workers=min(readers, len(reader.sweeps)))
         begun: dict[Part, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, model.config.latent_dim))
         try:
             for part, rows in loader:
@@ -56,18 +57,17 @@ class Encoding:
 
 
 class _Reader(IterableDataset[tuple[Part, Rows]]):
-    """Batches of `parts`, of which each worker of a DataLoader reads its own."""
+    """Batches of all sweeps, of which each worker of a DataLoader reads its own."""
 
-    def __init__(self, source: Source, parts: Sequence[Part], batch_size: int) -> None:
+    def __init__(self, source: Source, sweeps: Sequence[Sequence[Part]], batch_size: int) -> None:
         self.source = source
-        self.parts = parts
+        self.sweeps = sweeps
         self.batch_size = batch_size
 
     def __iter__(self) -> Iterator[tuple[Part, Rows]]:
         worker = get_worker_info()
-        for part in self.parts if worker is None else self.parts[worker.id :: worker.num_workers]:
-            for rows in self.source.read(part, self.batch_size):
-                yield part, rows
+        for parts in self.sweeps if worker is None else self.sweeps[worker.id :: worker.num_workers]:
+            yield from self.source.read(parts, self.batch_size)
 
 
 @dataclass

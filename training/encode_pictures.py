@@ -16,7 +16,7 @@ from PIL import UnidentifiedImageError
 from torch import Tensor
 
 from training.data import DataError
-from training.encode_rows import Part, Rows, Shape, equal_parts, fingerprint
+from training.encode_rows import Part, Rows, Shape, batches, equal_parts, fingerprint
 from training.folder import Pictures
 
 
@@ -33,19 +33,24 @@ class Folder:
     id_type = pa.string()
     is_decoded = False
 
-    def read(self, part: Part, batch_size: int) -> Iterator[Rows]:
+    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
         """Decode file after file."""
-        for start in range(part.start, part.stop, batch_size):
-            names = self.names[start : min(start + batch_size, part.stop)].to_pylist()
+        for part, rows in batches(parts, batch_size):
+            names = self.names[rows.start : rows.stop].to_pylist()
             ids = pa.array([name.decode(errors="backslashreplace") for name in names], pa.string())
-            yield decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape)
+            yield part, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape)
 
 
 def open_folder(root: Path, names: pa.LargeBinaryArray, shape: Shape) -> Folder:
     """The pictures `names` in `root`."""
     paths = (os.fsdecode(name.as_py()) for name in names)
-    identity = fingerprint((path, (root / path).stat()) for path in paths)
+    identity = fingerprint((path, _state(root / path)) for path in paths)
     return Folder(root, identity, shape, names, equal_parts(len(names)))
+
+
+def _state(path: Path) -> os.stat_result:
+    """Of a link that leads nowhere its own."""
+    return path.stat() if path.exists() else path.lstat()
 
 
 def decode(ids: pa.Array, files: Sequence[Path | io.BytesIO], shape: Shape) -> Rows:
@@ -67,6 +72,6 @@ def _decode_one(file: Path | io.BytesIO, shape: Shape) -> Tensor | str:
         cause = error.__cause__ or error
     if isinstance(cause, UnidentifiedImageError):  # its own words hold the address of a BytesIO
         return "It cannot be read as an image: it begins like no known kind of picture."
-    if isinstance(cause, OSError) and cause.errno not in (None, errno.ENOENT, errno.EACCES):
+    if isinstance(cause, OSError) and cause.errno not in (None, errno.ENOENT, errno.EACCES, errno.ELOOP):
         raise DataError(f"{file} cannot be read: {cause.strerror}. Mend the disk; the same command goes on.") from cause
     return f"It cannot be read as an image: {cause}."

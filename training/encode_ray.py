@@ -12,7 +12,7 @@ from typing import Any
 from training.config import ConfigError
 from training.data import DataError
 from training.encode_parts import Encoding
-from training.encode_rows import Part
+from training.encode_rows import Part, sweeps
 
 
 def run_on_ray(encoding: Encoding, parts: Sequence[Part], address: str) -> Iterator[int]:
@@ -34,7 +34,8 @@ def run_on_ray(encoding: Encoding, parts: Sequence[Part], address: str) -> Itera
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         gpus = 1 if encoding.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        encoded = ray.data.from_items([part._asdict() for part in parts], override_num_blocks=len(parts)).map(
+        items = [{"parts": together} for together in sweeps(parts)]
+        encoded = ray.data.from_items(items, override_num_blocks=len(items)).map(
             PartEncoder,
             fn_constructor_args=(ray.put(encoding),),
             compute=ray.data.ActorPoolStrategy(min_size=1),
@@ -50,7 +51,7 @@ def run_on_ray(encoding: Encoding, parts: Sequence[Part], address: str) -> Itera
 
 
 class PartEncoder:
-    """An actor: encodes one part after the other."""
+    """An actor: encodes one sweep after the other."""
 
     def __init__(self, encoding: Any) -> None:
         """`encoding` is the reference of an Encoding."""
@@ -58,11 +59,12 @@ class PartEncoder:
 
         self.encoding: Encoding = ray.get(encoding)
 
-    def __call__(self, row: dict[str, int]) -> dict[str, Any]:
-        """The columns of a Part → how many rows it had, or what stopped it: an exception would be told with stacks."""
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The parts of a sweep → how many rows they had, or what stopped it: an exception would be told with stacks."""
+        parts = [Part(*map(int, part)) for part in row["parts"]]
         try:
             _check_shared(self.encoding.source.path, self.encoding.out)
-            return {"rows": sum(self.encoding.run([Part(**row)], readers=0)), "sentence": ""}
+            return {"rows": sum(self.encoding.run(parts, readers=0)), "sentence": ""}
         except (ConfigError, DataError) as error:
             return {"rows": 0, "sentence": str(error)}
 

@@ -5,6 +5,8 @@ from __future__ import annotations
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
+from itertools import groupby
+from operator import attrgetter
 from pathlib import Path
 from typing import NamedTuple, Protocol
 
@@ -24,6 +26,8 @@ class Part(NamedTuple):
     number: int
     start: int
     stop: int
+    sweep: int
+    """The parts of one can only be read from the beginning of the first of them, and so are read together."""
 
 
 class Rows(NamedTuple):
@@ -62,14 +66,29 @@ class Source(Protocol):
     def is_decoded(self) -> bool:
         """Are its images in a file as they are, so that reading takes no time?"""
 
-    def read(self, part: Part, batch_size: int) -> Iterator[Rows]:
-        """At most `batch_size` rows at a time; raises DataError where the input itself can no longer be read."""
+    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
+        """Read `parts` of one sweep, at most `batch_size` rows of one of them at a time.
+
+        Raises DataError where the input itself can no longer be read.
+        """
 
 
 def equal_parts(rows: int) -> list[Part]:
-    """Parts of PART_ROWS, the last one of what is left."""
+    """Parts of PART_ROWS, the last one of what is left, each a sweep of its own."""
     starts = range(0, rows, PART_ROWS)
-    return [Part(number, start, min(start + PART_ROWS, rows)) for number, start in enumerate(starts)]
+    return [Part(number, start, min(start + PART_ROWS, rows), sweep=number) for number, start in enumerate(starts)]
+
+
+def sweeps(parts: Sequence[Part]) -> list[list[Part]]:
+    """`parts`, those of one sweep together."""
+    return [list(together) for _, together in groupby(parts, attrgetter("sweep"))]
+
+
+def batches(parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, range]]:
+    """The rows of `parts`, at most `batch_size` of one of them at a time."""
+    for part in parts:
+        for start in range(part.start, part.stop, batch_size):
+            yield part, range(start, min(start + batch_size, part.stop))
 
 
 def fingerprint(files: Iterator[tuple[str, os.stat_result]]) -> str:

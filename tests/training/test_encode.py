@@ -13,6 +13,7 @@ import time
 from collections.abc import Callable, Iterator
 from pathlib import Path
 from typing import Any
+from unittest.mock import Mock
 
 import numpy as np
 import pyarrow as pa
@@ -26,6 +27,7 @@ import vae
 from training.__main__ import main
 from training.data import DataError
 from training.encode import RUN
+from training.encode_parquet import open_parquet
 from vae import kl_divergence, reconstruction_loss
 
 ROOT = Path(__file__).parents[2]
@@ -160,6 +162,16 @@ def test_pictures_become_what_the_model_takes(tmp_path: Path, out: Path, new_che
     assert_are(rows_of(out), ["grey.png", "red.webp"], torch.stack([torch.ones(3, 4, 6), red]), checkpoint)
 
 
+def test_links_that_lead_nowhere_are_told(tmp_path: Path, out: Path, images: Images) -> None:
+    write(tmp_path / "in" / "a.png", png(images[0]))
+    (tmp_path / "in" / "b.png").symlink_to(tmp_path / "gone.png")
+    (tmp_path / "in" / "c.png").symlink_to("c.png")
+    os.mkfifo(tmp_path / "in" / "d.png")
+    assert run(tmp_path / "in", out) == 0
+    assert [row["id"] for row in rows_of(out)] == ["a.png"]
+    assert [row["id"] for row in rows_of(out, "errors")] == ["b.png", "c.png"]
+
+
 @pytest.mark.parametrize("row_group", [10, 1000])
 def test_parquet_with_and_without_ids(row_group: int, tmp_path: Path, out: Path, images: Images) -> None:
     pictures = [png(image) for image in images]
@@ -170,6 +182,26 @@ def test_parquet_with_and_without_ids(row_group: int, tmp_path: Path, out: Path,
     pq.write_table(pa.table({"png": pictures}), tmp_path / "b.parquet", row_group)
     assert run(tmp_path / "b.parquet", tmp_path / "out2") == 0
     assert_are(rows_of(tmp_path / "out2"), list(range(200)), pixels_of(images))
+
+
+def test_a_row_group_longer_than_a_part_is_cut_and_read_once(
+    tmp_path: Path, out: Path, images: Images, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    path = tmp_path / "a.parquet"
+    pq.write_table(pa.table({"image": [png(image) for image in images]}), path, 1000)
+    opened = Mock(side_effect=pq.ParquetFile)
+    monkeypatch.setattr("training.encode_parquet.pq.ParquetFile", opened)
+    source = open_parquet(path, [path], (1, 28, 28))
+    read = [(part.number, ids) for part, rows in source.read(source.parts, 50) for ids in [rows.ids.to_pylist()]]
+    assert opened.call_count == 1
+    assert [number for number, _ in read] == [0, 0, 1, 1, 2, 2, 3]
+    assert [index for _, ids in read for index in ids] == list(range(200))
+    assert run(path, out) == 0
+    assert [pq.read_metadata(out / f"part-0000{part}.parquet").num_rows for part in range(4)] == [64, 64, 64, 8]
+    for part in (0, 2):
+        (out / f"part-0000{part}.parquet").unlink()
+    assert run(path, out) == 0
+    assert_are(rows_of(out), list(range(200)), pixels_of(images))
 
 
 def test_a_folder_of_parquet_as_hugging_face_has_it(tmp_path: Path, out: Path, images: Images) -> None:
@@ -254,6 +286,26 @@ def test_what_is_there_is_not_done_again(
     assert sorted(out.iterdir()) == sorted([out / RUN, *(out / name for name in before)])
     assert [name for name in times if (out / name).stat().st_mtime_ns != times[name]] == ["part-00001.parquet"]
     assert run(npy, out) == 0
+
+
+def test_two_runs_do_not_write_one_output(npy: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    run(npy, out)
+    (out / "part-00001.parquet").unlink()
+    (out / ".part-00001.parquet.abc").write_bytes(b"of the other run")
+    hold = (
+        "import fcntl, sys; file = open(sys.argv[1], 'a'); fcntl.lockf(file, fcntl.LOCK_EX); print(flush=True); input()"
+    )
+    with subprocess.Popen(
+        [sys.executable, "-c", hold, out / RUN], stdin=subprocess.PIPE, stdout=subprocess.PIPE
+    ) as other:
+        assert other.stdout
+        other.stdout.readline()
+        assert run(npy, out) == 2
+        assert "is being written by another run: wait for it" in sentence(capsys)
+        assert (out / ".part-00001.parquet.abc").exists()
+        other.communicate(b"\n")
+    assert run(npy, out) == 0
+    assert len(rows_of(out)) == 200
 
 
 def command(path: Path, out: Path, *options: str) -> list[str]:
