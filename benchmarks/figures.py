@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 Round = Mapping[str, Any]
-"""What one round measured: `loads`, `bulk`, `startup`, `workers` and `slow`, as the modules of these names give it."""
+"""What one round measured: `loads`, `bulk`, `startup`, `workers`, `slow`, `counting`, as the modules so named give it."""
 Load = Mapping[str, Any]
 """A `wrk.Load`, as read from JSON."""
 Figure = Callable[[Round], float]
@@ -119,3 +119,9 @@ def slow_throughput(measured: Round) -> float:
 def slow_livez_ms(measured: Round) -> float:
     """p99."""
     return float(valid(measured["slow"]["64"]["livez"])["p99_ms"])
+
+
+def counting(measured: Round) -> float:
+    """Requests per second with counting, as a part of those without it."""
+    rates = measured["counting"]
+    return median(rates["counted"]) / median(rates["uncounted"])

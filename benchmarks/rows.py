@@ -86,6 +86,7 @@ GOALS = (
     ),
     Row("50 ms a batch, 64 connections: requests/s against whole batches", f.slow_throughput, 0.9),
     Row("… /livez meanwhile, p99 in ms", f.slow_livez_ms, 20, at_most=True),
+    Row("decode, requests/s with counting for /metrics against without", f.counting, 0.97),
 )
 OTHERS = (
     Row("decode, requests/s against FastAPI, plainly written", f.against(OURS, f.rate_of("plain"))),

@@ -19,7 +19,7 @@ from importlib.metadata import version
 from pathlib import Path
 from typing import Any
 
-from benchmarks import bulk, loads, report, slow, startup, workers, wrk
+from benchmarks import bulk, counting, loads, report, slow, startup, workers, wrk
 from benchmarks.contender import CONTENDERS, framework_version
 from benchmarks.machine import describe_machine
 from benchmarks.pinned import output_of
@@ -27,7 +27,7 @@ from benchmarks.pinned import output_of
 HERE = Path(__file__).parent
 PACKAGES = ("starlette", "uvloop", "httptools", "pydantic", "numpy", "pillow")
 QUICK_CURVE = (1, 32, 128, 512)
-SECTIONS = ("bulk", "startup", "workers", "slow")
+SECTIONS = ("bulk", "startup", "workers", "slow", "counting")
 STARTS = 3
 
 
@@ -91,6 +91,8 @@ def _measure(name: str, measured: dict[str, Any], core: int, options: argparse.N
             measured[name] = workers.measure(core, options.seconds)
         case "slow":
             measured[name] = slow.measure(core, options.seconds)
+        case "counting":
+            measured[name] = counting.measure(core, max(1, options.seconds // 2))
         case _:
             curve = QUICK_CURVE if options.quick else loads.CURVE
             measured["loads"][name] = loads.measure(name, curve, core, options.seconds, picture)
