@@ -1,7 +1,8 @@
-# make image                                                                 linux/amd64 or linux/arm64, torch's CPU build
+# make image                                                                                       torch's CPU build
 # docker build -t vae-service --build-arg TORCH=cuda --build-arg TORCH_INDEX_URL= .              torch's CUDA build
 
-FROM python:3.11-slim AS build
+# the platform that requirements/*.txt are resolved for
+FROM --platform=linux/amd64 python:3.11-slim AS build
 # the lock that is installed: requirements/$TORCH.txt
 ARG TORCH=cpu
 # where torch's build comes from, beside the package index; each file has to have a hash of the lock
@@ -14,19 +15,21 @@ RUN python -m venv /opt/vae \
  && /opt/vae/bin/pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes \
     ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} --requirement "requirements/$TORCH.txt"
 RUN python -m venv /opt/tools && /opt/tools/bin/pip install --quiet --require-hashes --requirement requirements/build.txt
-# what torch brings for compilers, for other languages and for itself, what the client of the same wheel needs, and of
-# plotly all but the script that the page shows: the service computes eagerly and imports none of it
+# what torch and ONNX Runtime bring for compilers, for other languages and for themselves, what the client of the same
+# wheel needs, and of plotly all but the script that the page shows: the service imports none of it
 RUN /opt/vae/bin/pip uninstall --quiet --yes \
-    fsspec httpcore httpx jinja2 markupsafe mpmath narwhals networkx setuptools sympy tqdm \
+    flatbuffers fsspec httpcore httpx jinja2 markupsafe mpmath narwhals networkx setuptools sympy tqdm \
  && cd /opt/vae/lib/python3*/site-packages \
  && rm -r functorch numpy/*/tests numpy/f2py numpy/tests torch/_dynamo torch/_inductor torch/include torch/onnx torch/share \
     torch/test torch/testing/_internal/*/ torch/lib/*_test.so \
+    onnx/backend onnx/fuzz onnx/reference \
+    onnxruntime/capi/libonnxruntime.so* onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
  && find torch/testing/_internal -type f ! -name __init__.py ! -name common_dtype.py ! -name logging_tensor.py -delete \
  && find torch/bin -type f ! -name torch_shm_manager -delete \
  && find plotly -type f ! -path plotly/__init__.py ! -path plotly/package_data/plotly.min.js -delete \
- && find . '(' -name '*.a' -o -name '*.pxd' -o -name '*.pyi' -o -name '*.pyx' ')' -delete \
+ && find . -type f -regex '.*\.\(a\|cc\|h\|proto\|pxd\|pyi\|pyx\)' -delete \
  && find . -type d -empty -delete \
- && strip --strip-unneeded torch/lib/libtorch*.so* uvloop/*.so zstandard/*.so
+ && strip --strip-unneeded ml_dtypes/*.so onnx/*.so torch/lib/libtorch*.so* uvloop/*.so zstandard/*.so
 COPY . .
 RUN /opt/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp . \
  && /opt/vae/bin/pip install --quiet --no-compile --no-deps --no-index /tmp/vae_service-*.whl \
@@ -34,7 +37,7 @@ RUN /opt/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir 
  && cd /opt/vae && rm -r bin/vae-train lib/python3*/site-packages/training lib/python3*/site-packages/vae_client
 RUN python deploy/image/rootfs.py /opt/vae /rootfs
 
-FROM scratch
+FROM --platform=linux/amd64 scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title=vae-service \

@@ -19,7 +19,8 @@ from pathlib import Path
 
 import httpx
 
-SEVEN = Path(__file__).parents[2] / "docs/seven.png"
+ROOT = Path(__file__).parents[2]
+SEVEN = ROOT / "docs/seven.png"
 START_LIMIT_S = 120
 PNG = b"\x89PNG\r\n\x1a\n"
 INSIDE = """
@@ -41,10 +42,31 @@ print(json.dumps({
 }))
 """
 
+HEALTH = """
+import os, signal, socket, subprocess, sys, time
+with socket.socket() as free:
+    free.bind(('127.0.0.1', 0))
+    os.environ['VAE_PORT'] = str(free.getsockname()[1])
+def is_healthy():
+    return subprocess.run(sys.argv[1:], stderr=subprocess.DEVNULL).returncode == 0
+told = [is_healthy()]
+service = subprocess.Popen(['vae-serve'])
+while service.poll() is None and not is_healthy():
+    time.sleep(0.2)
+told.append(is_healthy())
+service.send_signal(signal.SIGSTOP)
+told.append(is_healthy())
+service.send_signal(signal.SIGCONT)
+service.terminate()
+service.wait()
+print(told)
+"""
+
 
 def main(url: str, command: list[str]) -> None:
     """Raises AssertionError at the first thing that is not as it should be."""
     check_inside(command)
+    check_health(command)
     service = subprocess.Popen(command)
     try:
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
@@ -55,7 +77,7 @@ def main(url: str, command: list[str]) -> None:
         if service.poll() is None:
             service.terminate()
             service.wait(60)
-    print("The image is sound: read-only, as another user, all answers, a stop that loses nothing.")
+    print("The image is sound: read-only, as another user, healthy, all answers, a stop that loses nothing.")
 
 
 def check_inside(command: list[str]) -> None:
@@ -69,6 +91,23 @@ def check_inside(command: list[str]) -> None:
     assert installed <= listed, f"not in the SBOM: {installed - listed}"
     assert "libc6" in listed, "the system's libraries are not in the SBOM"
     print(f"{len(installed)} Python packages, {len(listed)} in the SBOM.")
+
+
+def check_health(command: list[str]) -> None:
+    """The Dockerfile's HEALTHCHECK, run in the image: before the service starts, while it serves, when it hangs."""
+    told = subprocess.run(
+        [*command, "python", "-c", HEALTH, *healthcheck()], check=True, stdout=subprocess.PIPE, text=True
+    ).stdout
+    assert told.splitlines()[-1] == "[False, True, False]", told
+    print("HEALTHCHECK says what is so.")
+
+
+def healthcheck() -> list[str]:
+    """Its command."""
+    instructions = (ROOT / "Dockerfile").read_text().replace("\\\n", "")
+    (command,) = re.findall(r"^HEALTHCHECK .* CMD (\[.*\])$", instructions, re.MULTILINE)
+    words: list[str] = json.loads(command)
+    return words
 
 
 def canonical(name: str) -> str:

@@ -44,8 +44,14 @@ def test_lock_holds_what_the_service_requires(lock: str) -> None:
     assert f"torch=={pinned['torch'][0]}" == (ROOT / f"requirements/{lock}.in").read_text().strip()
 
 
-def test_cpu_build_of_torch_is_pinned_for_both_platforms_and_brings_no_cuda() -> None:
-    assert len(pins("cpu")["torch"][1]) >= 2  # one for linux/amd64, one for linux/arm64
+def test_image_is_of_the_platform_that_the_locks_are_resolved_for() -> None:
+    froms = re.findall(r"^FROM (.*)$", DOCKERFILE, re.MULTILINE)
+    assert froms == ["--platform=linux/amd64 python:3.11-slim AS build", "--platform=linux/amd64 scratch"]
+    (lock,) = re.findall(r"^LOCK := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
+    assert lock.endswith("--python-version 3.11 --python-platform x86_64-manylinux_2_28")
+
+
+def test_cpu_build_of_torch_brings_no_cuda() -> None:
     assert not [name for name in pins("cpu") if name.startswith(("nvidia", "cuda", "triton"))]
     assert [name for name in pins("cuda") if name.startswith("nvidia")]
     others = {lock: {name: pin for name, pin in pins(lock).items() if name != "torch"} for lock in ("cpu", "cuda")}
