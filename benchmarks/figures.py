@@ -7,7 +7,7 @@ from statistics import median
 from typing import Any
 
 Round = Mapping[str, Any]
-"""What one round measured: `loads`, `bulk`, `startup`, `workers`, `slow`, `counting`, as the modules so named give it."""
+"""What one round measured: `loads`, `bulk`, `startup`, `workers`, `slow`, `counting`, as modules so named give it."""
 Load = Mapping[str, Any]
 """A `wrk.Load`, as read from JSON."""
 Figure = Callable[[Round], float]
@@ -124,4 +124,4 @@ def slow_livez_ms(measured: Round) -> float:
 def counting(measured: Round) -> float:
     """Requests per second with counting, as a part of those without it."""
     rates = measured["counting"]
-    return median(rates["counted"]) / median(rates["uncounted"])
+    return float(median(rates["counted"]) / median(rates["uncounted"]))
