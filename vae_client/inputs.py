@@ -20,7 +20,8 @@ if TYPE_CHECKING:
     File = str | os.PathLike[str] | bytes
     """A path, or what such a file holds: an encoded picture, or an array in NumPy's .npy format."""
     ImageInput = Array | Image | File | Sequence[Array | Image | File]
-    LatentInput = Array | File | Sequence[float] | Sequence[Sequence[float]] | Sequence[Array]
+    Numbers = Sequence[float] | Sequence["Numbers"]
+    LatentInput = Array | File | Numbers | Sequence[Array]
 
 NPY = "application/x-npy"
 NPY_SIGNATURE = b"\x93NUMPY"

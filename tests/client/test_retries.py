@@ -5,6 +5,8 @@ from __future__ import annotations
 import time
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
+from threading import Timer
+from typing import Literal
 
 import numpy as np
 import pytest
@@ -130,17 +132,24 @@ def test_a_pause_beyond_the_time_is_not_begun(connect: Connect) -> None:
         assert caught.value.retry_after == 30
 
 
-def test_a_service_that_is_full(connect: Connect, served: Running, url: str) -> None:
-    """The real one: it sends 503 with Retry-After, and answers when there is room."""
-    served.admission.status = "draining"
-    caller = connect(url)
+@pytest.mark.parametrize("status", ["starting", "draining"])
+def test_a_service_that_is_not_ready(
+    connect: Connect, served: Running, url: str, status: Literal["starting", "draining"]
+) -> None:
+    """The real one: it sends 503 with Retry-After; the client comes again, and is answered once it is ready."""
+    served.admission.status = status
+    ready = Timer(0.5, lambda: setattr(served.admission, "status", "ok"))
     try:
-        with pytest.raises(Unavailable, match="draining") as caught:
+        with pytest.raises(Unavailable, match=status) as caught:
             connect(url, retries=0).ask("model")
         assert caught.value.retry_after == 1
+        ready.start()
+        start = time.monotonic()
+        assert connect(url, retries=1).ask("model").latent_dim == 3
+        assert time.monotonic() - start >= 1
     finally:
+        ready.cancel()
         served.admission.status = "ok"
-    assert caller.ask("model").latent_dim == 3
 
 
 def test_connections_are_used_again(connect: Connect) -> None:

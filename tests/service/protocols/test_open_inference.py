@@ -5,17 +5,20 @@ from __future__ import annotations
 import io
 import json
 from collections.abc import Iterator
+from pathlib import Path
 from typing import Any
 
 import httpx
 import numpy as np
 import pytest
+import torch
 import tritonclient.http as triton  # type: ignore[import-untyped]
 from tritonclient import utils as triton_utils
 
 from service.protocols.open_inference import JSON_LENGTH
 from tests.service.pictures import Bytes
 from tests.service.running import Running, running
+from tests.vae.autoencoder import write_folder
 
 INFER = "/v2/models/mnist/infer"
 
@@ -86,6 +89,34 @@ def test_the_clients_compression(client: Any, images: Bytes, algorithm: str) -> 
         for name in (None, algorithm)
     )
     assert np.array_equal(plain.as_numpy("mean"), compressed.as_numpy("mean"))
+
+
+def test_an_autoencoder_kl(tmp_path: Path) -> None:
+    """Its latents are maps; answers are diffusers' own."""
+    network = write_folder(tmp_path / "small")
+    x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
+    posterior = network.encode(2 * torch.from_numpy(x) - 1).latent_dist
+    wanted = {
+        "mean": posterior.mean.numpy(),
+        "log_variance": posterior.logvar.numpy(),
+        "image": (network.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1).numpy(),
+    }
+    with (
+        running(checkpoint=tmp_path / "small", image_pixel_limit=2 * 32 * 32) as service,
+        triton.InferenceServerClient(f"127.0.0.1:{service.port}") as client,
+    ):
+        described = client.get_model_metadata("small")
+        assert [given["shape"] for given in described["inputs"]] == [[-1, 3, 32, 32], [-1, 4, 16, 16]]
+        for binary in (True, False):
+            outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in wanted]
+            given = client.infer("small", [tensor("image", x, binary=binary)], outputs=outputs)
+            for name, array in wanted.items():
+                np.testing.assert_allclose(given.as_numpy(name), array, atol=1e-4, rtol=0)
+            again = client.infer("small", [tensor("z", wanted["mean"], binary=binary)])
+            np.testing.assert_allclose(again.as_numpy("image"), wanted["image"], atol=1e-4, rtol=0)
+        for shape in ([3, 4, 16, 16], [1, 4, 8, 8], [1, 4]):
+            with pytest.raises(triton_utils.InferenceServerException, match=r"at most 2048|16, 16\] is wanted"):
+                client.infer("small", [tensor("z", np.zeros(shape, np.float32))])
 
 
 def infer(served: Running, body: object, path: str = INFER, **headers: str) -> httpx.Response:
