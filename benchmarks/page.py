@@ -62,8 +62,8 @@ DRAG = """async ([moves, every]) => {
 FIRST_PICTURE = """new Promise((resolve) => {
     const image = document.querySelector("#image");
     const look = () => {
-        const isThere = image.width === 28 && image.getContext("2d").getImageData(0, 0, 28, 28).data[3];
-        if (isThere) resolve(performance.now());
+        const [, , , alpha] = image.getContext("2d").getImageData(0, 0, 1, 1).data;
+        if (alpha) resolve(performance.now());
         else requestAnimationFrame(look);
     };
     look();

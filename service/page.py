@@ -83,7 +83,8 @@ async def spread(request: Request) -> Response:
     """
     gate: Gate = request.app.state.gate
     gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
-    return Answer(_spread(request.app.state.loaded.latents_json), JSON, {"cache-control": "no-cache", **SAFETY})
+    body = await asyncio.to_thread(_spread, request.app.state.loaded.latents_json)
+    return Answer(body, JSON, {"cache-control": "no-cache", **SAFETY})
 
 
 @lru_cache(maxsize=1)

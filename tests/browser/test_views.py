@@ -14,6 +14,7 @@ from PIL import Image
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Visitor
+from tests.browser.test_draw import verdict, write
 from tests.browser.visit import Visit, given, pixels, read_rgb, tiles, wait_until
 from tests.service.pictures import png, read_png
 from tests.service.running import Running
@@ -161,6 +162,69 @@ def test_what_lies_between_two_pins(visit: Visit, images: np.ndarray) -> None:
             assert np.array_equal(np.asarray(film.convert("RGB"))[::5, ::5], wanted_frame)
 
 
+def test_pins_come_from_samples_and_drawings(visit: Visit, images: np.ndarray) -> None:
+    visit.show("Sample").get_by_role("button", name="Sample 3", exact=True).click()
+    visit.wait_for_image(visit.z)
+    sample = visit.z
+    visit.page.get_by_role("button", name="Pin A").click()
+    visit.show("Draw")
+    write(visit, images[0])
+    verdict(visit)
+    visit.page.get_by_role("button", name="Pin B").click()
+    assert visit.pinned("a") == sample
+    assert visit.pinned("b") == visit.z != sample
+    view = visit.show("Between")
+    question = {"from": sample, "to": visit.z, "steps": 12}
+    sheet = tiles(read_rgb(visit.service.client.post("/interpolate", json=question).content), 28, 28)
+    wait_until(lambda: np.array_equal(pixels(view.locator("#end-a canvas")), sheet[0]))
+    assert np.array_equal(pixels(view.locator("#end-b canvas")), sheet[11])
+
+
+def test_a_strip_that_has_not_come_can_be_touched(visit: Visit) -> None:
+    held = visit.hold("**/interpolate")
+    view = visit.show("Between")
+    view.get_by_role("button", name="Step 4 of 12").click()
+    view.get_by_label("Position").press("ArrowRight")
+    view.get_by_role("button", name="Save animation").click()
+    expect(visit.page.locator("#message")).to_contain_text("The images have not come yet")
+    held.wait()
+    assert visit.z == [0, 0, 0]
+    held.release()
+    expect(view.get_by_label("Position")).to_have_attribute("max", "11")
+    held = visit.hold("**/interpolate")
+    view.get_by_label("Steps").fill("20")
+    view.get_by_label("Steps").press("Enter")
+    held.wait()
+    view.get_by_role("button", name="Step 16 of 20").click()
+    assert visit.z == [0, 0, 0]
+    held.release()
+    expect(view.get_by_label("Position")).to_have_attribute("max", "19")
+    view.get_by_role("button", name="Step 20 of 20").click()
+    visit.wait_for_z(visit.pinned("b"))
+
+
+def test_the_strip_plays_slowly_where_motion_is_unwanted(visitor: Visitor, served: Running) -> None:
+    visit = visitor(served, reduced_motion="reduce")
+    view = visit.show("Between")
+    expect(view.get_by_label("Position")).to_have_attribute("max", "11")
+    visit.stop_the_clock()
+    view.get_by_role("button", name="Play", exact=True).click()
+    visit.page.clock.run_for(1500)
+    assert view.get_by_label("Position").input_value() == "1"
+
+
+def test_a_sample_that_comes_late_does_not_undo_a_later_choice(visit: Visit) -> None:
+    view = visit.show("Sample")
+    wait_until(lambda: pixels(view.locator(".sheet canvas").last).shape == (28, 28, 3))
+    held = visit.hold("**/sample?n=6&*")
+    view.get_by_role("button", name="Sample 6").click()
+    held.wait()
+    visit.slide(0, 1.25)
+    held.release()
+    assert visit.z == [1.25, 0, 0]
+    expect(view.get_by_role("button", name="Sample 6")).to_have_attribute("aria-pressed", "false")
+
+
 def test_two_samples_are_pinned_where_nothing_is(visitor: Visitor, flat: Running) -> None:
     visit = visitor(flat)
     view = visit.show("Between")
@@ -210,7 +274,7 @@ def test_each_view_is_taken_home(visit: Visit, images: np.ndarray, tmp_path: Pat
         wait_until(lambda: visit.page.evaluate("navigator.clipboard.readText()") != "")
         expect(visit.page.locator("#message")).to_contain_text("Copied")
         command = visit.page.evaluate("navigator.clipboard.readText()")
-        return subprocess.run(["bash", "-c", command], cwd=tmp_path, check=True, capture_output=True).stdout
+        return subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True).stdout
 
     def save(view: str) -> np.ndarray:
         with visit.page.expect_download() as saved:
@@ -243,6 +307,9 @@ def test_each_view_is_taken_home(visit: Visit, images: np.ndarray, tmp_path: Pat
     first = tiles(read_rgb((tmp_path / "samples.png").read_bytes()), 112, 112)[0]
     wait_until(lambda: np.array_equal(first[::4, ::4], pixels(visit.page.locator("#sheet canvas").first)))
     assert np.array_equal(tiles(save("sample"), 140, 140)[0][::5, ::5], first[::4, ::4])
+
+    visit.show("Space")
+    assert json.loads(run("space")) == visit.service.client.get("/latents").json()
 
     visit.show("About")
     wait_until(lambda: len(np.unique(pixels(visit.page.locator("#manifold")))) > 50)

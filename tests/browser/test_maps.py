@@ -1,0 +1,68 @@
+"""A model whose latents are maps: nothing to slide, but pictures to put in and samples to draw."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+
+import numpy as np
+import pytest
+from PIL import Image
+from playwright.sync_api import expect
+
+from tests.browser.conftest import Visitor
+from tests.browser.visit import given, pixels, read_rgb, tiles, wait_until
+from tests.service.pictures import picture
+from tests.service.running import Running, running
+from tests.vae.autoencoder import write_folder
+
+pytestmark = pytest.mark.browser
+
+
+@pytest.fixture(scope="module")
+def maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    folder = tmp_path_factory.mktemp("models") / "small"
+    write_folder(folder)
+    with running(checkpoint=folder) as service:
+        yield service
+
+
+def test_maps_are_told_and_have_no_sliders(visitor: Visitor, maps: Running) -> None:
+    visit = visitor(maps)
+    expect(visit.page.locator("#summary")).to_contain_text("latents of 4×16×16, 32×32 in colour")
+    expect(visit.page.locator("#walk")).to_contain_text("too many for sliders")
+    expect(visit.page.get_by_role("slider")).to_have_count(0)
+    for name in ("Play", "Reset", "Pin A", "Pin B"):
+        expect(visit.page.get_by_role("button", name=name)).to_have_count(0)
+    assert visit.page.get_by_role("tab").all_inner_texts() == ["Draw", "Sample", "About"]
+    facts = visit.show("About")
+    expect(facts).to_contain_text("4×16×16")
+    expect(facts.locator("#manifold")).to_be_hidden()
+
+
+def test_a_picture_is_reconstructed(visitor: Visitor, maps: Running) -> None:
+    visit = visitor(maps)
+    body = picture(Image.new("RGB", (32, 32), (200, 30, 60)))
+    visit.page.get_by_label("choose a picture").set_input_files(given(body))
+    wanted = read_rgb(maps.client.post("/reconstruct", content=body, headers={"content-type": "image/png"}).content)
+    for canvas in ("#reconstruction", "#image"):
+        wait_until(lambda canvas=canvas: np.array_equal(pixels(visit.page.locator(canvas)), wanted))  # type: ignore[misc]
+    off = np.sqrt(np.square(wanted.astype(float) - (200, 30, 60)).mean())
+    expect(visit.page.locator("#verdict")).to_contain_text(f"{off:.0f} of 255 off")
+    expect(visit.page.locator("#kl")).to_contain_text("nats")
+
+
+def test_samples_are_shown_large(visitor: Visitor, maps: Running) -> None:
+    visit = visitor(maps)
+    seed = visit.page.locator("#seed")
+    expect(seed).to_contain_text("seed")
+    drawn = read_rgb(maps.client.get(f"/sample?n=1&seed={seed.inner_text().split()[1]}").content)
+    assert np.array_equal(pixels(visit.page.locator("#image")), drawn)
+    view = visit.show("Sample")
+    sheet = tiles(read_rgb(maps.client.get("/sample?n=24&seed=0&columns=24").content), 32, 32)
+    wait_until(lambda: all(map(np.array_equal, map(pixels, view.locator(".sheet canvas").all()), sheet)))
+    view.get_by_role("button", name="Sample 6").click()
+    wait_until(lambda: np.array_equal(pixels(visit.page.locator("#image")), sheet[5]))
+    expect(view.get_by_role("button", name="Sample 6")).to_have_attribute("aria-pressed", "true")
+    expect(seed).to_be_empty()
+    visit.page.keyboard.press("r")
+    expect(seed).to_contain_text("seed")
