@@ -36,7 +36,10 @@ class Settings(BaseSettings):
         cli_avoid_json=True,
     )
 
-    checkpoint: Path = Field(BUNDLED, description="checkpoint to serve, .safetensors or the article's .pt")
+    checkpoint: Path = Field(
+        BUNDLED,
+        description="checkpoint to serve: .safetensors, the article's .pt, or a folder of diffusers' AutoencoderKL",
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     workers: int = Field(1, ge=1, le=256, description="processes that serve")

@@ -4,6 +4,7 @@ import re
 import shlex
 import subprocess
 from pathlib import Path
+from typing import Any
 
 import pytest
 
@@ -40,12 +41,15 @@ def test_every_curl_answers_and_every_route_has_one(project: Path) -> None:
         assert (project / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_python_example_runs() -> None:
-    (example,) = blocks("python")
-    namespace: dict[str, object] = {}
+def test_python_examples_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.chdir(project)
+    namespace: dict[str, Any] = {}
     with live_server() as server:
-        exec(example.replace("localhost:8000", server.address), namespace)
-    assert getattr(namespace["images"], "shape", None) == (1000, 1, 28, 28)
+        for example in blocks("python"):
+            exec(example.replace("localhost:8000", server.address), namespace)
+    assert namespace["images"].shape == (1000, 1, 28, 28)
+    assert namespace["posterior"].mean == pytest.approx([-2.65, -0.36, 0.13], abs=0.01)
+    assert (project / "seven.png").read_bytes().startswith(b"\x89PNG")
 
 
 def test_settings_table_is_complete_and_true() -> None:
