@@ -143,7 +143,10 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
             "vae_places": ("Requests that may be in flight", lambda: settings.queue_limit),
         }
         counts.keep_posting()
-        logger.info("Serving %s, sha256 %s.", settings.checkpoint, checkpoint.sha256)
+        model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
+        logger.info("Serving %s at %s:%d: %s.", settings.checkpoint, settings.host, settings.port, model)
+        logger.info("The model's figures: %s", orjson.dumps(checkpoint.figures).decode())
+        logger.info("Settings: %s", settings.model_dump_json())
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s:%d may call.", settings.host, settings.port)
         admission.status = "ok"
