@@ -30,6 +30,15 @@ from benchmarks.contender import CONTENDERS
 from benchmarks.pinned import Pinned, pinned
 
 DECODE = CALLS["decode"]
+EVERYTHING = (
+    *(call for name, call in CALLS.items() if name != "sample"),
+    Call("GET", "/sample?seed=1"),
+    Call("POST", "/interpolate", "application/json", b'{"from": [-1, 0, 1], "to": [1, 1, 0]}'),
+    Call("POST", "/traverse", "application/json", b'{"at": [0, 0, 0], "dimensions": [0, 1]}'),
+    Call("POST", "/decode", "application/json", b"[1]"),
+    *(Call("GET", path) for path in ("/", "/docs", "/model", "/latents", "/nowhere")),
+)
+"""A request of each kind that a replica is sent, and some that it refuses."""
 CONNECTIONS = (1, 2, 4, 8, 16, 32, 64, 128)
 UTILISATIONS = (0.3, 0.5, 0.7, 0.8, 0.9)
 QUIET_RATE = 200
@@ -130,9 +139,11 @@ def measure_wire(core: int) -> dict[str, int]:
 
 
 def measure_series(core: int) -> int:
-    """Time series that Prometheus keeps of one pod."""
+    """Time series that Prometheus keeps of one pod that has been asked for everything, and answered in each way."""
     with served(core) as (_, port):
-        wrk.run(port, DECODE, 32, 1)
+        for call in EVERYTHING:
+            for accept in ("image/png", "application/json", "application/x-npy"):
+                send(port, call, accept)
         lines = _scrape(port).splitlines()
     return sum(not line.startswith("#") for line in lines)
 

@@ -89,9 +89,17 @@ def test_the_pages_tables_are_those_of_the_module() -> None:
 
 
 def test_what_was_simulated_is_what_the_simulation_gives() -> None:
-    service = capacity_plan.service_of(RESULTS)
-    told = RESULTS["simulation"]["validation"][0]
-    assert capacity_plan.told(service, RESULTS["poisson"][0]["rate"], 1, 1, 20) == pytest.approx(told)
+    service, simulation = capacity_plan.service_of(RESULTS), RESULTS["simulation"]
+    for load, told in zip(RESULTS["poisson"], simulation["validation"], strict=True):
+        assert capacity_plan.told(service, load["rate"], 1, 1, 20) == pytest.approx(told)
+    planned = [row for row in simulation["waiting"] if row["utilisation"] == capacity_plan.PLANNED]
+    assert [row["policy"] for row in planned] == [*capacity_plan.POLICIES]
+    rate = capacity_plan.PLANNED * capacity_plan.WORKERS * service.best_rate
+    for row, choices in zip(planned, capacity_plan.POLICIES.values(), strict=True):
+        told = {name: row[name] for name in ("p50_s", "p99_s", "in_flight", "refused")}
+        assert capacity_plan.told(service, rate, capacity_plan.WORKERS, choices, 2) == pytest.approx(told)
+    last = simulation["roll_out"][-1]
+    assert capacity_plan.rolled_out(service, last["wait_s"]) == pytest.approx(last)
 
 
 def test_figures_stand_in_tables_alone() -> None:
