@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import asyncio
-import gc
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
+from math import ceil
 from socket import fromfd, socket
 from types import FrameType
 from typing import cast
@@ -17,12 +17,11 @@ from uvicorn.lifespan.on import LifespanOn, LifespanSendMessage
 
 from service.app import Served, StartError, create_app
 from service.connection import Connection
+from service.heap import settle
 from service.metrics import Metrics
 from service.observability import log_config
 from service.settings import Settings
 
-YOUNG_OBJECTS = 10_000
-"""Between two collections; by Python's 700 a full micro-batch of requests would be one."""
 THREADS = 4
 """Beside the event loop, for what takes long: pictures to decode, bodies to unpack, answers to write. Each may take as
 much memory as a whole picture does, so that Python's own number, up to 32, is too many."""
@@ -88,17 +87,12 @@ class Server(uvicorn.Server):
         return 0
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
-        """Start, and take what was loaded out of the garbage collector's sight.
-
-        It would walk half a million of torch's objects in 100 ms at each full collection, and in a forked worker copy
-        the pages that it shares.
-        """
+        """Start."""
         self._loop = asyncio.get_running_loop()
         self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside"))
         await super().startup(sockets)
         self._keep_beating()
-        gc.freeze()
-        gc.set_threshold(YOUNG_OBJECTS)
+        settle()
 
     def handle_exit(self, sig: int, frame: FrameType | None) -> None:
         """Begin to drain at the first signal; a second one stops at once.
@@ -107,22 +101,22 @@ class Server(uvicorn.Server):
         """
         admission = self.lifespan.state["admission"] if self.started else None
         if admission is None:
+            self._drained_by = time.monotonic()
             self.should_exit = True
-        elif admission.status == "draining":
-            self.should_exit = self.force_exit = not self._has_supervisor
-        else:
+        elif admission.status != "draining":
             admission.status = "draining"
             self._drained_by = time.monotonic() + self._drain_time
             self._loop.call_soon_threadsafe(self._tell_connections)  # not here, in the middle of anything
+        elif not self._has_supervisor:
+            self._drained_by = time.monotonic()
+            self._loop.call_soon_threadsafe(self._cut_off)
 
     async def on_tick(self, counter: int) -> bool:
         """Stop when drained or out of time, or when uvicorn has a reason of its own."""
         admission = self.lifespan.state["admission"]
-        left = self._drained_by - time.monotonic()
-        drained = admission.status == "draining" and (not admission.in_flight or left <= 0)
-        if drained:  # what remains is to write the last answers out
-            self.config.timeout_graceful_shutdown = max(1, int(left))
-        elif admission.status == "draining":
+        is_over = not admission.in_flight or time.monotonic() >= self._drained_by
+        drained = admission.status == "draining" and is_over
+        if admission.status == "draining" and not drained:
             self._tell_connections()
         return await super().on_tick(counter) or drained
 
@@ -134,16 +128,15 @@ class Server(uvicorn.Server):
                 with fromfd(listener.fileno(), listener.family, listener.type) as same:
                     same.listen(0)  # closed with callers in its queue it would hang up on them
         await asyncio.sleep(LAST_CALLERS_S)
+        left = max(0, self._drained_by - time.monotonic())  # to write the last answers out
+        self._loop.call_later(left, self._cut_off)
+        self.config.timeout_graceful_shutdown = ceil(left) + 1
         await super().shutdown(sockets)
 
-    async def _wait_tasks_to_complete(self) -> None:
-        """Those whose time is over, by the clock or by a second signal, are cut off."""
-        try:
-            await super()._wait_tasks_to_complete()
-        finally:
-            for connection in list(self.server_state.connections):
-                cast("Connection", connection).transport.abort()
-            self.force_exit = False  # the application's lifespan is to end all the same
+    def _cut_off(self) -> None:
+        """Nobody is waited for any longer; what is computed for them no more."""
+        for connection in list(self.server_state.connections):
+            cast("Connection", connection).transport.abort()
 
     def _tell_connections(self) -> None:
         """The answer to the next request is the last one."""

@@ -1,6 +1,7 @@
 """One process: how it starts, serves and stops."""
 
 import json
+import os
 import pickle
 import re
 import signal
@@ -18,8 +19,13 @@ import pytest
 from tests.live import START_LIMIT_S, LiveServer, live_server, start
 from tests.service.problems import problem
 from tests.service.running import wait_until
+from vae.checkpoint import save
+from vae.config import VAEConfig
+from vae.model import VAE
 
 SAMPLE = "/sample?n=16&seed=7"
+SLOW = VAEConfig(image_shape=(1, 8, 8), hidden_dim=2048, hidden_layers=3)
+"""Ten thousand images take it many seconds."""
 DECODE = "POST /decode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
 
 
@@ -96,6 +102,43 @@ def test_secrets_are_never_logged_and_a_stop_waits_no_longer_than_it_may() -> No
         assert "hush" not in server.log
         assert "whisper" not in server.log
         assert all(json.loads(line)["message"] for line in server.log.splitlines())
+
+
+@pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_a_second_signal_of_either_kind_stops_at_once(workers: str, second: signal.Signals) -> None:
+    with live_server("--workers", workers) as server, request_in_flight(server):
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(1)
+        assert server.process.poll() is None
+        server.process.send_signal(second)
+        assert server.process.wait(3) == 0
+        assert "Traceback" not in server.log
+
+
+def test_a_worker_told_twice_of_one_stop_loses_nothing() -> None:
+    """By who told the supervisor, and by the supervisor: a terminal and systemd tell all processes of a service."""
+    with live_server("--workers", "2") as server:
+        wait_until(lambda: server.log.count("Application startup complete.") == 2)
+        with request_in_flight(server) as finish:
+            for pid in re.findall(r"Started server process \[(\d+)\]", server.log):
+                os.kill(int(pid), signal.SIGINT)
+            server.process.send_signal(signal.SIGINT)
+            time.sleep(1)
+            assert finish().startswith(b"HTTP/1.1 200 ")
+        assert server.process.wait(10) == 0
+
+
+def test_what_is_not_answered_by_the_end_of_the_drain_time_is_cut_off(tmp_path: Path) -> None:
+    save(tmp_path / "slow.safetensors", VAE(SLOW), training={}, figures={})
+    flags = ("--checkpoint", str(tmp_path / "slow.safetensors"), "--drain-time", "0.5")
+    with live_server(*flags) as server, socket.create_connection(("127.0.0.1", server.port)) as caller:
+        caller.sendall(b"GET /sample?n=10000 HTTP/1.1\r\nhost: x\r\n\r\n")
+        time.sleep(0.5)
+        server.process.send_signal(signal.SIGTERM)
+        assert server.process.wait(5) == 0
+        assert caller.recv(1) == b""
+        assert "Traceback" not in server.log
 
 
 # Starts that cannot be.

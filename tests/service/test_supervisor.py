@@ -7,14 +7,17 @@ import socket
 import time
 from collections.abc import Iterator
 from functools import partial
+from pathlib import Path
 
 import httpx
 import pytest
 
+from service.settings import BUNDLED
 from tests.live import LiveServer, live_server
 from tests.service.problems import problem
 from tests.service.running import wait_until
 from tests.service.test_server import SAMPLE, request_in_flight
+from vae.latents import LatentSet
 
 
 @pytest.fixture
@@ -91,6 +94,26 @@ def test_a_stuck_worker_is_replaced(server: LiveServer) -> None:
     assert f"Worker {first} has not responded for 10 s." in server.log
     assert second in workers(server)
     assert server.get(SAMPLE).status_code == 200
+
+
+def test_a_worker_that_cannot_start_again_takes_nobody_with_it(tmp_path: Path) -> None:
+    """Its checkpoint's latents are read anew; whoever replaces them may be in the midst of it."""
+    checkpoint = tmp_path / "m.safetensors"
+    checkpoint.write_bytes(BUNDLED.read_bytes())
+    latents = LatentSet.path_beside(checkpoint)
+    latents.write_bytes(LatentSet.path_beside(BUNDLED).read_bytes())
+    with live_server("--workers", "2", "--checkpoint", str(checkpoint)) as server:
+        wait_until(lambda: len(workers(server)) == 2)
+        time.sleep(1)  # until the supervisor has seen it too
+        sound = latents.read_bytes()
+        latents.write_bytes(sound[:1000])
+        os.kill(workers(server)[0], signal.SIGKILL)
+        wait_until(lambda: server.log.count("could not start, status 2; the next one tries in ") == 2)
+        assert re.findall(r"the next one tries in (\d+) s", server.log) == ["1", "2"]
+        assert server.get(SAMPLE).status_code == 200
+        latents.write_bytes(sound)
+        wait_until(lambda: server.log.count("Application startup complete.") == 3)
+        assert server.process.poll() is None
 
 
 def test_workers_end_with_their_supervisor(server: LiveServer) -> None:
