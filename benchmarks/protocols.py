@@ -3,8 +3,8 @@
 python -m benchmarks.protocols [SECONDS]
 
 Rows per second on one kept connection, best of rounds in turn, and the service's processor time for a row, of /decode
-(latents to images) and /encode (images to posteriors). Service and caller share the machine; the caller writes each
-request once, and reads the first answer.
+(latents to images) and /encode (images to posteriors), to clients.md. Service and caller share the machine; the caller
+writes each request once, and reads the first answer.
 """
 
 from __future__ import annotations
@@ -13,7 +13,7 @@ import io
 import json
 import sys
 import time
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Iterator, Mapping
 from http.client import HTTPConnection, HTTPMessage
 from typing import Any, NamedTuple
 
@@ -26,13 +26,16 @@ from safetensors.numpy import load, save
 from benchmarks.calls import CALLS
 from benchmarks.client import TIMEOUT_S, free_port, wait_until_answered
 from benchmarks.contender import CONTENDERS
-from benchmarks.pinned import pinned
+from benchmarks.pinned import Pinned, pinned
+from benchmarks.sections import table, write_section
 
 NPY, SAFETENSORS, ARROW = "application/x-npy", "application/x-safetensors", "application/vnd.apache.arrow.stream"
 LENGTH = "Inference-Header-Content-Length"
 INFER = "/v2/models/mnist/infer"
 ROWS = (1, 64, 1000, 10_000)
 ROUNDS = 7
+GOAL = 0.1
+"""Of the rows per second of npy that the Open Inference Protocol may lack."""
 
 Array = npt.NDArray[Any]
 
@@ -44,35 +47,75 @@ class Request(NamedTuple):
     body: bytes
     headers: dict[str, str]
     read: Callable[[bytes, HTTPMessage], Array]
+    rows: int = 1
+
+
+class Cost(NamedTuple):
+    """Of a protocol: rows per second, and microseconds of the service's processor time for a row."""
+
+    rate: float
+    processor: float
 
 
 def main() -> None:
     seconds = float(sys.argv[1]) if len(sys.argv) > 1 else 0.2
-    random = np.random.default_rng(0)
     port = free_port()
+    measured: dict[str, dict[str, Cost]] = {}
     with pinned(CONTENDERS["ours"].start_command(port), 0) as process:
         wait_until_answered(process, port, CALLS["decode"])
         connection = HTTPConnection("127.0.0.1", port, timeout=TIMEOUT_S)
-        print(f"{'and beside npy':24}" + "".join(f"{name:>20}" for name in ("npy", "oip", "safetensors", "arrow")))
-        for rows in ROWS:
-            z, x = random.standard_normal((rows, 3), np.float32), random.random((rows, 1, 28, 28), np.float32)
-            for route, requests in (("decode", decoding(z)), ("encode", encoding(x))):
-                check(connection, requests)
-                rates, counts, cpu = (dict.fromkeys(requests, 0.0) for _ in range(3))
-                for _ in range(ROUNDS):
-                    for name, request in requests.items():
-                        before, start = process.cpu_seconds(), time.perf_counter()
-                        count = repeat(connection, request, seconds)
-                        rates[name] = max(rates[name], count * rows / (time.perf_counter() - start))
-                        cpu[name] += process.cpu_seconds() - before
-                        counts[name] += count * rows
-                costs = {name: cpu[name] / counts[name] for name in requests}
-                for unit, values in (
-                    ("rows/s", rates),
-                    ("µs a row", {name: 1e6 * cost for name, cost in costs.items()}),
-                ):
-                    cells = [f"{value:.4g} ({value / values['npy'] - 1:+.1%})" for value in values.values()]
-                    print(f"{f'{route} {rows}, {unit}':24}" + "".join(f"{cell:>20}" for cell in cells), flush=True)
+        for name, requests in workloads():
+            check(connection, requests)
+            measured[name] = measure(process, connection, requests, seconds)
+    write_section("The same rows in each protocol", "protocols", *report(measured, seconds))
+
+
+def workloads() -> Iterator[tuple[str, dict[str, Request]]]:
+    """What is asked for, in each protocol."""
+    random = np.random.default_rng(0)
+    for rows in ROWS:
+        z, x = random.standard_normal((rows, 3), np.float32), random.random((rows, 1, 28, 28), np.float32)
+        yield f"decode {rows:,}", {name: each._replace(rows=rows) for name, each in decoding(z).items()}
+        yield f"encode {rows:,}", {name: each._replace(rows=rows) for name, each in encoding(x).items()}
+
+
+def measure(
+    process: Pinned, connection: HTTPConnection, requests: Mapping[str, Request], seconds: float
+) -> dict[str, Cost]:
+    """Each protocol, in turn with the others."""
+    rates, rows, processor = (dict.fromkeys(requests, 0.0) for _ in range(3))
+    for _ in range(ROUNDS):
+        for name, request in requests.items():
+            before, start = process.cpu_seconds(), time.perf_counter()
+            answered = repeat(connection, request, seconds) * request.rows
+            rates[name] = max(rates[name], answered / (time.perf_counter() - start))
+            processor[name] += process.cpu_seconds() - before
+            rows[name] += answered
+    return {name: Cost(rates[name], 1e6 * processor[name] / rows[name]) for name in requests}
+
+
+def report(measured: Mapping[str, Mapping[str, Cost]], seconds: float) -> list[str]:
+    """Paragraphs and tables; beside each value what it is more, or less, than npy's."""
+    names = list(next(iter(measured.values())))
+    head = ["", *(name if name == "npy" else f"{name}, beside npy" for name in names)]
+
+    def rows(field: str) -> Iterator[list[str]]:
+        for workload, costs in measured.items():
+            values = {name: getattr(cost, field) for name, cost in costs.items()}
+            beside = {name: f"{value:,.4g}, {value / values['npy'] - 1:+.1%}" for name, value in values.items()}
+            yield [workload, *(beside | {"npy": f"{values['npy']:,.4g}"}).values()]
+
+    lacks = {workload: 1 - costs["oip"].rate / costs["npy"].rate for workload, costs in measured.items()}
+    short = [f"{workload} ({lack:.1%} fewer)" for workload, lack in lacks.items() if lack > GOAL]
+    return [
+        f"`oip` is the Open Inference Protocol with binary tensors, as Triton's client sends them. {ROUNDS} rounds of "
+        f"{seconds:g} s for each protocol in turn, one connection, the service on one core. Goal: `oip` within "
+        f"{GOAL:.0%} of npy's rows per second; {'missed by ' + ', '.join(short) if short else 'reached by all'}.",
+        "Rows per second, the best round:",
+        table(head, rows("rate")),
+        "Processor time of the service for a row, µs:",
+        table(head, rows("processor")),
+    ]
 
 
 def decoding(z: Array) -> dict[str, Request]:
@@ -81,7 +124,7 @@ def decoding(z: Array) -> dict[str, Request]:
         "npy": plain("/decode", npy(z), NPY, lambda body: np.load(io.BytesIO(body))),
         "oip": inference("z", z, "image"),
         "safetensors": plain("/decode", save({"z": z}), SAFETENSORS, lambda body: load(body)["pixels"]),
-        "arrow": plain("/decode", table(z), ARROW, lambda body: column(body, "pixels").to_numpy_ndarray()),
+        "arrow": plain("/decode", arrow(z), ARROW, lambda body: column(body, "pixels").to_numpy_ndarray()),
     }
 
 
@@ -96,7 +139,7 @@ def encoding(x: Array) -> dict[str, Request]:
         "npy": plain("/encode", npy(x), NPY, lambda body: np.load(io.BytesIO(body))[:, 0]),
         "oip": inference("image", x, "mean", "log_variance"),
         "safetensors": plain("/encode", save({"pixels": x}), SAFETENSORS, lambda body: load(body)["mean"]),
-        "arrow": plain("/encode", table(x), ARROW, means),
+        "arrow": plain("/encode", arrow(x), ARROW, means),
     }
 
 
@@ -127,7 +170,7 @@ def npy(array: Array) -> bytes:
     return file.getvalue()
 
 
-def table(array: Array) -> bytes:
+def arrow(array: Array) -> bytes:
     """An Arrow IPC stream of one column."""
     sink = pa.BufferOutputStream()
     rows = pa.FixedSizeListArray.from_arrays(pa.array(array.reshape(-1)), array[0].size)

@@ -1,14 +1,17 @@
 """What the service adds to an AutoencoderKL's own time where diffusers' `remote_decode` sends a latent of 4×64×64.
 
 python -m benchmarks.remote [REQUESTS]
-python -m benchmarks.remote tiled
+python -m benchmarks.remote tiled [SIDES]
+
+Both write to clients.md.
 
 The network has random weights, and is made small: what is added does not depend on them. Its own time is that of
 diffusers' `decode` in the server's process, and is taken off for each request by itself. "exchange" is a request on a
 connection that is kept, "remote_decode" all that a caller waits for: a connection for each, and the picture decoded.
 
-`tiled` is for large images: seconds and memory of the network alone, a quarter as wide as Stable Diffusion's and
-half as deep, on one core, with the tiles that the service has it cut, and without.
+`tiled` is for large images, SIDES times as high and wide as the nominal one: seconds and memory of the network alone, a
+quarter as wide as Stable Diffusion's and half as deep, on one core, with the tiles that the service has it cut, and
+without.
 """
 
 from __future__ import annotations
@@ -18,11 +21,11 @@ import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from http.client import HTTPConnection
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
-from typing import Any
+from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
 import torch
@@ -30,6 +33,7 @@ from diffusers import AutoencoderKL
 from diffusers.utils.remote_utils import prepare_decode, remote_decode
 
 from benchmarks.client import free_port
+from benchmarks.sections import table, write_section
 from service.app import load_checkpoint
 from service.server import Server
 from service.settings import read_settings
@@ -45,12 +49,24 @@ OUTPUTS: dict[str, dict[str, Any]] = {
 BLOCKS = 4
 QUARTER = (32, 64, 128, 128)
 NOMINAL = 512
-SIDES = (NOMINAL, 2 * NOMINAL, 3 * NOMINAL)
+SIDES = (1, 2, 3)
+"""Of an image, in nominal ones."""
+GOAL_MS = 2
+"""That the service may add."""
+
+
+class Added(NamedTuple):
+    """Milliseconds beyond the network's own, and these."""
+
+    output: str
+    exchange: float
+    remote_decode: float
+    own: float
 
 
 def main() -> None:
-    if sys.argv[1:] == ["tiled"]:
-        compare_tiles()
+    if sys.argv[1:2] == ["tiled"]:
+        compare_tiles([int(side) for side in sys.argv[2:]] or SIDES)
     else:
         compare_times(int(sys.argv[1]) if len(sys.argv) > 1 else 50)
 
@@ -67,7 +83,7 @@ def compare_times(requests: int) -> None:
         server.start()
         try:
             connection = _connect(port)
-            print(f"{'milliseconds added: median (least)':34}{'exchange':>20}{'remote_decode':>20}{'own time':>12}")
+            rows = []
             for name, options in OUTPUTS.items():
                 sent = {key: value for key, value in options.items() if key != "return_type"}
                 call = prepare_decode(z, scaling_factor=0.18215, **sent)
@@ -83,18 +99,31 @@ def compare_times(requests: int) -> None:
                     remote_decode(f"http://127.0.0.1:{port}/remote/decode", z, scaling_factor=0.18215, **options)
 
                 columns = [_added(ask, own, requests) for ask in (exchange, client)]
-                cells = [f"{statistics.median(added):.2f} ({min(added):.2f})" for added in columns]
-                print(f"{name:34}{cells[0]:>20}{cells[1]:>20}{own.value * 1000:>12.1f}")
+                exchanged, decoded = map(statistics.median, columns)
+                rows.append(Added(name, exchanged, decoded, own.value * 1000))
         finally:
             server.terminate()
             server.join()
+    cells = [(row.output, *(f"{value:.2f}" for value in row[1:])) for row in rows]
+    missed = {way: [row.output for row in rows if getattr(row, way) > GOAL_MS] for way in ("exchange", "remote_decode")}
+    told = [f"as {way} by {' and '.join(outputs) or 'none'}" for way, outputs in missed.items()]
+    write_section(
+        "diffusers' remote_decode",
+        f"remote {requests}",
+        f"A float16 latent of 4×64×64 to an image of 3×512×512; medians of {requests} requests, milliseconds beyond "
+        "those of the network itself, which is made small. An exchange is a request on a connection that is kept; "
+        "`remote_decode` makes one for each, and reads the picture. Goal: the service adds no more than "
+        f"{GOAL_MS} ms to its model's own time; missed {', '.join(told)}.",
+        table(("answer", "exchange, ms", "remote_decode, ms", "the network itself, ms"), cells),
+    )
 
 
 def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
     """A service that tells in `own` how long the network took for its last batch, in seconds."""
     settings = read_settings(["--checkpoint", str(folder), "--port", str(port), "--log-level", "warning"])
     served = load_checkpoint(settings)
-    network: Any = served.checkpoint.model.network
+    torch_network: Any = served.network
+    network = torch_network.model.network
     decode = network.decode
 
     def timed(z: torch.Tensor) -> Any:
@@ -107,14 +136,22 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
     Server(settings, served).serve_forever()
 
 
-def compare_tiles() -> None:
+def compare_tiles(sides: Sequence[int]) -> None:
     """Each pass in a process of its own, which has no memory of another."""
-    print(f"{'side, pixels':16}" + "".join(f"{what:>24}" for what in ("decode", "tiled", "encode", "tiled")))
+    rows = []
     with multiprocessing.get_context("spawn").Pool(1, maxtasksperchild=1) as processes:
-        for side in SIDES:
+        for side in (NOMINAL * times for times in sides):
             passes = [(side, encodes, tiled) for encodes in (False, True) for tiled in (False, True)]
-            cells = [f"{seconds:.1f} s, {mb:.0f} MB" for seconds, mb in (processes.apply(_pass, one) for one in passes)]
-            print(f"{side:<16}" + "".join(f"{cell:>24}" for cell in cells))
+            took = [processes.apply(_pass, one) for one in passes]
+            rows.append((f"{side}×{side}", *(f"{seconds:.1f} s, {mb:,.0f} MB" for seconds, mb in took)))
+    write_section(
+        "Large images, tiled",
+        " ".join(("remote tiled", *map(str, sides))),
+        f"Seconds of one pass on one core, and the peak of memory beyond what the process had before: a network a "
+        f"quarter as wide as Stable Diffusion's and half as deep, nominal side {NOMINAL}. The service has larger "
+        "images computed in tiles.",
+        table(("pixels", "decode, whole", "decode, tiled", "encode, whole", "encode, tiled"), rows),
+    )
 
 
 def _pass(side: int, encodes: bool, tiled: bool) -> tuple[float, float]:

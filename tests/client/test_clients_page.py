@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import re
 import shlex
-import shutil
 import subprocess
 from collections.abc import Iterator
 from pathlib import Path
@@ -13,18 +12,21 @@ from typing import Any
 
 import numpy as np
 import pytest
-from playwright.sync_api import Browser, Error, sync_playwright
+from playwright.sync_api import Browser
 
+from tests.browser import conftest
 from tests.live import LiveServer, live_server
+
+browser = conftest.browser
 
 ROOT = Path(__file__).parent.parent.parent
 PAGE = (ROOT / "docs" / "clients.md").read_text()
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+SECTIONS = dict(re.findall(r"^## (.+?)\n(.*?)(?=^## |\Z)", PAGE, re.DOTALL | re.MULTILINE))
 SEVEN = [-2.65, -0.36, 0.13]
 
 
-def blocks(language: str) -> list[str]:
-    return re.findall(rf"^```{language}\n(.*?)^```$", PAGE, re.DOTALL | re.MULTILINE)
+def blocks(section: str, language: str) -> list[str]:
+    return re.findall(rf"^```{language}\n(.*?)^```$", SECTIONS[section], re.DOTALL | re.MULTILINE)
 
 
 @pytest.fixture(scope="module")
@@ -41,26 +43,23 @@ def folder(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> Path:
     return tmp_path
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    path = next((found for name in NAMES if (found := shutil.which(name))), None)
-    with sync_playwright() as playwright:
-        try:
-            chromium = playwright.chromium.launch(executable_path=path, args=["--no-sandbox"])
-        except Error:
-            pytest.skip("There is no Chromium here: install one (apt-get install chromium).")
-        yield chromium
-        chromium.close()
-
-
 def run_python(block: str, server: LiveServer) -> dict[str, Any]:
     names: dict[str, Any] = {}
     exec(block.replace("localhost:8000", server.address), names)
     return names
 
 
+@pytest.mark.parametrize(
+    ("client", "language"),
+    [("curl", "sh"), ("Python", "python"), ("JavaScript", "js"), ("diffusers", "python"), ("Triton client", "python")],
+)
+def test_each_client_has_an_example(client: str, language: str) -> None:
+    assert blocks(client, language)
+    assert all(len(block.splitlines()) >= 3 for block in blocks(client, language))
+
+
 def test_curl(server: LiveServer, folder: Path) -> None:
-    (block,) = blocks("sh")
+    (block,) = blocks("curl", "sh")
     answers = []
     for command in block.splitlines():
         call = shlex.split(command.replace("localhost:8000", server.address))
@@ -71,7 +70,7 @@ def test_curl(server: LiveServer, folder: Path) -> None:
 
 
 def test_python(server: LiveServer, folder: Path) -> None:
-    plain, batches, awaited, errors = (block for block in blocks("python") if "vae_client" in block)
+    plain, batches, awaited, errors = blocks("Python", "python")
     names = run_python(plain, server)
     np.testing.assert_allclose(names["posterior"].mean, SEVEN, atol=0.01)
     assert tuple(names["tensor"].shape) == (1, 28, 28)
@@ -84,17 +83,24 @@ def test_python(server: LiveServer, folder: Path) -> None:
 
 
 def test_arrays(server: LiveServer) -> None:
-    (block,) = (block for block in blocks("python") if "pyarrow" in block)
+    (block,) = blocks("Arrays", "python")
     names = run_python(block, server)
     assert names["posterior"]["mean"].shape == (5, 3)
     assert names["images"].shape == (5, 1, 28, 28)
 
 
 def test_javascript(server: LiveServer, browser: Browser) -> None:
-    (block,) = blocks("js")
+    (block,) = blocks("JavaScript", "js")
     page = browser.new_page()
     said: list[str] = []
     page.on("console", lambda message: said.append(message.text))
     page.goto(server.url)
     page.evaluate(f"async () => {{ {block.replace('localhost:8000', server.address)} }}")
     np.testing.assert_allclose(json.loads(said[-1]), SEVEN, atol=0.3)
+
+
+def test_triton(server: LiveServer) -> None:
+    (block,) = blocks("Triton client", "python")
+    names = run_python(block, server)
+    assert names["images"].shape == (2, 1, 28, 28)
+    np.testing.assert_allclose(names["mean"][0], SEVEN, atol=0.5)

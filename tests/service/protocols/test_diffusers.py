@@ -270,7 +270,8 @@ def test_the_example_of_the_clients_page(
 ) -> None:
     service: Running = request.getfixturevalue(kind)
     page = (ROOT / "docs" / "clients.md").read_text()
-    (example,) = re.findall(r"^```python\n(.*?)^```$", page.partition("## diffusers")[2], re.DOTALL | re.MULTILINE)[:1]
+    section = page.partition("\n## diffusers\n")[2].partition("\n## ")[0]
+    (example,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
     monkeypatch.chdir(tmp_path)
     names: dict[str, Any] = {}
