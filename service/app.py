@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from dataclasses import fields
 from importlib.metadata import version
 from pathlib import Path
 from typing import NamedTuple
@@ -39,7 +40,7 @@ from service.protocols import diffusers, open_inference
 from service.settings import Settings
 from service.tracing import Tracer
 from vae.autoencoder_kl import Folder, load_folder
-from vae.checkpoint import Checkpoint, CheckpointError, load
+from vae.checkpoint import Checkpoint, CheckpointError, Provenance, load
 from vae.latents import LatentSet
 
 logger = logging.getLogger("vae-service")
@@ -71,9 +72,10 @@ FIELDS_GIVEN = ("x-seed", "x-request-id", "server-timing", "retry-after", "shape
 
 
 class Served(NamedTuple):
-    """A checkpoint, and what computes its network."""
+    """What is kept of a checkpoint: where it comes from, its number of parameters, and what computes its network."""
 
-    checkpoint: Checkpoint | Folder
+    provenance: Provenance
+    parameters: int
     network: Network
 
 
@@ -88,11 +90,13 @@ def load_checkpoint(settings: Settings) -> Served:
         read = load_folder if settings.checkpoint.is_dir() else load
         checkpoint: Checkpoint | Folder = read(settings.checkpoint, settings.device)
         runtime = None if settings.runtime == "auto" else settings.runtime
-        return Served(checkpoint, choose_network(checkpoint.model, runtime, settings.device))
+        network = choose_network(checkpoint.model, runtime, settings.device)
     except CheckpointError as error:
         raise StartError(str(error)) from error
     except Untranslatable as error:
         raise StartError(f"ONNX Runtime cannot compute this model: {error}. Leave VAE_RUNTIME unset.") from error
+    provenance = Provenance(**{field.name: getattr(checkpoint, field.name) for field in fields(Provenance)})
+    return Served(provenance, sum(parameter.numel() for parameter in checkpoint.model.parameters()), network)
 
 
 def create_app(settings: Settings, loaded: Served | None = None, metrics: Metrics | None = None) -> Front:
@@ -115,28 +119,28 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         torch.set_num_threads(settings.torch_threads)
-        checkpoint, network = loaded or load_checkpoint(settings)
+        served = loaded or load_checkpoint(settings)
         try:
-            latents_json = _latents_json(settings.checkpoint, checkpoint.sha256)
+            latents_json = _latents_json(settings.checkpoint, served.provenance.sha256)
         except CheckpointError as error:
             raise StartError(str(error)) from error
         engine = Engine(
-            network,
+            served.network,
             micro_batch_limit=settings.micro_batch_limit,
             threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
             tally=counts.tally,
             on_batch=tracer.batch if tracer else None,
         )
         app.state.loaded = routes.Loaded(
-            checkpoint.name,
+            served.provenance.name,
             engine,
             settings.limits,
-            _model_json(checkpoint),
+            _model_json(served),
             latents_json,
             counts,
             settings.metrics == "key",
         )
-        counts.info = _model_info(checkpoint, app.version)
+        counts.info = _model_info(served, app.version)
         counts.gauges = {
             "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
             "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.taken),
@@ -145,7 +149,7 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
         counts.keep_posting()
         model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
         logger.info("Serving %s at %s:%d: %s.", settings.checkpoint, settings.host, settings.port, model)
-        logger.info("The model's figures: %s", orjson.dumps(checkpoint.figures).decode())
+        logger.info("The model's figures: %s", orjson.dumps(served.provenance.figures).decode())
         logger.info("Settings: %s", settings.model_dump_json())
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s:%d may call.", settings.host, settings.port)
@@ -248,27 +252,27 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
             return errors.InternalError()
 
 
-def _model_json(checkpoint: Checkpoint | Folder) -> bytes:
-    config = checkpoint.model.config
+def _model_json(served: Served) -> bytes:
+    provenance, config = served.provenance, served.network.config
     return orjson.dumps(
         {
-            "name": checkpoint.name,
+            "name": provenance.name,
             **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
-            "parameters": sum(parameter.numel() for parameter in checkpoint.model.parameters()),
-            **{name: getattr(checkpoint, name) for name in ("sha256", "format_version", "training", "figures")},
+            "parameters": served.parameters,
+            **{name: getattr(provenance, name) for name in ("sha256", "format_version", "training", "figures")},
         }
     )
 
 
-def _model_info(checkpoint: Checkpoint | Folder, service_version: str) -> dict[str, str]:
-    config = checkpoint.model.config
+def _model_info(served: Served, service_version: str) -> dict[str, str]:
+    config = served.network.config
     return {
-        "name": checkpoint.name,
+        "name": served.provenance.name,
         "architecture": config.architecture,
         "image_shape": "×".join(map(str, config.image_shape)),
         "latent_dim": "×".join(map(str, config.latent_shape)),
-        "sha256": checkpoint.sha256,
+        "sha256": served.provenance.sha256,
         "version": service_version,
     }
 

@@ -235,8 +235,8 @@ class Engine:
         mean, log_variance = self._network.encode(images)
         z = draw_posterior(mean, log_variance, noise)
         decoded = self._network.decode(z)
-        loss = self._network.model.reconstruction_loss(torch.from_numpy(decoded), torch.from_numpy(images))
-        return mean, log_variance, z, self._network.image(decoded), loss.numpy(), _kl_divergence(mean, log_variance)
+        loss = self._network.reconstruction_loss(decoded, images)
+        return mean, log_variance, z, self._network.image(decoded), loss, _kl_divergence(mean, log_variance)
 
     def _seconds(self, rows: int) -> float:
         """How long `rows` rows take to be drawn; best of a few: the first passes allocate and choose kernels."""

@@ -14,6 +14,7 @@ from service.onnx_graph import Untranslatable, translate
 from vae.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
 from vae.config import VAEConfig
 from vae.model import VAE
+from vae.objective import reconstruction_loss
 
 FloatArray = npt.NDArray[np.float32]
 Model = VAE | AutoencoderKL
@@ -25,10 +26,6 @@ TOLERANCE = 1e-5
 
 class Network(Protocol):
     """Float32 throughout: images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape."""
-
-    @property
-    def model(self) -> Model:
-        """What is computed."""
 
     @property
     def config(self) -> VAEConfig | AutoencoderKLConfig:
@@ -46,13 +43,16 @@ class Network(Protocol):
     def signed(self, z: FloatArray) -> FloatArray:
         """Images as diffusers has them, (N, C, H, W) about in [-1, 1]."""
 
+    def reconstruction_loss(self, decoded: FloatArray, images: FloatArray) -> FloatArray:
+        """−log p(x|z) of images under what `decode` gave, (N,), nats."""
+
 
 class TorchNetwork:
     """The model as it is, on any device."""
 
     def __init__(self, model: Model, device: torch.device | str = "cpu") -> None:
-        self.model = model
         self.config = model.config
+        self.model = model
         self._device = torch.device(device)
         lay_out(model)
 
@@ -79,6 +79,10 @@ class TorchNetwork:
             images: FloatArray = self.model.signed(self._tensor(z)).cpu().numpy()
             return images
 
+    def reconstruction_loss(self, decoded: FloatArray, images: FloatArray) -> FloatArray:
+        """As Network."""
+        return self.model.reconstruction_loss(torch.from_numpy(decoded), torch.from_numpy(images)).numpy()
+
     def _tensor(self, array: FloatArray) -> Tensor:
         return torch.from_numpy(array).to(self._device)
 
@@ -88,7 +92,6 @@ class OnnxNetwork:
 
     def __init__(self, model: VAE) -> None:
         """Raises Untranslatable where there is a layer that it does not know, or where it computes something else."""
-        self.model = model
         self.config = model.config
         heads = {"mean": model.mean_layer, "log_variance": model.log_variance_layer}
         self._encoder = _session(translate(model.encoder, (model.config.pixels,), heads))
@@ -115,6 +118,10 @@ class OnnxNetwork:
     def signed(self, z: FloatArray) -> FloatArray:
         """As Network."""
         return self.image(self.decode(z)) * 2 - 1
+
+    def reconstruction_loss(self, decoded: FloatArray, images: FloatArray) -> FloatArray:
+        """As Network."""
+        return reconstruction_loss(torch.from_numpy(decoded), torch.from_numpy(images)).numpy()
 
 
 def choose_network(model: Model, runtime: Runtime | None, device: torch.device | str) -> Network:

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import ctypes
-import gc
 import logging
 import multiprocessing
 import os
@@ -19,6 +18,7 @@ from types import FrameType
 import torch
 
 from service.app import Served, StartError, load_checkpoint
+from service.heap import settle
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
 from service.server import Server
@@ -86,7 +86,7 @@ class Supervisor:
         except StartError as error:
             logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
             return START_FAILED
-        gc.freeze()  # a collection in a worker would touch, and so copy, every shared page
+        settle()
         for stop in STOPS:
             signal.signal(stop, self._handle_stop)
         while not self._stopping:
