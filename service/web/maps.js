@@ -1,8 +1,8 @@
 // In the place of the walk where latents are maps, too many numbers for sliders: what is chosen is shown large.
 
 import { call, say } from "./api.js";
-import { takeHome } from "./curl.js";
-import { drawFrom, paint, sheetOf } from "./picture.js";
+import { button } from "./curl.js";
+import { drawFrom, paint, save, sheetOf } from "./picture.js";
 import { listen, state, wish } from "./state.js";
 
 const image = document.querySelector("#image");
@@ -10,7 +10,7 @@ const seed = document.querySelector("#seed");
 
 /** Build it; gives what keys do. */
 export function maps(model) {
-  for (const one of document.querySelectorAll("#play, #reset, [data-pin]")) one.hidden = true;
+  for (const one of document.querySelectorAll("[data-vectors]")) one.hidden = true;
   const note = document.createElement("p");
   note.className = "lede";
   note.textContent =
@@ -18,6 +18,8 @@ export function maps(model) {
     "What you draw, choose or draw at random is shown here.";
   document.querySelector("#sliders").append(note);
   image.setAttribute("aria-label", "The image that was chosen");
+  const savePng = button("Save PNG", async () => save(await sheetOf([image]), "image.png"));
+  document.querySelector("[data-home=walk]").append(savePng);
 
   listen(["large"], () => {
     seed.value = "";

@@ -6,6 +6,7 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
+from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
@@ -28,12 +29,19 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 def test_maps_are_told_and_have_no_sliders(visitor: Visitor, maps: Running) -> None:
     visit = visitor(maps)
+    expect(visit.page.locator("#seed")).to_contain_text("seed")
+    found = Axe().run(visit.page)
+    assert not found.response["violations"], found.generate_report()
     expect(visit.page.locator("#summary")).to_contain_text("latents of 4×16×16, 32×32 in colour")
     expect(visit.page.locator("#walk")).to_contain_text("too many for sliders")
     expect(visit.page.get_by_role("slider")).to_have_count(0)
     for name in ("Play", "Reset", "Pin A", "Pin B"):
         expect(visit.page.get_by_role("button", name=name)).to_have_count(0)
     assert visit.page.get_by_role("tab").all_inner_texts() == ["Draw", "Sample", "About"]
+    expect(visit.page.locator("#draw .lede")).not_to_contain_text("sliders", use_inner_text=True)
+    with visit.page.expect_download() as saved:
+        visit.page.locator("#walk").get_by_role("button", name="Save PNG").click()
+    assert read_rgb(saved.value.path().read_bytes()).shape == (480, 480, 3)
     facts = visit.show("About")
     expect(facts).to_contain_text("4×16×16")
     expect(facts.locator("#manifold")).to_be_hidden()

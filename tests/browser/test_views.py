@@ -15,7 +15,7 @@ from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Visitor
 from tests.browser.test_draw import verdict, write
-from tests.browser.visit import Visit, given, pixels, read_rgb, tiles, wait_until
+from tests.browser.visit import PLOT_MS, Visit, given, pixels, read_rgb, tiles, wait_until
 from tests.service.pictures import png, read_png
 from tests.service.running import Running
 
@@ -35,7 +35,7 @@ CLICK = "row => document.querySelector('#plot').emit('plotly_click', { points: [
 def plotted(visit: Visit) -> list[dict[str, Any]]:
     """The traces, once the plot is there."""
     visit.show("Space")
-    expect(visit.page.locator("#legend button").first).to_be_visible(timeout=30_000)
+    expect(visit.page.locator("#legend button").first).to_be_visible(timeout=PLOT_MS)
     traces: list[dict[str, Any]] = visit.page.evaluate(TRACES)
     return traces
 

@@ -14,7 +14,7 @@ from playwright.sync_api import Route, expect
 from service.engine import ByteArray, Engine, FloatArray
 from service.errors import InvalidInput, Problem
 from tests.browser.conftest import Visitor
-from tests.browser.visit import pixels, read_rgb, tiles, wait_until
+from tests.browser.visit import PLOT_MS, pixels, read_rgb, tiles, wait_until
 from tests.service.running import Running, running
 
 pytestmark = pytest.mark.browser
@@ -170,7 +170,7 @@ def test_a_file_that_did_not_come_is_fetched_again(visitor: Visitor, served: Run
     visit.page.goto("/")
     panel = visit.show(view)
     if view == "Space":
-        expect(panel.locator("#legend button")).to_have_count(10, timeout=30_000)
+        expect(panel.locator("#legend button")).to_have_count(10, timeout=PLOT_MS)
         assert panel.get_by_label("Go to a test image of").locator("option").count() == 10
     expect(panel).to_be_visible()
     expect(visit.page.locator("#message")).to_be_empty()

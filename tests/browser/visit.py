@@ -20,6 +20,8 @@ from tests.service.running import Running
 
 PATIENCE_S = 20
 """For a machine that has much else to do."""
+PLOT_MS = 90_000
+"""The plot's script is large, and draws without a graphics card."""
 URL_S = 0.4
 """Within this time the page writes its state into its URL."""
 
