@@ -7,17 +7,21 @@ writes the one of that number to standard output, as it goes over the wire.
 
 from __future__ import annotations
 
+import gzip
 import io
 import random
 import sys
+import zlib
 from collections.abc import Callable, Sequence
-from functools import cache
+from functools import cache, partial
 from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
 import numpy as np
+import zstandard
 from PIL import Image
 
+from tests.fuzz.inputs import STREAMS, TENSORS
 from tests.soak.client import write_request
 from tests.soak.mutations import mutate, mutate_chunk
 from tests.soak.questions import BOUNDARY, JSON, NPY, PNG, digits, multipart, npy
@@ -26,6 +30,8 @@ ORIENTATION = 0x0112
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
 IMAGE_TARGETS = ("/encode", "/reconstruct", "/encode?draw=true&seed=1", "/reconstruct?fit=cover&invert=true")
 LATENT = b"[0.1, -0.2, 0.3]"
+NDJSON, SAFETENSORS = "application/x-ndjson", "application/x-safetensors"
+ARROW = "application/vnd.apache.arrow.stream"
 
 
 class BadInput(NamedTuple):
@@ -95,6 +101,47 @@ def _json(chance: random.Random) -> bytes:
     else:
         body = mutate(chance, body)
     return write_request("POST", target, body, content_type=JSON, accept=chance.choice([JSON, NPY, PNG]))
+
+
+def _named(chance: random.Random) -> bytes:
+    """Safetensors and Arrow: their bytes mutated, or the numbers of their metadata alone."""
+    media_type, sound = chance.choice([(SAFETENSORS, TENSORS), (ARROW, STREAMS)])
+    body = bytearray(chance.choice(sound))
+    if chance.random() < 0.5:
+        body = bytearray(mutate(chance, bytes(body)))
+    else:
+        for _ in range(chance.randint(1, 4)):
+            size = chance.choice([2, 4, 8])
+            start = chance.randrange(min(len(body), 1500) // size) * size
+            body[start : start + size] = (chance.choice(NUMBERS) % 256**size).to_bytes(size, "little")
+    target = chance.choice(["/decode", *IMAGE_TARGETS])
+    accept = chance.choice([JSON, NPY, SAFETENSORS, ARROW])
+    return write_request("POST", target, bytes(body), content_type=media_type, accept=accept)
+
+
+def _lines(chance: random.Random) -> bytes:
+    lines = [chance.choice([LATENT, b'{"z": [0.1, 0, 1]}']) for _ in range(chance.randint(1, 5))]
+    lines[chance.randrange(len(lines))] = chance.choice(
+        [mutate(chance, LATENT), _json_value(chance, 0).encode("utf-8", "surrogatepass"), b"", b"\r", b" " * 1000]
+    )
+    body = chance.choice([b"\n"] * 6 + [b"\r\n", b"\n\n", b"\r", b"\x1e"]).join(lines)
+    return write_request("POST", "/decode", body, content_type=NDJSON, accept=chance.choice([JSON, NDJSON]))
+
+
+def _compressed(chance: random.Random) -> bytes:
+    """Bodies, sound and not, that are really compressed; then cut, mutated, doubled, or called by another's name."""
+    media_type, body = chance.choice(
+        [(JSON, LATENT), (NPY, chance.choice(_arrays())), (PNG, chance.choice(_images())[1])]
+    )
+    coding = chance.choice(list(COMPRESS))
+    packed = _bomb(coding, chance.choice([10**6, 40 * 10**6])) if chance.random() < 0.1 else COMPRESS[coding](body)
+    if chance.random() < 0.7:
+        packed = chance.choice(
+            [mutate(chance, packed), packed[:-4], packed * 2, COMPRESS[coding](packed), packed + b"x"]
+        )
+    told = chance.choice([coding] * 8 + [*COMPRESS, "gzip, gzip", "br", "identity", "GZIP", ""])
+    target = "/decode" if media_type != PNG else chance.choice(IMAGE_TARGETS)
+    return write_request("POST", target, packed, content_type=media_type, accept=JSON, content_encoding=told)
 
 
 def _json_value(chance: random.Random, depth: int) -> str:
@@ -211,6 +258,11 @@ def _save(image: Image.Image, kind: str, **options: Any) -> bytes:
 
 
 @cache
+def _bomb(coding: str, size: int) -> bytes:
+    return COMPRESS[coding](bytes(size))
+
+
+@cache
 def _arrays() -> Sequence[bytes]:
     z, pixels = np.arange(6, dtype=np.float32).reshape(2, 3), digits()[:2]
     bad = [np.full((2, 3), value, np.float64) for value in (np.nan, np.inf, 1e300)]
@@ -222,6 +274,9 @@ MAKERS: dict[str, tuple[Callable[[random.Random], bytes], bool]] = {
     "image": (_image, True),
     "JSON": (_json, True),
     "npy": (_npy, True),
+    "named": (_named, True),
+    "lines": (_lines, True),
+    "compressed": (_compressed, True),
     "query": (_query, True),
     "tensor": (_tensor, True),
     "inference": (_inference, True),
@@ -241,6 +296,12 @@ NPY_HEADER: dict[str, Sequence[str]] = {
         *("(True,)", f"({2**63}, 3)", f"({10**30}, 3)", f"({2**32}, {2**32})", f"({'1, ' * 100})", "((3,),)"),
         "(10001, 3)",
     ),
+}
+NUMBERS = (0, 1, 2, 2**15, 2**31 - 1, 2**40, 2**63 - 1, 2**64 - 1)
+COMPRESS: dict[str, Callable[[bytes], bytes]] = {
+    "gzip": partial(gzip.compress, compresslevel=1, mtime=0),
+    "deflate": partial(zlib.compress, level=1),
+    "zstd": zstandard.compress,
 }
 SIZES = (0, 1, 12, 24, 784, 3136, 5000)
 DOCUMENTS: dict[str, Sequence[bytes]] = {

@@ -4,30 +4,37 @@ from __future__ import annotations
 
 from tests.soak.load import ClosedLoop
 from tests.soak.plan import Findings, Plan
-from tests.soak.questions import ask_alone, large_requests, shuffled, small_requests
+from tests.soak.questions import ask_alone, ask_anything, large_requests, other_requests, shuffled, small_requests
 from tests.soak.server import serving
 
 CONNECTIONS = 64
 LARGE_ONE_IN = 50
+OTHERS = 30
+"""Of each probe, refusal and call of another protocol, for one of each small item."""
+REOPENS = 50
+"""Requests after which a caller hangs up and comes again."""
 
 
 async def run(plan: Plan) -> Findings:
-    """Mostly single items; what is measured before is measured after a hundredth of the load."""
+    """Mostly single items; a hundredth of the load goes before what is measured first."""
     findings = Findings()
     async with serving(plan.core) as server:
         started = await server.settled()
         small = await ask_alone(server.port, list(small_requests()))
         large = await ask_alone(server.port, list(large_requests()))
-        questions = small * max(1, LARGE_ONE_IN * len(large) // len(small)) + large
+        others = await ask_anything(server.port, list(other_requests()))
+        questions = OTHERS * others + small * max(1, LARGE_ONE_IN * len(large) // len(small)) + large
         warm_up = ClosedLoop(server.port, shuffled(questions, plan.requests // 100), CONNECTIONS, findings)
         await warm_up.run()
         before = await server.settled()
-        load = ClosedLoop(server.port, shuffled(questions, plan.requests), CONNECTIONS, findings)
+        load = ClosedLoop(server.port, shuffled(questions, plan.requests), CONNECTIONS, findings, REOPENS)
         seconds = await load.run()
         after = await server.settled(before)
         findings.figures = {
             "requests": load.sent,
             "requests a second": load.sent / seconds,
+            "refusals": load.refused,
+            "connections made anew": load.reopened,
             "wrong": warm_up.wrong + load.wrong,
             "lost": warm_up.lost + load.lost,
             "MB at start": started.rss_mb,

@@ -19,12 +19,18 @@ TELL_EVERY_S = 10
 class ClosedLoop:
     """Asks `questions` on `connections` connections until there are no more, and checks each answer."""
 
-    def __init__(self, port: int, questions: Iterator[Question], connections: int, findings: Findings) -> None:
-        self.sent = self.right = self.wrong = self.lost = 0
+    def __init__(
+        self, port: int, questions: Iterator[Question], connections: int, findings: Findings, reopens: int = 0
+    ) -> None:
+        """After each `reopens` requests one of the connections is made anew."""
+        self.sent = self.right = self.wrong = self.lost = self.refused = self.reopened = 0
+        self.most_waiting = 0
+        """Requests without an answer at one time."""
         self._port = port
         self._questions = questions
         self._count = connections
         self._findings = findings
+        self._reopens = reopens
         self._connections: dict[int, Connection] = {}
 
     async def run(self) -> float:
@@ -43,6 +49,7 @@ class ClosedLoop:
             try:
                 connection = self._connections.get(number)
                 if connection is None or not connection.open:
+                    self.reopened += connection is not None
                     connection = self._connections[number] = await connect(self._port)
                 answer = await connection.ask(question.request)
             except Lost as lost:
@@ -51,10 +58,14 @@ class ClosedLoop:
                 continue
             if question.is_answered_by(answer):
                 self.right += 1
+                self.refused += answer.status >= 400
             else:
                 self.wrong += 1
                 told = answer.body[:200] if answer.status >= 400 else b"another's"
                 self._findings.complain(f"{question.name}: a wrong answer, {answer.status}, {told!r}.")
+            if self._reopens and self.sent % self._reopens == 0:
+                connection.transport.close()
+                connection.open = False
 
     async def _watch(self) -> None:
         """Give up what hangs, and tell how it goes."""
@@ -63,6 +74,7 @@ class ClosedLoop:
         while True:
             await asyncio.sleep(1)
             now = loop.time()
+            self.most_waiting = max(self.most_waiting, sum(each.waits for each in self._connections.values()))
             for connection in self._connections.values():
                 if connection.waits and now - connection.asked_at > HANGS_AFTER_S:
                     connection.give_up(f"it hung for {HANGS_AFTER_S} s")

@@ -22,6 +22,8 @@ BATCH = 500
 CONNECTIONS = (4, 16, 64)
 """The peak is the best of these."""
 PROBE_EVERY_S = 0.05
+PROBE_S = 5
+"""What is not answered by then counts as failed."""
 PROBES = tuple(write_request("GET", target) for target in ("/livez", "/readyz"))
 
 
@@ -101,16 +103,21 @@ class Watch:
         while True:
             for probe in PROBES:
                 begun = loop.time()
-                with suppress(Lost):
-                    connection = await connect(self._server.port)
-                    self.failed += (await connection.ask(probe)).status != 200
-                    connection.transport.close()
-                    self.probed_s.append(loop.time() - begun)
-                    continue
-                self.failed += 1
+                self.failed += not await self._is_well(probe)
+                self.probed_s.append(loop.time() - begun)
             held = self._server.held()
             self.most = Held(max(self.most.rss_mb, held.rss_mb), max(self.most.descriptors, held.descriptors))
             await asyncio.sleep(PROBE_EVERY_S)
+
+    async def _is_well(self, probe: bytes) -> bool:
+        with suppress(Lost, TimeoutError):
+            async with asyncio.timeout(PROBE_S):
+                connection = await connect(self._server.port)
+                try:
+                    return (await connection.ask(probe)).status == 200
+                finally:
+                    connection.transport.close()
+        return False
 
 
 async def run(plan: Plan) -> Findings:
@@ -125,7 +132,10 @@ async def run(plan: Plan) -> Findings:
         before = await server.settled()
         load, watch = OpenLoop(server.port, question, findings), Watch(server)
         watching = asyncio.create_task(watch.run())
-        sent = await load.run(TIMES_CAPACITY * peak, plan.overload_s)
+        sending = asyncio.create_task(load.run(TIMES_CAPACITY * peak, plan.overload_s))
+        await asyncio.sleep(plan.overload_s / 2)
+        early = watch.most
+        sent = await sending
         watching.cancel()
         after = await server.settled(before)
         findings.figures = {
@@ -146,6 +156,8 @@ async def run(plan: Plan) -> Findings:
             "probes' slowest, ms": 1000 * percentile(watch.probed_s, 1),
             "MB before": before.rss_mb,
             "MB at most": watch.most.rss_mb,
+            "MB above before": watch.most.rss_mb - before.rss_mb,
+            "MB above the first half": watch.most.rss_mb - early.rss_mb,
             "MB grown": after.rss_mb - before.rss_mb,
             "descriptors grown": after.descriptors - before.descriptors,
             "tracebacks": server.tracebacks(),

@@ -44,14 +44,22 @@ class Question:
 
 async def ask_alone(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Question]:
     """One after the other. No two have the same answer, so that one taken for another's is seen."""
-    connection = await connect(port)
-    questions = [Question(name, request, await connection.ask(request)) for name, request in requests]
-    connection.transport.close()
+    questions = await ask_anything(port, requests)
     for question in questions:
         if question.answer.status != 200:
             raise RuntimeError(f"{question.name} was answered with {question.answer.status} when asked alone.")
     if len({question.answer.body for question in questions}) < len(questions):
         raise RuntimeError("Two questions have the same answer: one that is swapped could not be told.")
+    return questions
+
+
+async def ask_anything(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Question]:
+    """One after the other, whatever the answers may be."""
+    questions = []
+    for name, request in requests:
+        connection = await connect(port)
+        questions.append(Question(name, request, await connection.ask(request)))
+        connection.transport.close()
     return questions
 
 
@@ -104,6 +112,40 @@ def large_requests() -> Iterator[tuple[str, bytes]]:
             yield f"encode npy {size} to {accept}", _post("/encode", npy(chosen / 255), NPY, accept)
             target = f"/encode?draw=true&seed={number}"
             yield f"{target} of a form of {size} to {accept}", _post(target, form, form_type, accept)
+
+
+def other_requests() -> Iterator[tuple[str, bytes]]:
+    """Probes, other clients' protocols, and what is refused: of each status one at least."""
+    for target in (
+        "/livez",
+        "/readyz",
+        "/v2",
+        "/v2/models/mnist",
+        "/v2/health/ready",
+        "/model",
+        "/latents",
+        "/",
+        "/docs",
+    ):
+        yield target, write_request("GET", target)
+    for target in ("/nothing", "/encode", "/sample?n=0", "/sample?n=10001", "/v2/models/other"):
+        yield f"refused {target}", write_request("GET", target)
+    yield "refused for its accept", write_request("GET", "/model", accept="text/html")
+    z = np.random.default_rng(3).standard_normal((2, 3), np.float32)
+    yield "remote decode", _post("/remote/decode?shape=2&shape=3", z.tobytes(), "tensor/binary", "*/*")
+    pixels = (digits()[:2, None] / 255).astype(np.float32).tobytes()
+    shape = "&".join(f"shape={size}" for size in (2, 1, 28, 28))
+    yield "remote encode", _post(f"/remote/encode?{shape}", pixels, "tensor/binary", "*/*")
+    asked = {"name": "z", "datatype": "FP32", "shape": [2, 3], "data": z.tolist()}
+    for given in (asked, {**asked, "shape": [1, 3]}):
+        yield "infer", _post("/v2/models/mnist/infer", json.dumps({"inputs": [given]}).encode(), JSON, JSON)
+    for body in (b"[0, 0", b"[0, 0]", b"[NaN, 0, 0]", b"[" + b"0," * 60_000 + b"0]"):
+        yield "refused JSON", _post("/decode", body, JSON, JSON)
+    for body in (b"no image", picture(digits()[0], "PNG")[:60]):
+        yield "refused picture", _post("/encode", body, PNG, JSON)
+    yield "refused npy", _post("/decode", npy(np.zeros(4)), NPY, JSON)
+    yield "refused media type", _post("/decode", b"x", "text/plain", JSON)
+    yield "no HTTP", b"no HTTP\r\n\r\n"
 
 
 def digits() -> NDArray[np.uint8]:

@@ -146,8 +146,12 @@ def headline(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
 
 
 def misses(report: Mapping[str, Any]) -> list[str]:
-    """A line for each goal that is missed, and each part that broke off."""
-    failed = [f"{name} broke off: {part['failed']}" for name, part in report["parts"].items() if part["failed"]]
+    """A line for each goal that is missed, and each part that broke off or, in a whole run, was left out."""
+    parts = report["parts"].items()
+    failed = [f"{name} broke off: {part['failed']}" for name, part in parts if part["failed"]]
+    failed += [
+        f"{name} was left out: {part['skipped']}" for name, part in parts if part["skipped"] and not report["quick"]
+    ]
     return failed + [
         f"Missed ({verdict.goal.part}): {verdict.goal.title}: {verdict.seen}; {verdict.goal.bound} is the goal."
         for verdict in judge(report)

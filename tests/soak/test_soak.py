@@ -15,15 +15,16 @@ from typing import Any
 import pytest
 
 from tests.soak import __main__ as soak
-from tests.soak import report
+from tests.soak import overload, report
 from tests.soak.bad_inputs import MAKERS, bad_input
 from tests.soak.callers import Callers
 from tests.soak.client import Answer, write_request
 from tests.soak.goals import GOALS, Goal
 from tests.soak.load import ClosedLoop
-from tests.soak.overload import OpenLoop, percentile
+from tests.soak.overload import OpenLoop, Watch, percentile
 from tests.soak.plan import Figures, Findings, Plan
 from tests.soak.questions import Question
+from tests.soak.server import Held, Server
 
 Results = dict[str, Any]
 RIGHT = Answer(200, {b"content-type": b"text/plain", b"x-seed": b"1"}, b"right")
@@ -31,6 +32,16 @@ QUESTION = Question("a question", write_request("GET", "/"), RIGHT)
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nx-seed: 1\r\ncontent-length: 5\r\n\r\n"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\n%bcontent-length: 0\r\n\r\n"
 HANG_UP = b""
+
+
+class Service(Server):
+    """One that is nowhere but at a port."""
+
+    def __init__(self, port: int) -> None:
+        vars(self)["port"] = port
+
+    def held(self) -> Held:
+        return Held(0, 0)
 
 
 @pytest.fixture
@@ -90,10 +101,13 @@ def test_whatever_the_readme_counts_as_lost_or_wrong_has_a_goal_of_none(
             part["figures"][name] = 0
 
 
-def test_a_part_that_broke_off_fails_the_run_and_one_that_was_skipped_is_told(results: Results) -> None:
+def test_a_part_that_broke_off_or_was_left_out_fails_the_run(results: Results) -> None:
     results["parts"]["slow"] |= {"figures": {}, "skipped": "There is no slowhttptest."}
-    assert report.misses(results) == []
+    assert report.misses(results) == ["slow was left out: There is no slowhttptest."]
     assert "There is no slowhttptest." in report.render(results)
+    results["quick"] = True
+    assert report.misses(results) == []
+    results["quick"] = False
     results["parts"]["leak"] |= {"figures": {}, "failed": "OSError: no memory"}
     assert "leak broke off: OSError: no memory" in report.misses(results)
     assert "OSError: no memory" in report.render(results)
@@ -147,6 +161,37 @@ def test_answers_that_are_wrong_or_do_not_come_are_counted() -> None:
 
     load = asyncio.run(ask())
     assert (load.sent, load.right, load.wrong, load.lost) == (4, 2, 1, 1)
+
+
+def test_a_connection_is_made_anew_when_it_has_had_its_share() -> None:
+    async def ask() -> ClosedLoop:
+        async with answering(*[OK + b"right"] * 6) as port:
+            load = ClosedLoop(port, iter([QUESTION] * 6), 1, Findings(), reopens=2)
+            await load.run()
+            return load
+
+    load = asyncio.run(ask())
+    assert (load.right, load.reopened) == (6, 2)
+
+
+@pytest.mark.parametrize(
+    ("answer", "well"), [(OK + b"right", True), (UNAVAILABLE % b"", False), (HANG_UP, False), (b"HTTP/1.1 ", False)]
+)
+def test_a_probe_that_is_not_answered_has_failed(monkeypatch: pytest.MonkeyPatch, answer: bytes, well: bool) -> None:
+    monkeypatch.setattr(overload, "PROBE_S", 0.2)
+
+    async def probe() -> Watch:
+        async with answering(*[answer] * 2) as port:
+            watch = Watch(Service(port))
+            watching = asyncio.create_task(watch.run())
+            while len(watch.probed_s) < 2:  # noqa: ASYNC110
+                await asyncio.sleep(0.01)
+            watching.cancel()
+            return watch
+
+    watch = asyncio.run(probe())
+    assert watch.failed == (0 if well else 2)
+    assert watch.probed_s
 
 
 def test_refusals_under_overload_have_to_say_when_to_come_again() -> None:
