@@ -396,12 +396,12 @@ from service.negotiation import negotiate
 arrow = "application/vnd.apache.arrow.stream"
 call = Call({"headers": [(b"content-type", arrow.encode())]}, None)
 post = read_latents(call, Limits(1, 1, 1), (3,))
-for asked in (lambda: negotiate(arrow, "application/json"), lambda: asyncio.run(post)):
+for asked in (lambda: negotiate(arrow, ("application/json",)), lambda: asyncio.run(post)):
     try:
         asked()
     except ServiceError as error:
         print(int(error.status), error.detail)
-print(negotiate(arrow + ", */*;q=0.1", "application/json"))
+print(negotiate(arrow + ", */*;q=0.1", ("application/json",)))
 """
 
 
