@@ -169,7 +169,7 @@ def full_queue(ray: Cluster, asked: list[Question], report: Report) -> None:
     with calling(ray.services[:1], asked, 32) as callers:
         time.sleep(8)
     report.say(f"  {callers.report()}")
-    report.check(callers.wrong == 0, "every refusal is a problem document with Retry-After")
+    report.check(callers.wrong == 0, "every refusal is a problem document, and says when to come again or is late")
     report.check(any("All 1 places" in outcome for outcome in callers.outcomes), "the service's own is among them")
     with socket.create_connection((HOST, HEAD_PROXY), timeout=10) as caller:
         caller.sendall(b"POST /encode HTTP/1.1\r\nhost: x\r\ncontent-type: image/png\r\ncontent-length: 9\r\n\r\n[")

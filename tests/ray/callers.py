@@ -115,4 +115,6 @@ def _outcome(client: httpx.Client, question: Question) -> str:
     if answer.status_code == 503 and answer.headers["content-type"] == MEDIA_TYPE and "retry-after" in answer.headers:
         detail: Any = answer.json()["detail"]
         return f"told to try again ({detail.partition(';')[0]})"
+    if answer.status_code == 504 and answer.headers["content-type"] == MEDIA_TYPE:
+        return "told that it took too long"
     return f"wrong: {answer.status_code} {answer.text[:80]}"

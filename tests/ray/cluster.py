@@ -36,6 +36,8 @@ class Cluster:
     environment: dict[str, str]
     services: tuple[str, ...]
     """The base URL of each node's proxy."""
+    nodes: tuple[subprocess.Popen[bytes], ...]
+    """The head, and those that joined it."""
 
     def deploy(self, replicas: int | None = None, scaling: Json | None = None, **settings: object) -> None:
         """`serve deploy` deploy/ray/serve.yaml with so many replicas, or with changed autoscaling; returns at once."""
@@ -76,6 +78,14 @@ class Cluster:
         for url in self.services[:replicas]:
             wait_until(lambda url=url: httpx.get(f"{url}/readyz").is_success)  # type: ignore[misc]
 
+    def actors(self, name: str) -> set[str]:
+        """The nodes on which actors of a class whose name holds `name` live."""
+        return {each["node_id"] for each in _listed("actors", self.environment) if name in each["class_name"]}
+
+    def lose(self, node: int) -> None:
+        """Kill a node and all that runs on it, as when its machine loses power."""
+        os.killpg(self.nodes[node].pid, signal.SIGKILL)
+
     def answered(self, pid: int, request: str) -> int:
         """How often `request` stands in the access log of a replica."""
         logs = (self.folder / "session_latest" / "logs").glob(f"worker-*-{pid}.err")
@@ -104,12 +114,14 @@ def cluster(nodes: int) -> Iterator[Cluster]:
                 place = [f"--address={HOST}:{GCS}"] if index else head
                 flags = [*place, f"--dashboard-agent-listen-port={AGENTS + index}", *common]
                 processes.append(_start(flags, environment, Path(folder) / f"node-{index}.log"))
-                wait_until(lambda index=index: _nodes(environment) > index)  # type: ignore[misc]
+                wait_until(lambda index=index: len(_listed("nodes", environment)) > index)  # type: ignore[misc]
             ports = (HEAD_PROXY, WORKER_PROXY)[:nodes]
-            yield Cluster(Path(folder), environment, tuple(f"http://{HOST}:{port}" for port in ports))
+            services = tuple(f"http://{HOST}:{port}" for port in ports)
+            yield Cluster(Path(folder), environment, services, tuple(processes))
         finally:
             for process in processes:
-                os.killpg(process.pid, signal.SIGTERM)
+                if process.poll() is None:
+                    os.killpg(process.pid, signal.SIGTERM)
             for process in processes:
                 process.wait(60)
             wait_until(lambda: not any(_is_open(port) for port in (GCS, DASHBOARD, HEAD_PROXY, WORKER_PROXY)))
@@ -141,8 +153,8 @@ def _is_open(port: int) -> bool:
         return caller.connect_ex((HOST, port)) == 0
 
 
-def _nodes(environment: dict[str, str]) -> int:
-    """How many nodes are alive."""
+def _listed(what: str, environment: dict[str, str]) -> list[Json]:
+    """Nodes or actors that are alive."""
     key = {"authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
-    answer = httpx.get(f"http://{HOST}:{DASHBOARD}/api/v0/nodes", headers=key, timeout=30).raise_for_status()
-    return sum(node["state"] == "ALIVE" for node in answer.json()["data"]["result"]["result"])
+    answer = httpx.get(f"http://{HOST}:{DASHBOARD}/api/v0/{what}", headers=key, timeout=30).raise_for_status()
+    return [each for each in answer.json()["data"]["result"]["result"] if each["state"] == "ALIVE"]
