@@ -107,6 +107,39 @@ def pictures() -> Bytes:
     return damaged(sound) | begun | st.binary(max_size=100)
 
 
+MODES = {
+    "PNG": ("1", "L", "LA", "P", "RGB", "RGBA", "I;16"),
+    "JPEG": ("L", "RGB", "CMYK"),
+    "WEBP": ("RGB", "RGBA"),
+    "BMP": ("1", "L", "P", "RGB"),
+    "GIF": ("L", "P"),
+}
+
+
+@st.composite
+def drawn(draw: st.DrawFn, file_format: str) -> bytes:
+    """Sound pictures of a format: any mode, any size up to 40, any pixels."""
+    width, height = draw(st.integers(1, 40)), draw(st.integers(1, 40))
+    mode = draw(st.sampled_from(MODES[file_format]))
+    pixels = draw(st.binary(min_size=1, max_size=64))
+    image = Image.frombytes("RGB", (width, height), (pixels * (3 * width * height))[: 3 * width * height])
+    buffer = io.BytesIO()
+    (image.convert("L") if mode == "I;16" else image).convert(mode).save(buffer, file_format)
+    return buffer.getvalue()
+
+
+@st.composite
+def written(draw: st.DrawFn) -> bytes:
+    """Sound npy files of images or latents, any numbers in them."""
+    shape = draw(st.sampled_from([(28, 28), (1, 28, 28), (2, 28, 28), (3,), (1, 3), (4, 3)]))
+    dtype = np.dtype(draw(st.sampled_from(["u1", "<f2", "<f4", ">f8"])))
+    numbers = st.integers(0, 255) if dtype.kind == "u" else st.floats(0, 1) | st.floats(width=16)
+    some = draw(st.lists(numbers, min_size=1, max_size=12))
+    buffer = io.BytesIO()
+    np.save(buffer, np.resize(np.array(some, dtype), shape))
+    return buffer.getvalue()
+
+
 def _with_header(version: int, header: str, data: bytes) -> bytes:
     line = header.encode("latin-1", "replace") + b"\n"
     length = struct.pack("<H" if version == 1 else "<I", len(line) & 0xFFFF)

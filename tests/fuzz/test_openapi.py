@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Iterator
 from typing import Any
 
+import numpy as np
 import pytest
 import schemathesis
 from hypothesis import HealthCheck, Phase, given, settings
@@ -16,15 +17,17 @@ from schemathesis.config import SchemathesisConfig
 from service.app import INFERENCE
 from service.bodies import JSON, MULTIPART
 from service.documentation import ANSWERS, BODIES
+from service.images import FORMATS
 from tests.fuzz import inputs
 from tests.service.running import Running, running
 
 MEDIA_TYPES = {media_type for body in BODIES.values() for media_type in body["content"]} - {JSON, MULTIPART}
-SOUND = {
-    **inputs.PICTURES,
-    **inputs.NAMED,
-    "application/x-npy": inputs.ARRAYS,
-    "tensor/binary": [bytes(12), bytes(24), b"\xff" * 12],
+PICTURES = {media_type: inputs.drawn(name) for media_type, name in FORMATS.items()}
+GENERATED: dict[str, st.SearchStrategy[bytes]] = {
+    **PICTURES,
+    **{media_type: st.sampled_from(sound) for media_type, sound in inputs.NAMED.items()},
+    "application/x-npy": inputs.written(),
+    "tensor/binary": st.lists(st.floats(width=32), min_size=3, max_size=6).map(lambda z: np.array(z, "<f4").tobytes()),
 }
 # No schema tells what the model is called, how long its latents are, what is a picture, and when a product of two
 # numbers is too large.
@@ -45,9 +48,12 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
 }
 """Latents as this model takes them, which no schema tells."""
 
+PARTS = st.one_of(*PICTURES.values(), inputs.pictures())
+"""A schema tells that they are bytes, not that they are pictures."""
+
 for media_type in sorted(MEDIA_TYPES):
-    sound = SOUND.get(media_type)
-    schemathesis.openapi.media_type(media_type, st.sampled_from(sound) if sound else st.binary())
+    schemathesis.openapi.media_type(media_type, GENERATED.get(media_type, st.binary()))
+schemathesis.openapi.format("binary", PARTS)
 load_all_checks()
 EVERYTHING: list[Any] = CHECKS.get_all()
 
