@@ -4,7 +4,8 @@ from __future__ import annotations
 
 import ctypes
 from collections import defaultdict
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -21,6 +22,7 @@ from training.workers import resolve_device
 from vae import VAE, kl_divergence, reconstruction_loss
 from vae.files import write_atomically
 
+Batch = tuple[Part, Rows]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of malloc.h."""
 
@@ -45,15 +47,31 @@ class Encoding:
         reader = _Reader(self.source, sweeps(parts), self.batch_size)
         loader = DataLoader(reader, None, num_workers=min(readers, len(reader.sweeps)))
         begun: dict[Part, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, model.config.latent_dim))
+        writing: Future[None] | None = None
         try:
-            for part, rows in loader:
-                tables = begun[part]
-                tables.add(rows, model)
-                if tables.rows == part.stop - part.start:
-                    begun.pop(part).write(self.out, part)
-                yield len(rows.ids)
+            with ThreadPoolExecutor(1) as writer:
+                for part, rows in _read_ahead(loader):
+                    tables = begun[part]
+                    tables.add(rows, model)
+                    if tables.rows == part.stop - part.start:
+                        if writing:
+                            writing.result()
+                        writing = writer.submit(begun.pop(part).write, self.out, part)
+                    yield len(rows.ids)
+                if writing:
+                    writing.result()
         except DataError as error:  # a reader's, told with the reader's stack before it
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+
+
+def _read_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Read a batch while the one before it is encoded."""
+    batches = iter(loader)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while batch := coming.result():
+            coming = reader.submit(next, batches, None)
+            yield batch
 
 
 class _Reader(IterableDataset[tuple[Part, Rows]]):
