@@ -24,6 +24,7 @@ from numpy.typing import NDArray
 from PIL import Image
 
 import vae
+from tests.ray.cluster import GCS, HOST, Cluster, cluster, wait_until
 from training.__main__ import main
 from training.data import DataError
 from training.encode import RUN
@@ -318,18 +319,31 @@ def wait_for(path: Path, process: subprocess.Popen[bytes]) -> None:
         time.sleep(0.002)
 
 
+KILLED = """
+import os, signal, sys
+from pathlib import Path
+from training.__main__ import main
+replace = Path.replace
+def die(self, target):
+    if target.name == sys.argv[1]:
+        os.kill(os.getpid(), signal.SIGKILL)
+    return replace(self, target)
+Path.replace = die
+main(sys.argv[2:])
+"""
+"""A run that is killed while it writes the file that its first argument names."""
+
+
 def test_a_run_that_is_killed_goes_on(tmp_path: Path, out: Path, images: Images) -> None:
     path = tmp_path / "many.npy"
     np.save(path, np.tile(images, (300, 1, 1)))
-    for part in (0, 1):  # killed twice
-        process = subprocess.Popen(command(path, out), cwd=ROOT, stderr=subprocess.DEVNULL)
-        try:
-            wait_for(out / f"part-0000{part}.parquet", process)
-        finally:
-            process.send_signal(signal.SIGKILL)
-            process.wait()
-        assert not (out / "part-00003.parquet").exists()
-    subprocess.run(command(path, out), cwd=ROOT, check=True, stderr=subprocess.DEVNULL)
+    for part in ("part-00001.parquet", "part-00002.parquet"):
+        arguments = [sys.executable, "-c", KILLED, part, *command(path, out)[3:]]
+        assert subprocess.run(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
+        assert not (out / part).exists()
+        assert list(out.glob(f".{part}.*"))
+    done = subprocess.run(command(path, out), cwd=ROOT, check=True, capture_output=True, text=True)
+    assert "Going on after 32,768 images." in done.stdout
     rows = rows_of(out)
     assert [row["id"] for row in rows] == list(range(60_000))
     values = expected(pixels_of(images))
@@ -569,25 +583,27 @@ needs_ray = pytest.mark.skipif(importlib.util.find_spec("ray") is None, reason="
 
 
 @pytest.fixture(scope="module")
-def cluster(tmp_path_factory: pytest.TempPathFactory) -> Iterator[str]:
-    """The address of a Ray cluster of two processors, on this machine."""
-    import ray  # noqa: PLC0415
-
-    ray.init(num_cpus=2, include_dashboard=False, object_store_memory=100 * 2**20, logging_level="ERROR")
-    address = ray.get_runtime_context().gcs_address
-    yield address
-    ray.shutdown()
+def ray() -> Iterator[Cluster]:
+    """Two node processes of one processor each."""
+    with cluster(nodes=2) as ray:
+        yield ray
 
 
-def run_on(cluster: str, path: Path, out: Path) -> subprocess.CompletedProcess[str]:
+def on(ray: Cluster, path: Path, out: Path) -> list[str]:
+    return command(path, out, "--ray", f"{HOST}:{GCS}")
+
+
+def run_on(ray: Cluster, path: Path, out: Path) -> subprocess.CompletedProcess[str]:
     """In a process of its own: Ray's threads and sockets outlive it in this one."""
-    arguments = command(path, out, "--ray", cluster)
-    return subprocess.run(arguments, cwd=ROOT, capture_output=True, text=True, timeout=55, check=False)
+    arguments = on(ray, path, out)
+    return subprocess.run(
+        arguments, cwd=ROOT, env=ray.environment, capture_output=True, text=True, timeout=120, check=False
+    )
 
 
 @pytest.mark.ray
 @needs_ray
-def test_a_ray_cluster_gives_the_same_and_goes_on(cluster: str, tmp_path: Path, out: Path, images: Images) -> None:
+def test_a_ray_cluster_gives_the_same_and_goes_on(ray: Cluster, tmp_path: Path, out: Path, images: Images) -> None:
     column = [png(image) for image in images]
     column[7] = b"no picture"
     (tmp_path / "in").mkdir()
@@ -595,7 +611,7 @@ def test_a_ray_cluster_gives_the_same_and_goes_on(cluster: str, tmp_path: Path, 
         table = pa.table({"image": column[50 * file : 50 * (file + 1)]})
         pq.write_table(table, tmp_path / "in" / f"{file}.parquet")
     for going_on in (False, True):
-        done = run_on(cluster, tmp_path / "in", out)
+        done = run_on(ray, tmp_path / "in", out)
         assert done.returncode == 0, done.stderr
         good = [number for number in range(200) if number != 7]
         assert_are(rows_of(out), good, pixels_of(images[good]))
@@ -608,12 +624,12 @@ def test_a_ray_cluster_gives_the_same_and_goes_on(cluster: str, tmp_path: Path, 
 
 @pytest.mark.ray
 @needs_ray
-def test_what_stops_a_machine_of_a_cluster_is_a_sentence(cluster: str, tmp_path: Path, out: Path) -> None:
+def test_what_stops_a_machine_of_a_cluster_is_a_sentence(ray: Cluster, tmp_path: Path, out: Path) -> None:
     parquet(tmp_path / "a.parquet", image=[bytes(range(100)) * 20])
     content = bytearray((tmp_path / "a.parquet").read_bytes())
     content[4:40] = bytes(36)
     (tmp_path / "a.parquet").write_bytes(content)
-    done = run_on(cluster, tmp_path / "a.parquet", out)
+    done = run_on(ray, tmp_path / "a.parquet", out)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
     assert re.fullmatch(r".*a\.parquet cannot be read as Parquet: .* Mend it or remove it\.", last)
@@ -632,6 +648,29 @@ def test_what_a_machine_does_not_see_is_a_sentence(tmp_path: Path) -> None:
 @pytest.mark.ray
 @needs_ray
 def test_a_cluster_that_is_not_there_is_a_sentence(npy: Path, out: Path) -> None:
-    done = run_on("127.0.0.1:1", npy, out)
+    done = subprocess.run(
+        command(npy, out, "--ray", "127.0.0.1:1"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
+    )
     assert done.returncode == 2
     assert "--ray 127.0.0.1:1 cannot be reached: " in done.stderr.strip().splitlines()[-1]
+
+
+@pytest.mark.ray
+@needs_ray
+def test_a_part_whose_machine_is_lost_is_done_again(ray: Cluster, tmp_path: Path, out: Path) -> None:
+    """The last of these tests: the cluster is not what it was."""
+    images = 1_000_000
+    np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (images, 28, 28))
+    process = subprocess.Popen(on(ray, tmp_path / "a.npy", out), cwd=ROOT, env=ray.environment)
+    try:
+        wait_until(lambda: len(ray.actors("PartEncoder")) == 2)
+        ray.lose(1)
+        begun = len(list(out.glob("part-*.parquet")))
+        assert process.wait(300) == 0
+    finally:
+        process.kill()
+    assert begun < len(list(out.glob("part-*.parquet")))
+    ids = pa.concat_arrays(
+        [pq.read_table(file, columns=["id"])["id"].combine_chunks() for file in sorted(out.glob("part-*"))]
+    )
+    assert ids.equals(pa.array(range(images)))
