@@ -9,21 +9,19 @@ from __future__ import annotations
 
 import argparse
 import os
-import tempfile
 import time
 from collections.abc import Callable
 from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
-import onnxruntime
 import torch
 from torch import nn
 
 from benchmarks.machine import describe_machine
-from service.network import lay_out
+from service.network import OnnxNetwork, lay_out
 from service.settings import BUNDLED
-from training.export import Decoder, export
+from training.export import Decoder
 from vae.checkpoint import load
 
 FloatArray = npt.NDArray[np.float32]
@@ -59,26 +57,16 @@ def torch_compiled() -> Decode:
 
 
 def onnx_runtime() -> Decode:
-    options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = 1
-    with tempfile.TemporaryDirectory() as folder:
-        _, decoder = export(load(BUNDLED), "onnx", Path(folder))
-        session = onnxruntime.InferenceSession(decoder, options, providers=["CPUExecutionProvider"])
-    name = session.get_inputs()[0].name
-
-    def decode(z: FloatArray) -> FloatArray:
-        pixels: FloatArray = session.run(None, {name: z})[0]
-        return pixels
-
-    return decode
+    network = OnnxNetwork(load(BUNDLED).model)
+    return lambda z: network.image(network.decode(z))
 
 
 ENGINES = {
     "torch, as the checkpoint is loaded": torch_as_loaded,
-    "torch, matrices laid out by inputs (served)": torch_laid_out,
+    "torch, matrices laid out by inputs (`VAE_RUNTIME=torch`)": torch_laid_out,
     "torch, bfloat16 autocast": torch_bfloat16,
     "torch.compile": torch_compiled,
-    "ONNX Runtime": onnx_runtime,
+    "ONNX Runtime, translated layer by layer (served)": onnx_runtime,
 }
 
 

@@ -56,7 +56,7 @@ class Running:
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     """Run the service with `settings` on a free port."""
-    front = create_app(Settings(**settings))
+    front = create_app(Settings(**{"log_level": "warning"} | settings))
     config = uvicorn.Config(front, http=Connection, lifespan="on", log_config=None)
     config.load()
     config.lifespan_class = Lifespan
