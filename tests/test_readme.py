@@ -68,6 +68,19 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
+def test_the_soaks_table_is_its_report() -> None:
+    """Once there is one."""
+    report = ROOT / "tests" / "soak" / "report.md"
+    (told,) = re.findall(r"^<!-- soak -->\n(.*?)^<!-- /soak -->$", README, re.DOTALL | re.MULTILINE)
+    if not report.exists():
+        assert told == "`make soak` fills this place.\n"
+        return
+    page = report.read_text()
+    assert "quick run" not in page
+    assert "NO" not in re.findall(r"\| (\w+) \|$", page, re.MULTILINE)
+    assert told == re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)[0]
+
+
 def test_paths_that_are_linked_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links

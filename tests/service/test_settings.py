@@ -103,7 +103,7 @@ def test_keys_of_both_places_count_each_once(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("keys", [",", " , ,", " "])
 def test_no_key_where_one_was_meant_does_not_open_the_service(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setenv("VAE_API_KEYS", keys)
-    with pytest.raises(SettingsError, match="^api_keys: There is nothing between the commas; leave it unset"):
+    with pytest.raises(SettingsError, match=r"^api_keys: There is nothing between the commas; leave it unset"):
         read_settings([])
 
 

@@ -743,3 +743,16 @@ def test_a_greedy_key_does_not_push_a_polite_one_out() -> None:
     assert {answer.status_code for answer in answers} == {200}
     assert sorted(answer.elapsed.total_seconds() for answer in answers)[58] < 1
     assert statuses == {200, 429}
+
+
+def test_a_greedy_key_makes_nobody_wait_for_all_that_it_asks() -> None:
+    """With the limits that there are by default."""
+    asked = b"GET /sample?n=10000 HTTP/1.1\r\nhost: x\r\nx-api-key: greedy\r\n\r\n"
+    with live_server(environment={"VAE_API_KEYS": "greedy,polite"}) as server, ExitStack() as stack:
+        for _ in range(90):
+            stack.enter_context(socket.create_connection(("127.0.0.1", server.port))).sendall(asked)
+        client = stack.enter_context(httpx.Client(base_url=server.url, headers={"x-api-key": "polite"}, timeout=60))
+        answers = [post(client, "/decode", Z, JSON) for _ in range(5)]
+        assert float(re.findall(r"^vae_requests_in_flight (\S+)", client.get("/metrics").text, re.MULTILINE)[0]) > 10
+    assert {answer.status_code for answer in answers} == {200}
+    assert max(answer.elapsed.total_seconds() for answer in answers) < 1
