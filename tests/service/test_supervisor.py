@@ -4,6 +4,8 @@ import os
 import re
 import signal
 import socket
+import subprocess
+import sys
 import time
 from collections.abc import Iterator
 from functools import partial
@@ -13,10 +15,11 @@ import httpx
 import pytest
 
 from service.settings import BUNDLED
-from tests.live import LiveServer, live_server
+from tests.live import ROOT, START_LIMIT_S, LiveServer, free_port, live_server
 from tests.service.problems import problem
 from tests.service.running import wait_until
 from tests.service.test_server import SAMPLE, request_in_flight
+from tests.soak import blocking
 from vae.latents import LatentSet
 
 
@@ -94,6 +97,24 @@ def test_a_stuck_worker_is_replaced(server: LiveServer) -> None:
     assert f"Worker {first} has not responded for 10 s." in server.log
     assert second in workers(server)
     assert server.get(SAMPLE).status_code == 200
+
+
+def test_a_worker_whose_event_loop_is_blocked_is_replaced(tmp_path: Path) -> None:
+    port, log = free_port(), tmp_path / "log"
+    command = [sys.executable, "-m", blocking.__name__, "--port", str(port), "--workers", "2"]
+    with log.open("wb") as stderr, subprocess.Popen(command, stderr=stderr, cwd=ROOT) as process:
+        server = LiveServer(process, port, log)
+        try:
+            wait_until(lambda: len(workers(server)) == 2, limit=START_LIMIT_S)
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as caller:
+                caller.sendall(f"GET {blocking.QUESTION} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+                wait_until(lambda: len(workers(server)) == 3, limit=30)
+                assert caller.recv(1) == b""
+            (stuck,) = re.findall(r"Worker (\d+) has not responded for 10 s\.", server.log)
+            assert int(stuck) in workers(server)[:2]
+            assert server.get("/livez").status_code == 200
+        finally:
+            process.terminate()
 
 
 def test_a_worker_that_cannot_start_again_takes_nobody_with_it(tmp_path: Path) -> None:

@@ -89,10 +89,12 @@ class Server:
 
 
 @asynccontextmanager
-async def serving(core: int, *flags: str, descriptors: int | None = None) -> AsyncIterator[Server]:
+async def serving(
+    core: int, *flags: str, descriptors: int | None = None, module: str = "service"
+) -> AsyncIterator[Server]:
     """Start it with `flags`, and at most so many open `descriptors` a process; wait until all workers serve."""
     port = free_port()
-    command = [sys.executable, "-m", "service", "--port", str(port), "--workers", str(WORKERS), *flags]
+    command = [sys.executable, "-m", module, "--port", str(port), "--workers", str(WORKERS), *flags]
     if descriptors:
         command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
     with pinned(command, core) as process:

@@ -1,0 +1,29 @@
+"""vae-serve, but for one question that blocks its event loop: python -m tests.soak.blocking FLAGS"""
+
+from __future__ import annotations
+
+import time
+from typing import Any
+from unittest import mock
+
+from service.__main__ import main
+from service.engine import ByteArray, Engine, FloatArray
+
+ROWS = 7
+"""So many images are drawn after BLOCKED_S alone."""
+BLOCKED_S = 40
+QUESTION = f"/sample?n={ROWS}"
+
+draw = Engine.draw
+
+
+async def block(engine: Engine, z: FloatArray, **options: Any) -> ByteArray:
+    """As `Engine.draw`."""
+    if len(z) == ROWS:
+        time.sleep(BLOCKED_S)  # noqa: ASYNC251 - this is the fault
+    return await draw(engine, z, **options)
+
+
+if __name__ == "__main__":
+    with mock.patch.object(Engine, "draw", block):
+        main()
