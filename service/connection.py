@@ -26,6 +26,8 @@ BODY_BUFFER = 256 * 2**10
 """Bytes of a body that may wait for the application; then the caller has to."""
 LINGER_S = 2
 """After an answer that did not wait for the whole request: a caller who still sends would lose it at a sudden end."""
+LINGER_BYTES = 2**24
+"""That are read meanwhile, and thrown away."""
 SLOWEST_READER = 2**14
 """Bytes a second of an answer that a caller takes who is not cut off."""
 ON_ITS_WAY_S = 0.3
@@ -100,9 +102,11 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; the parser calls the on_… methods."""
-        if self._closing:
-            return
         self._overhead += len(data)
+        if self._closing:
+            if self._overhead > LINGER_BYTES:
+                self.transport.abort()
+            return
         try:
             self._parse(data)
         except httptools.HttpParserError as error:
@@ -318,6 +322,7 @@ class Connection(asyncio.Protocol):
         """Take nothing more, but let the caller read what was written."""
         self._closing = True
         self._incoming = None
+        self._overhead = 0
         if not self._reads:
             self.transport.resume_reading()
         self._give(LINGER_S)
