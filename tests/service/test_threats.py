@@ -272,7 +272,7 @@ def test_a_million_chunks_of_one_byte(live: LiveServer) -> None:
         f"POST /decode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: {JSON}\r\ntransfer-encoding: chunked"
     )
     with (
-        growth_below(live.process.pid, 30),
+        growth_below(live.process.pid, 50),
         socket.create_connection(("127.0.0.1", live.port), timeout=60) as connection,
     ):
         connection.sendall(f"{head}\r\n\r\n".encode())
