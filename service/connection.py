@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
@@ -33,6 +34,8 @@ SLOWEST_READER = 2**14
 ON_ITS_WAY_S = 0.3
 """In which a request reaches a connection that is to be closed."""
 NEVER = float("inf")
+TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
+"""Linux's: how long what was sent may remain untaken (RFC 5482)."""
 ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
@@ -87,6 +90,9 @@ class Connection(asyncio.Protocol):
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         """Begin."""
         self.transport = cast("asyncio.Transport", transport)
+        if TCP_USER_TIMEOUT is not None:  # what the system has taken in is out of this class's sight
+            milliseconds = int(1000 * self._patience.caller)
+            transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
         self._client = get_remote_addr(self.transport)
         self._address = get_local_addr(self.transport)
         self._server.connections.add(self)  # type: ignore[arg-type] # it names uvicorn's own protocols alone
