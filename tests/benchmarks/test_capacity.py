@@ -99,7 +99,7 @@ def test_what_was_simulated_is_what_the_simulation_gives() -> None:
         told = {name: row[name] for name in ("p50_s", "p99_s", "in_flight", "refused")}
         assert capacity_plan.told(service, rate, capacity_plan.WORKERS, choices, 2) == pytest.approx(told)
     last = simulation["roll_out"][-1]
-    assert capacity_plan.rolled_out(service, last["wait_s"]) == pytest.approx(last)
+    assert capacity_plan.rolled_out(service, RESULTS["bench"]["start_s"], last["wait_s"]) == pytest.approx(last)
 
 
 def test_figures_stand_in_tables_alone() -> None:

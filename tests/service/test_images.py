@@ -9,10 +9,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 from PIL.Image import Transpose
+from PIL.ImageFile import ImageFile
 
-from service.errors import TooLarge, UnreadableBody
-from service.images import FORMATS, Fit, open_image, to_array, write_png
-from tests.service.pictures import STORED, Bytes, phone_photo, picture, png, read_png
+import service.images
+from service.errors import ServiceError, TooLarge, UnreadableBody
+from service.images import FORMATS, PLAIN_BYTES, Fit, open_image, to_array, write_png
+from tests.service.pictures import ORIENTATION, STORED, Bytes, phone_photo, picture, png, read_png
 from tests.vae.reference import Reference
 
 NEAR = 0.1
@@ -243,6 +245,57 @@ def test_large_jpeg_is_not_decoded_in_full(monkeypatch: pytest.MonkeyPatch) -> N
     monkeypatch.setattr(Image.Image, "load", watched)
     assert read(photo, fit="stretch").min() == 255
     assert max(decoded) <= (500, 375)
+
+
+# A small PNG, which is read without Pillow's reader of the file.
+
+
+@pytest.mark.parametrize("shape", [(28, 28), (1, 1), (9, 17, 3), (64, 64)])
+@pytest.mark.parametrize("level", [0, 1, 9])
+def test_a_plain_png_is_opened_with_its_pixels(shape: tuple[int, ...], level: int) -> None:
+    pixels = np.random.default_rng(0).binomial(255, 0.5, shape).astype(np.uint8)
+    body = picture(Image.fromarray(pixels), compress_level=level)
+    image = open_image(body, 64 * 64)
+    assert isinstance(image, ImageFile) == (len(body) > PLAIN_BYTES)
+    assert np.array_equal(np.asarray(image), pixels)
+
+
+def test_whatever_else_a_small_png_is_pillow_reads(images: Bytes) -> None:
+    """Each byte wrong in turn, with checksums that are right or wrong; ends missing; each kind of PNG."""
+    body, digit = png(images[0]), Image.fromarray(images[0])
+    broken = [body[:position] + bytes([body[position] ^ 1]) + body[position + 1 :] for position in range(len(body))]
+    mended = [with_checksums(each) for each in broken]
+    ends = [body[:length] for length in range(8, len(body))]
+    kinds = [picture(digit.convert(mode)) for mode in ("1", "P", "LA", "RGBA", "I;16")]
+    exif = Image.Exif()
+    exif[ORIENTATION] = 6
+    turned = b"eXIf" + exif.tobytes().removeprefix(b"Exif\0\0")
+    late = body[:-12] + (len(turned) - 4).to_bytes(4) + turned + zlib.crc32(turned).to_bytes(4) + body[-12:]
+    for each in [*broken, *mended, *ends, *kinds, picture(digit, dpi=(1, 1)), body + b"more", late]:
+        told = outcome(each)
+        with pytest.MonkeyPatch.context() as patch:
+            patch.setattr(service.images, "PLAIN_BYTES", 0)
+            assert outcome(each) == told
+    with pytest.raises(TooLarge, match="at most 783"):
+        open_image(body, 783)
+
+
+def outcome(body: bytes) -> bytes | str:
+    """Pixels, or what is said."""
+    try:
+        return read(body).tobytes()
+    except ServiceError as error:
+        return error.detail
+
+
+def with_checksums(body: bytes) -> bytes:
+    """All that the lengths of its chunks lead to."""
+    position, parts = 8, [body[:8]]
+    while position + 12 <= len(body):
+        data = body[position + 4 : position + 8 + int.from_bytes(body[position : position + 4])]
+        parts += body[position : position + 4], data, zlib.crc32(data).to_bytes(4)
+        position += len(data) + 8
+    return b"".join((*parts, body[position:]))
 
 
 # What cannot be read.
