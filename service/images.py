@@ -119,7 +119,7 @@ def to_array(
         picture = ImageOps.fit(picture, size, how)
     else:
         picture = picture.resize(size, how)
-    pixels = np.frombuffer(picture.tobytes(), np.uint8).astype(np.float32) / np.float32(255)
+    pixels = np.divide(np.frombuffer(picture.tobytes(), np.uint8), np.float32(255), dtype=np.float32)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 

@@ -10,6 +10,7 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
+import service.network
 import vae
 from service import engine as engine_module
 from service.batching import Timing
@@ -202,8 +203,11 @@ def test_standard_normal_begins_the_same_for_any_count() -> None:
 
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 @pytest.mark.parametrize("operation", ["encode", "reconstruct", "redraw", "decode", "draw"])
-def test_an_unsound_row_is_nobody_elses(model: vae.VAE, x: FloatArray, operation: str, runtime: Runtime) -> None:
-    """Weights that only one of the batch's rows brings to overflow."""
+def test_an_unsound_row_is_nobody_elses(
+    model: vae.VAE, x: FloatArray, operation: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """Weights that only one of the batch's rows brings to overflow; of numbers as large no five digits are alike."""
+    monkeypatch.setattr(service.network, "_compare", lambda *_: None)
     sees = operation in ("encode", "reconstruct", "redraw")
     broken = copy.deepcopy(model)
     weights = broken.state_dict()  # shared with the model
