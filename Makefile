@@ -32,7 +32,7 @@ test: .venv/dev
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
+	$(BIN)/pytest -m "not ray" --numprocesses auto --dist loadfile --no-loadscope-reorder
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.serving

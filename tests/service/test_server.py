@@ -1,5 +1,6 @@
 """One process: how it starts, serves and stops."""
 
+import asyncio
 import json
 import os
 import pickle
@@ -15,8 +16,11 @@ from typing import Any
 
 import httpx
 import pytest
+import uvloop
 
-from tests.live import START_LIMIT_S, LiveServer, live_server, start
+from service.server import LISTENERS, Lifespan, Server
+from service.settings import read_settings
+from tests.live import START_LIMIT_S, LiveServer, free_port, live_server, start
 from tests.service.problems import problem
 from tests.service.running import wait_until
 from vae.checkpoint import save
@@ -41,6 +45,28 @@ def request_in_flight(server: LiveServer, headers: str = "") -> Iterator[Callabl
             return b"".join(iter(lambda: connection.recv(65536), b""))
 
         yield finish
+
+
+def test_many_callers_come_in_within_one_turn_of_the_loop() -> None:
+    """Else those of them who have come last wait for as many turns, each of which takes long under load."""
+    server = Server(read_settings(["--port", str(free_port()), "--log-level", "error"]))
+    server.config.load()
+    server.lifespan = Lifespan(server.config)
+
+    async def turns_until_all_are_in(callers: int) -> int:
+        await server.startup()
+        with ExitStack() as sockets:
+            for _ in range(callers):
+                sockets.enter_context(socket.create_connection(("127.0.0.1", server.config.port)))
+            turns = 0
+            while len(server.server_state.connections) < callers:
+                await asyncio.sleep(0)
+                turns += 1
+        server.handle_exit(signal.SIGTERM, None)
+        await server.shutdown()
+        return turns
+
+    assert uvloop.run(turns_until_all_are_in(5 * LISTENERS)) < 15
 
 
 def test_a_stop_loses_nothing(client: httpx.Client) -> None:

@@ -23,6 +23,10 @@ INTERVAL_S = 8
 """Between two morsels of a head, a body, an answer. By default the service waits for 10 s."""
 GOOD_CALLER_EVERY_S = 0.05
 GOOD_CALLER_S = 1.0
+ALL_CONNECTED_AFTER_S = 10
+"""A flood of connections would be another attack; by then the service has cut off none."""
+ALL_CUT_OFF = b"No open connections left"
+"""What slowhttptest gives up with before its time is over."""
 LOOK_EVERY = 20
 """Good callers between two looks at what the service holds."""
 
@@ -36,7 +40,7 @@ class Attack(NamedTuple):
     most: int
     """Descriptors that the service held for slowhttptest and them."""
     left: int
-    """Of these, those that it still held when slowhttptest gave up."""
+    """Of these, those that it still held when slowhttptest's time was over."""
 
 
 async def run(plan: Plan) -> Findings:
@@ -72,15 +76,15 @@ async def run(plan: Plan) -> Findings:
 
 async def _attack(server: Server, mode: str, question: Question, plan: Plan) -> Attack:
     *flags, target = MODES[mode]
-    connections = str(plan.slow_connections)
     before = server.held().descriptors
     process = await asyncio.create_subprocess_exec(
         "slowhttptest",
         *(*flags, f"http://{HOST}:{server.port}{target}"),
-        *("-c", connections, "-r", connections, "-l", str(plan.slow_s), "-i", str(INTERVAL_S), "-n", str(INTERVAL_S)),
-        stdout=subprocess.DEVNULL,
+        *("-c", str(plan.slow_connections), "-r", str(plan.slow_connections // ALL_CONNECTED_AFTER_S)),
+        *("-l", str(plan.slow_s), "-i", str(INTERVAL_S), "-n", str(INTERVAL_S)),
+        stdout=subprocess.PIPE,
     )
-    ended = asyncio.create_task(process.wait())
+    ended = asyncio.create_task(process.communicate())
     good: list[asyncio.Task[bool]] = []
     held = [0]
     while not ended.done():
@@ -89,4 +93,5 @@ async def _attack(server: Server, mode: str, question: Question, plan: Plan) -> 
             held.append(server.held().descriptors - before)
         await asyncio.sleep(GOOD_CALLER_EVERY_S)
     answered = sum(await asyncio.gather(*good))
-    return Attack(len(good), answered, max(held), held[-1])
+    told, _ = await ended
+    return Attack(len(good), answered, max(held), 0 if ALL_CUT_OFF in told else held[-1])
