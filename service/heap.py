@@ -15,7 +15,12 @@ def settle() -> None:
     It would walk half a million of torch's objects in 100 ms at each full collection, and in a forked worker copy the
     pages that it shares.
     """
-    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):  # glibc's
-        malloc_trim(0)
+    give_back()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
+
+
+def give_back() -> None:
+    """Let the system have the memory that is free: glibc keeps whatever something lies above that is not."""
+    if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
+        malloc_trim(0)

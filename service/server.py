@@ -17,7 +17,7 @@ from uvicorn.lifespan.on import LifespanOn, LifespanSendMessage
 
 from service.app import Served, StartError, create_app
 from service.connection import Connection
-from service.heap import settle
+from service.heap import give_back, settle
 from service.metrics import Metrics
 from service.observability import log_config
 from service.settings import Settings
@@ -30,6 +30,8 @@ LISTENERS = 16
 LAST_CALLERS_S = 0.1
 """In which those are let in who have connected before the end."""
 BEAT_EVERY_S = 0.5
+IDLE_BEATS = 4
+"""After so many without a request that was in flight, the memory that the last ones took is given back."""
 
 
 class Lifespan(LifespanOn):
@@ -74,6 +76,7 @@ class Server(uvicorn.Server):
         )
         super().__init__(config)
         self._beat = beat
+        self._idle_beats = IDLE_BEATS
         self._has_supervisor = has_supervisor
         self._drain_time = settings.drain_time
         self._drained_by = float("inf")
@@ -159,4 +162,7 @@ class Server(uvicorn.Server):
 
     def _keep_beating(self) -> None:
         self._beat()
+        self._idle_beats = 0 if self.lifespan.state["admission"].in_flight else self._idle_beats + 1
+        if self._idle_beats == IDLE_BEATS:
+            self._loop.run_in_executor(None, give_back)
         self._loop.call_later(BEAT_EVERY_S, self._keep_beating)

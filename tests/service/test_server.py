@@ -8,8 +8,8 @@ import re
 import signal
 import socket
 import time
-from collections.abc import Callable, Iterator
-from contextlib import ExitStack, contextmanager
+from collections.abc import AsyncIterator, Callable, Iterator
+from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -47,26 +47,57 @@ def request_in_flight(server: LiveServer, headers: str = "") -> Iterator[Callabl
         yield finish
 
 
-def test_many_callers_come_in_within_one_turn_of_the_loop() -> None:
-    """Else those of them who have come last wait for as many turns, each of which takes long under load."""
+@asynccontextmanager
+async def served() -> AsyncIterator[Server]:
+    """In this process."""
     server = Server(read_settings(["--port", str(free_port()), "--log-level", "error"]))
     server.config.load()
     server.lifespan = Lifespan(server.config)
-
-    async def turns_until_all_are_in(callers: int) -> int:
-        await server.startup()
-        with ExitStack() as sockets:
-            for _ in range(callers):
-                sockets.enter_context(socket.create_connection(("127.0.0.1", server.config.port)))
-            turns = 0
-            while len(server.server_state.connections) < callers:
-                await asyncio.sleep(0)
-                turns += 1
+    await server.startup()
+    try:
+        yield server
+    finally:
         server.handle_exit(signal.SIGTERM, None)
         await server.shutdown()
+
+
+def test_many_callers_come_in_within_one_turn_of_the_loop() -> None:
+    """Else those of them who have come last wait for as many turns, each of which takes long under load."""
+
+    async def turns_until_all_are_in(callers: int) -> int:
+        async with served() as server:
+            with ExitStack() as sockets:
+                for _ in range(callers):
+                    sockets.enter_context(socket.create_connection(("127.0.0.1", server.config.port)))
+                turns = 0
+                while len(server.server_state.connections) < callers:
+                    await asyncio.sleep(0)
+                    turns += 1
         return turns
 
     assert uvloop.run(turns_until_all_are_in(5 * LISTENERS)) < 15
+
+
+def test_memory_is_given_back_once_after_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
+    given_back: list[float] = []
+    monkeypatch.setattr("service.server.BEAT_EVERY_S", 0.02)
+    monkeypatch.setattr("service.server.give_back", lambda: given_back.append(time.monotonic()))
+
+    async def load_and_rest() -> float:
+        async with served() as server:
+            await asyncio.sleep(0.3)
+            assert not given_back
+            reader, writer = await asyncio.open_connection("127.0.0.1", server.config.port)
+            writer.write(b"GET /sample?n=4000&seed=1 HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+            assert (await reader.read()).startswith(b"HTTP/1.1 200")
+            writer.close()
+            answered = time.monotonic()
+            await asyncio.sleep(0.5)
+        return answered
+
+    answered = uvloop.run(load_and_rest())
+    assert len(given_back) == 1
+    assert given_back[0] > answered
 
 
 def test_a_stop_loses_nothing(client: httpx.Client) -> None:

@@ -39,7 +39,7 @@ GOALS = (
     Goal("17", "answers", "wrong", "… answers wrong", most=0),
     Goal("17", "answers", "lost", "… requests lost", most=0),
     Goal("18", "overload", "times capacity", "open-loop load, times the measured peak", 10),
-    Goal("18", "overload", "goodput, %", "… goodput, % of the peak", 80),
+    Goal("18", "overload", "goodput, %", "… goodput, % of the peak, as it was before and is after", 80),
     Goal("18", "overload", "refused", "… refusals", 1_000, size=True),
     Goal("18", "overload", "refusals' p99, ms", "… refusals' p99, ms", most=50),
     Goal("18", "overload", "without Retry-After", "… refusals without Retry-After", most=0),

@@ -16,6 +16,8 @@ from benchmarks.pinned import Pinned, pinned
 from tests.live import START_LIMIT_S, free_port
 
 WORKERS = 2
+GIVES_BACK_AFTER_S = 3
+"""The service gives free memory back when it has been idle for two."""
 SETTLING_LIMIT_S = 10
 STARTED = b"Application startup complete."
 FAILURE = re.compile(rb" (5\d\d), \d+ bytes in ")
@@ -57,6 +59,7 @@ class Server:
 
     async def settled(self, before: Held | None = None) -> Held:
         """The same once the connections that have ended are gone: as many descriptors as `before`, or no change."""
+        await asyncio.sleep(GIVES_BACK_AFTER_S)
         now = self.held()
         for _ in range(SETTLING_LIMIT_S):
             last = now
