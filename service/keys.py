@@ -41,13 +41,14 @@ class Keyring:
 
 def read_keys(path: Path) -> tuple[str, ...]:
     """The keys in a file, one a line, without blank lines and comments; raises ValueError where there are none."""
+    name = str(path).encode(errors="replace").decode()  # a byte of it that is no UTF-8 cannot be shown
     try:
         lines = path.read_text("utf-8", "surrogateescape").splitlines()
     except OSError as error:
-        raise ValueError(f"{path} cannot be read: {error.strerror}") from error
+        raise ValueError(f"{name} cannot be read: {error.strerror}") from error
     keys = tuple(key for line in lines if (key := line.strip()) and not key.startswith("#"))
     if not keys:
-        raise ValueError(f"{path} has no key in it")
+        raise ValueError(f"{name} has no key in it")
     return keys
 
 

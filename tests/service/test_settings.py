@@ -118,6 +118,11 @@ def test_a_file_that_gives_no_key_stops_the_start(content: str | None, said: str
         read_settings(["--api-keys=one", "--api-keys-file=missing"])
 
 
+def test_a_file_whose_name_is_no_utf_8_is_told_of_all_the_same() -> None:
+    with pytest.raises(SettingsError, match=r"^api_keys_file: keys\? cannot be read: No such file or directory\."):
+        read_settings(["--api-keys-file=keys\udcff"])
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read_settings([]).port = 1

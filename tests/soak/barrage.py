@@ -83,10 +83,10 @@ async def run(plan: Plan) -> Findings:
     async with serving(plan.core, "--client-timeout", str(CLIENT_TIMEOUT_S)) as server:
         questions = await ask_alone(server.port, list(small_requests()))
         workers = server.workers()
-        warm_up = Barrage(server.port, map(bad_input, range(plan.bad_inputs // 10)), findings)
+        warm_up = Barrage(server.port, map(bad_input, range(plan.bad_inputs // 4)), findings)
         await warm_up.run()
         before = await server.settled()
-        barrage = Barrage(server.port, _told(plan.bad_inputs // 10, plan.bad_inputs), findings)
+        barrage = Barrage(server.port, _told(plan.bad_inputs // 4, plan.bad_inputs), findings)
         await barrage.run()
         right = [await answered_within(server.port, question, LIMIT_S) for question in questions]
         after = await server.settled(before)

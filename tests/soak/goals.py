@@ -45,7 +45,7 @@ GOALS = (
     Goal("18", "overload", "without Retry-After", "… refusals without Retry-After", most=0),
     Goal("18", "overload", "wrong", "… answers wrong, or neither 200 nor 503", most=0),
     Goal("18", "overload", "lost", "… requests lost", most=0),
-    # Each of the 256 requests that are let in has an answer of 1.6 MB, which is copied once on its way out.
+    # Each of the 128 requests that are let in has an answer of 3.1 MB, which is copied once on its way out.
     Goal("18", "overload", "MB above before", "… memory at its peak above that before, MB", most=800),
     Goal("18", "overload", "MB above the first half", "… memory at its peak above that of the first half, MB", most=50),
     Goal("18", "overload", "MB grown", "… memory grown afterwards, MB", most=50),

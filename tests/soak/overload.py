@@ -16,9 +16,11 @@ from tests.soak.server import Held, Server, serving
 TIMES_CAPACITY = 10.2
 """Ten, and some room for the ticks in which it is sent."""
 TICK_S = 0.002
-QUEUE_LIMIT = 128
+QUEUE_LIMIT = 64
 """Of each worker: full after a second or two, and not after half a minute as it would be by default."""
-BATCH = 500
+BATCH = 1000
+"""Samples of a request. Refusing one takes a sixth of a millisecond, whatever it asks for: of requests that take little
+more than that, ten times as many as can be answered would leave no time for anything else."""
 CONNECTIONS = (4, 16, 64)
 """The peak is the best of these."""
 PROBE_EVERY_S = 0.05
