@@ -15,7 +15,6 @@ from math import isqrt
 from pathlib import Path
 from typing import Any
 
-import numpy as np
 import torch
 from safetensors import SafetensorError
 from safetensors.torch import load as load_tensors
@@ -160,7 +159,7 @@ def _assemble(config: VAEConfig, tensors: dict[str, Tensor]) -> VAE:
         tensor = tensors[name]
         if tuple(tensor.shape) != expected[name]:
             raise CheckpointError(f"{name} has the shape {tuple(tensor.shape)}; {expected[name]} is wanted.")
-        if not tensor.is_floating_point() or not bool(np.isfinite(tensor.float().numpy()).all()):
+        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds values that are not finite numbers.")
     model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
     return model.eval().requires_grad_(False)
