@@ -1,7 +1,7 @@
 # make serve    the service on http://127.0.0.1:8000, with the bundled weights
 # make test     everything that has to be green before a change lands
 # make bench    the service's speed against others', half an hour on two quiet cores; wants wrk
-# make soak     loads, faults and bad inputs, twenty minutes on two quiet cores; wants slowhttptest
+# make soak     loads, faults and bad inputs, half an hour on two quiet cores; wants slowhttptest
 # make ray-test the service and vae-train encode on a Ray cluster of two node processes, ten minutes on two quiet cores
 # make image    the container image; IMAGE_BUILD is the command that builds it
 # make image-test   builds it, starts it read-only as another user, and asks it for everything; IMAGE_RUN starts it

@@ -24,7 +24,7 @@ INTERVAL_S = 8
 GOOD_CALLER_EVERY_S = 0.05
 GOOD_CALLER_S = 1.0
 ALL_CONNECTED_AFTER_S = 10
-"""A flood of connections would be another attack; by then the service has cut off none."""
+"""A flood of connections would be another attack."""
 ALL_CUT_OFF = b"No open connections left"
 """What slowhttptest gives up with before its time is over."""
 LOOK_EVERY = 20
