@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import AsyncGenerator, Iterator
+from collections.abc import AsyncGenerator, Callable, Iterator
 from dataclasses import dataclass
 from math import prod
 from reprlib import repr as brief
@@ -23,7 +23,7 @@ from service.call import Call
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
 from service.formats import ARRAY_FORMATS, missing
 from service.images import FORMATS, Fit, open_image, to_array
-from service.schemas import LATENT_BOUND
+from service.schemas import LATENT_BOUND, latents_check
 
 FloatArray = npt.NDArray[np.float32]
 Document = TypeVar("Document", bound=BaseModel)
@@ -277,10 +277,10 @@ def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], value
     limits.check_batch(body.strip().count(b"\n") + 1)
     lines = [(number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip()]
     documents = [_parse_json(line, values, f"Line {number} of the body") for number, line in lines]
-    latents = [_z_of(document, f"/{index}") for index, document in enumerate(documents)]
-    if not latents:
+    found = [_z_of(document, f"/{index}") for index, document in enumerate(documents)]
+    if not found:
         raise wrong("The body has no lines; a latent in each is wanted.")
-    return Batch(_rows_of_json(latents, shape), single=False)
+    return Batch(_rows_of_json([z for z, _ in found], shape, lambda index: found[index][1]), single=False)
 
 
 def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], values: int) -> Batch:
@@ -288,10 +288,10 @@ def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], values
     if not isinstance(z, list) or not z:
         numbers = "×".join(map(str, shape))
         raise InvalidInput(Problem("body", pointer, f"A latent of {numbers} numbers, or a list of them, is wanted."))
-    single = _depth(z) <= len(shape)
-    limits.check_batch(1 if single else len(z))
-    latents = [(z, pointer)] if single else [(latent, f"{pointer}/{index}") for index, latent in enumerate(z)]
-    return Batch(_rows_of_json(latents, shape), single=single)
+    if _depth(z) <= len(shape):
+        return Batch(_rows_of_json([z], shape, lambda _: pointer), single=True)
+    limits.check_batch(len(z))
+    return Batch(_rows_of_json(z, shape, lambda index: f"{pointer}/{index}"), single=False)
 
 
 def _z_of(document: Any, pointer: str) -> tuple[Any, str]:
@@ -308,15 +308,18 @@ def _z_of(document: Any, pointer: str) -> tuple[Any, str]:
     return z, f"{pointer}/z"
 
 
-def _rows_of_json(latents: list[tuple[Any, str]], shape: tuple[int, ...]) -> FloatArray:
-    problems: list[Problem] = []
-    for latent, pointer in latents:
-        problems += _latent_problems(latent, pointer, shape)
-        if len(problems) >= MANY_PROBLEMS:
-            break
-    if problems:
-        raise InvalidInput(*problems[:MANY_PROBLEMS])
-    return np.array([latent for latent, _ in latents], np.float32)
+def _rows_of_json(latents: list[Any], shape: tuple[int, ...], pointer: Callable[[int], str]) -> FloatArray:
+    """Lists of `shape` → (N, *shape); `pointer` says where each is in the body. Raises InvalidInput."""
+    try:
+        latents_check(shape)(latents)
+    except ValidationError:
+        problems: list[Problem] = []
+        for index, latent in enumerate(latents):
+            problems += _latent_problems(latent, pointer(index), shape)
+            if len(problems) >= MANY_PROBLEMS:
+                break
+        raise InvalidInput(*problems[:MANY_PROBLEMS]) from None
+    return np.array(latents, np.float32)
 
 
 def _depth(document: Any) -> int:
@@ -329,6 +332,7 @@ def _depth(document: Any) -> int:
 
 
 def _latent_problems(latent: Any, pointer: str, shape: tuple[int, ...]) -> list[Problem]:
+    """Each that `latents_check` stops at the first of, in the service's words."""
     if not isinstance(latent, list) or len(latent) != shape[0]:
         came = f"a list of {len(latent)}" if isinstance(latent, list) else "no list"
         numbers = "×".join(map(str, shape))

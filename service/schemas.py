@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Literal
+from collections.abc import Callable
+from functools import lru_cache
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field
+from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
 Vector = list[float]
 Latent = Vector | list[list[Vector]]
@@ -14,10 +16,19 @@ Pixels = list[list[list[float]]]
 
 LATENT_BOUND = 1e6
 """Latents beyond ± this are refused: no latent of N(0, I) lies there, and float32 would overflow."""
-FiniteVector = Annotated[
-    list[Annotated[float, Field(allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)]],
-    FailFast(),  # of a million wrong numbers the first is told
-]
+Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)]
+FiniteVector = Annotated[list[Coordinate], FailFast()]
+"""Of a million wrong numbers the first is told."""
+
+
+@lru_cache
+def latents_check(shape: tuple[int, ...]) -> Callable[[object], object]:
+    """What raises ValidationError of anything but a list of latents of `shape`."""
+    latent: Any = Coordinate
+    for length in reversed(shape):
+        latent = Annotated[list[latent], Field(min_length=length, max_length=length), FailFast()]
+    check: Callable[[object], object] = TypeAdapter(Annotated[list[latent], FailFast()]).validator.validate_python
+    return check
 
 
 Seed = Annotated[
