@@ -45,24 +45,27 @@ class Exchange(NamedTuple):
 
 
 class AccessLog:
-    """Gathers the lines of exchanges and writes them to standard error together, some times a second."""
+    """Gathers exchanges and writes a line for each to standard error, some times a second, many at once.
+
+    A line alone takes twice as long as one of many, whose code is in the processor's caches.
+    """
 
     def __init__(self, log_format: Literal["text", "json"]) -> None:
         self._line = _text_line if log_format == "text" else _json_line
-        self._lines: list[str] = []
+        self._exchanges: list[Exchange] = []
 
     def add(self, exchange: Exchange) -> None:
         """Have a line written soon."""
-        if not self._lines:
+        if not self._exchanges:
             asyncio.get_running_loop().call_later(FLUSH_EVERY_S, self.flush)
-        self._lines.append(self._line(exchange))
+        self._exchanges.append(exchange)
 
     def flush(self) -> None:
         """Write what there is, in pieces that no other process's lines get into, where it is a pipe (PIPE_BUF)."""
-        lines, self._lines = self._lines, []
+        exchanges, self._exchanges = self._exchanges, []
         sys.stderr.flush()
         piece = b""
-        for line in (line.encode() for line in lines):
+        for line in (self._line(exchange).encode() for exchange in exchanges):
             if len(piece) + len(line) > select.PIPE_BUF:
                 sys.stderr.buffer.write(piece)
                 sys.stderr.buffer.flush()
@@ -89,15 +92,17 @@ def _second(ended: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ended))
 
 
+_TEXT = "%s,%03d INFO    %s %s %s %d, %d bytes in, %d out, %.1f ms"
+_COMPUTED = " (%.1f queued, %.1f computed)"
+
+
 def _text_line(exchange: Exchange) -> str:
     ended, client, method, path, _, status, received, size, seconds, timing, request_id, traceparent = exchange
     second = int(ended)
-    line = (
-        f"{_second(second)},{int((ended - second) * 1000):03d} INFO    {client} {method} {printable(path)} "
-        f"{status}, {received} bytes in, {size} out, {seconds * 1000:.1f} ms"
-    )
+    ended_at = _second(second), int((ended - second) * 1000)
+    line = _TEXT % (*ended_at, client, method, printable(path), status, received, size, seconds * 1000)
     if timing and timing.compute:
-        line += f" ({timing.queue * 1000:.1f} queued, {timing.compute * 1000:.1f} computed)"
+        line += _COMPUTED % (timing.queue * 1000, timing.compute * 1000)
     trace_id = _trace_id(traceparent) if traceparent else ""
     return f"{line}, {request_id.decode()}{f', trace {trace_id}' if trace_id else ''}\n"
 
