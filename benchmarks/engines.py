@@ -57,8 +57,7 @@ def torch_compiled() -> Decode:
 
 
 def onnx_runtime() -> Decode:
-    network = OnnxNetwork(load(BUNDLED).model)
-    return lambda z: network.image(network.decode(z))
+    return OnnxNetwork(load(BUNDLED).model).decode
 
 
 ENGINES = {

@@ -78,7 +78,7 @@ class MicroBatcher(Generic[Item, Result]):
         """The sizes of what waits, summed."""
         return sum(self._size(waiting.item) for waiting in self._queue)
 
-    async def submit(self, item: Item, timing: Timing | None = None) -> Result:
+    def submit(self, item: Item, timing: Timing | None = None) -> asyncio.Future[Result]:
         """The result for `item`, and in `timing` what it took. Cancelled while it waits, it is not computed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
@@ -89,7 +89,7 @@ class MicroBatcher(Generic[Item, Result]):
         elif self._pause and len(self._queue) >= self._limit:
             self._pause.cancel()
             self._gather()
-        return await future
+        return future
 
     def _gather(self) -> None:
         """Go on once a tick has brought nothing, or enough is there."""
@@ -128,7 +128,10 @@ class MicroBatcher(Generic[Item, Result]):
             computation.add_done_callback(go_on)
         else:
             self._deliver(batch, begun, lambda: self._compute(items))
-            loop.call_soon(self._gather)
+            if self._queue:
+                loop.call_soon(self._gather)
+            else:
+                self._busy = False
 
     def _take(self) -> list[_Waiting[Item, Result]]:
         batch: list[_Waiting[Item, Result]] = []

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from typing import Any
@@ -165,11 +165,16 @@ class Engine:
             compute, limit=self._limit, size=lambda item: len(item[0]), executor=self._thread, observe=observe
         )
 
-    async def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Arrays:
-        total = len(rows[0])
-        if total <= self._limit:
-            return await batcher.submit(rows, timing)
-        pieces = [tuple(a[start : start + self._limit] for a in rows) for start in range(0, total, self._limit)]
+    def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Awaitable[Arrays]:
+        if len(rows[0]) <= self._limit:
+            return batcher.submit(rows, timing)
+        return self._run_in_pieces(batcher, rows, timing)
+
+    async def _run_in_pieces(
+        self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None
+    ) -> Arrays:
+        starts = range(0, len(rows[0]), self._limit)
+        pieces = [tuple(a[start : start + self._limit] for a in rows) for start in starts]
 
         async def go_through(pieces: Sequence[Arrays]) -> list[Arrays]:
             return [await batcher.submit(piece, timing) for piece in pieces]
@@ -212,13 +217,13 @@ class Engine:
         return mean, log_variance, _kl_divergence(mean, log_variance)
 
     def _decode(self, z: FloatArray) -> Arrays:
-        return (self._network.image(self._network.decode(z)),)
+        return (self._network.decode(z),)
 
     def _signed(self, z: FloatArray) -> Arrays:
         return (self._network.signed(z),)
 
     def _draw(self, z: FloatArray) -> Arrays:
-        (pixels,) = self._decode(z)
+        pixels = self._network.decode(z)
         pixels *= 255
         pixels += 0.5
         count, channels, height, width = pixels.shape
@@ -234,9 +239,7 @@ class Engine:
     def _reconstruct(self, images: FloatArray, noise: FloatArray) -> Arrays:
         mean, log_variance = self._network.encode(images)
         z = draw_posterior(mean, log_variance, noise)
-        decoded = self._network.decode(z)
-        loss = self._network.reconstruction_loss(decoded, images)
-        return mean, log_variance, z, self._network.image(decoded), loss, _kl_divergence(mean, log_variance)
+        return mean, log_variance, z, *self._network.reconstruct(z, images), _kl_divergence(mean, log_variance)
 
     def _seconds(self, rows: int) -> float:
         """How long `rows` rows take to be drawn; best of a few: the first passes allocate and choose kernels."""

@@ -87,6 +87,10 @@ def _unflatten(layer: nn.Unflatten) -> Node:
     return "Reshape", [np.array([0, *layer.unflattened_size], np.int64)], {}
 
 
+def _sigmoid(_: nn.Sigmoid) -> Node:
+    return "Sigmoid", [], {}
+
+
 def _convolution(layer: nn.Conv2d) -> Node:
     return "Conv", [layer.weight, layer.bias], _window(layer)
 
@@ -105,5 +109,6 @@ TRANSLATIONS: dict[type[nn.Module], Callable[[Any], Node]] = {
     nn.Flatten: _flatten,
     nn.LeakyReLU: _leaky_relu,
     nn.Linear: _linear,
+    nn.Sigmoid: _sigmoid,
     nn.Unflatten: _unflatten,
 }

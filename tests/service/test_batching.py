@@ -1,7 +1,7 @@
 import asyncio
 import threading
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
@@ -28,25 +28,23 @@ def batcher(
     return MicroBatcher(compute, limit=limit, size=len, executor=executor)
 
 
-def gather(*calls: Awaitable[Numbers]) -> list[Numbers]:
+def submit(micro_batcher: MicroBatcher[Numbers, Numbers], *items: Numbers) -> list[Numbers]:
     async def all_of_them() -> list[Numbers]:
-        return list(await asyncio.gather(*calls))
+        return list(await asyncio.gather(*map(micro_batcher.submit, items)))
 
     return asyncio.run(all_of_them())
 
 
 def test_what_comes_in_one_tick_is_computed_in_one_call() -> None:
     recorder = Recorder()
-    submit = batcher(recorder).submit
-    assert gather(submit([1]), submit([2, 3]), submit([4])) == [[2], [4, 6], [8]]
+    assert submit(batcher(recorder), [1], [2, 3], [4]) == [[2], [4, 6], [8]]
     assert recorder.batches == [[[1], [2, 3], [4]]]
 
 
 def test_a_batch_is_at_most_the_limit_unless_it_is_one_item() -> None:
     recorder = Recorder()
-    submit = batcher(recorder).submit
     items = [[1, 1], [2], [3, 3], [4, 4, 4], [5, 5, 5, 5, 5, 5], [6]]
-    assert gather(*(submit(item) for item in items)) == [[2 * number for number in item] for item in items]
+    assert submit(batcher(recorder), *items) == [[2 * number for number in item] for item in items]
     assert recorder.batches == [[[1, 1], [2]], [[3, 3]], [[4, 4, 4]], [[5, 5, 5, 5, 5, 5]], [[6]]]
 
 
@@ -96,7 +94,7 @@ def test_an_exception_among_the_results_is_for_its_item_alone() -> None:
 
 def test_too_few_results_are_a_failure() -> None:
     with pytest.raises(ValueError, match="0 results were computed for 1 items"):
-        gather(batcher(lambda _: []).submit([1]))
+        submit(batcher(lambda _: []), [1])
 
 
 def test_who_has_gone_is_not_computed() -> None:
@@ -104,8 +102,8 @@ def test_who_has_gone_is_not_computed() -> None:
     micro_batcher = batcher(recorder)
 
     async def one_leaves() -> Numbers:
-        leaving = asyncio.create_task(micro_batcher.submit([1]))
-        staying = asyncio.create_task(micro_batcher.submit([2]))
+        leaving = micro_batcher.submit([1])
+        staying = micro_batcher.submit([2])
         await asyncio.sleep(0)
         leaving.cancel()
         return await staying
@@ -124,8 +122,8 @@ def test_who_goes_during_the_computation_spoils_nothing() -> None:
 
     async def one_leaves() -> Numbers:
         micro_batcher = batcher(slow, executor=pool)
-        leaving = asyncio.create_task(micro_batcher.submit([1]))
-        staying = asyncio.create_task(micro_batcher.submit([2]))
+        leaving = micro_batcher.submit([1])
+        staying = micro_batcher.submit([2])
         await asyncio.to_thread(entered.wait, 10)
         leaving.cancel()
         await asyncio.sleep(0)
@@ -147,11 +145,11 @@ def test_with_a_thread_the_next_batch_gathers_meanwhile() -> None:
 
     async def under_load() -> list[Numbers]:
         micro_batcher = batcher(slow, executor=pool)
-        first = asyncio.create_task(micro_batcher.submit([1]))
+        first = micro_batcher.submit([1])
         await asyncio.to_thread(entered.wait, 10)
         others = []
         for number in (2, 3, 4):
-            others.append(asyncio.create_task(micro_batcher.submit([number])))
+            others.append(micro_batcher.submit([number]))
             await asyncio.sleep(0)  # the event loop is free
         go_on.set()
         return await asyncio.gather(first, *others)

@@ -30,7 +30,7 @@ def everything(network: Network) -> tuple[FloatArray, ...]:
     random = np.random.default_rng(1)
     images = random.random((5, *network.config.image_shape), np.float32)
     z = random.standard_normal((5, *network.config.latent_shape), np.float32)
-    return (*network.encode(images), network.decode(z), network.image(network.decode(z)), network.signed(z))
+    return (*network.encode(images), network.decode(z), *network.reconstruct(z, images), network.signed(z))
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
