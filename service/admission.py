@@ -56,9 +56,10 @@ class Admission:
         """Let in, or raise."""
         if self.status != "ok":
             raise Unavailable(f"The service is {self.status}; try again in a moment.", self.status)
-        self._check(place.key)
-        if not place.lent:
-            self._count(place)
+        if place.lent:
+            self._check(place.key)
+        else:
+            self.take(place)
         loop = asyncio.get_running_loop()
         due = self._due[place] = loop.time() + self._deadline
         if self._timer is None:
@@ -67,7 +68,8 @@ class Admission:
     def take(self, place: Place) -> None:
         """Lend it no longer, or raise."""
         self._check(place.key)
-        self._count(place)
+        self._taken += 1
+        self._taken_by[place.key] = self._taken_by.get(place.key, 0) + 1
         place.lent = False
 
     def hold(self, place: Place, size: int) -> None:
@@ -96,10 +98,6 @@ class Admission:
                 f"This key holds all {self._share} places of its share of the queue; wait for an answer first.",
                 headers=RETRY,
             )
-
-    def _count(self, place: Place) -> None:
-        self._taken += 1
-        self._taken_by[place.key] = self._taken_by.get(place.key, 0) + 1
 
     def _end_overdue(self) -> None:
         """One timer for all: each request has the same time, so they fall due in the order in which they came."""

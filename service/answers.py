@@ -67,9 +67,9 @@ async def png(
     scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """Images on one sheet, as `write_png` takes them."""
-    write = partial(write_png, scanlines, channels, columns=options.columns, scale=options.scale)
-    small = scanlines.size * options.scale**2 <= PIECE
-    return Answer(write() if small else await asyncio.to_thread(write), PNG, headers)
+    if scanlines.size * options.scale**2 <= PIECE:
+        return Answer(write_png(scanlines, channels, options.columns, options.scale), PNG, headers)
+    return Answer(await asyncio.to_thread(write_png, scanlines, channels, options.columns, options.scale), PNG, headers)
 
 
 async def arrays(

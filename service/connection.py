@@ -155,7 +155,7 @@ class Connection(asyncio.Protocol):
         if not self._in_head:
             return
         self._head_size += len(name) + len(value) + 4
-        if self._head_size > HEAD_LIMIT or len(self._fields) == FIELD_LIMIT:
+        if len(self._fields) == FIELD_LIMIT:
             raise _head_too_large()
         name = name.lower()
         if name == b"expect":

@@ -17,6 +17,7 @@ STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".enc
 WITHOUT_BODY = (204, 304)
 
 Fields = Iterable[tuple[bytes, bytes]]
+_FIELD = b"%b: %b\r\n"
 
 
 class Cycle:
@@ -142,12 +143,10 @@ class Cycle:
 
     def _open(self, status: int, fields: Fields) -> bytes:
         """The head of the answer."""
-        lines = [STATUS_LINES[status]]
-        self._left = None
-        for name, value in (*self._common_fields, *fields):
-            if name == b"content-length":
-                self._left = int(value)
-            lines.append(b"%b: %b\r\n" % (name, value))
+        fields = [*self._common_fields, *fields]
+        length = dict(fields).get(b"content-length")
+        self._left = None if length is None else int(length)
+        lines = [STATUS_LINES[status], *map(_FIELD.__mod__, fields)]
         if not self.whole:
             self.keep_alive = False
         if not self.keep_alive:

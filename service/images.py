@@ -119,7 +119,8 @@ def to_array(
         picture = ImageOps.fit(picture, size, how)
     else:
         picture = picture.resize(size, how)
-    pixels = np.divide(np.frombuffer(picture.tobytes(), np.uint8), np.float32(255), dtype=np.float32)
+    pixels = np.frombuffer(picture.tobytes(), np.uint8).astype(np.float32)
+    pixels /= np.float32(255)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
@@ -141,7 +142,7 @@ def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
     return Image.composite(colour, Image.new(mode, image.size), alpha)
 
 
-def write_png(scanlines: ByteArray, channels: int, *, columns: int | None = None, scale: int = 1) -> bytes:
+def write_png(scanlines: ByteArray, channels: int, columns: int | None = None, scale: int = 1) -> bytes:
     """Images → one PNG: a single image, or a grid as square as it can be, row by row.
 
     `scanlines` are uint8 (N, H, 1 + W·C): each row of pixels after the number of its filter, 0, as PNG wants it.
@@ -174,6 +175,8 @@ def _sheet(scanlines: ByteArray, channels: int, columns: int | None) -> ByteArra
 
 def grid(count: int, columns: int | None) -> tuple[int, int]:
     """Columns and rows of a sheet of `count` images, as square as it can be where `columns` says nothing."""
+    if count == 1:
+        return 1, 1
     columns = min(columns or ceil(sqrt(count)), count)
     return columns, ceil(count / columns)
 
