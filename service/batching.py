@@ -164,7 +164,7 @@ class MicroBatcher(Generic[Item, Result]):
         for waiting, result in zip(batch, results, strict=True):
             timing = waiting.timing
             if not timing.batches:
-                timing.queue = begun - waiting.since
+                timing.queue += begun - waiting.since
             timing.batches += 1
             timing.compute += took
             if waiting.future.done():

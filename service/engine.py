@@ -31,6 +31,9 @@ BATCH_BLOCKING_LIMIT_S = 0.005
 LANES = 2
 """Pieces of one large request that wait at a time: others' requests come in between, and the engine has no rest."""
 
+LARGE_AT_A_TIME = 2
+"""Requests of several pieces. All at once they would be done late, all at once, their pieces long out of the caches."""
+
 COMPARED_ROWS = 64
 """The most rows of the batches that are compared, at the start, to see how many are few."""
 LEAST_ROWS = (1, 2, 4, 8, 16)
@@ -87,6 +90,7 @@ class Engine:
         # BLAS called from a thread that torch did not make uses all cores until torch.set_num_threads is called there.
         threads = (torch.get_num_threads(),)
         self._thread = ThreadPoolExecutor(1, "engine", torch.set_num_threads, threads) if threaded else None
+        self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._tally = tally or Tally()
         self._on_batch = on_batch
         self._encoder = self._batcher("encode", self._encode)
@@ -179,7 +183,11 @@ class Engine:
         async def go_through(pieces: Sequence[Arrays]) -> list[Arrays]:
             return [await batcher.submit(piece, timing) for piece in pieces]
 
-        lanes = await asyncio.gather(*(go_through(pieces[lane::LANES]) for lane in range(LANES)))
+        since = time.perf_counter()
+        async with self._large:
+            if timing:
+                timing.queue = time.perf_counter() - since
+            lanes = await asyncio.gather(*(go_through(pieces[lane::LANES]) for lane in range(LANES)))
         results = [lanes[index % LANES][index // LANES] for index in range(len(pieces))]
         return tuple(np.concatenate(column) for column in zip(*results, strict=True))
 

@@ -112,6 +112,23 @@ def test_a_large_batch_goes_in_pieces(engine: Engine, x: FloatArray) -> None:
         assert np.array_equal(asyncio.run(engine.decode(mean[start : start + 1]))[0], pixels[start])
 
 
+def test_of_large_batches_the_first_are_done_before_the_last_begin(engine: Engine) -> None:
+    timings = [Timing() for _ in range(6)]
+
+    async def all_of_them() -> list[int]:
+        done: list[int] = []
+
+        async def one(number: int) -> None:
+            await engine.decode(np.zeros((640, 3), np.float32), timing=timings[number])
+            done.append(max((timing.batches for timing in timings[number + 2 :]), default=0))
+
+        await asyncio.gather(*map(one, range(6)))
+        return done
+
+    assert asyncio.run(all_of_them()) == [0] * 6
+    assert timings[5].queue > timings[3].queue > timings[1].queue
+
+
 def test_a_large_batch_lets_others_in_between(engine: Engine) -> None:
     """However many there are, each waits with a few of its pieces alone."""
     z = np.zeros((64 * 20, 3), np.float32)
