@@ -164,7 +164,9 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
         if tracer:
             await tracer.close()
 
+    page = read_page()
     app = FastAPIOffline(
+        favicon_url=page.icon,
         redoc_url=None,
         redirect_slashes=False,  # it would send the caller to wherever the Host field says
         title="VAE service",
@@ -179,7 +181,6 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     for exception in (errors.ServiceError, HTTPException, Exception):
         app.add_exception_handler(exception, _answer_error)
-    page = read_page()
     app.mount("/web", Router(page.files, redirect_slashes=False))
     app.router.add_route("/", page.home, include_in_schema=False)
     if settings.cors_origins:

@@ -54,10 +54,11 @@ Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Page(NamedTuple):
-    """Its handlers: `home` for /, `files` for the paths below /web."""
+    """Its handlers, `home` for / and `files` for the paths below /web, and the path of its icon."""
 
     home: Handler
     files: list[Route]
+    icon: str
 
 
 @cache
@@ -73,7 +74,7 @@ def read_page() -> Page:
         html = html.replace(b'name="plotly" content=""', f'name="plotly" content="web/{path}"'.encode())
         routes.append(Route(f"/{path}", _plotly_file(plotly)))
     routes.append(Route("/spread.json", spread))
-    return Page(_index(html), routes)
+    return Page(_index(html), routes, f"web/{folder}/icon.svg")
 
 
 async def spread(request: Request) -> Response:

@@ -27,6 +27,14 @@ def test_documentation_is_tried_out(visit: Visit) -> None:
     expect(page.locator("#operations-latent_space-sample_sample_get .live-responses-table img")).to_be_visible()
 
 
+def test_documentation_has_the_page_s_icon(visit: Visit) -> None:
+    there = "document.querySelector('link[rel*=icon]').href"
+    icon = visit.page.evaluate(there)
+    visit.page.goto("/docs")
+    assert visit.page.evaluate(there) == icon
+    assert visit.service.client.get(icon).headers["content-type"].startswith("image/svg+xml")
+
+
 def test_a_picture_is_sent_from_the_documentation(visit: Visit, images: Bytes, tmp_path: Path) -> None:
     file = tmp_path / "digit.png"
     file.write_bytes(png(images[0]))
