@@ -15,6 +15,8 @@ logger = logging.getLogger("vae-service")
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 WITHOUT_BODY = (204, 304)
+UNCOPIED = 2**16
+"""Bytes from which on a body goes out as it lies; less is sooner copied behind its head than written by itself."""
 
 Fields = Iterable[tuple[bytes, bytes]]
 _FIELD = b"%b: %b\r\n"
@@ -135,7 +137,11 @@ class Cycle:
         else:
             head = self._open(self._head["status"], self._head["headers"])
             self.started = True
-            self._transport.write(head + self._frame(body, last))
+            frame = self._frame(body, last)
+            if len(frame) < UNCOPIED:
+                self._transport.write(head + frame)
+            else:
+                self._transport.writelines((head, frame))
         if last:
             if self._left:
                 self.keep_alive = False  # the caller waits for more than there is
