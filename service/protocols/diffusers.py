@@ -230,7 +230,7 @@ def _wrong_shape(came: tuple[int, ...], wanted: list[str | int], config: Config,
 
 def _rgb(images: npt.NDArray[Number], axis: int) -> npt.NDArray[Number]:
     """Three channels where there is one."""
-    return images.repeat(3 // images.shape[axis], axis)
+    return images.repeat(3, axis) if images.shape[axis] == 1 else images
 
 
 async def _tensor(array: FloatArray | npt.NDArray[np.uint8], dtype: str) -> Answer:
