@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -225,10 +226,10 @@ class Engine:
         return mean, log_variance, _kl_divergence(mean, log_variance)
 
     def _decode(self, z: FloatArray) -> Arrays:
-        return (self._network.decode(z),)
+        return (np.ascontiguousarray(self._network.decode(z)),)
 
     def _signed(self, z: FloatArray) -> Arrays:
-        return (self._network.signed(z),)
+        return (np.ascontiguousarray(self._network.signed(z)),)
 
     def _draw(self, z: FloatArray) -> Arrays:
         pixels = self._network.decode(z)
@@ -237,7 +238,7 @@ class Engine:
         count, channels, height, width = pixels.shape
         scanlines = np.zeros((count, height, 1 + width * channels), np.uint8)
         scanlines[:, :, 1:] = pixels.transpose(0, 2, 3, 1).reshape(count, height, -1)
-        return scanlines, pixels.reshape(count, -1).sum(1)  # the sum is finite where all pixels are
+        return scanlines, pixels.sum((1, 2, 3))  # the sum is finite where all pixels are
 
     def _redraw(self, images: FloatArray, noise: FloatArray) -> Arrays:
         mean, log_variance = self._network.encode(images)
@@ -247,7 +248,8 @@ class Engine:
     def _reconstruct(self, images: FloatArray, noise: FloatArray) -> Arrays:
         mean, log_variance = self._network.encode(images)
         z = draw_posterior(mean, log_variance, noise)
-        return mean, log_variance, z, *self._network.reconstruct(z, images), _kl_divergence(mean, log_variance)
+        pixels, loss = self._network.reconstruct(z, images)
+        return mean, log_variance, z, np.ascontiguousarray(pixels), loss, _kl_divergence(mean, log_variance)
 
     def _seconds(self, rows: int) -> float:
         """How long `rows` rows take to be drawn; best of a few: the first passes allocate and choose kernels."""
@@ -279,7 +281,12 @@ class Engine:
 
 
 def _all_finite(arrays: Sequence[npt.NDArray[Any]]) -> bool:
-    return all(array.dtype == np.uint8 or bool(np.isfinite(array).all()) for array in arrays)
+    return all(array.dtype == np.uint8 or _is_finite(array) for array in arrays)
+
+
+def _is_finite(array: FloatArray) -> bool:
+    """A sum that is finite is one of finite numbers; one that is not may be."""
+    return isfinite(array.sum()) or bool(np.isfinite(array).all())
 
 
 def draw_posterior(mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> FloatArray:

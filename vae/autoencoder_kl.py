@@ -100,9 +100,12 @@ class AutoencoderKL(nn.Module):
         return self.signed(z).div_(2).add_(0.5)
 
     def signed(self, z: Tensor) -> Tensor:
-        """Latents (N, C', h, w) → images (N, C, H, W) as diffusers has them: about in [-1, 1], and not clipped."""
+        """Latents (N, C', h, w) → images (N, C, H, W) as diffusers has them: about in [-1, 1], and not clipped.
+
+        Their channels may lie last in memory.
+        """
         images: Tensor = self.network.decode(z).sample
-        return images.contiguous()
+        return images
 
     def image(self, decoded: Tensor) -> Tensor:
         """What `decode` gave, clipped to [0, 1], in place."""
