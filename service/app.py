@@ -25,6 +25,7 @@ from service import errors, routes
 from service.access import AccessLog
 from service.admission import Admission
 from service.answers import refuse
+from service.arrays import Array
 from service.connection import Patience
 from service.documentation import DESCRIPTION, describe, openapi
 from service.engine import Engine
@@ -121,7 +122,7 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
         torch.set_num_threads(settings.torch_threads)
         served = loaded or load_checkpoint(settings)
         try:
-            latents_json = _latents_json(settings.checkpoint, served.provenance.sha256)
+            latents = _latents(settings.checkpoint, served.provenance.sha256)
         except CheckpointError as error:
             raise StartError(str(error)) from error
         engine = Engine(
@@ -136,7 +137,8 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
             engine,
             settings.limits,
             _model_json(served),
-            latents_json,
+            latents,
+            orjson.dumps(latents, option=orjson.OPT_SERIALIZE_NUMPY) if latents else None,
             counts,
             settings.metrics == "key",
         )
@@ -278,9 +280,6 @@ def _model_info(served: Served, service_version: str) -> dict[str, str]:
     }
 
 
-def _latents_json(checkpoint: Path, sha256: str) -> bytes | None:
+def _latents(checkpoint: Path, sha256: str) -> dict[str, Array] | None:
     latents = LatentSet.load(checkpoint, sha256)
-    if latents is None:
-        return None
-    document = {"mean": latents.mean.numpy(), "label": latents.label.numpy()}
-    return orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+    return None if latents is None else {"mean": latents.mean.numpy(), "label": latents.label.numpy()}

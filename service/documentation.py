@@ -126,7 +126,7 @@ ANSWERS: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]
     "/sample": ((PNG, *OFFERS), schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
     "/interpolate": ((PNG, *OFFERS), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
     "/traverse": ((PNG, *OFFERS), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
-    "/latents": ((JSON,), schemas.TestLatents, {"mean": [Z], "label": [7]}),
+    "/latents": (OFFERS, schemas.TestLatents, {"mean": [Z], "label": [7]}),
     "/model": ((JSON,), schemas.ModelCard, _CARD),
     "/remote/decode": ((JPEG, PNG, TENSOR), None, {}),
     "/remote/encode": ((TENSOR,), None, {}),
@@ -205,7 +205,8 @@ def describe(path: str) -> dict[str, Any]:
 
 def _line(example: dict[str, Any]) -> str:
     """The first item of `example` as a line of NDJSON, without what is told of all items."""
-    fields = {name: value[0] if "z" in example else value for name, value in example.items() if name != "seed"}
+    is_batch = "z" in example or "label" in example
+    fields = {name: value[0] if is_batch else value for name, value in example.items() if name != "seed"}
     return json.dumps(fields) + "\n"
 
 

@@ -57,8 +57,11 @@ def write_npy(array: Array) -> bytes:
 
 
 def _write(arrays: Mapping[str, Array], single: bool) -> bytes:
-    """The file has one array: the images, where there are any, or else all, one beside the other, (N, arrays, …)."""
-    array = arrays["pixels"] if "pixels" in arrays else np.stack(list(arrays.values()), axis=1)
+    """The file has one array: the images, or the only one there is, or else all, side by side, (N, arrays, …)."""
+    if "pixels" in arrays:
+        array = arrays["pixels"]
+    else:
+        array = np.stack(list(arrays.values()), axis=1) if len(arrays) > 1 else next(iter(arrays.values()))
     return write_npy(array[0] if single else array)
 
 

@@ -13,7 +13,9 @@ from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
+from service import npy
 from service.answers import OFFERS, PNG, Answer, arrays, json, png
+from service.arrays import Array
 from service.batching import Timing
 from service.bodies import JSON, JSON_VALUES, Limits, read_document, read_images, read_latents
 from service.call import Call
@@ -50,7 +52,10 @@ class Loaded:
     engine: Engine
     limits: Limits
     model_json: bytes
+    latents: Mapping[str, Array] | None
+    """Of the test set: `mean` (M, D) and `label` (M,)."""
     latents_json: bytes | None
+    """The same, written."""
     metrics: Metrics
     metrics_need_key: bool
 
@@ -164,12 +169,15 @@ async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Respo
 
 
 async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
-    """The test set's latents and labels that came with the checkpoint."""
-    negotiate(call.field(b"accept"), (JSON,))
-    document = _loaded(call).latents_json
-    if document is None:
+    """The test set's latents and labels that came with the checkpoint; npy, of one array, has the latents alone."""
+    media_type = negotiate(call.field(b"accept"), OFFERS)
+    loaded = _loaded(call)
+    if loaded.latents is None or loaded.latents_json is None:
         raise NotFound("No latents came with this checkpoint; vae-train fit writes them beside it.")
-    return Answer(document, JSON)
+    if media_type == JSON:
+        return Answer(loaded.latents_json, JSON)
+    names = ("mean",) if media_type == npy.MEDIA_TYPE else ("mean", "label")
+    return await arrays(media_type, {name: loaded.latents[name] for name in names}, single=False)
 
 
 async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:

@@ -69,7 +69,7 @@ TAKEN = {
 GIVEN = {
     **dict.fromkeys(PARAMETERS, (JSON,)),
     **dict.fromkeys(("/decode", "/reconstruct", "/sample", "/interpolate", "/traverse"), (PNG, JSON, *ARRAYS, NDJSON)),
-    "/encode": (JSON, *ARRAYS, NDJSON),
+    **dict.fromkeys(("/encode", "/latents"), (JSON, *ARRAYS, NDJSON)),
     "/remote/decode": ("image/jpeg", PNG, TENSOR),
     "/remote/encode": (TENSOR,),
     "/metrics": ("text/plain",),

@@ -158,6 +158,19 @@ def test_answers_have_all_that_json_has(client: httpx.Client, images: Bytes, rea
         assert found.keys() == {"z", "pixels"}
 
 
+def test_the_latents_of_the_test_set_in_each_format(client: httpx.Client) -> None:
+    def ask(media_type: str) -> bytes:
+        return asked(client, "/latents", media_type, method="GET").content
+
+    wanted = client.get("/latents").json()
+    for found in (load(ask(SAFETENSORS)), read_arrow(ask(ARROW))):
+        assert found.keys() == wanted.keys()
+        equal({name: found[name] for name in wanted}, wanted)
+    rows = [json.loads(line) for line in ask(NDJSON).splitlines()]
+    assert {name: [row[name] for row in rows] for name in wanted} == wanted
+    np.testing.assert_array_equal(read_npy(ask(NPY)), np.array(wanted["mean"], np.float32))
+
+
 def test_a_single_answer_of_safetensors_has_json_shapes(client: httpx.Client, images: Bytes) -> None:
     for path in ("/encode", "/reconstruct"):
         wanted = post(client, path, png(images[0]), PNG).json()
