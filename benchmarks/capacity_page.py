@@ -9,6 +9,7 @@ from pathlib import Path
 
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
+from matplotlib.ticker import LogLocator, NullFormatter
 
 from benchmarks import capacity_plan as plan
 from benchmarks.capacity_plan import Results, heard_s, service_of
@@ -226,5 +227,7 @@ def _p99_by_policy(results: Results) -> Iterator[tuple[str, dict[float, float]]]
 def _dress(axes: Axes) -> None:
     axes.set_yscale("log")
     axes.yaxis.set_major_formatter("{x:g}")
+    axes.yaxis.set_major_locator(LogLocator(subs=(1, 2, 5)))
+    axes.yaxis.set_minor_formatter(NullFormatter())
     axes.set_xlabel("utilisation")
     axes.spines[["top", "right"]].set_visible(False)
