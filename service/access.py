@@ -52,11 +52,11 @@ class AccessLog:
     def __init__(self, log_format: Literal["text", "json"]) -> None:
         self._line = _text_line if log_format == "text" else _json_line
         self._exchanges: list[Exchange] = []
-        self._lines: list[bytes] = []
+        self._pieces: list[bytes] = []
 
     def add(self, exchange: Exchange) -> None:
         """Have a line written soon."""
-        if not (self._exchanges or self._lines):
+        if not (self._exchanges or self._pieces):
             asyncio.get_running_loop().call_later(FLUSH_EVERY_S, self.flush)
         self._exchanges.append(exchange)
         if len(self._exchanges) == TOGETHER:
@@ -65,21 +65,21 @@ class AccessLog:
     def flush(self) -> None:
         """Write what there is, in pieces that no other process's lines get into, where it is a pipe (PIPE_BUF)."""
         self._make_lines()
-        lines, self._lines = self._lines, []
+        pieces, self._pieces = self._pieces, []
         sys.stderr.flush()
-        piece = b""
-        for line in lines:
-            if len(piece) + len(line) > select.PIPE_BUF:
-                sys.stderr.buffer.write(piece)
-                sys.stderr.buffer.flush()
-                piece = b""
-            piece += line
-        sys.stderr.buffer.write(piece)
-        sys.stderr.buffer.flush()
+        for piece in pieces:
+            sys.stderr.buffer.write(piece)
+            sys.stderr.buffer.flush()
 
     def _make_lines(self) -> None:
-        self._lines += [self._line(exchange).encode() for exchange in self._exchanges]
+        lines = "".join(map(self._line, self._exchanges)).encode()
         self._exchanges.clear()
+        while lines:
+            stop = len(lines)
+            if stop > select.PIPE_BUF:
+                stop = lines.rfind(b"\n", 0, select.PIPE_BUF) + 1 or lines.index(b"\n") + 1
+            self._pieces.append(lines[:stop])
+            lines = lines[stop:]
 
 
 def _trace_id(traceparent: bytes) -> str:

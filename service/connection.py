@@ -7,6 +7,7 @@ import socket
 from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
+from itertools import chain
 from typing import Any, cast
 from urllib.parse import unquote
 
@@ -77,7 +78,6 @@ class Connection(asyncio.Protocol):
         self._cycles: deque[Cycle] = deque()  # the first is being answered
         self._incoming: Cycle | None = None  # the one whose body is coming
         self._in_head = False
-        self._head_size = 0
         self._overhead = 0  # bytes that came since the last of a body
         self._declining = False
         self._closing = False
@@ -138,7 +138,6 @@ class Connection(asyncio.Protocol):
         if self._declining:
             return
         self._in_head = True
-        self._head_size = 0
         self._overhead = 0
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
@@ -148,13 +147,11 @@ class Connection(asyncio.Protocol):
     def on_url(self, url: bytes) -> None:
         """Some of the request's target."""
         self._target += url
-        self._head_size += len(url)
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field; one behind the body (RFC 9110, section 6.5) is none of the request's."""
         if not self._in_head:
             return
-        self._head_size += len(name) + len(value) + 4
         if len(self._fields) == FIELD_LIMIT:
             raise _head_too_large()
         name = name.lower()
@@ -168,8 +165,8 @@ class Connection(asyncio.Protocol):
             self._declining = False
             return
         self._in_head = False
-        target, parser = self._target, self._parser
-        if self._head_size > HEAD_LIMIT:
+        target, parser, fields = self._target, self._parser, self._fields
+        if len(target) + sum(map(len, chain.from_iterable(fields))) + 4 * len(fields) > HEAD_LIMIT:
             raise _head_too_large()
         if target.startswith(b"/"):
             raw_path, _, query = target.partition(b"?")
@@ -190,7 +187,7 @@ class Connection(asyncio.Protocol):
             "path": unquote(path) if "%" in path else path,
             "raw_path": raw_path,
             "query_string": query,
-            "headers": self._fields,
+            "headers": fields,
         }
         cycle = self._incoming = Cycle(
             scope,
