@@ -163,7 +163,7 @@ def _named(call: Call) -> Loaded:
     return loaded
 
 
-def _read(call: Call, body: bytes, values: int) -> tuple[Inference, bytes]:
+def _read(call: Call, body: bytes, values: int) -> tuple[Inference, memoryview]:
     """The JSON of a request, of at most so many `values`, and what follows it."""
     told = call.field(JSON_LENGTH.lower().encode())
     length = len(body)
@@ -179,12 +179,12 @@ def _read(call: Call, body: bytes, values: int) -> tuple[Inference, bytes]:
     except ValueError as error:
         raise UnreadableBody(f"The body is not JSON: {error}.") from error
     try:
-        return Inference.model_validate(document), body[length:]
+        return Inference.model_validate(document), memoryview(body)[length:]
     except ValidationError as error:
         raise invalid("body", error) from error
 
 
-def _rows(tensor: Tensor, binary: bytes, loaded: Loaded) -> npt.NDArray[np.float32]:
+def _rows(tensor: Tensor, binary: memoryview, loaded: Loaded) -> npt.NDArray[np.float32]:
     """The tensor's values, checked, (N, …) float32."""
     config = loaded.engine.config
     shape = config.image_shape if tensor.name == "image" else config.latent_shape
@@ -205,7 +205,7 @@ def _rows(tensor: Tensor, binary: bytes, loaded: Loaded) -> npt.NDArray[np.float
     return rows
 
 
-def _values(tensor: Tensor, binary: bytes, datatype: type[np.generic]) -> Array:
+def _values(tensor: Tensor, binary: memoryview, datatype: type[np.generic]) -> Array:
     """From the JSON, nested or flat, or from what follows it."""
     count = prod(tensor.shape)
     if tensor.parameters.binary_data_size is not None:
