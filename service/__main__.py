@@ -14,7 +14,7 @@ def main() -> None:
     except SettingsError as error:
         sys.exit(_complain(str(error)))
     from service.server import Server  # noqa: PLC0415 - torch takes seconds to import; a bad setting is told before
-    from service.supervisor import Supervisor  # noqa: PLC0415
+    from service.supervisor import Supervisor  # noqa: PLC0415 - as above
 
     sys.exit(Supervisor(settings).run() if settings.workers > 1 else Server(settings).serve_forever())
 
