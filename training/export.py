@@ -5,6 +5,7 @@ from __future__ import annotations
 import contextlib
 import io
 import logging
+import os
 import warnings
 from collections.abc import Callable
 from pathlib import Path
@@ -97,6 +98,7 @@ def _write_onnx(module: nn.Module, example: Tensor, names: tuple[str, ...], path
 
 
 def _read_onnx(path: Path) -> Callable[[Tensor], Arrays]:
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a file at home and send it to Microsoft
     import onnxruntime  # noqa: PLC0415 - only this command needs it
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])

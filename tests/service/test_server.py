@@ -61,6 +61,12 @@ async def served() -> AsyncIterator[Server]:
         await server.shutdown()
 
 
+def test_it_leaves_nothing_at_home(tmp_path: Path) -> None:
+    with live_server(environment={"HOME": str(tmp_path)}) as server:
+        assert server.get(SAMPLE).status_code == 200
+    assert not list(tmp_path.iterdir())  # ONNX Runtime's telemetry would have a database there
+
+
 def test_many_callers_come_in_within_one_turn_of_the_loop() -> None:
     """Else those of them who have come last wait for as many turns, each of which takes long under load."""
 
