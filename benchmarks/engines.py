@@ -19,8 +19,10 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe_machine
-from service.network import OnnxNetwork, lay_out
+from service.network import OnnxNetwork
+from service.onnx_graph import translate
 from service.settings import BUNDLED
+from service.torch_network import lay_out
 from training.export import Decoder
 from vae.checkpoint import load
 
@@ -57,7 +59,7 @@ def torch_compiled() -> Decode:
 
 
 def onnx_runtime() -> Decode:
-    return OnnxNetwork(load(BUNDLED).model).decode
+    return OnnxNetwork(translate(load(BUNDLED).model)).decode
 
 
 ENGINES = {

@@ -15,8 +15,8 @@ import torch
 
 from benchmarks.calls import LATENT
 from service.engine import Engine
-from service.network import choose_network
 from service.settings import read_settings
+from service.torch_network import choose_network
 from vae import load
 
 
@@ -30,7 +30,7 @@ async def bulk(rows: int, seconds: float) -> float:
     settings = read_settings([])
     torch.set_num_threads(settings.torch_threads)
     model = load(settings.checkpoint, settings.device).model
-    engine = Engine(choose_network(model, None, settings.device), micro_batch_limit=settings.micro_batch_limit)
+    engine = Engine(choose_network(model), micro_batch_limit=settings.micro_batch_limit)
     z = np.random.default_rng(0).standard_normal((rows, model.config.latent_dim), np.float32)
     await engine.decode(z)
     calls, start = 0, time.perf_counter()

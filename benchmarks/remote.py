@@ -34,7 +34,7 @@ from diffusers.utils.remote_utils import prepare_decode, remote_decode
 
 from benchmarks.client import free_port
 from benchmarks.sections import table, write_section
-from service.app import load_checkpoint
+from service.served import load_checkpoint
 from service.server import Server
 from service.settings import read_settings
 from vae.autoencoder_kl import AutoencoderKL as Model
@@ -133,7 +133,7 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
         return result
 
     network.decode = timed
-    Server(settings, served).serve_forever()
+    Server(settings, lambda: served).serve_forever()
 
 
 def compare_tiles(sides: Sequence[int]) -> None:

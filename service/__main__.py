@@ -13,10 +13,16 @@ def main() -> None:
         settings = read_settings(sys.argv[1:])
     except SettingsError as error:
         sys.exit(_complain(str(error)))
-    from service.server import Server  # noqa: PLC0415 - torch takes seconds to import; a bad setting is told before
-    from service.supervisor import Supervisor  # noqa: PLC0415 - as above
+    if settings.workers > 1:
+        from service.supervisor import Supervisor  # noqa: PLC0415 - a bad setting is told before
 
-    sys.exit(Supervisor(settings).run() if settings.workers > 1 else Server(settings).serve_forever())
+        sys.exit(Supervisor(settings).run())
+    from service.served import begin_to_load  # noqa: PLC0415 - as above
+
+    load = begin_to_load(settings)
+    from service.server import Server  # noqa: PLC0415 - while the checkpoint is being read
+
+    sys.exit(Server(settings, load).serve_forever())
 
 
 def _complain(sentence: str) -> int:

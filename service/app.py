@@ -5,13 +5,9 @@ from __future__ import annotations
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from dataclasses import fields
 from importlib.metadata import version
-from pathlib import Path
-from typing import NamedTuple
 
 import orjson
-import torch
 from fastapi import FastAPI
 from fastapi_offline import FastAPIOffline
 from PIL import Image
@@ -25,24 +21,19 @@ from service import errors, routes
 from service.access import AccessLog
 from service.admission import Admission
 from service.answers import refuse
-from service.arrays import Array
 from service.connection import Patience
 from service.documentation import DESCRIPTION, describe, openapi
 from service.engine import Engine
 from service.front import Front
 from service.keys import Keyring
 from service.metrics import Metrics
-from service.network import Network, choose_network
 from service.noticeboard import Noticeboard
-from service.onnx_graph import Untranslatable
 from service.operation import Gate, Operation
 from service.page import read_page
 from service.protocols import diffusers, open_inference
+from service.served import Load, Served, StartError, load_checkpoint
 from service.settings import Settings
 from service.tracing import Tracer
-from vae.autoencoder_kl import Folder, load_folder
-from vae.checkpoint import Checkpoint, CheckpointError, Provenance, load
-from vae.latents import LatentSet
 
 logger = logging.getLogger("vae-service")
 
@@ -72,36 +63,8 @@ FIELDS_GIVEN = ("x-seed", "x-request-id", "server-timing", "retry-after", "shape
 """Header fields that other sites' pages may send, and may read."""
 
 
-class Served(NamedTuple):
-    """What is kept of a checkpoint: where it comes from, its number of parameters, and what computes its network."""
-
-    provenance: Provenance
-    parameters: int
-    network: Network
-
-
-class StartError(Exception):
-    """Why the service cannot start, in a sentence for the operator."""
-
-
-def load_checkpoint(settings: Settings) -> Served:
-    """The checkpoint on its device; raises StartError."""
-    _check_device(settings.device)
-    try:
-        read = load_folder if settings.checkpoint.is_dir() else load
-        checkpoint: Checkpoint | Folder = read(settings.checkpoint, settings.device)
-        runtime = None if settings.runtime == "auto" else settings.runtime
-        network = choose_network(checkpoint.model, runtime, settings.device)
-    except CheckpointError as error:
-        raise StartError(str(error)) from error
-    except Untranslatable as error:
-        raise StartError(f"ONNX Runtime cannot compute this model: {error}. Leave VAE_RUNTIME unset.") from error
-    provenance = Provenance(**{field.name: getattr(checkpoint, field.name) for field in fields(Provenance)})
-    return Served(provenance, sum(parameter.numel() for parameter in checkpoint.model.parameters()), network)
-
-
-def create_app(settings: Settings, loaded: Served | None = None, metrics: Metrics | None = None) -> Front:
-    """The service as an ASGI application; its checkpoint, where it is not `loaded`, is when its lifespan begins.
+def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | None = None) -> Front:
+    """The service as an ASGI application; its checkpoint is there, by `load`, once its lifespan has begun.
 
     `metrics` are given where several workers count together.
     """
@@ -119,12 +82,8 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
-        torch.set_num_threads(settings.torch_threads)
-        served = loaded or load_checkpoint(settings)
-        try:
-            latents = _latents(settings.checkpoint, served.provenance.sha256)
-        except CheckpointError as error:
-            raise StartError(str(error)) from error
+        served = load() if load else load_checkpoint(settings)
+        provenance, latents = served.known.provenance, served.known.latents
         engine = Engine(
             served.network,
             micro_batch_limit=settings.micro_batch_limit,
@@ -133,7 +92,7 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
             on_batch=tracer.batch if tracer else None,
         )
         app.state.loaded = routes.Loaded(
-            served.provenance.name,
+            provenance.name,
             engine,
             settings.limits,
             _model_json(served),
@@ -151,7 +110,7 @@ def create_app(settings: Settings, loaded: Served | None = None, metrics: Metric
         counts.keep_posting()
         model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
         logger.info("Serving %s at %s:%d: %s.", settings.checkpoint, settings.host, settings.port, model)
-        logger.info("The model's figures: %s", orjson.dumps(served.provenance.figures).decode())
+        logger.info("The model's figures: %s", orjson.dumps(provenance.figures).decode())
         logger.info("Settings: %s", settings.model_dump_json())
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s:%d may call.", settings.host, settings.port)
@@ -226,13 +185,6 @@ def _tracer() -> Tracer:
         raise StartError("For tracing install OpenTelemetry: pip install 'vae-service[otel]'.") from error
 
 
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch says it the one way or the other
-        raise StartError(f"The device {device} cannot be used: {str(error).partition('. ')[0].strip('.')}.") from error
-
-
 async def _answer_error(request: Request, error: Exception) -> Response:
     answer = open_inference.refuse if f"{request.url.path}/".startswith("/v2/") else refuse
     return answer(_translate(request, error))
@@ -256,30 +208,25 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
 
 
 def _model_json(served: Served) -> bytes:
-    provenance, config = served.provenance, served.network.config
+    provenance, config = served.known.provenance, served.network.config
     return orjson.dumps(
         {
             "name": provenance.name,
             **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
-            "parameters": served.parameters,
+            "parameters": served.known.parameters,
             **{name: getattr(provenance, name) for name in ("sha256", "format_version", "training", "figures")},
         }
     )
 
 
 def _model_info(served: Served, service_version: str) -> dict[str, str]:
-    config = served.network.config
+    provenance, config = served.known.provenance, served.network.config
     return {
-        "name": served.provenance.name,
+        "name": provenance.name,
         "architecture": config.architecture,
         "image_shape": "×".join(map(str, config.image_shape)),
         "latent_dim": "×".join(map(str, config.latent_shape)),
-        "sha256": served.provenance.sha256,
+        "sha256": provenance.sha256,
         "version": service_version,
     }
-
-
-def _latents(checkpoint: Path, sha256: str) -> dict[str, Array] | None:
-    latents = LatentSet.load(checkpoint, sha256)
-    return None if latents is None else {"mean": latents.mean.numpy(), "label": latents.label.numpy()}

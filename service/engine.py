@@ -12,7 +12,6 @@ from typing import Any
 
 import numpy as np
 import numpy.typing as npt
-import torch
 
 from service.batching import MicroBatcher, Timing
 from service.network import Network
@@ -88,9 +87,7 @@ class Engine:
             threaded = (
                 row_by_row or self._seconds(1) > BLOCKING_LIMIT_S or self._seconds(self._limit) > BATCH_BLOCKING_LIMIT_S
             )
-        # BLAS called from a thread that torch did not make uses all cores until torch.set_num_threads is called there.
-        threads = (torch.get_num_threads(),)
-        self._thread = ThreadPoolExecutor(1, "engine", torch.set_num_threads, threads) if threaded else None
+        self._thread = ThreadPoolExecutor(1, "engine", network.begin_thread) if threaded else None
         self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._tally = tally or Tally()
         self._on_batch = on_batch

@@ -12,8 +12,8 @@ YOUNG_OBJECTS = 10_000
 def settle() -> None:
     """Give back what loading has left free, and take what was loaded out of the collector's sight.
 
-    It would walk half a million of torch's objects in 100 ms at each full collection, and in a forked worker copy the
-    pages that it shares.
+    It would walk a hundred thousand objects, with torch half a million in 100 ms, at each full collection, and in a
+    forked worker copy the pages that it shares.
     """
     give_back()
     gc.freeze()

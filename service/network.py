@@ -1,27 +1,20 @@
-"""A model's encoder and decoder, arrays in, arrays out: on torch, or on ONNX Runtime, which is faster on a CPU."""
+"""What computes a model's encoder and decoder, arrays in, arrays out; on a CPU ONNX Runtime, which is faster there."""
 
 from __future__ import annotations
 
 import os
-from typing import Any, Literal, Protocol
+from typing import Any, Protocol
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a file at home and send it to Microsoft
 
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
-import torch
-from torch import Tensor, nn
 
-from service.onnx_graph import Untranslatable, translate
-from vae.autoencoder_kl import AutoencoderKL, AutoencoderKLConfig
-from vae.config import VAEConfig
-from vae.model import VAE
-from vae.objective import reconstruction_loss
+from service.translation import Translation, Untranslatable
+from vae.config import AutoencoderKLConfig, VAEConfig
 
 FloatArray = npt.NDArray[np.float32]
-Model = VAE | AutoencoderKL
-Runtime = Literal["torch", "onnx"]
 
 TOLERANCE = 1e-5
 """Largest difference from torch, per value: absolute, and relative to the value."""
@@ -49,56 +42,19 @@ class Network(Protocol):
     def signed(self, z: FloatArray) -> FloatArray:
         """Images as diffusers has them, (N, C, H, W) about in [-1, 1]."""
 
-
-class TorchNetwork:
-    """The model as it is, on any device."""
-
-    def __init__(self, model: Model, device: torch.device | str = "cpu") -> None:
-        self.config = model.config
-        self.model = model
-        self._device = torch.device(device)
-        lay_out(model)
-
-    def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As Network."""
-        with torch.inference_mode():
-            mean, log_variance = self.model.encode(self._tensor(images))
-            return mean.cpu().numpy(), log_variance.cpu().numpy()  # outside of the mode it takes ten times as long
-
-    def decode(self, z: FloatArray) -> FloatArray:
-        """As Network."""
-        with torch.inference_mode():
-            images: FloatArray = self.model.image(self.model.decode(self._tensor(z))).cpu().numpy()
-            return images
-
-    def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As Network."""
-        with torch.inference_mode():
-            decoded = self.model.decode(self._tensor(z))
-            loss = self.model.reconstruction_loss(decoded, self._tensor(images))
-            return self.model.image(decoded).cpu().numpy(), loss.cpu().numpy()
-
-    def signed(self, z: FloatArray) -> FloatArray:
-        """As Network."""
-        with torch.inference_mode():
-            images: FloatArray = self.model.signed(self._tensor(z)).cpu().numpy()
-            return images
-
-    def _tensor(self, array: FloatArray) -> Tensor:
-        return torch.from_numpy(array).to(self._device)
+    def begin_thread(self) -> None:
+        """Called in a thread of the service's own before it computes there."""
 
 
 class OnnxNetwork:
     """A VAE whose layers ONNX Runtime knows, on the CPU. Its kernels compute a row alike in batches of any size."""
 
-    def __init__(self, model: VAE) -> None:
-        """Raises Untranslatable where there is a layer that it does not know, or where it computes something else."""
-        self.config = model.config
-        heads = {"mean": model.mean_layer, "log_variance": model.log_variance_layer}
-        self._encoder = _session(translate(model.encoder, (model.config.pixels,), heads))
-        images = {"image": nn.Sigmoid(), "logits": nn.Identity()}
-        self._decoder = _session(translate(model.decoder, model.config.latent_shape, images))
-        _compare(self, model)
+    def __init__(self, translation: Translation, threads: int = 1) -> None:
+        """Raises Untranslatable where it computes something else than torch."""
+        self.config = translation.config
+        self._encoder = _session(translation.encoder, threads)
+        self._decoder = _session(translation.decoder, threads)
+        self._compare(translation)
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Network."""
@@ -113,65 +69,35 @@ class OnnxNetwork:
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Network."""
         decoded, logits = self._decoder.run(None, {"x": z})
-        loss = reconstruction_loss(torch.from_numpy(logits.reshape(images.shape)), torch.from_numpy(images))
-        return decoded.reshape(images.shape), loss.numpy()
+        return decoded.reshape(images.shape), _reconstruction_loss(logits.reshape(images.shape), images)
 
     def signed(self, z: FloatArray) -> FloatArray:
         """As Network."""
         return self.decode(z) * 2 - 1
 
+    def begin_thread(self) -> None:
+        """As Network; there is nothing to do."""
 
-def choose_network(model: Model, runtime: Runtime | None, device: torch.device | str) -> Network:
-    """`runtime`; by default ONNX Runtime where it can compute the model, and torch elsewhere.
-
-    Raises Untranslatable where it was asked for and cannot.
-    """
-    if runtime != "torch":
-        try:
-            return OnnxNetwork(_translatable(model, device))
-        except Untranslatable:
-            if runtime == "onnx":
-                raise
-    return TorchNetwork(model, device)
+    def _compare(self, translation: Translation) -> None:
+        probe = translation.probe
+        mean, log_variance = self.encode(probe["images"])
+        found = {"mean": mean, "log_variance": log_variance, "image": self.decode(probe["z"])}
+        for name, array in found.items():
+            if not np.allclose(array, probe[name], TOLERANCE, TOLERANCE, equal_nan=True):
+                raise Untranslatable(f"it differs from torch by more than {TOLERANCE:g}")
 
 
-def _translatable(model: Model, device: torch.device | str) -> VAE:
-    if torch.device(device).type != "cpu":
-        raise Untranslatable("it is set up for the CPU alone")
-    if not isinstance(model, VAE):
-        raise Untranslatable(f"it has no translation of {type(model).__name__}")
-    return model
+def _reconstruction_loss(logits: FloatArray, x: FloatArray) -> FloatArray:
+    """As `vae.objective.reconstruction_loss`."""
+    terms = np.maximum(logits, 0) - logits * x + np.log1p(np.exp(-np.abs(logits)))
+    loss: FloatArray = terms.reshape(len(x), -1).sum(1)
+    return loss
 
 
-def lay_out(model: nn.Module) -> None:
-    """Lay the matrices of `model` out in memory as (inputs, outputs), their shape being the other way round.
-
-    BLAS then computes any number of rows, from a few upwards, by the same kernel, bit for bit, and a few rows faster.
-    Convolutions get their channels last, and give theirs so: they take a tenth to a quarter less time.
-    """
-    for module in model.modules():  # copies nothing the second time
-        if isinstance(module, nn.Linear):
-            module.weight.data = module.weight.data.t().contiguous().t()
-        elif isinstance(module, nn.Conv2d):
-            module.weight.data = module.weight.data.contiguous(memory_format=torch.channels_last)
-
-
-def _session(graph: bytes) -> Any:
+def _session(model: bytes, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
-    options.intra_op_num_threads = torch.get_num_threads()
+    options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.enable_cpu_mem_arena = False  # it would keep megabytes, and makes nothing faster here
     options.log_severity_level = 3  # errors
-    return onnxruntime.InferenceSession(graph, options, providers=["CPUExecutionProvider"])
-
-
-def _compare(network: OnnxNetwork, model: VAE) -> None:
-    random = np.random.default_rng(0)
-    images = random.random((3, *network.config.image_shape), np.float32)
-    z = random.standard_normal((3, *network.config.latent_shape), np.float32)
-    found = (*network.encode(images), network.decode(z))
-    with torch.inference_mode():
-        wanted = (*model.encode(torch.from_numpy(images)), model.image(model.decode(torch.from_numpy(z))))
-    for array, tensor in zip(found, wanted, strict=True):
-        if not np.allclose(array, tensor.numpy(), TOLERANCE, TOLERANCE, equal_nan=True):
-            raise Untranslatable(f"it differs from torch by more than {TOLERANCE:g}")
+    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])

@@ -7,21 +7,40 @@ from typing import Any
 
 import numpy as np
 import onnx
+import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
+
+from service.translation import FloatArray, Translation, Untranslatable
+from vae.autoencoder_kl import AutoencoderKL
+from vae.model import VAE
 
 OPSET, IR_VERSION = 17, 8
 
 
-class Untranslatable(Exception):
-    """Why ONNX Runtime cannot compute a network, as what follows a colon."""
+def translate(model: VAE | AutoencoderKL) -> Translation:
+    """`model`, which is on the CPU; raises Untranslatable where there is a layer that has no translation."""
+    if not isinstance(model, VAE):
+        raise Untranslatable(f"it has no translation of {type(model).__name__}")
+    heads = {"mean": model.mean_layer, "log_variance": model.log_variance_layer}
+    encoder = _onnx_model(model.encoder, (model.config.pixels,), heads)
+    decoder = _onnx_model(model.decoder, model.config.latent_shape, {"image": nn.Sigmoid(), "logits": nn.Identity()})
+    return Translation(model.config, encoder, decoder, _probe(model))
 
 
-def translate(body: nn.Module, shape: tuple[int, ...], heads: Mapping[str, nn.Module]) -> bytes:
-    """A model of one input `x`, (N, *shape) float32, that goes through `body`, and an output for each of `heads`.
+def _probe(model: VAE) -> dict[str, FloatArray]:
+    random = torch.Generator().manual_seed(0)
+    images = torch.rand(3, *model.config.image_shape, generator=random)
+    z = torch.randn(3, *model.config.latent_shape, generator=random)
+    with torch.inference_mode():
+        mean, log_variance = model.encode(images)
+        image = model.image(model.decode(z))
+    tensors = {"images": images, "z": z, "mean": mean, "log_variance": log_variance, "image": image}
+    return {name: tensor.numpy() for name, tensor in tensors.items()}
 
-    Raises Untranslatable.
-    """
+
+def _onnx_model(body: nn.Module, shape: tuple[int, ...], heads: Mapping[str, nn.Module]) -> bytes:
+    """Of one input `x`, (N, *shape) float32, that goes through `body`, and an output for each of `heads`."""
     graph = _Graph()
     features = graph.add(body, "x")
     outputs = []

@@ -15,11 +15,12 @@ from typing import cast
 import uvicorn
 from uvicorn.lifespan.on import LifespanOn, LifespanSendMessage
 
-from service.app import Served, StartError, create_app
+from service.app import create_app
 from service.connection import Connection
 from service.heap import give_back, settle
 from service.metrics import Metrics
 from service.observability import log_config
+from service.served import Load, StartError
 from service.settings import Settings
 
 THREADS = 4
@@ -52,18 +53,18 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         settings: Settings,
-        loaded: Served | None = None,
+        load: Load | None = None,
         metrics: Metrics | None = None,
         beat: Callable[[], None] = lambda: None,
         *,
         has_supervisor: bool = False,
     ) -> None:
-        """`loaded` is given where the checkpoint has been loaded before.
+        """`load` is given where the checkpoint has been loaded before, or is being.
 
         `beat` is called as long as the event loop turns. A supervisor sees to it that a second signal stops at once.
         """
         config = uvicorn.Config(
-            partial(create_app, settings, loaded, metrics),
+            partial(create_app, settings, load, metrics),
             factory=True,
             host=settings.host,
             port=settings.port,

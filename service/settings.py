@@ -17,6 +17,7 @@ from service.keys import read_keys
 
 PREFIX = "VAE_"
 BUNDLED = Path(str(files("weights"))) / "mnist.safetensors"
+Runtime = Literal["auto", "onnx", "torch"]
 
 
 class SettingsError(Exception):
@@ -65,7 +66,7 @@ class Settings(BaseSettings):
         "auto",
         description="where batches are computed: on the event loop, in a thread, or as their time says",
     )
-    runtime: Literal["auto", "onnx", "torch"] = Field(
+    runtime: Runtime = Field(
         "auto", description="what computes the network: ONNX Runtime, torch, or the first where it can"
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps")

@@ -15,12 +15,10 @@ from multiprocessing.process import BaseProcess
 from socket import socket
 from types import FrameType
 
-import torch
-
-from service.app import Served, StartError, load_checkpoint
 from service.heap import settle
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
+from service.served import Served, StartError, load_checkpoint
 from service.server import Server
 from service.settings import Settings
 
@@ -60,7 +58,7 @@ class Worker:
 class Supervisor:
     """Holds `settings.workers` processes, and replaces one that has died or is stuck.
 
-    They are forked, so that they share what torch and the checkpoint take. Neither a GPU nor threads can be taken
+    They are forked, so that they share what the checkpoint takes. Neither a GPU nor threads, OpenMP's too, can be taken
     through a fork; where there are such, each worker loads the checkpoint for itself.
     """
 
@@ -76,7 +74,6 @@ class Supervisor:
 
     def run(self) -> int:
         """Serve until told to stop, or until a worker cannot start; returns the exit status."""
-        torch.set_num_threads(1)  # OpenMP's threads do not come through a fork; a worker that has none starts its own
         try:
             listener = Server(self._settings).config.bind_socket()
             is_shared = self._settings.device == "cpu" and self._settings.torch_threads == 1
@@ -182,5 +179,5 @@ def _work(
     for stop in STOPS:
         signal.signal(stop, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-    server = Server(settings, loaded, Metrics(board, place), beat, has_supervisor=True)
+    server = Server(settings, (lambda: loaded) if loaded else None, Metrics(board, place), beat, has_supervisor=True)
     sys.exit(server.serve_forever([listener]))

@@ -24,25 +24,10 @@ from torch import Tensor
 from vae.config import VAEConfig
 from vae.files import write_atomically
 from vae.model import VAE
+from vae.provenance import CheckpointError, Provenance
 
 FORMAT = "vae-checkpoint"
 FORMAT_VERSION = 1
-
-
-class CheckpointError(Exception):
-    """A file that is not a checkpoint of ours; the message is one sentence that says what is wrong with it."""
-
-
-@dataclass(frozen=True)
-class Provenance:
-    """Where a loaded model comes from."""
-
-    name: str
-    format_version: int
-    training: dict[str, Any]
-    figures: dict[str, float]
-    sha256: str
-    """Of the bytes of the file with the weights, hexadecimal."""
 
 
 @dataclass(frozen=True)

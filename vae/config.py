@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import prod
+from math import ceil, prod
 from typing import ClassVar, Literal, get_args
 
 Architecture = Literal["mlp", "conv"]
@@ -71,3 +71,55 @@ class VAEConfig:
     def image_shape_near(self, _height: int, _width: int) -> tuple[int, int, int]:
         """The shape that a picture is brought to."""
         return self.image_shape
+
+
+@dataclass(frozen=True)
+class AutoencoderKLConfig:
+    """What the service has to know of the network."""
+
+    architecture: ClassVar[str] = "autoencoder_kl"
+    row_by_row: ClassVar[bool] = True
+
+    image_shape: tuple[int, int, int]
+    """C×H×W, the nominal one: the network is convolutional, and takes others."""
+    latent_shape: tuple[int, int, int]
+    """C'×h×w of an image of the nominal shape."""
+    scaling_factor: float
+    shift_factor: float
+
+    @property
+    def tile(self) -> int:
+        """Places of a latent along each side of a tile: the nominal side, or the next that can be quartered."""
+        return ceil(self.latent_shape[1] / 4) * 4
+
+    def tiles(self, image_shape: tuple[int, int, int]) -> int:
+        """How many an image of this shape is computed in; each begins three quarters of one after another."""
+        _, *sides = image_shape
+        if max(sides) <= self.tile * self.stride:
+            return 1
+        return prod(ceil(side / (self.tile * self.stride * 3 // 4)) for side in sides)
+
+    @property
+    def stride(self) -> int:
+        """Pixels of an image to one place of its latent, along each side."""
+        return self.image_shape[1] // self.latent_shape[1]
+
+    def image_shape_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
+        """The shape of the image that a latent is decoded to; None where it cannot be."""
+        match latent_shape:
+            case (channels, height, width) if channels == self.latent_shape[0] and height > 0 and width > 0:
+                return self.image_shape[0], height * self.stride, width * self.stride
+        return None
+
+    def takes(self, image_shape: tuple[int, ...]) -> bool:
+        """Whether images of this shape can be encoded."""
+        match image_shape:
+            case (channels, height, width):
+                sides_fit = min(height, width) > 0 and height % self.stride == width % self.stride == 0
+                return channels == self.image_shape[0] and sides_fit
+        return False
+
+    def image_shape_near(self, height: int, width: int) -> tuple[int, int, int]:
+        """The shape that a picture is brought to, to be decoded to its own size again."""
+        side = self.stride
+        return self.image_shape[0], max(side, height - height % side), max(side, width - width % side)

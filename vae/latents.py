@@ -9,8 +9,8 @@ from safetensors import SafetensorError, safe_open
 from safetensors.torch import save as serialize
 from torch import Tensor
 
-from vae.checkpoint import CheckpointError
 from vae.files import write_atomically
+from vae.provenance import CheckpointError
 
 
 @dataclass(frozen=True)

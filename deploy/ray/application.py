@@ -7,9 +7,10 @@ from logging.config import dictConfig
 
 from ray import serve
 
-from service.app import create_app, load_checkpoint
+from service.app import create_app
 from service.front import Front
 from service.observability import log_config
+from service.served import load_checkpoint
 from service.settings import Settings, read_settings
 from service.supervisor import STUCK_AFTER_S
 from vae.autoencoder_kl import load_folder
@@ -27,7 +28,8 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> Front:
         """Make the application; Serve runs its lifespan."""
-        return create_app(self._settings, load_checkpoint(self._settings))
+        served = load_checkpoint(self._settings)
+        return create_app(self._settings, lambda: served)
 
     async def check_health(self) -> None:
         """Return: the event loop, on which Serve runs this, turns."""

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 import asyncio
 import json
+import sys
 from math import ceil, prod, sqrt
 from typing import Annotated, Literal, TypeVar
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
-import torch
 from fastapi import Query
 from PIL.ExifTags import Base as ExifTag
 from pydantic import BaseModel, ConfigDict, Field
@@ -31,9 +32,10 @@ from service.images import FORMATS, open_image, to_array, write_jpeg
 from service.negotiation import negotiate
 from service.routes import Loaded, distances
 from service.schemas import LATENT_BOUND, PngOptions
-from vae.autoencoder_kl import AutoencoderKLConfig
-from vae.config import VAEConfig
+from vae.config import AutoencoderKLConfig, VAEConfig
 
+DTYPES = {name: np.dtype(name) for name in ("float16", "float32", "uint8")}
+DTYPES["bfloat16"] = np.dtype(ml_dtypes.bfloat16)
 TENSOR, JPEG = "tensor/binary", "image/jpeg"
 UNTOLD = ("", "application/octet-stream")
 """Content types that say nothing of a body; remote_encode sends none."""
@@ -135,14 +137,13 @@ async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Resp
 
 def _read_tensor(body: bytes, options: TensorOptions) -> FloatArray:
     """The tensor in a body, as float32."""
-    dtype, size = getattr(torch, options.dtype), prod(options.shape)
+    dtype, size = DTYPES[options.dtype], prod(options.shape)
     if not options.shape:
         raise InvalidInput(Problem("query", "/shape", "shape is missing; that of the tensor in the body is wanted."))
     if len(body) != size * dtype.itemsize:
         tensor = f"a {options.dtype} tensor of the shape {list(options.shape)}"
         raise UnreadableBody(f"The body has {len(body)} bytes; {tensor} has {size * dtype.itemsize}.")
-    array: FloatArray = torch.frombuffer(bytearray(body), dtype=dtype).reshape(options.shape).float().numpy()
-    return array
+    return np.frombuffer(body, dtype).reshape(options.shape).astype(np.float32)
 
 
 def _latents(z: FloatArray, options: RemoteDecodeOptions, config: Config, limits: Limits) -> FloatArray:
@@ -237,8 +238,11 @@ async def _tensor(array: FloatArray | npt.NDArray[np.uint8], dtype: str) -> Answ
     """An array as an answer, of `dtype`."""
 
     def write() -> bytes:
-        tensor = torch.from_numpy(np.ascontiguousarray(array))
-        return tensor.to(getattr(torch, dtype)).view(torch.uint8).numpy().tobytes()
+        if torch := sys.modules.get("torch"):  # it rounds alike, and takes a fifth of the time
+            tensor = torch.from_numpy(np.ascontiguousarray(array))
+            values: bytes = tensor.to(getattr(torch, dtype)).view(torch.uint8).numpy().tobytes()
+            return values
+        return array.astype(DTYPES[dtype]).tobytes()
 
     body = write() if array.size <= PIECE else await asyncio.to_thread(write)
     return Answer(body, TENSOR, {"shape": json.dumps(array.shape), "dtype": dtype})

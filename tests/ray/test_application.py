@@ -13,7 +13,7 @@ import vae
 from service.settings import SettingsError
 from tests.ray.cluster import DEPLOY
 from tests.vae.autoencoder import write_folder
-from vae.checkpoint import CheckpointError
+from vae.provenance import CheckpointError
 
 pytestmark = [
     pytest.mark.ray,

@@ -10,14 +10,14 @@ import pytest
 import torch
 from numpy.typing import NDArray
 
-import service.network
 import vae
 from service import engine as engine_module
 from service.batching import Timing
 from service.draws import standard_normal
 from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput, draw_posterior
-from service.network import Runtime, choose_network
-from service.settings import BUNDLED
+from service.network import OnnxNetwork
+from service.settings import BUNDLED, Runtime
+from service.torch_network import choose_network
 from tests.service.pictures import Bytes
 from vae.config import Architecture
 
@@ -31,7 +31,7 @@ def model() -> vae.VAE:
 
 @pytest.fixture
 def engine(model: vae.VAE) -> Iterator[Engine]:
-    engine = Engine(choose_network(model, None, "cpu"), micro_batch_limit=64)
+    engine = Engine(choose_network(model), micro_batch_limit=64)
     yield engine
     engine.close()
 
@@ -68,7 +68,7 @@ def test_a_row_is_the_same_in_any_batch(
     torch.manual_seed(0)
     try:
         untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
-        network = choose_network(untrained if architecture == "conv" else model, runtime, "cpu")
+        network = choose_network(untrained if architecture == "conv" else model, runtime)
         engine = Engine(network, micro_batch_limit=64, threaded=threaded)
         rows_are_alone(engine, x)
         engine.close()
@@ -194,7 +194,7 @@ def test_a_slow_model_leaves_the_event_loop_free(
 ) -> None:
     monkeypatch.setattr(engine_module, "BLOCKING_LIMIT_S", limit)
     monkeypatch.setattr(engine_module, "BATCH_BLOCKING_LIMIT_S", limit)
-    network = choose_network(model, None, "cpu")
+    network = choose_network(model)
     engine = Engine(network, micro_batch_limit=64, threaded=told)
     threads: list[threading.Thread] = []
     decode = network.decode
@@ -224,7 +224,7 @@ def test_an_unsound_row_is_nobody_elses(
     model: vae.VAE, x: FloatArray, operation: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights that only one of the batch's rows brings to overflow; of numbers as large no five digits are alike."""
-    monkeypatch.setattr(service.network, "_compare", lambda *_: None)
+    monkeypatch.setattr(OnnxNetwork, "_compare", lambda *_: None)
     sees = operation in ("encode", "reconstruct", "redraw")
     broken = copy.deepcopy(model)
     weights = broken.state_dict()  # shared with the model
@@ -235,7 +235,7 @@ def test_an_unsound_row_is_nobody_elses(
         weights["decoder.2.weight"][:, 0] = 1e38
     rows = x[:31].copy() if sees else np.zeros((31, 3), np.float32)
     rows[7].flat[0] = 1000
-    engine = Engine(choose_network(broken, runtime, "cpu"), micro_batch_limit=64)
+    engine = Engine(choose_network(broken, runtime), micro_batch_limit=64)
 
     async def all_alone() -> list[object]:
         calls = (getattr(engine, operation)(rows[i : i + 1]) for i in range(31))

@@ -16,7 +16,7 @@ from PIL import Image
 from pydantic_core import from_json
 from safetensors.numpy import load, save
 
-from service.app import StartError, load_checkpoint
+from service.served import StartError, load_checkpoint
 from service.settings import read_settings
 from tests.live import live_server
 from tests.service.pictures import npy

@@ -6,8 +6,10 @@ import torch
 from torch import nn
 
 from service import onnx_graph
-from service.network import FloatArray, Network, OnnxNetwork, TorchNetwork, choose_network
-from service.onnx_graph import Untranslatable
+from service.network import FloatArray, Network, OnnxNetwork
+from service.onnx_graph import translate
+from service.torch_network import TorchNetwork, choose_network
+from service.translation import Untranslatable
 from tests.vae.autoencoder import write_folder
 from vae import VAE, VAEConfig
 from vae.autoencoder_kl import load_folder
@@ -36,7 +38,7 @@ def everything(network: Network) -> tuple[FloatArray, ...]:
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_onnx_runtime_computes_what_torch_computes(config: VAEConfig) -> None:
     model = untrained(config)
-    for ours, torchs in zip(everything(OnnxNetwork(model)), everything(TorchNetwork(model)), strict=True):
+    for ours, torchs in zip(everything(OnnxNetwork(translate(model))), everything(TorchNetwork(model)), strict=True):
         assert ours.shape == torchs.shape
         assert ours.dtype == np.float32
         assert np.allclose(ours, torchs, atol=1e-5)
@@ -44,21 +46,21 @@ def test_onnx_runtime_computes_what_torch_computes(config: VAEConfig) -> None:
 
 def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
     model = untrained(VAEConfig(hidden_dim=16))
-    assert isinstance(choose_network(model, None, "cpu"), OnnxNetwork)
-    assert isinstance(choose_network(model, "torch", "cpu"), TorchNetwork)
-    assert isinstance(choose_network(model, None, "meta"), TorchNetwork)
+    assert isinstance(choose_network(model), OnnxNetwork)
+    assert isinstance(choose_network(model, "torch"), TorchNetwork)
+    assert isinstance(choose_network(model, device="meta"), TorchNetwork)
     model.decoder[1] = nn.Softplus()
-    assert isinstance(choose_network(model, None, "cpu"), TorchNetwork)
+    assert isinstance(choose_network(model), TorchNetwork)
     with pytest.raises(Untranslatable, match="no translation of Softplus"):
-        choose_network(model, "onnx", "cpu")
+        choose_network(model, "onnx")
 
 
 def test_another_model_is_torchs(tmp_path: Path) -> None:
     write_folder(tmp_path)
     model = load_folder(tmp_path).model
-    assert isinstance(choose_network(model, None, "cpu"), TorchNetwork)
+    assert isinstance(choose_network(model), TorchNetwork)
     with pytest.raises(Untranslatable, match="no translation of AutoencoderKL"):
-        choose_network(model, "onnx", "cpu")
+        choose_network(model, "onnx")
     with pytest.raises(Untranslatable, match="for the CPU alone"):
         choose_network(untrained(VAEConfig()), "onnx", "meta")
 
@@ -69,6 +71,6 @@ def test_a_wrong_translation_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setitem(onnx_graph.TRANSLATIONS, nn.LeakyReLU, steeper)
     model = untrained(VAEConfig())
-    assert isinstance(choose_network(model, None, "cpu"), TorchNetwork)
+    assert isinstance(choose_network(model), TorchNetwork)
     with pytest.raises(Untranslatable, match="differs from torch"):
-        choose_network(model, "onnx", "cpu")
+        choose_network(model, "onnx")

@@ -20,7 +20,6 @@ from tests.service.problems import problem
 from tests.service.running import wait_until
 from tests.service.test_server import SAMPLE, request_in_flight
 from tests.soak import blocking
-from vae.latents import LatentSet
 
 
 @pytest.fixture
@@ -118,23 +117,31 @@ def test_a_worker_whose_event_loop_is_blocked_is_replaced(tmp_path: Path) -> Non
 
 
 def test_a_worker_that_cannot_start_again_takes_nobody_with_it(tmp_path: Path) -> None:
-    """Its checkpoint's latents are read anew; whoever replaces them may be in the midst of it."""
+    """With several threads each reads its checkpoint; whoever replaces that may be in the midst of it."""
     checkpoint = tmp_path / "m.safetensors"
-    checkpoint.write_bytes(BUNDLED.read_bytes())
-    latents = LatentSet.path_beside(checkpoint)
-    latents.write_bytes(LatentSet.path_beside(BUNDLED).read_bytes())
-    with live_server("--workers", "2", "--checkpoint", str(checkpoint)) as server:
+    sound = BUNDLED.read_bytes()
+    checkpoint.write_bytes(sound)
+    with live_server("--workers", "2", "--torch-threads", "2", "--checkpoint", str(checkpoint)) as server:
         wait_until(lambda: len(workers(server)) == 2)
         time.sleep(1)  # until the supervisor has seen it too
-        sound = latents.read_bytes()
-        latents.write_bytes(sound[:1000])
+        checkpoint.write_bytes(sound[:1000])
         os.kill(workers(server)[0], signal.SIGKILL)
         wait_until(lambda: server.log.count("could not start, status 2; the next one tries in ") == 2)
         assert re.findall(r"the next one tries in (\d+) s", server.log) == ["1", "2"]
         assert server.get(SAMPLE).status_code == 200
-        latents.write_bytes(sound)
+        checkpoint.write_bytes(sound)
         wait_until(lambda: server.log.count("Application startup complete.") == 3)
         assert server.process.poll() is None
+
+
+def test_a_worker_that_replaces_another_has_all_from_the_supervisor(tmp_path: Path) -> None:
+    checkpoint = tmp_path / "m.safetensors"
+    checkpoint.write_bytes(BUNDLED.read_bytes())
+    with live_server("--workers", "2", "--checkpoint", str(checkpoint)) as server:
+        wait_until(lambda: len(workers(server)) == 2)
+        checkpoint.unlink()
+        os.kill(workers(server)[0], signal.SIGKILL)
+        wait_until(lambda: server.log.count("Application startup complete.") == 3)
 
 
 def test_workers_end_with_their_supervisor(server: LiveServer) -> None:

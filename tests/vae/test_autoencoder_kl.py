@@ -13,7 +13,7 @@ from torch.nn import functional
 
 from tests.vae.autoencoder import write_folder
 from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_folder
-from vae.checkpoint import CheckpointError
+from vae.provenance import CheckpointError
 
 
 @pytest.fixture(scope="module")

@@ -3,6 +3,7 @@
 import io
 import json
 import re
+import sys
 from collections.abc import Iterator, Sequence
 from itertools import product
 from pathlib import Path
@@ -454,3 +455,17 @@ def test_it_is_counted(served_maps: Running) -> None:
     before = count()
     ask(served_maps, "/remote/decode", (1, 4, 2, 2), output_type="pt")
     assert count() == before + 1
+
+
+@pytest.mark.parametrize("dtype", DTYPES, ids=str)
+def test_numbers_are_rounded_alike_without_torch(dtype: torch.dtype, monkeypatch: pytest.MonkeyPatch) -> None:
+    with running() as service:
+        query: dict[str, Any] = {"shape": [1, 3], "dtype": str(dtype).removeprefix("torch."), "output_type": "pt"}
+        body = torch.tensor([[0.3, -0.2, 1.0]]).to(dtype).view(torch.uint8).numpy().tobytes()
+
+        def decode() -> bytes:
+            return service.client.post("/remote/decode", params=query, content=body).raise_for_status().content
+
+        by_torch = decode()
+        monkeypatch.delitem(sys.modules, "torch")
+        assert decode() == by_torch
