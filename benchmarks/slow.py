@@ -15,10 +15,13 @@ PASS_S = 0.05
 BATCH = 64
 CONNECTIONS = (64, 128)
 WARM_UP_S = 1
+LEAST_S = 5
+"""A load is as long at least: in a second are twenty batches, and the first and the last of them are cut."""
 
 
 def measure(core: int, seconds: int) -> dict[str, Any]:
     """Loads by connections; and, while each is sent once more, that of one that asks for /livez without end."""
+    seconds = max(seconds, LEAST_S)
     port = free_port()
     flags = ["--port", str(port), "--micro-batch-limit", str(BATCH)]
     result: dict[str, Any] = {"best": BATCH / PASS_S}
