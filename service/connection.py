@@ -35,6 +35,8 @@ SLOWEST_READER = 2**14
 ON_ITS_WAY_S = 0.3
 """In which a request reaches a connection that is to be closed."""
 NEVER = float("inf")
+RENEWED = 0.0
+"""Until what came is parsed."""
 TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 """Linux's: how long what was sent may remain untaken (RFC 5482)."""
 ASGI = {"version": "3.0", "spec_version": "2.4"}
@@ -77,7 +79,10 @@ class Connection(asyncio.Protocol):
         self._writable.set()
         self._cycles: deque[Cycle] = deque()  # the first is being answered
         self._incoming: Cycle | None = None  # the one whose body is coming
+        self._task: asyncio.Task[None] | None = None
+        self._next: asyncio.Future[None] | None = None  # what the task waits for
         self._in_head = False
+        self._came = 0  # bytes of the piece that is being parsed
         self._overhead = 0  # bytes that came since the last of a body
         self._declining = False
         self._closing = False
@@ -108,7 +113,8 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; the parser calls the on_… methods."""
-        self._overhead += len(data)
+        self._came = len(data)
+        self._overhead += self._came
         if self._closing:
             if self._overhead > LINGER_BYTES:
                 self.transport.abort()
@@ -119,6 +125,8 @@ class Connection(asyncio.Protocol):
             ours = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
             self._refuse(ours if isinstance(ours, ServiceError) else UnreadableBody("This is not HTTP/1.1."))
         else:
+            if self._due == RENEWED:
+                self._give(self._patience.caller)
             if self._overhead > HEAD_LIMIT and (self._in_head or self._incoming):
                 self._refuse(_head_too_large())
 
@@ -141,8 +149,7 @@ class Connection(asyncio.Protocol):
         self._overhead = 0
         self._target = b""
         self._fields: list[tuple[bytes, bytes]] = []
-        self._expects_continue = False
-        self._give(self._patience.caller)
+        self._due = RENEWED
 
     def on_url(self, url: bytes) -> None:
         """Some of the request's target."""
@@ -150,14 +157,8 @@ class Connection(asyncio.Protocol):
 
     def on_header(self, name: bytes, value: bytes) -> None:
         """A header field; one behind the body (RFC 9110, section 6.5) is none of the request's."""
-        if not self._in_head:
-            return
-        if len(self._fields) == FIELD_LIMIT:
-            raise _head_too_large()
-        name = name.lower()
-        if name == b"expect":
-            self._expects_continue = value.lower() == b"100-continue"
-        self._fields.append((name, value))
+        if self._in_head:
+            self._fields.append((name.lower(), value))
 
     def on_headers_complete(self) -> None:
         """A request can be answered."""
@@ -166,7 +167,10 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         target, parser, fields = self._target, self._parser, self._fields
-        if len(target) + sum(map(len, chain.from_iterable(fields))) + 4 * len(fields) > HEAD_LIMIT:
+        if len(fields) > FIELD_LIMIT or (
+            self._overhead + self._came > HEAD_LIMIT  # the head may be as large
+            and len(target) + sum(map(len, chain.from_iterable(fields))) + 4 * len(fields) > HEAD_LIMIT
+        ):
             raise _head_too_large()
         if target.startswith(b"/"):
             raw_path, _, query = target.partition(b"?")
@@ -194,14 +198,13 @@ class Connection(asyncio.Protocol):
             self.transport,
             self._writable,
             keep_alive=version == "1.1" and parser.should_keep_alive() and not self._last,
-            expects_continue=self._expects_continue,
             common_fields=self._server.default_headers,
             on_receive=self._regulate,
-            on_end=self._go_on,
+            on_end=self._end,
         )
         self._cycles.append(cycle)
         if len(self._cycles) == 1:
-            self._start(cycle)
+            self._go_on()
         else:
             self._regulate()
 
@@ -210,7 +213,8 @@ class Connection(asyncio.Protocol):
         self._overhead = 0
         if self._incoming:
             self._incoming.feed(body)
-            self._give(self._patience.caller)
+            if self._reads:
+                self._due = RENEWED
             if self._incoming.buffered > BODY_BUFFER:
                 self._regulate()
 
@@ -253,10 +257,22 @@ class Connection(asyncio.Protocol):
                 part = "head" if self._in_head else "body"
                 self._refuse(SlowCaller(f"Nothing more of the request's {part} came in {self._patience.caller:g} s."))
 
-    def _start(self, cycle: Cycle) -> None:
-        cycle.task = self._loop.create_task(cycle.run(self._app))
-
     def _go_on(self) -> None:
+        if self._task is None:
+            self._task = self._loop.create_task(self._answer())
+        elif self._next is not None and not self._next.done():
+            self._next.set_result(None)
+
+    async def _answer(self) -> None:
+        """All requests, one after the other: a task for each would take microseconds to begin."""
+        while not self._closing:
+            if self._cycles:
+                await self._cycles[0].run(self._app)
+            else:
+                self._next = self._loop.create_future()
+                await self._next
+
+    def _end(self) -> None:
         """The first cycle has ended."""
         cycle = self._cycles.popleft()
         self._server.total_requests += 1
@@ -268,7 +284,6 @@ class Connection(asyncio.Protocol):
             self._closing = True
             self.transport.close()
         elif self._cycles:
-            self._start(self._cycles[0])
             self._regulate()
         else:
             self._give(self._patience.caller if self._in_head else self._patience.idle)
@@ -332,9 +347,8 @@ class Connection(asyncio.Protocol):
         self.transport.write_eof()
 
     def _abandon(self) -> None:
-        for cycle in self._cycles:
-            if cycle.task:
-                cycle.task.cancel()
+        if self._task:
+            self._task.cancel()
 
 
 def _head_too_large() -> HeadTooLarge:

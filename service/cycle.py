@@ -30,8 +30,8 @@ class Cycle:
         "_body",
         "_common_fields",
         "_ended",
-        "_expects_continue",
         "_head",
+        "_invited",
         "_left",
         "_news",
         "_on_end",
@@ -42,7 +42,6 @@ class Cycle:
         "keep_alive",
         "scope",
         "started",
-        "task",
         "whole",
     )
 
@@ -53,7 +52,6 @@ class Cycle:
         writable: asyncio.Event,
         *,
         keep_alive: bool,
-        expects_continue: bool,
         common_fields: Fields,
         on_receive: Callable[[], None],
         on_end: Callable[[], None],
@@ -65,12 +63,11 @@ class Cycle:
         """Has all of the request come?"""
         self.started = False
         """Has some of the answer been written?"""
-        self.task: asyncio.Task[None] | None = None
         self.buffered = 0
         """Bytes of the body that came and were not taken yet."""
         self._transport = transport
         self._writable = writable
-        self._expects_continue = expects_continue
+        self._invited = False
         self._common_fields = common_fields
         self._on_receive = on_receive
         self._on_end = on_end
@@ -109,10 +106,8 @@ class Cycle:
 
     async def receive(self) -> Message:
         """What came of the body. After the last of it this waits until the caller is gone, and is cancelled."""
-        if self._expects_continue:
-            self._expects_continue = False
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         while not self._body and (self._all_taken or not self.whole):
+            self._invite()
             self._news = asyncio.get_running_loop().create_future()
             await self._news
         body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
@@ -191,6 +186,13 @@ class Cycle:
         fields.append((b"x-request-id", self._name))
         await self.send({"type": "http.response.start", "status": InternalError.status, "headers": fields})
         await self.send({"type": "http.response.body", "body": document})
+
+    def _invite(self) -> None:
+        """Have the caller send the body who waits to be told (RFC 9110, section 10.1.1)."""
+        expected = (value.lower() for name, value in self.scope["headers"] if name == b"expect")
+        if not (self._invited or self.whole) and b"100-continue" in expected:
+            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._invited = True
 
     def _wake(self) -> None:
         if self._news is not None and not self._news.done():
