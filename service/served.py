@@ -42,8 +42,8 @@ def begin_to_load(settings: Settings) -> Load:
     """Begin to read the checkpoint; the call waits until it is there.
 
     A process of its own reads what ONNX Runtime will compute, translates it and tries it on torch, which would take
-    400 MB of this one for ever. Where torch is here already, or will have to be, or where threads or the system forbid a
-    fork, the call does it all.
+    400 MB of this one for ever. Where torch is here already, or will have to be, or where threads or the system forbid
+    a fork, the call does it all.
     """
     apart = (
         settings.runtime != "torch"
