@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -23,6 +24,10 @@ from service.observability import log_config
 from service.served import Load, StartError
 from service.settings import Settings
 
+logger = logging.getLogger("vae-service")
+
+CANNOT_LISTEN = "Choose another --host or --port, or stop what listens there."
+"""Said after the system's own reason."""
 THREADS = 4
 """Beside the event loop, for what takes long: pictures to decode, bodies to unpack, answers to write. Each may take as
 much memory as a whole picture does, so that Python's own number, up to 32, is too many."""
@@ -89,6 +94,8 @@ class Server(uvicorn.Server):
         try:
             self.run(sockets)
         except SystemExit:  # uvicorn could not start, and has said why
+            if not self.lifespan.should_exit:
+                logger.error(CANNOT_LISTEN)  # noqa: TRY400 - the sentence says it all
             return 2
         return 0
 

@@ -19,7 +19,7 @@ from service.heap import settle
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
 from service.served import Served, StartError, load_checkpoint
-from service.server import Server
+from service.server import CANNOT_LISTEN, Server
 from service.settings import Settings
 
 logger = logging.getLogger("vae-service")
@@ -79,6 +79,7 @@ class Supervisor:
             is_shared = self._settings.device == "cpu" and self._settings.torch_threads == 1
             self._loaded = load_checkpoint(self._settings) if is_shared else None
         except SystemExit:  # uvicorn could not bind, and has said why
+            logger.error(CANNOT_LISTEN)  # noqa: TRY400 - the sentence says it all
             return START_FAILED
         except StartError as error:
             logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
