@@ -36,7 +36,7 @@ ON_ITS_WAY_S = 0.3
 """In which a request reaches a connection that is to be closed."""
 NEVER = float("inf")
 RENEWED = 0.0
-"""Until what came is parsed."""
+"""A time that begins anew with what has come; it is set once all of that is parsed."""
 TCP_USER_TIMEOUT: int | None = getattr(socket, "TCP_USER_TIMEOUT", None)
 """Linux's: how long what was sent may remain untaken (RFC 5482)."""
 ASGI = {"version": "3.0", "spec_version": "2.4"}

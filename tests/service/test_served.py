@@ -42,8 +42,11 @@ def test_torch_stays_out_of_what_serves_by_onnx_runtime(flags: tuple[str, ...], 
     with live_server(*flags) as server:
         assert server.get(SAMPLE).status_code == 200
         assert server.get("/latents").status_code == 200
-        maps = Path(f"/proc/{server.process.pid}/maps").read_text()
-    assert ("libtorch_cpu" in maps) == has_torch
+        pid = server.process.pid
+        workers = Path(f"/proc/{pid}/task/{pid}/children").read_text().split()
+        maps = [Path(f"/proc/{each}/maps").read_text() for each in (pid, *workers)]
+    assert len(workers) == flags.count("2") * 2
+    assert ["libtorch_cpu" in each for each in maps] == [has_torch] * len(maps)
 
 
 def test_another_process_reads_what_this_one_serves() -> None:
