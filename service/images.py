@@ -4,13 +4,13 @@ from __future__ import annotations
 
 import io
 import struct
-import zlib
 from functools import lru_cache
 from math import ceil, sqrt
 from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
+from isal import isal_zlib
 from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
 from PIL.PngImagePlugin import PngImageFile
 
@@ -22,6 +22,8 @@ FloatArray = npt.NDArray[np.float32]
 Fit = Literal["contain", "cover", "stretch"]
 
 JPEG_QUALITY = 90
+PNG_LEVEL = 1
+"""Of isal's compression; the higher ones make digits and photographs hardly smaller."""
 FORMATS = {
     "image/png": "PNG",
     "image/jpeg": "JPEG",
@@ -76,7 +78,7 @@ def _plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
         return None
     width, height = int.from_bytes(body[16:20]), int.from_bytes(body[20:24])
     header_sum, data_sum = int.from_bytes(body[29:33]), int.from_bytes(body[data_end : data_end + 4])
-    if header_sum != zlib.crc32(body[12:29]) or data_sum != zlib.crc32(body[37:data_end]):
+    if header_sum != isal_zlib.crc32(body[12:29]) or data_sum != isal_zlib.crc32(body[37:data_end]):
         return None
     if not 0 < width * height <= min(PLAIN_PIXELS, pixel_limit):
         return None
@@ -146,32 +148,37 @@ def write_png(scanlines: ByteArray, channels: int, columns: int | None = None, s
     """Images → one PNG: a single image, or a grid as square as it can be, row by row.
 
     `scanlines` are uint8 (N, H, 1 + W·C): each row of pixels after the number of its filter, 0, as PNG wants it.
-    `columns` sets the grid's width in images, `scale` enlarges each pixel to a square of that side. Runs alone are
-    compressed, which is faster than what else zlib has, and makes smaller files: of digits and of noise alike.
+    `columns` sets the grid's width in images, `scale` enlarges each pixel to a square of that side. isal compresses:
+    in a tenth of zlib's time, to a tenth more of digits.
     """
-    if len(scanlines) == scale == 1 and scanlines.size <= STORED_BYTES:
-        return _store_png(scanlines[0], channels)
-    sheet = _sheet(scanlines, channels, columns)
-    if scale > 1:
-        sheet = sheet.repeat(scale, 0).repeat(scale, 1)
-    buffer = io.BytesIO()
-    Image.fromarray(sheet).save(buffer, "PNG", compress_level=1, compress_type=zlib.Z_RLE)
-    return buffer.getvalue()
+    if len(scanlines) == scale == 1:
+        if scanlines.size <= STORED_BYTES:
+            return _store_png(scanlines[0], channels)
+        lines = scanlines[0]
+    else:
+        sheet = _sheet(scanlines, channels, columns)
+        if scale > 1:
+            sheet = sheet.repeat(scale, 0).repeat(scale, 1)
+        lines = np.pad(sheet.reshape(len(sheet), -1), ((0, 0), (1, 0)))
+    if channels > 1:
+        lines = _differences(lines, channels)
+    data = isal_zlib.compress(lines, PNG_LEVEL)
+    return b"".join((_head(len(lines), lines.shape[1], channels), _chunk(b"IDAT" + data), _END))
 
 
 def write_jpeg(scanlines: ByteArray, channels: int) -> bytes:
     """Images, as `write_png` takes them → one JPEG."""
+    sheet = _sheet(scanlines, channels, None)
     buffer = io.BytesIO()
-    Image.fromarray(_sheet(scanlines, channels, None)).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(buffer, "JPEG", quality=JPEG_QUALITY)
     return buffer.getvalue()
 
 
 def _sheet(scanlines: ByteArray, channels: int, columns: int | None) -> ByteArray:
-    """Images side by side, (H, W) or (H, W, 3)."""
+    """Images side by side, (H, W, C)."""
     count, height, _ = scanlines.shape
     images = scanlines[:, :, 1:].reshape(count, height, -1, channels)
-    sheet = images[0] if count == 1 else _tile(images, columns)
-    return sheet[:, :, 0] if channels == 1 else sheet
+    return images[0] if count == 1 else _tile(images, columns)
 
 
 def grid(count: int, columns: int | None) -> tuple[int, int]:
@@ -196,23 +203,36 @@ def _store_png(scanlines: ByteArray, channels: int) -> bytes:
     """A PNG (ISO/IEC 15948) in one stored block of zlib's (RFC 1950, RFC 1951): nothing is compressed."""
     head, check = _stored_head(*scanlines.shape, channels)
     pixels = scanlines.tobytes()
-    adler = zlib.adler32(pixels).to_bytes(4)
-    check = zlib.crc32(adler, zlib.crc32(pixels, check))
+    adler = isal_zlib.adler32(pixels).to_bytes(4)
+    check = isal_zlib.crc32(adler, isal_zlib.crc32(pixels, check))
     return b"".join((head, pixels, adler, check.to_bytes(4), _END))
 
 
 @lru_cache
 def _stored_head(height: int, length: int, channels: int) -> tuple[bytes, int]:
     """All that goes before the scanlines, and the checksum of the part of it that their chunk begins with."""
-    colour_type = {1: 0, 3: 2}[channels]
-    header = b"IHDR" + struct.pack(">IIBBBBB", (length - 1) // channels, height, 8, colour_type, 0, 0, 0)
     size = height * length
     data = b"IDAT" + struct.pack("<2sBHH", b"\x78\x01", 1, size, size ^ 0xFFFF)
-    return PNG_SIGNATURE + _chunk(header) + struct.pack(">I", len(data) + size) + data, zlib.crc32(data)
+    return _head(height, length, channels) + struct.pack(">I", len(data) + size) + data, isal_zlib.crc32(data)
+
+
+def _head(height: int, length: int, channels: int) -> bytes:
+    """Of a PNG of so many scanlines, so long each."""
+    colour_type = {1: 0, 3: 2}[channels]
+    header = struct.pack(">IIBBBBB", (length - 1) // channels, height, 8, colour_type, 0, 0, 0)
+    return PNG_SIGNATURE + _chunk(b"IHDR" + header)
+
+
+def _differences(scanlines: ByteArray, channels: int) -> ByteArray:
+    """Each pixel less the one to its left, modulo 256: PNG's filter 1. Colours are smaller so; most digits are not."""
+    filtered = scanlines.copy()
+    filtered[:, 0] = 1
+    filtered[:, 1 + channels :] -= scanlines[:, 1:-channels]
+    return filtered
 
 
 def _chunk(kind_and_data: bytes) -> bytes:
-    return struct.pack(">I", len(kind_and_data) - 4) + kind_and_data + struct.pack(">I", zlib.crc32(kind_and_data))
+    return struct.pack(">I", len(kind_and_data) - 4) + kind_and_data + struct.pack(">I", isal_zlib.crc32(kind_and_data))
 
 
 _END = _chunk(b"IEND")
