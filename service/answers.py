@@ -34,7 +34,11 @@ class Answer(Response):
     """An answer whose header fields are written once, as bytes."""
 
     def __init__(
-        self, body: bytes, media_type: str, headers: Mapping[str, str] | None = None, status: int = 200
+        self,
+        body: bytes | memoryview,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        status: int = 200,
     ) -> None:
         self.body = body
         self.media_type = media_type

@@ -46,8 +46,8 @@ class MicroBatcher(Generic[Item, Result]):
     A lone item is computed after a tick that brought no other, some microseconds later, and under load, while one batch
     is computed, the next one gathers by itself. With an `executor` the event loop stays free during the computation.
     What then waits is given a little more time, as long as others come: those just answered may come again, and would
-    else always find the other half of them being computed. An exception in the place of a result is raised for its item
-    alone.
+    else always find the other half of them being computed. With several `lanes` a whole batch is begun beside one that
+    is being computed: copied to a GPU, say. An exception in the place of a result is raised for its item alone.
     """
 
     def __init__(
@@ -57,6 +57,7 @@ class MicroBatcher(Generic[Item, Result]):
         limit: int,
         size: Callable[[Item], int],
         executor: Executor | None = None,
+        lanes: int = 1,
         observe: Callable[[Sequence[Timing], float, int], None] | None = None,
     ) -> None:
         """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item.
@@ -67,10 +68,12 @@ class MicroBatcher(Generic[Item, Result]):
         self._limit = limit
         self._size = size
         self._executor = executor
+        self._lanes = lanes
         self._observe = observe
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self._gathered = 0
         self._busy = False
+        self._computing = 0  # batches in the executor
         self._pause: asyncio.TimerHandle | None = None
 
     @property
@@ -89,7 +92,13 @@ class MicroBatcher(Generic[Item, Result]):
         elif self._pause and len(self._queue) >= self._limit:
             self._pause.cancel()
             self._gather()
+        elif self._computing and self._has_whole_batch():
+            self._next_batch()
         return future
+
+    def _has_whole_batch(self) -> bool:
+        """For a lane that is free beside one that is not."""
+        return 0 < self._computing < self._lanes and self.waiting >= self._limit
 
     def _gather(self) -> None:
         """Go on once a tick has brought nothing, or enough is there."""
@@ -113,19 +122,26 @@ class MicroBatcher(Generic[Item, Result]):
     def _next_batch(self) -> None:
         batch = self._take()
         if not batch:
-            self._busy = False
+            self._busy = self._computing > 0
             return
         items = [waiting.item for waiting in batch]
         loop = asyncio.get_running_loop()
         begun = time.perf_counter()  # the loop's clock stands still within a tick
         if self._executor is not None:
             computation = loop.run_in_executor(self._executor, self._compute, items)
+            self._computing += 1
 
             def go_on(done: asyncio.Future[Sequence[Result | Exception]]) -> None:
                 took = self._deliver(batch, begun, done.result)
-                self._wait_for_more(took * PAUSE, loop.time() + took * LONGEST_PAUSE)
+                self._computing -= 1
+                if self._has_whole_batch():
+                    self._next_batch()
+                elif not self._computing:
+                    self._wait_for_more(took * PAUSE, loop.time() + took * LONGEST_PAUSE)
 
             computation.add_done_callback(go_on)
+            if self._has_whole_batch():
+                self._next_batch()
         else:
             self._deliver(batch, begun, lambda: self._compute(items))
             if self._queue:

@@ -7,6 +7,7 @@ import time
 from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
+from functools import partial
 from math import isfinite
 from typing import Any
 
@@ -14,7 +15,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.batching import MicroBatcher, Timing
-from service.network import Network
+from service.network import DTYPES, Network
 from service.tally import Tally
 
 FloatArray = npt.NDArray[np.float32]
@@ -87,7 +88,7 @@ class Engine:
             threaded = (
                 row_by_row or self._seconds(1) > BLOCKING_LIMIT_S or self._seconds(self._limit) > BATCH_BLOCKING_LIMIT_S
             )
-        self._thread = ThreadPoolExecutor(1, "engine", network.begin_thread) if threaded else None
+        self._threads = ThreadPoolExecutor(network.lanes, "engine", network.begin_thread) if threaded else None
         self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._tally = tally or Tally()
         self._on_batch = on_batch
@@ -96,13 +97,13 @@ class Engine:
         self._drawer = self._batcher("draw", self._draw)
         self._reconstructor = self._batcher("reconstruct", self._reconstruct)
         self._redrawer = self._batcher("redraw", self._redraw)
-        self._signer = self._batcher("signed", self._signed)
+        self._signers = {dtype: self._batcher("signed", partial(self._network.signed, dtype=dtype)) for dtype in DTYPES}
 
     @property
     def waiting(self) -> int:
         """Rows that wait to be computed."""
-        batchers = (self._encoder, self._decoder, self._drawer, self._reconstructor, self._redrawer, self._signer)
-        return sum(batcher.waiting for batcher in batchers)
+        batchers = (self._encoder, self._decoder, self._drawer, self._reconstructor, self._redrawer)
+        return sum(batcher.waiting for batcher in (*batchers, *self._signers.values()))
 
     async def encode(self, images: FloatArray, *, timing: Timing | None = None) -> tuple[FloatArray, FloatArray]:
         """Mean and log-variance of q(z|x), (N, …) each."""
@@ -119,9 +120,9 @@ class Engine:
         scanlines, _ = await self._run(self._drawer, (z,), timing)
         return scanlines
 
-    async def signed(self, z: FloatArray, *, timing: Timing | None = None) -> FloatArray:
-        """Images as diffusers has them, (N, C, H, W) about in [-1, 1]."""
-        (pixels,) = await self._run(self._signer, (z,), timing)
+    async def signed(self, z: FloatArray, dtype: str, *, timing: Timing | None = None) -> ByteArray:
+        """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES: their bytes, uint8 (N, …)."""
+        pixels, _ = await self._run(self._signers[dtype], (z,), timing)
         return pixels
 
     async def reconstruct(
@@ -140,9 +141,9 @@ class Engine:
         return scanlines
 
     def close(self) -> None:
-        """Let the thread go, if there is one."""
-        if self._thread is not None:
-            self._thread.shutdown()
+        """Let the threads go, if there are any."""
+        if self._threads is not None:
+            self._threads.shutdown()
 
     def _or_zeros(self, noise: FloatArray | None, count: int) -> FloatArray:
         return np.zeros((count, *self.config.latent_shape), np.float32) if noise is None else noise
@@ -164,7 +165,12 @@ class Engine:
                 self._on_batch(name, timings, seconds, rows)
 
         return MicroBatcher(
-            compute, limit=self._limit, size=lambda item: len(item[0]), executor=self._thread, observe=observe
+            compute,
+            limit=self._limit,
+            size=lambda item: len(item[0]),
+            executor=self._threads,
+            lanes=self._network.lanes,
+            observe=observe,
         )
 
     def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Awaitable[Arrays]:
@@ -224,9 +230,6 @@ class Engine:
 
     def _decode(self, z: FloatArray) -> Arrays:
         return (np.ascontiguousarray(self._network.decode(z)),)
-
-    def _signed(self, z: FloatArray) -> Arrays:
-        return (np.ascontiguousarray(self._network.signed(z)),)
 
     def _draw(self, z: FloatArray) -> Arrays:
         pixels = self._network.decode(z)

@@ -7,6 +7,7 @@ from typing import Any, Protocol
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a file at home and send it to Microsoft
 
+import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 import onnxruntime
@@ -15,7 +16,10 @@ from service.translation import Translation, Untranslatable
 from vae.config import AutoencoderKLConfig, VAEConfig
 
 FloatArray = npt.NDArray[np.float32]
+ByteArray = npt.NDArray[np.uint8]
 
+DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+"""Of tensors that callers send and are given, by torch's names."""
 TOLERANCE = 1e-5
 """Largest difference from torch, per value: absolute, and relative to the value."""
 
@@ -30,6 +34,10 @@ class Network(Protocol):
     def config(self) -> VAEConfig | AutoencoderKLConfig:
         """The model's."""
 
+    @property
+    def lanes(self) -> int:
+        """Batches that are best computed at a time, in as many threads."""
+
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and log-variance of q(z|x), (N, …) each."""
 
@@ -39,8 +47,11 @@ class Network(Protocol):
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As `decode`, and −log p(x|z) of `images`, (N,), nats."""
 
-    def signed(self, z: FloatArray) -> FloatArray:
-        """Images as diffusers has them, (N, C, H, W) about in [-1, 1]."""
+    def signed(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
+        """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES: their bytes, (N, …).
+
+        And their sums, (N,), which are finite where all of their numbers are.
+        """
 
     def begin_thread(self) -> None:
         """Called in a thread of the service's own before it computes there."""
@@ -48,6 +59,8 @@ class Network(Protocol):
 
 class OnnxNetwork:
     """A VAE whose layers ONNX Runtime knows, on the CPU. Its kernels compute a row alike in batches of any size."""
+
+    lanes = 1
 
     def __init__(self, translation: Translation, threads: int = 1) -> None:
         """Raises Untranslatable where it computes something else than torch."""
@@ -71,9 +84,10 @@ class OnnxNetwork:
         decoded, logits = self._decoder.run(None, {"x": z})
         return decoded.reshape(images.shape), _reconstruction_loss(logits.reshape(images.shape), images)
 
-    def signed(self, z: FloatArray) -> FloatArray:
+    def signed(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """As Network."""
-        return self.decode(z) * 2 - 1
+        images = (self.decode(z) * 2 - 1).reshape(len(z), -1)
+        return images.astype(DTYPES[dtype]).view(np.uint8), images.sum(1)
 
     def begin_thread(self) -> None:
         """As Network; there is nothing to do."""

@@ -180,3 +180,57 @@ def test_with_a_thread_who_was_answered_comes_again_in_time() -> None:
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(load())
     assert [len(batch) for batch in recorder.batches][:6] == [4, 8, 8, 8, 8, 8]
+
+
+def test_with_two_lanes_whole_batches_are_computed_side_by_side() -> None:
+    recorder = Recorder()
+    both = threading.Barrier(2, timeout=10)
+
+    def meet(items: Sequence[Numbers]) -> list[Numbers]:
+        if len(items) == 2:
+            both.wait()
+        return recorder(items)
+
+    async def load() -> list[Numbers]:
+        micro_batcher = MicroBatcher(meet, limit=2, size=len, executor=pool, lanes=2)
+        results = []
+        for number in range(5):
+            results.append(micro_batcher.submit([number]))
+            await asyncio.sleep(0)
+        return await asyncio.gather(*results)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert asyncio.run(load()) == [[0], [2], [4], [6], [8]]
+    assert sorted(recorder.batches[:2]) == [[[0], [1]], [[2], [3]]]
+    assert recorder.batches[2:] == [[[4]]]
+
+
+def test_with_two_lanes_what_is_no_whole_batch_waits_for_both() -> None:
+    """Whoever of those that wait has gone meanwhile."""
+    recorder = Recorder()
+    lanes = [threading.Event(), threading.Event()]
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        if items[0][0] < 2:
+            lanes[items[0][0]].wait(10)
+        return recorder(items)
+
+    async def load() -> list[Numbers]:
+        micro_batcher: MicroBatcher[Numbers, Numbers]
+        micro_batcher = MicroBatcher(slow, limit=2, size=sum, executor=pool, lanes=2)
+        computed = [micro_batcher.submit([0, 2]), micro_batcher.submit([1, 1])]
+        await asyncio.sleep(0.01)
+        gone = [micro_batcher.submit([2]), micro_batcher.submit([2])]
+        for future in gone:
+            future.cancel()
+        lanes[0].set()
+        await computed[0]
+        computed.append(micro_batcher.submit([1]))
+        await asyncio.sleep(0.01)
+        assert micro_batcher.waiting == 1
+        lanes[1].set()
+        return list(await asyncio.gather(*computed))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert asyncio.run(load()) == [[0, 4], [2, 2], [2]]
+    assert recorder.batches == [[[0, 2]], [[1, 1]], [[1]]]

@@ -17,7 +17,8 @@ from service.draws import standard_normal
 from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput, draw_posterior
 from service.network import OnnxNetwork
 from service.settings import BUNDLED, Runtime
-from service.torch_network import choose_network
+from service.tally import Tally
+from service.torch_network import TorchNetwork, choose_network
 from tests.service.pictures import Bytes
 from vae.config import Architecture
 
@@ -207,6 +208,27 @@ def test_a_slow_model_leaves_the_event_loop_free(
     asyncio.run(engine.decode(np.zeros((1, 3), np.float32)))
     engine.close()
     assert (threads[0] is not threading.current_thread()) == threaded
+
+
+def test_two_lanes_compute_side_by_side_what_one_computes(
+    model: vae.VAE, x: FloatArray, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    network, tally = TorchNetwork(model), Tally()
+    network.lanes = 2
+    engine = Engine(network, micro_batch_limit=64, threaded=True, tally=tally)
+    both = threading.Barrier(2, timeout=10)
+    encode = network.encode
+
+    def met(images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        both.wait()
+        return encode(images)
+
+    mean, _ = encode(x[:128])
+    monkeypatch.setattr(network, "encode", met)
+    for _ in range(20):
+        assert np.array_equal(asyncio.run(engine.encode(x[:128]))[0], mean)
+    engine.close()
+    assert sum(tally.histogram("vae_kl_divergence_nats").counts) == 20 * 128
 
 
 def test_standard_normal_begins_the_same_for_any_count() -> None:

@@ -1,3 +1,4 @@
+from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 
 import numpy as np
@@ -32,7 +33,9 @@ def everything(network: Network) -> tuple[FloatArray, ...]:
     random = np.random.default_rng(1)
     images = random.random((5, *network.config.image_shape), np.float32)
     z = random.standard_normal((5, *network.config.latent_shape), np.float32)
-    return (*network.encode(images), network.decode(z), *network.reconstruct(z, images), network.signed(z))
+    signed, sums = network.signed(z, "float32")
+    pictures = signed.view(np.float32).reshape(images.shape)
+    return (*network.encode(images), network.decode(z), *network.reconstruct(z, images), pictures, sums)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -42,6 +45,16 @@ def test_onnx_runtime_computes_what_torch_computes(config: VAEConfig) -> None:
         assert ours.shape == torchs.shape
         assert ours.dtype == np.float32
         assert np.allclose(ours, torchs, atol=1e-5)
+
+
+@pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
+@pytest.mark.parametrize("config", CONFIGS, ids=str)
+def test_a_gpu_computes_what_the_cpu_does_in_each_of_its_lanes(config: VAEConfig) -> None:
+    wanted = everything(TorchNetwork(untrained(config)))
+    network = TorchNetwork(untrained(config).to("cuda"), "cuda")
+    with ThreadPoolExecutor(network.lanes, initializer=network.begin_thread) as lanes:
+        for found in lanes.map(everything, 20 * [network]):
+            assert all(np.allclose(ours, cpus, atol=1e-3) for ours, cpus in zip(found, wanted, strict=True))
 
 
 def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
