@@ -35,6 +35,7 @@ class Timing:
 
 class _Waiting(NamedTuple, Generic[Item, Result]):
     item: Item
+    size: int
     future: asyncio.Future[Result]
     timing: Timing
     since: float
@@ -71,25 +72,24 @@ class MicroBatcher(Generic[Item, Result]):
         self._lanes = lanes
         self._observe = observe
         self._queue: deque[_Waiting[Item, Result]] = deque()
+        self.waiting = 0
+        """The sizes of what waits, summed."""
         self._gathered = 0
         self._busy = False
         self._computing = 0  # batches in the executor
         self._pause: asyncio.TimerHandle | None = None
 
-    @property
-    def waiting(self) -> int:
-        """The sizes of what waits, summed."""
-        return sum(self._size(waiting.item) for waiting in self._queue)
-
     def submit(self, item: Item, timing: Timing | None = None) -> asyncio.Future[Result]:
         """The result for `item`, and in `timing` what it took. Cancelled while it waits, it is not computed."""
         loop = asyncio.get_running_loop()
         future: asyncio.Future[Result] = loop.create_future()
-        self._queue.append(_Waiting(item, future, timing or Timing(), time.perf_counter()))
+        size = self._size(item)
+        self._queue.append(_Waiting(item, size, future, timing or Timing(), time.perf_counter()))
+        self.waiting += size
         if not self._busy:
             self._busy = True
             loop.call_soon(self._gather)
-        elif self._pause and len(self._queue) >= self._limit:
+        elif self._pause and self.waiting >= self._limit:
             self._pause.cancel()
             self._gather()
         elif self._computing and self._has_whole_batch():
@@ -103,8 +103,8 @@ class MicroBatcher(Generic[Item, Result]):
     def _gather(self) -> None:
         """Go on once a tick has brought nothing, or enough is there."""
         self._pause = None
-        if self._gathered < len(self._queue) < self._limit:
-            self._gathered = len(self._queue)
+        if self._gathered < self.waiting < self._limit:
+            self._gathered = self.waiting
             asyncio.get_running_loop().call_soon(self._gather)
         else:
             self._gathered = 0
@@ -113,8 +113,8 @@ class MicroBatcher(Generic[Item, Result]):
     def _wait_for_more(self, pause: float, until: float) -> None:
         """Go on once a pause has brought nothing, or enough is there, or at the time `until`."""
         loop = asyncio.get_running_loop()
-        if self._gathered < len(self._queue) < self._limit and loop.time() < until:
-            self._gathered = len(self._queue)
+        if self._gathered < self.waiting < self._limit and loop.time() < until:
+            self._gathered = self.waiting
             self._pause = loop.call_later(pause, self._wait_for_more, pause, until)
         else:
             self._gather()
@@ -155,11 +155,12 @@ class MicroBatcher(Generic[Item, Result]):
         while self._queue:
             waiting = self._queue[0]
             if not waiting.future.done():
-                total += self._size(waiting.item)
+                total += waiting.size
                 if batch and total > self._limit:
                     break
                 batch.append(waiting)
             self._queue.popleft()
+            self.waiting -= waiting.size
         return batch
 
     def _deliver(
@@ -191,5 +192,5 @@ class MicroBatcher(Generic[Item, Result]):
                 waiting.future.set_result(result)
         if self._observe:
             timings = [waiting.timing for waiting in batch]
-            self._observe(timings, took, sum(self._size(waiting.item) for waiting in batch))
+            self._observe(timings, took, sum(waiting.size for waiting in batch))
         return took

@@ -30,13 +30,12 @@ class Network(Protocol):
     The channels of the images that are given may lie last in memory.
     """
 
+    lanes: int
+    """Batches that are best computed at a time, in as many threads."""
+
     @property
     def config(self) -> VAEConfig | AutoencoderKLConfig:
         """The model's."""
-
-    @property
-    def lanes(self) -> int:
-        """Batches that are best computed at a time, in as many threads."""
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """Mean and log-variance of q(z|x), (N, …) each."""
