@@ -64,6 +64,28 @@ export async function loaded(load) {
   }
 }
 
+/** A module of the page. What of it did not come is fetched again, which `import` does not in every browser. */
+export async function loadModule(file) {
+  const { href } = new URL(file, import.meta.url);
+  await fetchWhole(href, new Set());
+  return import(href).catch(() => {
+    throw new Error("A part of the page did not come. Load it again.");
+  });
+}
+
+/** Has the browser keep the module at `url` and all that it imports. */
+async function fetchWhole(url, seen) {
+  if (seen.has(url)) return;
+  seen.add(url);
+  const code = await loaded(async () => {
+    const answer = await fetch(url);
+    if (!answer.ok) throw new TypeError(`${url} is answered with ${answer.status}.`);
+    return answer.text();
+  });
+  const imported = [...code.matchAll(/\bfrom "(\.[^"]+)"/g)];
+  await Promise.all(imported.map(([, path]) => fetchWhole(new URL(path, url).href, seen)));
+}
+
 /** Does `work` with the newest value: while it is done, of all values that come only the last is kept for next. */
 export class Newest {
   #work;

@@ -1,6 +1,6 @@
 // Starts the page: asks what is served, shows the walk and, while its image is on its way, fetches the other views.
 
-import { callJson, loaded, say } from "./api.js";
+import { callJson, loadModule, say } from "./api.js";
 import { setImageShape } from "./picture.js";
 import { follow } from "./state.js";
 import { walk } from "./walk.js";
@@ -13,7 +13,7 @@ async function start() {
   const latents = dim ? `${dim} latent dimension${dim === 1 ? "" : "s"}` : `latents of ${shape.join("×")}`;
   document.querySelector("#summary").textContent =
     `Every point is an image: ${model.name}, ${latents}, ${width}×${height}${channels === 3 ? " in colour" : ""}.`;
-  const shortcuts = dim ? walk(model, spread) : (await loaded(() => import("./maps.js"))).maps(model);
+  const shortcuts = dim ? walk(model, spread) : (await loadModule("maps.js")).maps(model);
   follow(dim ?? 0);
   document.querySelector("#main").hidden = false;
   document.addEventListener("keydown", (event) => {
@@ -24,7 +24,7 @@ async function start() {
     event.preventDefault(); // it would scroll the page
     if (!event.repeat) shortcuts.play?.();
   });
-  const { showViews } = await loaded(() => import("./views.js"));
+  const { showViews } = await loadModule("views.js");
   showViews(model, spread);
 }
 
