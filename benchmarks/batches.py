@@ -62,7 +62,7 @@ def main() -> None:
             engine.close()
         lines.append((str(rows), *cells))
         print(*lines[-1], flush=True)
-    where = torch.cuda.get_device_name(options.device) if network.lanes > 1 else "the CPU, one thread"
+    where = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "one thread"
     head = ("rows of a micro-batch", *("one lane, latents/s", "two lanes, latents/s")[: len(lanes)])
     page = f"{describe_machine()}; {where}. `python -m benchmarks.batches` wrote this.\n\n{table(head, lines)}\n"
     (Path(__file__).parent / "batches.md").write_text(f"# Latents decoded a second, by the micro-batch\n\n{page}")

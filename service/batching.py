@@ -92,7 +92,7 @@ class MicroBatcher(Generic[Item, Result]):
         elif self._pause and self.waiting >= self._limit:
             self._pause.cancel()
             self._gather()
-        elif self._computing and self._has_whole_batch():
+        elif self._has_whole_batch():
             self._next_batch()
         return future
 

@@ -68,8 +68,8 @@ export async function loaded(load) {
 export async function loadModule(file) {
   const { href } = new URL(file, import.meta.url);
   await fetchWhole(href, new Set());
-  return import(href).catch(() => {
-    throw new Error("A part of the page did not come. Load it again.");
+  return import(href).catch((cause) => {
+    throw new Error("A part of the page did not come. Load it again.", { cause });
   });
 }
 

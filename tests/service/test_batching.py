@@ -6,6 +6,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
+from service import batching
 from service.batching import MicroBatcher
 
 Numbers = list[int]
@@ -180,6 +181,31 @@ def test_with_a_thread_who_was_answered_comes_again_in_time() -> None:
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(load())
     assert [len(batch) for batch in recorder.batches][:6] == [4, 8, 8, 8, 8, 8]
+
+
+def test_with_a_thread_a_whole_batch_waits_for_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items of several rows are as many as their rows, at the end of a batch and in the pause after it."""
+    monkeypatch.setattr(batching, "PAUSE", 1e6)
+    monkeypatch.setattr(batching, "LONGEST_PAUSE", 1e6)
+    recorder = Recorder()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        time.sleep(0.1)
+        return recorder(items)
+
+    async def load() -> None:
+        micro_batcher = batcher(slow, executor=pool)
+        await asyncio.gather(*(micro_batcher.submit(4 * [number]) for number in (1, 2)))
+        third = micro_batcher.submit(4 * [3])
+        await asyncio.sleep(0.01)
+        others = [micro_batcher.submit([4])]
+        await third
+        others += [micro_batcher.submit([5, 5]), micro_batcher.submit([6])]
+        await asyncio.gather(*others)
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(asyncio.wait_for(load(), 10))
+    assert recorder.batches == [[4 * [1]], [4 * [2]], [4 * [3]], [[4], [5, 5], [6]]]
 
 
 def test_with_two_lanes_whole_batches_are_computed_side_by_side() -> None:

@@ -343,3 +343,10 @@ def test_a_single_image_is_of_its_size(channels: int, mode: str, size: int) -> N
     with Image.open(io.BytesIO(write_png(scanlines(pixels), channels))) as image:
         assert (image.mode, image.size, image.format) == (mode, (size, 28), "PNG")
         assert np.array_equal(np.asarray(image).reshape(pixels[0].shape), pixels[0])
+
+
+def test_a_smooth_picture_is_small() -> None:
+    """Its neighbours are alike, not its values."""
+    slopes = np.add.outer(np.arange(100), np.arange(100))
+    rgb = np.stack([slopes, slopes + 40, 2 * slopes], -1).astype(np.uint8)
+    assert len(write_png(scanlines(rgb[np.newaxis]), 3)) < rgb.size / 30

@@ -54,7 +54,8 @@ def test_a_gpu_computes_what_the_cpu_does_in_each_of_its_lanes(config: VAEConfig
     network = TorchNetwork(untrained(config).to("cuda"), "cuda")
     with ThreadPoolExecutor(network.lanes, initializer=network.begin_thread) as lanes:
         for found in lanes.map(everything, 20 * [network]):
-            assert all(np.allclose(ours, cpus, atol=1e-3) for ours, cpus in zip(found, wanted, strict=True))
+            for ours, cpus in zip(found, wanted, strict=True):
+                assert np.allclose(ours, cpus, rtol=1e-2, atol=1e-2)  # a GPU's convolutions may round to TF32
 
 
 def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
