@@ -8,6 +8,7 @@ import torch
 from torch import Tensor, nn
 
 from service.checkpoints import read_checkpoint
+from service.heap import keep
 from service.network import ByteArray, FloatArray, Network, OnnxNetwork
 from service.onnx_graph import translate
 from service.settings import Runtime, Settings
@@ -66,13 +67,14 @@ class TorchNetwork:
         with torch.inference_mode():
             images = self.model.signed(self._tensor(z))
             wanted: torch.dtype = getattr(torch, dtype)
-            values = images.to(wanted).flatten(1).view(torch.uint8)  # the layout of half as many bytes is soon changed
+            values = images.to(wanted, memory_format=torch.contiguous_format).flatten(1).view(torch.uint8)
             raw, sums = self._arrays(values, images.sum((1, 2, 3)))
             return raw, sums
 
     def begin_thread(self) -> None:
         """As Network: BLAS called from a thread that torch did not make uses all cores until this is called there."""
         torch.set_num_threads(self._threads)
+        keep()
         if self._cuda:
             torch.cuda.set_stream(torch.cuda.Stream(self._device))
 
