@@ -1,4 +1,4 @@
-"""Ways to run the bundled decoder on one core: microseconds for a batch, difference from torch, seconds to set up.
+"""Ways to run a decoder on one core: microseconds for a batch, difference from torch, seconds to set up.
 
     python -m benchmarks.engines [--core N]
 
@@ -24,6 +24,7 @@ from service.onnx_graph import translate
 from service.settings import BUNDLED
 from service.torch_network import lay_out
 from training.export import Decoder
+from vae import VAE, VAEConfig
 from vae.checkpoint import load
 
 FloatArray = npt.NDArray[np.float32]
@@ -32,18 +33,17 @@ ROWS = (1, 2, 8, 32, 64)
 REPEATS = 300
 
 
-def torch_as_loaded() -> Decode:
-    return _in_torch(Decoder(load(BUNDLED).model))
+def torch_as_loaded(model: VAE) -> Decode:
+    return _in_torch(Decoder(model))
 
 
-def torch_laid_out() -> Decode:
-    model = load(BUNDLED).model
+def torch_laid_out(model: VAE) -> Decode:
     lay_out(model)
     return _in_torch(Decoder(model))
 
 
-def torch_bfloat16() -> Decode:
-    decode = torch_as_loaded()
+def torch_bfloat16(model: VAE) -> Decode:
+    decode = torch_as_loaded(model)
 
     def autocast(z: FloatArray) -> FloatArray:
         with torch.autocast("cpu", torch.bfloat16):
@@ -52,14 +52,23 @@ def torch_bfloat16() -> Decode:
     return autocast
 
 
-def torch_compiled() -> Decode:
-    decoder = Decoder(load(BUNDLED).model)
+def torch_compiled(model: VAE) -> Decode:
+    decoder = Decoder(model)
     decoder.compile(dynamic=True)
     return _in_torch(decoder)
 
 
-def onnx_runtime() -> Decode:
-    return OnnxNetwork(translate(load(BUNDLED).model)).decode
+def onnx_runtime(model: VAE) -> Decode:
+    return OnnxNetwork(translate(model)).decode
+
+
+def bundled() -> VAE:
+    return load(BUNDLED).model
+
+
+def convolutions() -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig("conv", (3, 64, 64), hidden_dim=64)).eval().requires_grad_(False)
 
 
 ENGINES = {
@@ -68,6 +77,10 @@ ENGINES = {
     "torch, bfloat16 autocast": torch_bfloat16,
     "torch.compile": torch_compiled,
     "ONNX Runtime, translated layer by layer (served)": onnx_runtime,
+}
+MODELS = {
+    "The bundled model": bundled,
+    "Convolutions, 3×64×64, 64 channels where they are coarsest": convolutions,
 }
 
 
@@ -97,23 +110,27 @@ def main() -> None:
     machine = describe_machine()
     os.sched_setaffinity(0, {options.core})
     torch.set_num_threads(1)
-    z = np.random.default_rng(0).standard_normal((max(ROWS), 3), np.float32)
-    wanted = torch_as_loaded()(z)
+    tables = "\n\n".join(f"{title}:\n\n{table(make)}" for title, make in MODELS.items())
+    page = f"# Ways to decode\n\n{machine}, one core; `python -m benchmarks.engines` wrote this.\n\n{tables}\n"
+    (Path(__file__).parent / "engines.md").write_text(page)
+
+
+def table(make_model: Callable[[], VAE]) -> str:
+    z = np.random.default_rng(0).standard_normal((max(ROWS), *make_model().config.latent_shape), np.float32)
+    wanted = torch_as_loaded(make_model())(z)
     lines = [
         f"| engine | {' | '.join(f'{rows} rows, µs' for rows in ROWS)} | differs by | set up, s |",
         "|---|" + "---:|" * (len(ROWS) + 2),
     ]
     for name, make in ENGINES.items():
         start = time.perf_counter()
-        decode = make()
+        decode = make(make_model())
         difference = np.abs(decode(z) - wanted).max()
         seconds = time.perf_counter() - start
         times = " | ".join(f"{microseconds(decode, z[:rows]):.0f}" for rows in ROWS)
         lines.append(f"| {name} | {times} | {difference:.0e} | {seconds:.1f} |")
         print(lines[-1], flush=True)
-    table = "\n".join(lines)
-    page = f"# Ways to decode\n\n{machine}, one core; `python -m benchmarks.engines` wrote this.\n\n{table}\n"
-    (Path(__file__).parent / "engines.md").write_text(page)
+    return "\n".join(lines)
 
 
 if __name__ == "__main__":
