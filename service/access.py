@@ -99,19 +99,19 @@ def _second(ended: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ended))
 
 
-_TEXT = "%s,%03d INFO    %s %s %s %d, %d bytes in, %d out, %.1f ms"
-_COMPUTED = " (%.1f queued, %.1f computed)"
+_TEXT = "%s,%03d INFO    %s %s %s %d, %d bytes in, %d out, %.1f ms, %s%s\n"
+_COMPUTED = _TEXT.replace("ms", "ms (%.1f queued, %.1f computed)")
 
 
 def _text_line(exchange: Exchange) -> str:
     ended, client, method, path, _, status, received, size, seconds, timing, request_id, traceparent = exchange
     second = int(ended)
-    ended_at = _second(second), int((ended - second) * 1000)
-    line = _TEXT % (*ended_at, client, method, printable(path), status, received, size, seconds * 1000)
-    if timing and timing.compute:
-        line += _COMPUTED % (timing.queue * 1000, timing.compute * 1000)
-    trace_id = _trace_id(traceparent) if traceparent else ""
-    return f"{line}, {request_id.decode()}{f', trace {trace_id}' if trace_id else ''}\n"
+    at, ms, took, name = _second(second), (ended - second) * 1000, seconds * 1000, request_id.decode()
+    trace = f", trace {trace_id}" if traceparent and (trace_id := _trace_id(traceparent)) else ""
+    if not (timing and timing.compute):
+        return _TEXT % (at, ms, client, method, printable(path), status, received, size, took, name, trace)
+    computed = timing.queue * 1000, timing.compute * 1000
+    return _COMPUTED % (at, ms, client, method, printable(path), status, received, size, took, *computed, name, trace)
 
 
 def _json_line(exchange: Exchange) -> str:

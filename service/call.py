@@ -33,6 +33,8 @@ class Call(Request):
         self._declared = int(length) if length.isdigit() else 0
         self._chunks: list[bytes] = []
         self._more = True
+        if (body := scope.get("whole_body")) is not None:
+            self._hold(body, more=False)
 
     def field(self, name: bytes) -> str:
         """A header field, empty where it did not come."""
@@ -50,9 +52,9 @@ class Call(Request):
         return _media_type(self.fields.get(b"content-type", b""))
 
     @property
-    def has_body(self) -> bool:
-        """Does its head tell of one?"""
-        return b"content-length" in self.fields or b"transfer-encoding" in self.fields
+    def awaits_body(self) -> bool:
+        """Is some of its body still to come, by what its head tells?"""
+        return self._more and (b"content-length" in self.fields or b"transfer-encoding" in self.fields)
 
     async def arrive(self, limit: int, place: Place) -> None:
         """Wait until the body is whole, or known to be of more than `limit` bytes; `place` holds what came of it."""
@@ -80,10 +82,12 @@ class Call(Request):
         message = await self._receive()
         if message["type"] == "http.disconnect":
             raise UnreadableBody("The caller hung up before the body was whole.")
-        chunk: bytes = message.get("body", b"")
+        self._hold(message.get("body", b""), more=message.get("more_body", False))
+
+    def _hold(self, chunk: bytes, *, more: bool) -> None:
         self._chunks.append(chunk)
         self.came += len(chunk)
-        self._more = message.get("more_body", False)
+        self._more = more
 
 
 @lru_cache(maxsize=64)

@@ -19,7 +19,6 @@ UNCOPIED = 2**16
 """Bytes from which on a body goes out as it lies; less is sooner copied behind its head than written by itself."""
 
 Fields = Iterable[tuple[bytes, bytes]]
-_FIELD = b"%b: %b\r\n"
 
 
 class Cycle:
@@ -80,6 +79,8 @@ class Cycle:
 
     async def run(self, app: ASGIApp) -> None:
         """Have `app` answer; what it fails to answer is a 500, or a connection that breaks off."""
+        if self.whole:
+            self.scope["whole_body"] = self._so_far()  # for those who know: `receive` gives it too
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
@@ -110,7 +111,7 @@ class Cycle:
             self._invite()
             self._news = asyncio.get_running_loop().create_future()
             await self._news
-        body = self._body[0] if len(self._body) == 1 else b"".join(self._body)
+        body = self._so_far()
         self._body.clear()
         self.buffered = 0
         self._all_taken = self.whole
@@ -147,19 +148,18 @@ class Cycle:
         fields = [*self._common_fields, *fields]
         length = dict(fields).get(b"content-length")
         self._left = None if length is None else int(length)
-        lines = [STATUS_LINES[status], *map(_FIELD.__mod__, fields)]
         if not self.whole:
             self.keep_alive = False
         if not self.keep_alive:
-            lines.append(b"connection: close\r\n")
+            fields.append((b"connection", b"close"))
         if self.scope["method"] == "HEAD" or status in WITHOUT_BODY:
             self._left = 0
         elif self._left is None:
-            lines.append(b"transfer-encoding: chunked\r\n")
-        head = b"".join(lines)
-        if not head.count(b"\r") == head.count(b"\n") == len(lines):
+            fields.append((b"transfer-encoding", b"chunked"))
+        lines = b"\r\n".join(map(b": ".join, fields))
+        if not lines.count(b"\r") == lines.count(b"\n") == len(fields) - 1:
             raise ValueError("A header field has a line break in it.")
-        return head + b"\r\n"
+        return b"%b%b\r\n\r\n" % (STATUS_LINES[status], lines)
 
     def _frame(self, body: bytes, last: bool) -> bytes:
         """A piece of the body as it goes over the wire."""
@@ -169,6 +169,9 @@ class Cycle:
             return body
         piece = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
         return piece + b"0\r\n\r\n" if last else piece
+
+    def _so_far(self) -> bytes:
+        return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
     def _end(self) -> None:
         self._ended = True

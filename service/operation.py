@@ -5,6 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
+from functools import lru_cache
 from typing import Any, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -67,7 +68,7 @@ class Operation(APIRoute):
         try:
             keyring = gate.keyring
             key = keyring.identify(call.field(b"authorization"), call.field(b"x-api-key")) if keyring else b""
-            with gate.admission.place(key, lent=call.has_body) as place:
+            with gate.admission.place(key, lent=call.awaits_body) as place:
                 if place.lent:
                     await call.arrive(state["loaded"].limits.body, place)
                     place.take()
@@ -92,14 +93,20 @@ def _server_timing(timing: Timing) -> bytes:
     return b"queue;dur=%.3f, compute;dur=%.3f" % (timing.queue * 1000, timing.compute * 1000)
 
 
+@lru_cache(maxsize=64)
 def read_options(model: type[Options], query_string: bytes) -> Options:
     """A query string → `model`; raises InvalidInput with a pointer for each bad parameter."""
     pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
     fields: dict[str, object] = dict(pairs)
-    for name, field in model.model_fields.items():
-        if get_origin(field.annotation) is tuple:  # repeated, once for each value
-            fields[name] = tuple(value for other, value in pairs if other == name)
+    for name in _repeated(model):
+        fields[name] = tuple(value for other, value in pairs if other == name)
     try:
         return model.model_validate(fields)
     except ValidationError as error:
         raise invalid("query", error) from error
+
+
+@lru_cache
+def _repeated(model: type[BaseModel]) -> list[str]:
+    """Parameters that come once for each of their values."""
+    return [name for name, field in model.model_fields.items() if get_origin(field.annotation) is tuple]
