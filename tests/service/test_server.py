@@ -29,7 +29,7 @@ from vae.model import VAE
 
 TAKEN = r"(?i)(address already in use|choose another --host or --port, or stop what listens there\.)"
 SAMPLE = "/sample?n=16&seed=7"
-SLOW = VAEConfig(image_shape=(1, 8, 8), hidden_dim=2048, hidden_layers=3)
+SLOW = VAEConfig("conv")
 """Ten thousand images take it many seconds."""
 DECODE = "POST /decode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
 
