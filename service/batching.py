@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Executor
+from concurrent.futures import Executor, Future
 from typing import Generic, NamedTuple, TypeVar
 
 Item = TypeVar("Item")
@@ -128,10 +128,8 @@ class MicroBatcher(Generic[Item, Result]):
         loop = asyncio.get_running_loop()
         begun = time.perf_counter()  # the loop's clock stands still within a tick
         if self._executor is not None:
-            computation = loop.run_in_executor(self._executor, self._compute, items)
-            self._computing += 1
 
-            def go_on(done: asyncio.Future[Sequence[Result | Exception]]) -> None:
+            def go_on(done: Future[Sequence[Result | Exception]]) -> None:
                 took = self._deliver(batch, begun, done.result)
                 self._computing -= 1
                 if self._has_whole_batch():
@@ -139,7 +137,9 @@ class MicroBatcher(Generic[Item, Result]):
                 elif not self._computing:
                     self._wait_for_more(took * PAUSE, loop.time() + took * LONGEST_PAUSE)
 
-            computation.add_done_callback(go_on)
+            computation = self._executor.submit(self._compute, items)
+            self._computing += 1
+            computation.add_done_callback(lambda done: loop.call_soon_threadsafe(go_on, done))
             if self._has_whole_batch():
                 self._next_batch()
         else:

@@ -286,6 +286,8 @@ def _all_finite(arrays: Sequence[npt.NDArray[Any]]) -> bool:
 
 def _is_finite(array: FloatArray) -> bool:
     """A sum that is finite is one of finite numbers; one that is not may be."""
+    if array.ndim == 1:
+        return all(map(isfinite, array.tolist()))
     return isfinite(array.sum()) or bool(np.isfinite(array).all())
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable, Mapping
 from dataclasses import dataclass
-from math import hypot, prod
+from math import hypot, prod, sqrt
 from typing import Annotated
 
 import numpy as np
@@ -240,7 +240,7 @@ def distances(z: FloatArray) -> Iterable[float]:
     """Of latents (N, …) from the prior's mean."""
     if z.ndim == 2:
         return (hypot(*row) for row in z.tolist())
-    return map(float, np.linalg.norm(z.reshape(len(z), -1), axis=1))
+    return (sqrt(row.dot(row)) for row in z.reshape(len(z), -1))
 
 
 def _check_latent(loaded: Loaded, fields: Mapping[str, npt.ArrayLike]) -> None:
