@@ -135,7 +135,9 @@ class Place:
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
         self._admission.leave(self)
-        if self._ended and self._task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+        task = self._task
+        del self._task  # a task that is cancelled holds this object, by its traceback
+        if self._ended and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
             raise DeadlineExceeded(f"No answer within {self._deadline:g} seconds.") from error
 
     def take(self) -> None:

@@ -105,11 +105,13 @@ class Connection(asyncio.Protocol):
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
-        """Stop what is being done for the caller: they are gone."""
+        """Stop what is being done for the caller: they are gone. So is this object then, without the collector."""
         self._server.connections.discard(self)
         self._closing = True
         self._timer.cancel()
         self._abandon()
+        self._task = self._incoming = None
+        del self._parser
 
     def data_received(self, data: bytes) -> None:
         """Parse what came; the parser calls the on_… methods."""

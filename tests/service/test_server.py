@@ -1,6 +1,7 @@
 """One process: how it starts, serves and stops."""
 
 import asyncio
+import gc
 import json
 import os
 import pickle
@@ -8,6 +9,7 @@ import re
 import signal
 import socket
 import time
+import weakref
 from collections.abc import AsyncIterator, Callable, Iterator
 from contextlib import ExitStack, asynccontextmanager, contextmanager
 from functools import partial
@@ -83,6 +85,41 @@ def test_many_callers_come_in_within_one_turn_of_the_loop() -> None:
         return turns
 
     assert uvloop.run(turns_until_all_are_in(5 * LISTENERS)) < 15
+
+
+GONE = {
+    "after an answer": b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    "between two requests": b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n",
+    "within a head": b"GET /li",
+    "within a body": f"{DECODE}content-length: 9\r\n\r\n[0".encode(),
+    "while it is computed": b"GET /sample?n=4000 HTTP/1.1\r\nhost: x\r\n\r\n",
+    "refused": b"nonsense\r\n\r\n",
+}
+
+
+@pytest.mark.parametrize("sent", GONE.values(), ids=list(GONE))
+def test_a_caller_who_has_gone_leaves_nothing_to_the_collector(sent: bytes) -> None:
+    """It comes seldom, and would find the connections of tens of thousands, in one pause."""
+
+    async def come_and_go() -> None:
+        async with served() as server:
+            connections = server.server_state.connections
+            gc.collect()
+            gc.disable()
+            try:
+                _, writer = await asyncio.open_connection("127.0.0.1", server.config.port)
+                await asyncio.sleep(0.1)
+                (connection,) = map(weakref.ref, connections)
+                writer.write(sent)
+                await asyncio.sleep(0.1)
+                writer.close()
+                await writer.wait_closed()
+                await asyncio.sleep(0.5)
+                assert connection() is None
+            finally:
+                gc.enable()
+
+    uvloop.run(come_and_go())
 
 
 def test_memory_is_given_back_once_after_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
