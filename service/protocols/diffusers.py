@@ -46,7 +46,7 @@ PIXEL_BOUND = 4
 Number = TypeVar("Number", np.uint8, np.float32)
 Config = VAEConfig | AutoencoderKLConfig
 Size = Annotated[int, Field(ge=1, le=2**31)]
-Factor = Annotated[float, Field(gt=0, le=LATENT_BOUND, allow_inf_nan=False)]
+Factor = Annotated[float, Field(ge=1 / LATENT_BOUND, le=LATENT_BOUND, allow_inf_nan=False)]
 Shift = Annotated[float, Field(ge=-LATENT_BOUND, le=LATENT_BOUND, allow_inf_nan=False)]
 
 
@@ -63,12 +63,12 @@ class TensorOptions(BaseModel):
     scaling_factor: Factor | None = Field(None, description="Scale latents by this one.")
     shift_factor: Shift | None = Field(None, description="Shift latents by this one.")
 
-    def scaling(self, config: Config) -> tuple[np.float32, np.float32]:
+    def scaling(self, config: Config) -> tuple[float, float]:
         """Scaling factor and shift factor."""
         factor, shift = (config.scaling_factor, config.shift_factor) if self.do_scaling else (1.0, 0.0)
         factor = factor if self.scaling_factor is None else self.scaling_factor
         shift = shift if self.shift_factor is None else self.shift_factor
-        return np.float32(factor), np.float32(shift)
+        return factor, shift
 
 
 class RemoteDecodeOptions(TensorOptions):
@@ -157,12 +157,11 @@ def _latents(
     limits.check_pixels(len(z), image_shape)
     _check_tiles(config, image_shape)
     factor, shift = options.scaling(config)
-    with np.errstate(over="ignore"):  # what float32 cannot hold becomes infinite, and is refused
-        z = z / factor + shift
-    if not -LATENT_BOUND <= z.min() <= z.max() <= LATENT_BOUND:  # none of these is so where there is a NaN
+    extremes = (float(extreme) / factor + shift for extreme in (z.min(), z.max()))
+    if not all(-LATENT_BOUND <= extreme <= LATENT_BOUND for extreme in extremes):  # a NaN is not so either
         problem = f"The tensor holds numbers that are not finite or, scaled, beyond ±{LATENT_BOUND:g}."
         raise InvalidInput(Problem("body", "", problem))
-    return z, image_shape
+    return z / factor + shift, image_shape
 
 
 def _unpack(z: FloatArray, options: RemoteDecodeOptions, config: AutoencoderKLConfig) -> FloatArray:
