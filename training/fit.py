@@ -58,8 +58,8 @@ def fit(config: FitConfig) -> None:
             kept = f"{config.out} holds epoch {epochs}, whole, without figures and latents"
             kept = kept if epochs else "no epoch was finished, no checkpoint was written"
             raise KeyboardInterrupt(f"Interrupted: {kept}. The same command with --resume goes on.") from None
-    if workers.first:
-        _finish(config, outputs, state, train, test)
+    workers.leave()
+    _finish(config, outputs, state, train, test)
 
 
 def _begin(config: FitConfig, train: Dataset, device: torch.device) -> TrainingState:
