@@ -19,6 +19,7 @@ from uvicorn.server import ServerState
 
 from service.cycle import STATUS_LINES, Cycle
 from service.errors import MEDIA_TYPE, HeadTooLarge, ServiceError, SlowCaller, UnreadableBody, problem_document
+from service.outbox import Outbox
 
 HEAD_LIMIT = 64 * 2**10
 """Bytes of a request's line and header fields, and of what else is none of its body: trailers, a chunk's extensions."""
@@ -73,6 +74,7 @@ class Connection(asyncio.Protocol):
         self._app = config.loaded_app
         self._server = server_state
         self._patience: Patience = app_state["patience"]
+        self._outbox: Outbox = app_state.setdefault("outbox", Outbox())  # all connections'
         self._loop = _loop or asyncio.get_running_loop()
         self._parser = httptools.HttpRequestParser(self)
         self._writable = asyncio.Event()
@@ -199,6 +201,7 @@ class Connection(asyncio.Protocol):
             scope,
             self.transport,
             self._writable,
+            self._outbox,
             keep_alive=version == "1.1" and parser.should_keep_alive() and not self._last,
             common_fields=self._server.default_headers,
             on_receive=self._regulate,
@@ -240,7 +243,7 @@ class Connection(asyncio.Protocol):
     def _close_if_idle(self) -> None:
         if not self._cycles and not self._in_head:
             self._closing = True
-            self.transport.close()
+            self._outbox.close(self.transport)
 
     def _watch(self) -> None:
         """Now and then: hang up where the caller keeps the service waiting."""
@@ -254,7 +257,7 @@ class Connection(asyncio.Protocol):
             self.transport.abort()
         elif now > self._due and not (self._cycles and self._cycles[0].whole):
             if self._closing or not (self._in_head or self._incoming):
-                self.transport.close()
+                self._outbox.close(self.transport)
             else:
                 part = "head" if self._in_head else "body"
                 self._refuse(SlowCaller(f"Nothing more of the request's {part} came in {self._patience.caller:g} s."))
@@ -284,7 +287,7 @@ class Connection(asyncio.Protocol):
             self._linger()
         elif not cycle.keep_alive:
             self._closing = True
-            self.transport.close()
+            self._outbox.close(self.transport)
         elif self._cycles:
             self._regulate()
         else:
@@ -329,12 +332,12 @@ class Connection(asyncio.Protocol):
         name = self._patience.on_refusal(error, scope)
         if cycle and (cycle.started or cycle.whole):
             self._closing = True
-            self.transport.close()
+            self._outbox.close(self.transport)
             return
         body = problem_document(error)
         fields = b"content-type: %b\r\ncontent-length: %d\r\n" % (MEDIA_TYPE.encode(), len(body))
         fields += b"x-request-id: %b\r\nconnection: close\r\n\r\n" % name
-        self.transport.write(STATUS_LINES[error.status] + fields + body)
+        self._outbox.write(self.transport, STATUS_LINES[error.status], fields, body)
         self._abandon()
         self._linger()
 
@@ -346,7 +349,7 @@ class Connection(asyncio.Protocol):
         if not self._reads:
             self.transport.resume_reading()
         self._give(LINGER_S)
-        self.transport.write_eof()
+        self._outbox.end(self.transport)
 
     def _abandon(self) -> None:
         if self._task:

@@ -10,13 +10,14 @@ from http import HTTPStatus
 from starlette.types import ASGIApp, Message, Scope
 
 from service.errors import MEDIA_TYPE, InternalError, problem_document
+from service.outbox import Outbox
 
 logger = logging.getLogger("vae-service")
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 WITHOUT_BODY = (204, 304)
 UNCOPIED = 2**16
-"""Bytes from which on a body goes out as it lies; less is sooner copied behind its head than written by itself."""
+"""Bytes from which on a body goes out as it lies, at once; less is copied behind its head, and goes with others'."""
 
 Fields = Iterable[tuple[bytes, bytes]]
 
@@ -35,6 +36,7 @@ class Cycle:
         "_news",
         "_on_end",
         "_on_receive",
+        "_outbox",
         "_transport",
         "_writable",
         "buffered",
@@ -49,6 +51,7 @@ class Cycle:
         scope: Scope,
         transport: asyncio.Transport,
         writable: asyncio.Event,
+        outbox: Outbox,
         *,
         keep_alive: bool,
         common_fields: Fields,
@@ -66,6 +69,7 @@ class Cycle:
         """Bytes of the body that came and were not taken yet."""
         self._transport = transport
         self._writable = writable
+        self._outbox = outbox
         self._invited = False
         self._common_fields = common_fields
         self._on_receive = on_receive
@@ -81,6 +85,7 @@ class Cycle:
         """Have `app` answer; what it fails to answer is a 500, or a connection that breaks off."""
         if self.whole:
             self.scope["whole_body"] = self._so_far()  # for those who know: `receive` gives it too
+        self._outbox.answering += 1
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
@@ -89,6 +94,7 @@ class Cycle:
             if not self.started:
                 await self._send_500()
         finally:
+            self._outbox.answering -= 1
             if not self._ended:
                 self.keep_alive = False
                 self._end()
@@ -129,15 +135,15 @@ class Cycle:
         if not self._writable.is_set():
             await self._writable.wait()
         if self.started:
-            self._transport.write(self._frame(body, last))
+            self._outbox.write(self._transport, self._frame(body, last))
         else:
             head = self._open(self._head["status"], self._head["headers"])
             self.started = True
             frame = self._frame(body, last)
             if len(frame) < UNCOPIED:
-                self._transport.write(head + frame)
+                self._outbox.post(self._transport, head + frame)
             else:
-                self._transport.writelines((head, frame))
+                self._outbox.write(self._transport, head, frame)
         if last:
             if self._left:
                 self.keep_alive = False  # the caller waits for more than there is
@@ -194,7 +200,7 @@ class Cycle:
         """Have the caller send the body who waits to be told (RFC 9110, section 10.1.1)."""
         expected = (value.lower() for name, value in self.scope["headers"] if name == b"expect")
         if not (self._invited or self.whole) and b"100-continue" in expected:
-            self._transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._outbox.write(self._transport, b"HTTP/1.1 100 Continue\r\n\r\n")
         self._invited = True
 
     def _wake(self) -> None:

@@ -47,7 +47,8 @@ class ProxyConnection(Connection):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        super().__init__(config, server_state, {**app_state, "patience": _patience()}, _loop)
+        app_state["patience"] = _patience()
+        super().__init__(config, server_state, app_state, _loop)
 
 
 class Problems:

@@ -7,7 +7,7 @@ import socket
 import time
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager, suppress
-from dataclasses import dataclass, replace
+from dataclasses import dataclass, field, replace
 from threading import Event, Thread
 from typing import Any
 
@@ -20,6 +20,7 @@ from service.app import create_app
 from service.batching import Timing
 from service.connection import Connection
 from service.engine import ByteArray, Engine, FloatArray
+from service.outbox import Outbox
 from service.server import Lifespan
 from service.settings import Settings
 
@@ -31,6 +32,7 @@ class Running:
     app: FastAPI
     client: httpx.Client
     port: int
+    outbox: Outbox = field(default_factory=Outbox)
 
     @property
     def admission(self) -> Admission:
@@ -75,7 +77,8 @@ def running(**settings: Any) -> Iterator[Running]:
             if not server.started:
                 raise RuntimeError("The service did not start; its log says why.")
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-                yield Running(front.api, client, port)
+                client.get("/livez")
+                yield Running(front.api, client, port, server.lifespan.state["outbox"])
         finally:
             server.should_exit = True
             thread.join()
