@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+import time
 from types import TracebackType
 from typing import Literal, Self, cast
 
@@ -34,6 +35,8 @@ class Admission:
         self._taken = 0
         self._taken_by: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.loop: asyncio.AbstractEventLoop
+        """That of the requests in flight."""
 
     @property
     def in_flight(self) -> int:
@@ -60,10 +63,11 @@ class Admission:
             self._check(place.key)
         else:
             self.take(place)
-        loop = asyncio.get_running_loop()
-        due = self._due[place] = loop.time() + self._deadline
+        if not self._due:
+            self.loop = asyncio.get_running_loop()  # a system call, in Python 3.11
+        self._due[place] = time.monotonic() + self._deadline
         if self._timer is None:
-            self._timer = loop.call_at(due, self._end_overdue)
+            self._timer = self.loop.call_later(self._deadline, self._end_overdue)
 
     def take(self, place: Place) -> None:
         """Lend it no longer, or raise."""
@@ -101,10 +105,9 @@ class Admission:
 
     def _end_overdue(self) -> None:
         """One timer for all: each request has the same time, so they fall due in the order in which they came."""
-        loop = asyncio.get_running_loop()
         for place, due in self._due.items():
-            if due > loop.time():
-                self._timer = loop.call_at(due, self._end_overdue)
+            if (left := due - time.monotonic()) > 0:
+                self._timer = self.loop.call_later(left, self._end_overdue)
                 return
             place.end()
         self._timer = None
@@ -127,7 +130,7 @@ class Place:
 
     def __enter__(self) -> Self:
         self._admission.enter(self)
-        self._task = cast("asyncio.Task[object]", asyncio.current_task())
+        self._task = cast("asyncio.Task[object]", asyncio.current_task(self._admission.loop))
         self._cancelling = self._task.cancelling()
         return self
 

@@ -7,7 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -33,12 +33,8 @@ class Timing:
         """Of all of them."""
 
 
-class _Waiting(NamedTuple, Generic[Item, Result]):
-    item: Item
-    size: int
-    future: asyncio.Future[Result]
-    timing: Timing
-    since: float
+_Waiting = tuple[Item, int, asyncio.Future[Result], Timing, float]
+"""An item, its size, its result, where its time goes, and since when it waits."""
 
 
 class MicroBatcher(Generic[Item, Result]):
@@ -81,14 +77,15 @@ class MicroBatcher(Generic[Item, Result]):
 
     def submit(self, item: Item, timing: Timing | None = None) -> asyncio.Future[Result]:
         """The result for `item`, and in `timing` what it took. Cancelled while it waits, it is not computed."""
-        loop = asyncio.get_running_loop()
-        future: asyncio.Future[Result] = loop.create_future()
+        if not self._busy:
+            self._loop = asyncio.get_running_loop()  # a system call, in Python 3.11
+        future: asyncio.Future[Result] = self._loop.create_future()
         size = self._size(item)
-        self._queue.append(_Waiting(item, size, future, timing or Timing(), time.perf_counter()))
+        self._queue.append((item, size, future, timing or Timing(), time.perf_counter()))
         self.waiting += size
         if not self._busy:
             self._busy = True
-            loop.call_soon(self._gather)
+            self._loop.call_soon(self._gather)
         elif self._pause and self.waiting >= self._limit:
             self._pause.cancel()
             self._gather()
@@ -105,17 +102,16 @@ class MicroBatcher(Generic[Item, Result]):
         self._pause = None
         if self._gathered < self.waiting < self._limit:
             self._gathered = self.waiting
-            asyncio.get_running_loop().call_soon(self._gather)
+            self._loop.call_soon(self._gather)
         else:
             self._gathered = 0
             self._next_batch()
 
     def _wait_for_more(self, pause: float, until: float) -> None:
         """Go on once a pause has brought nothing, or enough is there, or at the time `until`."""
-        loop = asyncio.get_running_loop()
-        if self._gathered < self.waiting < self._limit and loop.time() < until:
+        if self._gathered < self.waiting < self._limit and self._loop.time() < until:
             self._gathered = self.waiting
-            self._pause = loop.call_later(pause, self._wait_for_more, pause, until)
+            self._pause = self._loop.call_later(pause, self._wait_for_more, pause, until)
         else:
             self._gather()
 
@@ -124,8 +120,8 @@ class MicroBatcher(Generic[Item, Result]):
         if not batch:
             self._busy = self._computing > 0
             return
-        items = [waiting.item for waiting in batch]
-        loop = asyncio.get_running_loop()
+        items = [item for item, _, _, _, _ in batch]
+        loop = self._loop
         begun = time.perf_counter()  # the loop's clock stands still within a tick
         if self._executor is not None:
 
@@ -154,13 +150,14 @@ class MicroBatcher(Generic[Item, Result]):
         total = 0
         while self._queue:
             waiting = self._queue[0]
-            if not waiting.future.done():
-                total += waiting.size
+            _, size, future, _, _ = waiting
+            if not future.done():
+                total += size
                 if batch and total > self._limit:
                     break
                 batch.append(waiting)
             self._queue.popleft()
-            self.waiting -= waiting.size
+            self.waiting -= size
         return batch
 
     def _deliver(
@@ -178,19 +175,18 @@ class MicroBatcher(Generic[Item, Result]):
         except Exception as error:
             results = [error] * len(batch)
         took = time.perf_counter() - begun
-        for waiting, result in zip(batch, results, strict=True):
-            timing = waiting.timing
+        for (_, _, future, timing, since), result in zip(batch, results, strict=True):
             if not timing.batches:
-                timing.queue += begun - waiting.since
+                timing.queue += begun - since
             timing.batches += 1
             timing.compute += took
-            if waiting.future.done():
+            if future.done():
                 continue
             if isinstance(result, Exception):
-                waiting.future.set_exception(result)
+                future.set_exception(result)
             else:
-                waiting.future.set_result(result)
+                future.set_result(result)
         if self._observe:
-            timings = [waiting.timing for waiting in batch]
-            self._observe(timings, took, sum(waiting.size for waiting in batch))
+            timings = [timing for _, _, _, timing, _ in batch]
+            self._observe(timings, took, sum(size for _, size, _, _, _ in batch))
         return took
