@@ -32,12 +32,18 @@ class Running:
     app: FastAPI
     client: httpx.Client
     port: int
-    outbox: Outbox = field(default_factory=Outbox)
+    state: dict[str, Any] = field(default_factory=dict)
+    """What the connections share."""
 
     @property
     def admission(self) -> Admission:
         admission: Admission = self.app.state.gate.admission
         return admission
+
+    @property
+    def outbox(self) -> Outbox:
+        outbox: Outbox = self.state["outbox"]
+        return outbox
 
     def swap_engine(self, make: Callable[[Engine], Engine]) -> None:
         """Put `make(engine)` in the place of the engine."""
@@ -77,8 +83,7 @@ def running(**settings: Any) -> Iterator[Running]:
             if not server.started:
                 raise RuntimeError("The service did not start; its log says why.")
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-                client.get("/livez")
-                yield Running(front.api, client, port, server.lifespan.state["outbox"])
+                yield Running(front.api, client, port, server.lifespan.state)
         finally:
             server.should_exit = True
             thread.join()

@@ -154,7 +154,7 @@ def test_a_request_counts_until_it_is_answered(stalled: tuple[Running, Stalled])
         assert service.outbox.answering == 1
         engine.released.set()
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
-    assert service.outbox.answering == 0
+        wait_until(lambda: service.outbox.answering == 0)
 
 
 def test_a_request_that_is_broken_off_counts_no_longer(stalled: tuple[Running, Stalled]) -> None:

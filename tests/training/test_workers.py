@@ -29,3 +29,18 @@ def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) ->
     written = {path.name.partition(".")[2] for path in tmp_path.glob("together*")}
     assert written == {"safetensors", "latents.safetensors", "md", "state.pt", "history.jsonl", "tensorboard"}
     assert list((tmp_path / "together.tensorboard").iterdir())
+
+
+@pytest.mark.parametrize(("rank", "said"), [(0, ["goes on", "Python ends"]), (1, [])])
+def test_all_but_the_first_leave_without_pythons_own_end(rank: int, said: list[str]) -> None:
+    steps = (
+        "import atexit, torch",
+        "from training.workers import Workers",
+        "atexit.register(print, 'Python ends')",
+        f"Workers({rank}, 2, torch.device('cpu')).leave()",
+        "print('goes on')",
+    )
+    done = subprocess.run(
+        [sys.executable, "-c", "\n".join(steps)], check=True, capture_output=True, text=True, timeout=60
+    )
+    assert done.stdout.splitlines() == said
