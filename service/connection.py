@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 import socket
-from collections import deque
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -19,6 +18,7 @@ from uvicorn.server import ServerState
 
 from service.cycle import STATUS_LINES, Cycle
 from service.errors import MEDIA_TYPE, HeadTooLarge, ServiceError, SlowCaller, UnreadableBody, problem_document
+from service.inbox import Inbox
 from service.outbox import Outbox
 
 HEAD_LIMIT = 64 * 2**10
@@ -61,7 +61,38 @@ class Connection(asyncio.Protocol):
     The requests of one connection are answered one after the other. One that breaks off takes its requests with it.
     """
 
-    transport: asyncio.Transport
+    __slots__ = (  # hundreds of these are used in turn, and fall out of the processor's caches between
+        "__weakref__",
+        "_address",
+        "_app",
+        "_came",
+        "_client",
+        "_closing",
+        "_cycles",
+        "_declining",
+        "_due",
+        "_fields",
+        "_in_head",
+        "_inbox",
+        "_incoming",
+        "_last",
+        "_loop",
+        "_next",
+        "_outbox",
+        "_overhead",
+        "_parser",
+        "_patience",
+        "_reads",
+        "_server",
+        "_target",
+        "_task",
+        "_timer",
+        "_unbegun",
+        "_unread",
+        "_writable",
+        "_write_due",
+        "transport",
+    )
 
     def __init__(
         self,
@@ -74,15 +105,17 @@ class Connection(asyncio.Protocol):
         self._app = config.loaded_app
         self._server = server_state
         self._patience: Patience = app_state["patience"]
-        self._outbox: Outbox = app_state.setdefault("outbox", Outbox())  # all connections'
         self._loop = _loop or asyncio.get_running_loop()
+        self._inbox: Inbox = app_state.setdefault("inbox", Inbox(self._loop))  # all connections'
+        self._outbox: Outbox = app_state.setdefault("outbox", Outbox())
         self._parser = httptools.HttpRequestParser(self)
         self._writable = asyncio.Event()
         self._writable.set()
-        self._cycles: deque[Cycle] = deque()  # the first is being answered
+        self._cycles: list[Cycle] = []  # the first is being answered
         self._incoming: Cycle | None = None  # the one whose body is coming
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[None] | None = None  # what the task waits for
+        self._unbegun = b""  # what came of requests whose turn has not come
         self._in_head = False
         self._came = 0  # bytes of the piece that is being parsed
         self._overhead = 0  # bytes that came since the last of a body
@@ -116,6 +149,23 @@ class Connection(asyncio.Protocol):
         del self._parser
 
     def data_received(self, data: bytes) -> None:
+        """Read what came, in its turn where it begins a request."""
+        if self._unbegun:
+            self._unbegun += data
+            self._regulate()
+        elif self._cycles or self._in_head or self._incoming or self._closing:
+            self._read(data)
+        else:
+            self._unbegun = data
+            self._inbox.enter(self._begin)
+
+    def _begin(self) -> None:
+        data, self._unbegun = self._unbegun, b""
+        self._read(data)
+        if not self._reads:
+            self._regulate()
+
+    def _read(self, data: bytes) -> None:
         """Parse what came; the parser calls the on_… methods."""
         self._came = len(data)
         self._overhead += self._came
@@ -241,7 +291,7 @@ class Connection(asyncio.Protocol):
             self._loop.call_later(ON_ITS_WAY_S, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
-        if not self._cycles and not self._in_head:
+        if not (self._cycles or self._in_head or self._unbegun):
             self._closing = True
             self._outbox.close(self.transport)
 
@@ -255,7 +305,7 @@ class Connection(asyncio.Protocol):
                 self._unread, self._write_due = left, now + self._patience.caller
         if now > self._write_due:
             self.transport.abort()
-        elif now > self._due and not (self._cycles and self._cycles[0].whole):
+        elif now > self._due and not (self._unbegun or (self._cycles and self._cycles[0].whole)):
             if self._closing or not (self._in_head or self._incoming):
                 self._outbox.close(self.transport)
             else:
@@ -279,7 +329,7 @@ class Connection(asyncio.Protocol):
 
     def _end(self) -> None:
         """The first cycle has ended."""
-        cycle = self._cycles.popleft()
+        cycle = self._cycles.pop(0)
         self._server.total_requests += 1
         if self._closing:
             return
@@ -298,7 +348,11 @@ class Connection(asyncio.Protocol):
 
     def _regulate(self) -> None:
         """Read as long as there is someone to take it."""
-        waiting = len(self._cycles) > 1 or (self._incoming is not None and self._incoming.buffered > BODY_BUFFER)
+        waiting = (
+            bool(self._unbegun)
+            or len(self._cycles) > 1
+            or (self._incoming is not None and self._incoming.buffered > BODY_BUFFER)
+        )
         if self._reads == (not waiting) or self.transport.is_closing():
             return
         self._reads = not waiting
