@@ -8,6 +8,7 @@ Both write to clients.md.
 The network has random weights, and is made small: what is added does not depend on them. Its own time is that of
 diffusers' `decode` in the server's process, and is taken off for each request by itself. "exchange" is a request on a
 connection that is kept, "remote_decode" all that a caller waits for: a connection for each, and the picture decoded.
+"barest" is an exchange with the least that can answer: a loop around a socket that checks nothing, and has no thread.
 
 `tiled` is for large images, SIDES times as high and wide as the nominal one: seconds and memory of the network alone, a
 quarter as wide as Stable Diffusion's and half as deep, on one core, with the tiles that the service has it cut, and
@@ -16,12 +17,16 @@ without.
 
 from __future__ import annotations
 
+import io
 import multiprocessing
+import socket
 import statistics
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import contextmanager
+from functools import partial
 from http.client import HTTPConnection
 from multiprocessing.sharedctypes import Synchronized
 from pathlib import Path
@@ -31,12 +36,16 @@ from urllib.parse import urlencode
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils.remote_utils import prepare_decode, remote_decode
+from PIL import Image
 
 from benchmarks.client import free_port
 from benchmarks.sections import table, write_section
+from service.heap import keep
+from service.images import JPEG_QUALITY
 from service.served import load_checkpoint
 from service.server import Server
 from service.settings import read_settings
+from service.torch_network import lay_out
 from vae.autoencoder_kl import AutoencoderKL as Model
 
 START_LIMIT_S = 120
@@ -60,6 +69,7 @@ class Added(NamedTuple):
 
     output: str
     exchange: float
+    barest: float
     remote_decode: float
     own: float
 
@@ -74,36 +84,30 @@ def main() -> None:
 def compare_times(requests: int) -> None:
     """The service's part of each request."""
     z = torch.randn(1, 4, 64, 64, generator=torch.Generator().manual_seed(0)).half()
-    processes = multiprocessing.get_context("spawn")
-    own: Synchronized[float] = processes.Value("d", 0)
-    port = free_port()
+    rows = []
     with tempfile.TemporaryDirectory() as folder:
         _write(Path(folder))
-        server = processes.Process(target=serve, args=(Path(folder), port, own))
-        server.start()
-        try:
-            connection = _connect(port)
-            rows = []
+        with _running(serve, Path(folder)) as service, _running(serve_barely, Path(folder)) as barest:
             for name, options in OUTPUTS.items():
                 sent = {key: value for key, value in options.items() if key != "return_type"}
                 call = prepare_decode(z, scaling_factor=0.18215, **sent)
                 path = f"/remote/decode?{urlencode(call['params'], doseq=True)}"
 
-                def exchange(path: str = path, call: dict[str, Any] = call) -> None:
-                    connection.request("POST", path, call["data"], call["headers"])
-                    response = connection.getresponse()
-                    if not response.read() or response.status != 200:
-                        raise RuntimeError(f"{path} was answered with {response.status}.")
-
                 def client(options: dict[str, Any] = options) -> None:
-                    remote_decode(f"http://127.0.0.1:{port}/remote/decode", z, scaling_factor=0.18215, **options)
+                    remote_decode(
+                        f"http://127.0.0.1:{service.port}/remote/decode", z, scaling_factor=0.18215, **options
+                    )
 
-                columns = [_added(ask, own, requests) for ask in (exchange, client)]
-                exchanged, decoded = map(statistics.median, columns)
-                rows.append(Added(name, exchanged, decoded, own.value * 1000))
-        finally:
-            server.terminate()
-            server.join()
+                exchanges = [partial(_exchange, each.connection, path, call) for each in (service, barest)]
+                rows.append(
+                    Added(
+                        name,
+                        _added(exchanges[0], service.own, requests),
+                        _added(exchanges[1], barest.own, requests),
+                        _added(client, service.own, requests),
+                        service.own.value * 1000,
+                    )
+                )
     cells = [(row.output, *(f"{value:.2f}" for value in row[1:])) for row in rows]
     missed = {way: [row.output for row in rows if getattr(row, way) > GOAL_MS] for way in ("exchange", "remote_decode")}
     told = [f"as {way} by {' and '.join(outputs) or 'none'}" for way, outputs in missed.items()]
@@ -111,11 +115,42 @@ def compare_times(requests: int) -> None:
         "diffusers' remote_decode",
         f"remote {requests}",
         f"A float16 latent of 4×64×64 to an image of 3×512×512; medians of {requests} requests, milliseconds beyond "
-        "those of the network itself, which is made small. An exchange is a request on a connection that is kept; "
-        "`remote_decode` makes one for each, and reads the picture. Goal: the service adds no more than "
+        "those of the network itself, which is made small. An exchange is a request on a connection that is kept, "
+        "the barest one with a loop around a socket, in one thread, that checks nothing and leaves pictures to Pillow; "
+        "`remote_decode` makes a connection for each, and reads the picture. Goal: the service adds no more than "
         f"{GOAL_MS} ms to its model's own time; missed {', '.join(told)}.",
-        table(("answer", "exchange, ms", "remote_decode, ms", "the network itself, ms"), cells),
+        table(("answer", "exchange, ms", "barest exchange, ms", "remote_decode, ms", "the network itself, ms"), cells),
     )
+
+
+class Started(NamedTuple):
+    """A server that runs, and a connection to it."""
+
+    port: int
+    connection: HTTPConnection
+    own: Synchronized[float]
+    """Seconds that the network took for its last batch."""
+
+
+@contextmanager
+def _running(serve: Callable[[Path, int, Synchronized[float]], None], folder: Path) -> Iterator[Started]:
+    processes = multiprocessing.get_context("spawn")
+    own: Synchronized[float] = processes.Value("d", 0)
+    port = free_port()
+    server = processes.Process(target=serve, args=(folder, port, own))
+    server.start()
+    try:
+        yield Started(port, _connect(port), own)
+    finally:
+        server.terminate()
+        server.join()
+
+
+def _exchange(connection: HTTPConnection, path: str, call: dict[str, Any]) -> None:
+    connection.request("POST", path, call["data"], call["headers"])
+    response = connection.getresponse()
+    if not response.read() or response.status != 200:
+        raise RuntimeError(f"{path} was answered with {response.status}.")
 
 
 def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
@@ -123,7 +158,47 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
     settings = read_settings(["--checkpoint", str(folder), "--port", str(port), "--log-level", "warning"])
     served = load_checkpoint(settings)
     torch_network: Any = served.network
-    network = torch_network.model.network
+    _time(torch_network.model.network, own)
+    Server(settings, lambda: served).serve_forever()
+
+
+def serve_barely(folder: Path, port: int, own: Synchronized[float]) -> None:
+    """The same answers to the same four calls."""
+    torch.set_num_threads(1)
+    keep()
+    network = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
+    lay_out(network)
+    _time(network, own)
+    with socket.create_server(("127.0.0.1", port)) as listener:
+        while True:
+            caller, _ = listener.accept()
+            with caller, caller.makefile("rb") as came:
+                while line := came.readline():
+                    fields = dict(field.lower().split(b": ", 1) for field in iter(came.readline, b"\r\n"))
+                    body = came.read(int(fields.get(b"content-length", 0)))
+                    answer = _answer(network, line, body) if body else b"ready"
+                    caller.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(answer))
+                    caller.sendall(answer)
+
+
+def _answer(network: Any, target: bytes, body: bytes) -> bytes:
+    with torch.inference_mode():
+        z = torch.frombuffer(bytearray(body), dtype=torch.half).float().reshape(1, 4, 64, 64)
+        images = network.decode(z / 0.18215).sample
+        if b"output_type=pt" in target and b"partial_postprocess=True" not in target:
+            return bytes(images.to(torch.half, memory_format=torch.contiguous_format).numpy().data)
+        pixels = images.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).numpy()
+    if b"output_type=pt" in target:
+        return bytes(pixels.data)
+    buffer = io.BytesIO()
+    if b"image_format=png" in target:
+        Image.fromarray(pixels[0]).save(buffer, "PNG", compress_level=1)
+    else:
+        Image.fromarray(pixels[0]).save(buffer, "JPEG", quality=JPEG_QUALITY)
+    return buffer.getvalue()
+
+
+def _time(network: Any, own: Synchronized[float]) -> None:
     decode = network.decode
 
     def timed(z: torch.Tensor) -> Any:
@@ -133,7 +208,6 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
         return result
 
     network.decode = timed
-    Server(settings, lambda: served).serve_forever()
 
 
 def compare_tiles(sides: Sequence[int]) -> None:
@@ -205,14 +279,14 @@ def _connect(port: int) -> HTTPConnection:
             return connection
 
 
-def _added(ask: Callable[[], None], own: Synchronized[float], requests: int) -> list[float]:
-    """Milliseconds beyond the network's own time, for each request."""
+def _added(ask: Callable[[], None], own: Synchronized[float], requests: int) -> float:
+    """Milliseconds beyond the network's own time, the median of the requests."""
     added = []
     for _ in range(requests + 2):
         start = time.perf_counter()
         ask()
         added.append((time.perf_counter() - start - own.value) * 1000)
-    return added[2:]
+    return statistics.median(added[2:])
 
 
 if __name__ == "__main__":
