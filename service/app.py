@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
@@ -25,6 +26,7 @@ from service.connection import Patience
 from service.documentation import DESCRIPTION, describe, openapi
 from service.engine import Engine
 from service.front import Front
+from service.inbox import Inbox
 from service.keys import Keyring
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
@@ -117,6 +119,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         admission.status = "ok"
         yield {
             "admission": admission,
+            "inbox": Inbox(asyncio.get_running_loop(), settings.micro_batch_limit),
             "patience": Patience(settings.client_timeout, settings.keep_alive, front.refuse),
         }
         engine.close()

@@ -7,7 +7,7 @@ from collections import deque
 from collections.abc import Callable
 
 ROUND = 64
-"""Requests that are begun together."""
+"""Requests that are begun together; as many as a micro-batch may have, where those are larger."""
 TURNS = 3
 """Of the event loop that they take where they are quick: one to begin, one to be computed, one to be answered."""
 
@@ -20,14 +20,15 @@ class Inbox:
     of the event loop: a slow model has all of them in its queue at once.
     """
 
-    def __init__(self, loop: asyncio.AbstractEventLoop) -> None:
+    def __init__(self, loop: asyncio.AbstractEventLoop, micro_batch_limit: int = ROUND) -> None:
         self._loop = loop
+        self._round = max(ROUND, micro_batch_limit)
         self._begun = 0  # in this turn, or in this round where others wait
         self._waiting: deque[Callable[[], None]] = deque()
 
     def enter(self, begin: Callable[[], None]) -> None:
         """Have a request begun by `begin`: now, unless a round of them was already."""
-        if self._begun == ROUND:
+        if self._begun == self._round:
             self._waiting.append(begin)
             return
         if not self._begun:
@@ -40,7 +41,7 @@ class Inbox:
         if self._waiting and turns > 1:
             self._loop.call_soon(self._go_on, turns - 1)
             return
-        self._begun = min(ROUND, len(self._waiting))
+        self._begun = min(self._round, len(self._waiting))
         if self._begun:
             self._loop.call_soon(self._go_on, TURNS)
             for _ in range(self._begun):

@@ -63,6 +63,22 @@ def test_the_rest_is_begun_in_rounds_in_the_order_in_which_it_came() -> None:
     run(steps)
 
 
+@pytest.mark.parametrize(("micro_batch_limit", "together"), [(8, ROUND), (2 * ROUND, 2 * ROUND)])
+def test_a_round_is_no_smaller_than_a_micro_batch_may_be(micro_batch_limit: int, together: int) -> None:
+    with running(micro_batch_limit=micro_batch_limit) as service:
+        inbox: Inbox = service.state["inbox"]
+        begun: list[int] = []
+
+        async def enter() -> None:
+            for number in range(together + 1):
+                inbox.enter(partial(begun.append, number))
+            assert len(begun) == together
+            await turns(TURNS)
+
+        asyncio.run_coroutine_threadsafe(enter(), inbox._loop).result()
+    assert begun == [*range(together + 1)]
+
+
 class Holding(Inbox):
     """Begins nothing before it is told."""
 
