@@ -98,12 +98,12 @@ def compare_times(requests: int) -> None:
                         f"http://127.0.0.1:{service.port}/remote/decode", z, scaling_factor=0.18215, **options
                     )
 
-                exchanges = [partial(_exchange, each.connection, path, call) for each in (service, barest)]
+                exchange, barest_exchange = (partial(_exchange, it.connection, path, call) for it in (service, barest))
                 rows.append(
                     Added(
                         name,
-                        _added(exchanges[0], service.own, requests),
-                        _added(exchanges[1], barest.own, requests),
+                        _added(exchange, service.own, requests),
+                        _added(barest_exchange, barest.own, requests),
                         _added(client, service.own, requests),
                         service.own.value * 1000,
                     )
