@@ -19,7 +19,6 @@ from __future__ import annotations
 
 import io
 import multiprocessing
-import socket
 import statistics
 import sys
 import tempfile
@@ -33,19 +32,16 @@ from pathlib import Path
 from typing import Any, NamedTuple
 from urllib.parse import urlencode
 
+import numpy as np
+import numpy.typing as npt
 import torch
 from diffusers import AutoencoderKL
 from diffusers.utils.remote_utils import prepare_decode, remote_decode
 from PIL import Image
 
 from benchmarks.client import free_port
+from benchmarks.remote_servers import serve, serve_barely
 from benchmarks.sections import table, write_section
-from service.heap import keep
-from service.images import JPEG_QUALITY
-from service.served import load_checkpoint
-from service.server import Server
-from service.settings import read_settings
-from service.torch_network import lay_out
 from vae.autoencoder_kl import AutoencoderKL as Model
 
 START_LIMIT_S = 120
@@ -60,6 +56,8 @@ QUARTER = (32, 64, 128, 128)
 NOMINAL = 512
 SIDES = (1, 2, 3)
 """Of an image, in nominal ones."""
+ALIKE = 0.01
+"""Mean difference of two answers' numbers, in grey levels or of [-1, 1]."""
 GOAL_MS = 2
 """That the service may add."""
 
@@ -99,6 +97,7 @@ def compare_times(requests: int) -> None:
                     )
 
                 exchange, barest_exchange = (partial(_exchange, it.connection, path, call) for it in (service, barest))
+                _check_alike(exchange(), barest_exchange(), options)
                 rows.append(
                     Added(
                         name,
@@ -146,68 +145,27 @@ def _running(serve: Callable[[Path, int, Synchronized[float]], None], folder: Pa
         server.join()
 
 
-def _exchange(connection: HTTPConnection, path: str, call: dict[str, Any]) -> None:
+def _exchange(connection: HTTPConnection, path: str, call: dict[str, Any]) -> bytes:
     connection.request("POST", path, call["data"], call["headers"])
     response = connection.getresponse()
-    if not response.read() or response.status != 200:
+    answer = response.read()
+    if response.status != 200:
         raise RuntimeError(f"{path} was answered with {response.status}.")
+    return answer
 
 
-def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
-    """A service that tells in `own` how long the network took for its last batch, in seconds."""
-    settings = read_settings(["--checkpoint", str(folder), "--port", str(port), "--log-level", "warning"])
-    served = load_checkpoint(settings)
-    torch_network: Any = served.network
-    _time(torch_network.model.network, own)
-    Server(settings, lambda: served).serve_forever()
+def _check_alike(one: bytes, other: bytes, options: dict[str, Any]) -> None:
+    """Raise RuntimeError unless two answers hold the same numbers, but for what rounding does to them."""
 
+    def values(answer: bytes) -> npt.NDArray[np.float64]:
+        if options.get("output_type") == "pt":
+            return np.frombuffer(answer, np.uint8 if "partial_postprocess" in options else np.float16).astype(float)
+        with Image.open(io.BytesIO(answer)) as image:
+            return np.asarray(image, float).ravel()
 
-def serve_barely(folder: Path, port: int, own: Synchronized[float]) -> None:
-    """The same answers to the same four calls."""
-    torch.set_num_threads(1)
-    keep()
-    network = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
-    lay_out(network)
-    _time(network, own)
-    with socket.create_server(("127.0.0.1", port)) as listener:
-        while True:
-            caller, _ = listener.accept()
-            with caller, caller.makefile("rb") as came:
-                while line := came.readline():
-                    fields = dict(field.lower().split(b": ", 1) for field in iter(came.readline, b"\r\n"))
-                    body = came.read(int(fields.get(b"content-length", 0)))
-                    answer = _answer(network, line, body) if body else b"ready"
-                    caller.sendall(b"HTTP/1.1 200 OK\r\ncontent-length: %d\r\n\r\n" % len(answer))
-                    caller.sendall(answer)
-
-
-def _answer(network: Any, target: bytes, body: bytes) -> bytes:
-    with torch.inference_mode():
-        z = torch.frombuffer(bytearray(body), dtype=torch.half).float().reshape(1, 4, 64, 64)
-        images = network.decode(z / 0.18215).sample
-        if b"output_type=pt" in target and b"partial_postprocess=True" not in target:
-            return bytes(images.to(torch.half, memory_format=torch.contiguous_format).numpy().data)
-        pixels = images.div_(2).add_(0.5).clamp_(0, 1).mul_(255).round_().to(torch.uint8).permute(0, 2, 3, 1).numpy()
-    if b"output_type=pt" in target:
-        return bytes(pixels.data)
-    buffer = io.BytesIO()
-    if b"image_format=png" in target:
-        Image.fromarray(pixels[0]).save(buffer, "PNG", compress_level=1)
-    else:
-        Image.fromarray(pixels[0]).save(buffer, "JPEG", quality=JPEG_QUALITY)
-    return buffer.getvalue()
-
-
-def _time(network: Any, own: Synchronized[float]) -> None:
-    decode = network.decode
-
-    def timed(z: torch.Tensor) -> Any:
-        start = time.perf_counter()
-        result = decode(z)
-        own.value = time.perf_counter() - start
-        return result
-
-    network.decode = timed
+    difference = float(np.abs(values(one) - values(other)).mean())
+    if difference > ALIKE:
+        raise RuntimeError(f"The barest server's numbers for {options} are others: by {difference:.3g} in the mean.")
 
 
 def compare_tiles(sides: Sequence[int]) -> None:
@@ -279,7 +237,7 @@ def _connect(port: int) -> HTTPConnection:
             return connection
 
 
-def _added(ask: Callable[[], None], own: Synchronized[float], requests: int) -> float:
+def _added(ask: Callable[[], object], own: Synchronized[float], requests: int) -> float:
     """Milliseconds beyond the network's own time, the median of the requests."""
     added = []
     for _ in range(requests + 2):

@@ -16,8 +16,8 @@ class Inbox:
     """Begins requests in the order in which they came, a round of them after the other.
 
     Several hundred that were begun at once would lie about until their batch, and be out of the processor's caches by
-    then. What came is all that is kept of those that have to wait, and nothing waits for a round longer than some turns
-    of the event loop: a slow model has all of them in its queue at once.
+    then. What came is all that is kept of those that have to wait. A round does not wait for the answers of the one
+    before: a slow model has all requests in its queue soon.
     """
 
     def __init__(self, loop: asyncio.AbstractEventLoop, micro_batch_limit: int = ROUND) -> None:

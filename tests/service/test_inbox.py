@@ -91,7 +91,8 @@ class Holding(Inbox):
 
     def connection(self) -> Connection:
         """Whose request came first."""
-        asked: Connection = self.held[0].__self__  # type: ignore[attr-defined]
+        begin: Any = self.held[0]
+        asked: Connection = begin.__self__
         return asked
 
     def begin(self) -> None:
