@@ -142,8 +142,9 @@ class Supervisor:
         arguments = (self._settings, self._loaded, self._board, place, listener, heartbeat)
         worker = Worker(place, context.Process(target=_work, args=arguments), heartbeat)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a stop reaches the worker once it can tell one
-        worker.process.start()
-        self._workers.append(worker)
+        if not self._stopping:  # a stop before the mask reached only the workers that were there
+            worker.process.start()
+            self._workers.append(worker)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     def _handle_stop(self, sig: int, frame: FrameType | None) -> None:

@@ -8,7 +8,7 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
@@ -17,6 +17,7 @@ import httpx
 
 ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 60
+SERVICE = ("-m", "service")
 
 
 @dataclass(frozen=True)
@@ -44,20 +45,27 @@ class LiveServer:
         return httpx.get(self.url + path, headers=headers)
 
 
-def start(*flags: str, environment: Mapping[str, str] | None = None, log_file: Path) -> LiveServer:
-    """Start `vae-serve` with `flags` on a free port; it need not be ready, nor even get so far."""
+def start(
+    *flags: str, environment: Mapping[str, str] | None = None, log_file: Path, program: Sequence[str] = SERVICE
+) -> LiveServer:
+    """Start `vae-serve` with `flags` on a free port; it need not be ready, nor even get so far.
+
+    `program` replaces the arguments with which Python runs the service, to inject a fault.
+    """
     port = free_port()
-    command = [sys.executable, "-m", "service", "--port", str(port), *flags]
+    command = [sys.executable, *program, "--port", str(port), *flags]
     with log_file.open("wb") as log:
         process = subprocess.Popen(command, env={**os.environ, **(environment or {})}, stderr=log, cwd=ROOT)
     return LiveServer(process, port, log_file)
 
 
 @contextmanager
-def live_server(*flags: str, environment: Mapping[str, str] | None = None) -> Iterator[LiveServer]:
+def live_server(
+    *flags: str, environment: Mapping[str, str] | None = None, program: Sequence[str] = SERVICE
+) -> Iterator[LiveServer]:
     """Start `vae-serve` with `flags` on a free port, wait until it is ready, and stop it afterwards."""
     with tempfile.TemporaryDirectory() as folder:
-        server = start(*flags, environment=environment, log_file=Path(folder) / "log")
+        server = start(*flags, environment=environment, log_file=Path(folder) / "log", program=program)
         try:
             _wait_until_ready(server)
             yield server

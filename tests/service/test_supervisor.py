@@ -21,6 +21,25 @@ from tests.service.running import wait_until
 from tests.service.test_server import SAMPLE, request_in_flight
 from tests.soak import blocking
 
+STOPPED_BEFORE_A_START = """
+import signal
+from unittest import mock
+from service.__main__ import main
+from service.supervisor import Supervisor
+
+lacks_workers = Supervisor._lacks_workers
+
+def stop_before_the_third(supervisor):
+    lacks = lacks_workers(supervisor)
+    if lacks and supervisor._all_served:
+        signal.raise_signal(signal.SIGTERM)
+    return lacks
+
+with mock.patch.object(Supervisor, "_lacks_workers", stop_before_the_third):
+    main()
+"""
+"""The service, stopped after it has found that a worker is missing and before it starts the replacement."""
+
 
 @pytest.fixture
 def server() -> Iterator[LiveServer]:
@@ -87,6 +106,16 @@ def test_an_idle_stop_is_status_0(server: LiveServer) -> None:
     server.process.send_signal(signal.SIGCONT)
     assert server.process.wait(10) == 0
     assert "Traceback" not in server.log
+
+
+def test_a_stop_just_before_a_worker_is_replaced_starts_no_other() -> None:
+    with live_server("--workers", "2", program=("-c", STOPPED_BEFORE_A_START)) as server:
+        wait_until(lambda: len(workers(server)) == 2)
+        time.sleep(1)  # until the supervisor has seen it too
+        os.kill(workers(server)[0], signal.SIGKILL)
+        assert server.process.wait(5) == 0
+        assert server.log.count("Started server process") == 2
+        assert "Traceback" not in server.log
 
 
 def test_a_stuck_worker_is_replaced(server: LiveServer) -> None:
