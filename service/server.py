@@ -63,10 +63,12 @@ class Server(uvicorn.Server):
         beat: Callable[[], None] = lambda: None,
         *,
         has_supervisor: bool = False,
+        all_stop: Callable[[], bool] = lambda: True,
     ) -> None:
         """`load` is given where the checkpoint has been loaded before, or is being.
 
         `beat` is called as long as the event loop turns. A supervisor sees to it that a second signal stops at once.
+        `all_stop` tells whether all processes that accept on the same socket stop, and not this one alone.
         """
         config = uvicorn.Config(
             partial(create_app, settings, load, metrics),
@@ -84,6 +86,7 @@ class Server(uvicorn.Server):
         self._beat = beat
         self._idle_beats = IDLE_BEATS
         self._has_supervisor = has_supervisor
+        self._all_stop = all_stop
         self._drain_time = settings.drain_time
         self._drained_by = float("inf")
 
@@ -148,15 +151,26 @@ class Server(uvicorn.Server):
     async def shutdown(self, sockets: list[socket] | None = None) -> None:
         """Answer those who have come, let nobody else in, and end."""
         self._tell_connections()
-        for server in self.servers:
-            for listener in server.sockets:
-                with fromfd(listener.fileno(), listener.family, listener.type) as same:
-                    same.listen(0)  # closed with callers in its queue it would hang up on them
-        await asyncio.sleep(LAST_CALLERS_S)
+        await self._accept_last_callers()
         left = max(0, self._drained_by - time.monotonic())  # to write the last answers out
         self._loop.call_later(left, self._cut_off)
         self.config.timeout_graceful_shutdown = ceil(left) + 1
         await super().shutdown(sockets)
+
+    async def _accept_last_callers(self) -> None:
+        """Accept the connections in the socket's queue: closing the socket would reset them.
+
+        The queue belongs to all processes that accept on the socket. Its limit is set to 0 only where all of them stop;
+        where this one stops alone, the others accept what is in the queue.
+        """
+        if not self._all_stop():  # a signal sent to all processes may reach this one before the supervisor
+            await asyncio.sleep(LAST_CALLERS_S)
+        if self._all_stop():
+            for server in self.servers:
+                for listener in server.sockets:
+                    with fromfd(listener.fileno(), listener.family, listener.type) as same:
+                        same.listen(0)
+            await asyncio.sleep(LAST_CALLERS_S)
 
     def _cut_off(self) -> None:
         """Nobody is waited for any longer; what is computed for them no more."""

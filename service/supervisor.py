@@ -65,6 +65,7 @@ class Supervisor:
     def __init__(self, settings: Settings) -> None:
         self._settings = settings
         self._stopping = False
+        self._all_stop = multiprocessing.get_context("fork").RawValue(ctypes.c_bool, False)  # the workers read it
         self._status = 0
         self._workers: list[Worker] = []
         self._all_served = False  # then what keeps a worker from its start is not the settings
@@ -139,7 +140,7 @@ class Supervisor:
         context = multiprocessing.get_context("fork")
         heartbeat = context.RawValue(ctypes.c_double, time.monotonic() + START_LIMIT_S)
         place = min(set(range(self._settings.workers)) - {worker.place for worker in self._workers})
-        arguments = (self._settings, self._loaded, self._board, place, listener, heartbeat)
+        arguments = (self._settings, self._loaded, self._board, place, listener, heartbeat, self._all_stop)
         worker = Worker(place, context.Process(target=_work, args=arguments), heartbeat)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a stop reaches the worker once it can tell one
         if not self._stopping:  # a stop before the mask reached only the workers that were there
@@ -157,6 +158,7 @@ class Supervisor:
 
     def _stop(self) -> None:
         self._stopping = True
+        self._all_stop.value = True
         for worker in self._workers:
             worker.process.terminate()
 
@@ -168,6 +170,7 @@ def _work(
     place: int,
     listener: socket,
     heartbeat: ctypes.c_double,
+    all_stop: ctypes.c_bool,
 ) -> None:
     parent = os.getppid()
 
@@ -176,10 +179,18 @@ def _work(
         heartbeat.value = time.monotonic()
         if os.getppid() != parent:  # the supervisor was killed: nobody would replace or stop this worker
             parent = os.getppid()
+            all_stop.value = True
             signal.raise_signal(signal.SIGTERM)
 
     for stop in STOPS:
         signal.signal(stop, signal.SIG_DFL)
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
-    server = Server(settings, (lambda: loaded) if loaded else None, Metrics(board, place), beat, has_supervisor=True)
+    server = Server(
+        settings,
+        (lambda: loaded) if loaded else None,
+        Metrics(board, place),
+        beat,
+        has_supervisor=True,
+        all_stop=lambda: all_stop.value,
+    )
     sys.exit(server.serve_forever([listener]))

@@ -8,6 +8,7 @@ import subprocess
 import sys
 import time
 from collections.abc import Iterator
+from contextlib import ExitStack, suppress
 from functools import partial
 from pathlib import Path
 
@@ -116,6 +117,48 @@ def test_a_stop_just_before_a_worker_is_replaced_starts_no_other() -> None:
         assert server.process.wait(5) == 0
         assert server.log.count("Started server process") == 2
         assert "Traceback" not in server.log
+
+
+def test_a_worker_that_stops_alone_leaves_the_backlog_as_it_is(server: LiveServer) -> None:
+    first, second = workers(server)
+    server.process.send_signal(signal.SIGSTOP)  # a replacement would set the backlog anew
+    with ExitStack() as stack:
+        stack.callback(server.process.send_signal, signal.SIGCONT)
+        os.kill(first, signal.SIGTERM)
+        wait_until(lambda: server.log.count("Finished server process") == 1)
+        callers = connect(stack, server, second, 32)
+        assert len(callers) == 32
+        for caller in callers:
+            caller.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert caller.recv(65536).startswith(b"HTTP/1.1 200 ")
+    wait_until(lambda: len(workers(server)) == 3)
+
+
+def test_the_backlog_is_0_where_all_workers_stop(server: LiveServer) -> None:
+    """The last to close the socket would reset the connections that are in its queue."""
+    pids = workers(server)
+    with request_in_flight(server) as finish, ExitStack() as stack:
+        server.process.send_signal(signal.SIGTERM)
+        wait_until(lambda: server.log.count("Finished server process") == 1)
+        (finished,) = re.findall(r"Finished server process \[(\d+)\]", server.log)
+        pids.remove(int(finished))
+        assert len(connect(stack, server, pids[0], 4)) == 1
+        assert finish().startswith(b"HTTP/1.1 200 ")
+    assert server.process.wait(10) == 0
+
+
+def connect(stack: ExitStack, server: LiveServer, last: int, most: int) -> list[socket.socket]:
+    """Up to `most` connections, fewer where the backlog allows no more: the `last` worker accepts none meanwhile."""
+    callers: list[socket.socket] = []
+    os.kill(last, signal.SIGSTOP)
+    try:
+        with suppress(TimeoutError):
+            for _ in range(most):
+                caller = socket.create_connection(("127.0.0.1", server.port), timeout=0.9)
+                callers.append(stack.enter_context(caller))
+    finally:
+        os.kill(last, signal.SIGCONT)
+    return callers
 
 
 def test_a_stuck_worker_is_replaced(server: LiveServer) -> None:
