@@ -7,6 +7,7 @@ import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
+from contextlib import suppress
 from typing import Generic, TypeVar
 
 Item = TypeVar("Item")
@@ -133,9 +134,13 @@ class MicroBatcher(Generic[Item, Result]):
                 elif not self._computing:
                     self._wait_for_more(took * PAUSE, loop.time() + took * LONGEST_PAUSE)
 
+            def hand_over(done: Future[Sequence[Result | Exception]]) -> None:
+                with suppress(RuntimeError):  # the loop is closed: nobody waits for the results
+                    loop.call_soon_threadsafe(go_on, done)
+
             computation = self._executor.submit(self._compute, items)
             self._computing += 1
-            computation.add_done_callback(lambda done: loop.call_soon_threadsafe(go_on, done))
+            computation.add_done_callback(hand_over)
             if self._has_whole_batch():
                 self._next_batch()
         else:

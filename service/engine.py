@@ -141,9 +141,9 @@ class Engine:
         return scanlines
 
     def close(self) -> None:
-        """Let the threads go, if there are any."""
+        """Let the threads go, if there are any, without waiting for what they compute."""
         if self._threads is not None:
-            self._threads.shutdown()
+            self._threads.shutdown(wait=False, cancel_futures=True)
 
     def _or_zeros(self, noise: FloatArray | None, count: int) -> FloatArray:
         return np.zeros((count, *self.config.latent_shape), np.float32) if noise is None else noise

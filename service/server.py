@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import os
+import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
@@ -35,6 +37,8 @@ LISTENERS = 16
 """Of each socket: uvloop lets in one caller by each in a turn of its loop, which takes 15 ms under load."""
 LAST_CALLERS_S = 0.1
 """In which those are let in who have connected before the end."""
+THREADS_END_S = 0.5
+"""Seconds that idle threads have to end at a stop; nobody waits for the results of the others."""
 BEAT_EVERY_S = 0.5
 IDLE_BEATS = 4
 """After so many without a request that was in flight, the memory that the last ones took is given back."""
@@ -95,17 +99,35 @@ class Server(uvicorn.Server):
         self.config.load()
         self.config.lifespan_class = Lifespan
         try:
-            self.run(sockets)
+            with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
+                runner.run(self.serve(sockets))
+                self._end_threads()
         except SystemExit:  # uvicorn could not start, and has said why
             if not self.lifespan.should_exit:
                 logger.error(CANNOT_LISTEN)  # noqa: TRY400 - the sentence says it all
             return 2
         return 0
 
+    def _end_threads(self) -> None:
+        """End the process at once, with status 0, if threads still compute.
+
+        The event loop, when it is closed, and the interpreter would wait for them, however long they take.
+        """
+        self._executor.shutdown(wait=False, cancel_futures=True)
+        give_up = time.monotonic() + THREADS_END_S
+        for thread in threading.enumerate():
+            if thread.daemon or thread is threading.current_thread():
+                continue
+            thread.join(max(0, give_up - time.monotonic()))
+            if thread.is_alive():
+                logging.shutdown()
+                os._exit(0)
+
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start."""
         self._loop = asyncio.get_running_loop()
-        self._loop.set_default_executor(ThreadPoolExecutor(THREADS, "beside"))
+        self._executor = ThreadPoolExecutor(THREADS, "beside")
+        self._loop.set_default_executor(self._executor)
         await super().startup(sockets)
         await self._listen_more_often()
         self._keep_beating()

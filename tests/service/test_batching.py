@@ -135,6 +135,24 @@ def test_who_goes_during_the_computation_spoils_nothing() -> None:
         assert asyncio.run(one_leaves()) == [2]
 
 
+def test_a_batch_may_outlast_the_event_loop(caplog: pytest.LogCaptureFixture) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        entered.set()
+        go_on.wait(10)
+        return list(items)
+
+    async def leave() -> None:
+        batcher(slow, executor=pool).submit([1])
+        await asyncio.to_thread(entered.wait, 10)
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(leave())
+        go_on.set()
+    assert not caplog.records
+
+
 def test_with_a_thread_the_next_batch_gathers_meanwhile() -> None:
     recorder = Recorder()
     entered, go_on = threading.Event(), threading.Event()

@@ -35,6 +35,20 @@ SLOW = VAEConfig("conv")
 """Ten thousand images take it many seconds."""
 DECODE = "POST /decode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
 
+SLEEPING = """
+import logging, time
+from unittest import mock
+from service.__main__ import main
+
+def sleep(*_):
+    logging.getLogger("vae-service").warning("The function sleeps.")
+    time.sleep(30)
+
+with mock.patch("{}", sleep):
+    main()
+"""
+"""The service, with one of its functions replaced by a long computation."""
+
 
 @contextmanager
 def request_in_flight(server: LiveServer, headers: str = "") -> Iterator[Callable[[], bytes]]:
@@ -214,6 +228,37 @@ def test_a_second_signal_of_either_kind_stops_at_once(workers: str, second: sign
         assert server.process.poll() is None
         server.process.send_signal(second)
         assert server.process.wait(3) == 0
+        assert "Traceback" not in server.log
+
+
+@pytest.mark.parametrize(
+    ("workers", "function", "second"),
+    [
+        ("1", "service.engine.Engine._draw", signal.SIGTERM),
+        ("1", "service.answers.write_png", signal.SIGINT),
+        ("1", "service.answers.write_png", None),
+        ("2", "service.engine.Engine._draw", None),
+    ],
+    ids=["engine, SIGTERM", "executor, SIGINT", "executor, drain time", "engine of a worker, drain time"],
+)
+def test_a_computation_delays_no_stop_at_once(workers: str, function: str, second: signal.Signals | None) -> None:
+    """At a second signal or at the end of the drain time; what has been logged is written."""
+    flags = ("--workers", workers, "--compute", "thread", "--drain-time", "30" if second else "1")
+    with (
+        live_server(*flags, program=("-c", SLEEPING.format(function))) as server,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as caller,
+    ):
+        caller.sendall(b"GET /sample?n=200 HTTP/1.1\r\nhost: x\r\n\r\n")
+        wait_until(lambda: "The function sleeps." in server.log)
+        server.process.send_signal(signal.SIGTERM)
+        time.sleep(0.5)
+        assert server.process.poll() is None
+        if second:
+            server.process.send_signal(second)
+        assert server.process.wait(4) == 0
+        assert caller.recv(1) == b""
+        assert "GET /sample 499, " in server.log
+        assert server.log.count("Finished server process") == int(workers)
         assert "Traceback" not in server.log
 
 
