@@ -3,12 +3,15 @@
 from __future__ import annotations
 
 import asyncio
+import logging
 import time
 from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import Generic, TypeVar
+
+logger = logging.getLogger("vae-service")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
@@ -60,7 +63,8 @@ class MicroBatcher(Generic[Item, Result]):
     ) -> None:
         """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item.
 
-        `observe` is told of each batch the timings of its items, how long it took, in seconds, and its size.
+        `observe` is told of each batch the timings of its items, how long it took, in seconds, and its size. What it
+        raises is logged.
         """
         self._compute = compute
         self._limit = limit
@@ -193,5 +197,8 @@ class MicroBatcher(Generic[Item, Result]):
                 future.set_result(result)
         if self._observe:
             timings = [timing for _, _, _, timing, _ in batch]
-            self._observe(timings, took, sum(size for _, size, _, _, _ in batch))
+            try:
+                self._observe(timings, took, sum(size for _, size, _, _, _ in batch))
+            except Exception:
+                logger.exception("A batch was computed, but could not be counted.")
         return took

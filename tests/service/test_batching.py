@@ -98,6 +98,24 @@ def test_too_few_results_are_a_failure() -> None:
         submit(batcher(lambda _: []), [1])
 
 
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_batch_that_cannot_be_counted_stops_no_other(threaded: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def observe(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def some() -> list[Numbers]:
+        executor = pool if threaded else None
+        micro_batcher = MicroBatcher(Recorder(), limit=2, size=len, executor=executor, observe=observe)
+        first = await asyncio.wait_for(micro_batcher.submit([1]), 5)
+        await asyncio.sleep(0.01)
+        others = asyncio.gather(*map(micro_batcher.submit, [[2], [3], [4]]))
+        return [first, *await asyncio.wait_for(others, 5)]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(some()) == [[2], [4], [6], [8]]
+    assert [record.name for record in caplog.records] == 3 * ["vae-service"]
+
+
 def test_who_has_gone_is_not_computed() -> None:
     recorder = Recorder()
     micro_batcher = batcher(recorder)
