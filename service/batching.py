@@ -59,12 +59,12 @@ class MicroBatcher(Generic[Item, Result]):
         size: Callable[[Item], int],
         executor: Executor | None = None,
         lanes: int = 1,
-        observe: Callable[[Sequence[Timing], float, int], None] | None = None,
+        observe: Callable[[Sequence[Result | Exception], Sequence[Timing], float, int], None] | None = None,
     ) -> None:
         """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item.
 
-        `observe` is told of each batch the timings of its items, how long it took, in seconds, and its size. What it
-        raises is logged.
+        `observe` is told of each batch, on the event loop, the results and the timings of its items, how long it took,
+        in seconds, and its size. What it raises is logged.
         """
         self._compute = compute
         self._limit = limit
@@ -198,7 +198,7 @@ class MicroBatcher(Generic[Item, Result]):
         if self._observe:
             timings = [timing for _, _, _, timing, _ in batch]
             try:
-                self._observe(timings, took, sum(size for _, size, _, _, _ in batch))
+                self._observe(results, timings, took, sum(size for _, size, _, _, _ in batch))
             except Exception:
                 logger.exception("A batch was computed, but could not be counted.")
         return took

@@ -8,6 +8,7 @@ from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
+from itertools import chain
 from math import isfinite
 from typing import Any
 
@@ -39,6 +40,13 @@ COMPARED_ROWS = 64
 """The most rows of the batches that are compared, at the start, to see how many are few."""
 LEAST_ROWS = (1, 2, 4, 8, 16)
 """To how many rows a smaller batch may be padded; BLAS computes a few rows by other kernels, whose last bits differ."""
+
+LOSSES = {
+    "encode": {-1: "vae_kl_divergence_nats"},
+    "redraw": {-1: "vae_kl_divergence_nats"},
+    "reconstruct": {-1: "vae_kl_divergence_nats", -2: "vae_reconstruction_loss_nats"},
+}
+"""The results of each operation that are losses, and their histograms."""
 
 
 class UnsoundOutput(Exception):
@@ -157,10 +165,16 @@ class Engine:
         def compute(items: Sequence[Arrays]) -> list[Arrays | Exception]:
             return self._compute(operation, items)
 
-        def observe(timings: Sequence[Timing], seconds: float, rows: int) -> None:
+        def observe(
+            results: Sequence[Arrays | Exception], timings: Sequence[Timing], seconds: float, rows: int
+        ) -> None:
             queued.add_all([timing.queue for timing in timings if timing.batches == 1])
             computed.add(seconds)
             sizes.add(rows)
+            sound = [result for result in results if not isinstance(result, Exception)]
+            for column, loss in LOSSES.get(name, {}).items():
+                values = (result[column].tolist() for result in sound)
+                self._tally.histogram(loss).add_all(chain.from_iterable(values))
             if self._on_batch:
                 self._on_batch(name, timings, seconds, rows)
 
@@ -211,10 +225,6 @@ class Engine:
             part = tuple([array[start:stop] for array in arrays])
             results.append(part if sound or _all_finite(part) else UnsoundOutput())
             start = stop
-        if sound and operation in (self._encode, self._reconstruct, self._redraw):
-            self._tally.histogram("vae_kl_divergence_nats").add_all(arrays[-1][:rows].tolist())
-            if operation == self._reconstruct:
-                self._tally.histogram("vae_reconstruction_loss_nats").add_all(arrays[-2][:rows].tolist())
         return results
 
     def _join(self, column: Sequence[FloatArray], rows: int) -> FloatArray:

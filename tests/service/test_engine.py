@@ -17,7 +17,7 @@ from service.draws import standard_normal
 from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput, draw_posterior
 from service.network import OnnxNetwork
 from service.settings import BUNDLED, Runtime
-from service.tally import Tally
+from service.tally import Histogram, Tally
 from service.torch_network import TorchNetwork, choose_network
 from tests.service.pictures import Bytes
 from vae.config import Architecture
@@ -229,6 +229,37 @@ def test_two_lanes_compute_side_by_side_what_one_computes(
         assert np.array_equal(asyncio.run(engine.encode(x[:128]))[0], mean)
     engine.close()
     assert sum(tally.histogram("vae_kl_divergence_nats").counts) == 20 * 128
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_all_is_counted_on_the_event_loop(
+    model: vae.VAE, x: FloatArray, threaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """It reads the histograms; changed in another thread, they would be read half changed."""
+    tally = Tally()
+    engine = Engine(choose_network(model), micro_batch_limit=64, threaded=threaded, tally=tally)
+    threads: set[threading.Thread] = set()
+    add = Histogram.add
+
+    def watched(histogram: Histogram, value: float) -> None:
+        threads.add(threading.current_thread())
+        add(histogram, value)
+
+    monkeypatch.setattr(Histogram, "add", watched)
+
+    async def some() -> Reconstruction:
+        await asyncio.gather(*(engine.encode(x[i : i + 1]) for i in range(10)))
+        await engine.redraw(x[:5])
+        return await engine.reconstruct(x[:70])
+
+    result = asyncio.run(some())
+    engine.close()
+    assert threads == {threading.current_thread()}
+    kl, loss = (tally.histogram(f"vae_{name}_nats") for name in ("kl_divergence", "reconstruction_loss"))
+    assert (sum(kl.counts), sum(loss.counts)) == (10 + 5 + 70, 70)
+    assert loss.total == pytest.approx(result.reconstruction_loss.sum(), rel=1e-5)
+    values = result.kl_divergence
+    assert kl.total == pytest.approx(values.sum() + values[:10].sum() + values[:5].sum(), rel=1e-5)
 
 
 def test_standard_normal_begins_the_same_for_any_count() -> None:
