@@ -22,9 +22,9 @@ PAUSE, LONGEST_PAUSE = 0.06, 0.2
 
 
 class Timing:
-    """Where the time of a request went, seconds."""
+    """Where the time of a request went, seconds; and whether it failed."""
 
-    __slots__ = ("batches", "compute", "queue", "span")
+    __slots__ = ("batches", "compute", "failed", "queue", "span")
 
     def __init__(self, span: object | None = None) -> None:
         self.span = span
@@ -35,6 +35,8 @@ class Timing:
         """Until the first of them was begun."""
         self.compute = 0.0
         """Of all of them."""
+        self.failed = False
+        """Where one of them did, the others are not computed."""
 
 
 _Waiting = tuple[Item, int, asyncio.Future[Result], Timing, float]
@@ -81,7 +83,10 @@ class MicroBatcher(Generic[Item, Result]):
         self._pause: asyncio.TimerHandle | None = None
 
     def submit(self, item: Item, timing: Timing | None = None) -> asyncio.Future[Result]:
-        """The result for `item`, and in `timing` what it took. Cancelled while it waits, it is not computed."""
+        """The result for `item`, and in `timing` what it took. Cancelled while it waits, it is not computed.
+
+        Items of one request have one `timing`: where one of them fails, those that wait are cancelled.
+        """
         if not self._busy:
             self._loop = asyncio.get_running_loop()  # a system call, in Python 3.11
         future: asyncio.Future[Result] = self._loop.create_future()
@@ -159,7 +164,9 @@ class MicroBatcher(Generic[Item, Result]):
         total = 0
         while self._queue:
             waiting = self._queue[0]
-            _, size, future, _, _ = waiting
+            _, size, future, timing, _ = waiting
+            if timing.failed:
+                future.cancel()
             if not future.done():
                 total += size
                 if batch and total > self._limit:
@@ -189,6 +196,7 @@ class MicroBatcher(Generic[Item, Result]):
                 timing.queue += begun - since
             timing.batches += 1
             timing.compute += took
+            timing.failed |= isinstance(result, Exception)
             if future.done():
                 continue
             if isinstance(result, Exception):

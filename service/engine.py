@@ -195,19 +195,29 @@ class Engine:
     async def _run_in_pieces(
         self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None
     ) -> Arrays:
-        starts = range(0, len(rows[0]), self._limit)
-        pieces = [tuple(a[start : start + self._limit] for a in rows) for start in starts]
+        count = len(rows[0])
+        starts = range(0, count, self._limit)
+        timing = timing or Timing()  # by which the batcher knows the pieces of a request
+        results: list[npt.NDArray[Any]] = []
 
-        async def go_through(pieces: Sequence[Arrays]) -> list[Arrays]:
-            return [await batcher.submit(piece, timing) for piece in pieces]
+        async def go_through(starts: Sequence[int]) -> None:
+            for start in starts:
+                piece = await batcher.submit(tuple(a[start : start + self._limit] for a in rows), timing)
+                if not results:
+                    results.extend(np.empty((count, *array.shape[1:]), array.dtype) for array in piece)
+                for result, array in zip(results, piece, strict=True):
+                    result[start : start + len(array)] = array
 
         since = time.perf_counter()
         async with self._large:
-            if timing:
-                timing.queue = time.perf_counter() - since
-            lanes = await asyncio.gather(*(go_through(pieces[lane::LANES]) for lane in range(LANES)))
-        results = [lanes[index % LANES][index // LANES] for index in range(len(pieces))]
-        return tuple(np.concatenate(column) for column in zip(*results, strict=True))
+            timing.queue = time.perf_counter() - since
+            lanes = [asyncio.create_task(go_through(starts[lane::LANES])) for lane in range(LANES)]
+            try:
+                await asyncio.gather(*lanes)
+            finally:  # a TaskGroup of Python 3.11, cancelled, leaves a reference cycle around all of the request
+                while lanes:
+                    lanes.pop().cancel()
+        return tuple(results)
 
     @np.errstate(all="ignore")  # what is not finite is told by UnsoundOutput
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays | Exception]:

@@ -7,7 +7,7 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import pytest
 
 from service import batching
-from service.batching import MicroBatcher
+from service.batching import MicroBatcher, Timing
 
 Numbers = list[int]
 
@@ -96,6 +96,30 @@ def test_an_exception_among_the_results_is_for_its_item_alone() -> None:
 def test_too_few_results_are_a_failure() -> None:
     with pytest.raises(ValueError, match="0 results were computed for 1 items"):
         submit(batcher(lambda _: []), [1])
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_failure_cancels_what_waits_of_its_request(threaded: bool) -> None:
+    recorder = Recorder()
+
+    def fails_on_zero(items: Sequence[Numbers]) -> list[Numbers]:
+        if [0] in recorder(items):
+            raise ZeroDivisionError
+        return list(items)
+
+    async def two_requests() -> list[Numbers | BaseException]:
+        micro_batcher = batcher(fails_on_zero, limit=1, executor=pool if threaded else None)
+        first, second = Timing(), Timing()
+        items = [([0], first), ([1], second), ([2], first), ([3], second)]
+        futures = [micro_batcher.submit(item, timing) for item, timing in items]
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        failed, one, cancelled, three = asyncio.run(two_requests())
+    assert isinstance(failed, ZeroDivisionError)
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert (one, three) == ([1], [3])
+    assert recorder.batches == [[[0]], [[1]], [[3]]]
 
 
 @pytest.mark.parametrize("threaded", [False, True])

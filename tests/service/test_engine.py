@@ -1,8 +1,10 @@
 import asyncio
 import copy
+import gc
 import os
 import threading
 import time
+import weakref
 from collections.abc import Iterator
 
 import numpy as np
@@ -128,6 +130,87 @@ def test_of_large_batches_the_first_are_done_before_the_last_begin(engine: Engin
 
     assert asyncio.run(all_of_them()) == [0] * 6
     assert timings[5].queue > timings[3].queue > timings[1].queue
+
+
+def test_results_come_in_one_piece_whatever_their_types(engine: Engine) -> None:
+    z = standard_normal(3, 150, (3,))
+    whole = asyncio.run(engine.signed(z, "float16"))
+    assert whole.dtype == np.uint8
+    assert whole.shape == (150, 2 * 784)
+    for start in (0, 63, 64, 149):
+        assert np.array_equal(asyncio.run(engine.signed(z[start : start + 1], "float16"))[0], whole[start])
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_of_a_large_batch_nothing_is_computed_after_an_unsound_piece(
+    model: vae.VAE, threaded: bool, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    """And it is as unsound as a small one: what the pieces run in does not show."""
+    network = choose_network(model)
+    engine = Engine(network, micro_batch_limit=64, threaded=threaded)
+    decode = network.decode
+    computed: list[int] = []
+
+    def watched(z: FloatArray) -> FloatArray:
+        computed.append(len(z))
+        return decode(z)
+
+    monkeypatch.setattr(network, "decode", watched)
+    z = np.zeros((10_000, 3), np.float32)
+    z[0] = np.nan
+    timing = Timing()
+
+    async def come() -> FloatArray:
+        with pytest.raises(UnsoundOutput):
+            await engine.decode(z, timing=timing)
+        assert engine.waiting == 0
+        await asyncio.sleep(0.1)
+        assert (computed, timing.batches) == ([64], 1)
+        return await engine.decode(z[64:200])
+
+    assert np.isfinite(asyncio.run(come())).all()
+    engine.close()
+
+
+@pytest.mark.parametrize("end", ["answered", "unsound", "cancelled"])
+def test_a_large_batch_leaves_nothing_to_the_collector(engine: Engine, end: str) -> None:
+    z = np.zeros((64 * 1000 if end == "cancelled" else 640, 3), np.float32)
+    z[0] = np.nan if end == "unsound" else 0
+    latents = weakref.ref(z)
+
+    async def come() -> bool:
+        nonlocal z
+        asking = asyncio.create_task(engine.decode(z))
+        del z
+        await asyncio.wait([asking], timeout=0.02 if end == "cancelled" else 10)
+        asking.cancel()
+        await asyncio.wait([asking])
+        how = "cancelled" if asking.cancelled() else "unsound" if asking.exception() else "answered"
+        del asking
+        await asyncio.sleep(0.02)
+        assert latents() is None
+        return how == end
+
+    gc.collect()
+    gc.disable()
+    try:
+        assert asyncio.run(come())
+    finally:
+        gc.enable()
+
+
+def test_of_a_large_batch_nothing_is_computed_for_a_caller_who_has_gone(engine: Engine) -> None:
+    timing = Timing()
+
+    async def leave() -> None:
+        with pytest.raises(TimeoutError):
+            async with asyncio.timeout(0.02):
+                await engine.decode(np.zeros((64 * 1000, 3), np.float32), timing=timing)
+        so_far = timing.batches
+        await asyncio.sleep(0.05)
+        assert timing.batches <= so_far + 1 < 1000
+
+    asyncio.run(leave())
 
 
 def test_a_large_batch_lets_others_in_between(engine: Engine) -> None:
