@@ -4,19 +4,25 @@ from __future__ import annotations
 
 import asyncio
 import itertools
+import time
 from collections import Counter
-from collections.abc import Callable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 
 import orjson
 from prometheus_client import CollectorRegistry, ProcessCollector, generate_latest
 from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, HistogramMetricFamily, Metric
 from prometheus_client.registry import Collector
+from prometheus_client.samples import Sample
 
 from service.noticeboard import Noticeboard
 from service.tally import BOUNDS, Tally
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 POST_EVERY_S = 1
+RELEASE_EVERY = 32
+"""Samples that are rendered without a pause, in less than a millisecond."""
+RELEASE_S = 0.0001
+"""Seconds of a pause: `time.sleep(0)` takes the interpreter's lock again before another thread has woken up."""
 HISTOGRAMS = {
     "vae_request_duration_seconds": ("From a request's head to the end of its answer", "route"),
     "vae_queue_duration_seconds": ("What a request waited to be computed", "operation"),
@@ -52,6 +58,9 @@ class Metrics:
         """As last seen: without a free file descriptor nothing is."""
         self._cpu_before = 0.0
         """Of those whose place this is."""
+        self._is_rendering = asyncio.Lock()
+        self._next: asyncio.Task[bytes] | None = None
+        """Renders once no other one is being rendered."""
         if before := board.read(place):
             notice = orjson.loads(before)
             self.tally.add(notice["tally"])
@@ -74,22 +83,37 @@ class Metrics:
         }
         self._board.post(self._place, orjson.dumps(notice))
 
-    def exposition(self) -> bytes:
-        """What all workers have counted, in Prometheus' text format."""
-        self.post()
+    async def exposition(self) -> bytes:
+        """What all workers have counted so far, in Prometheus' text format.
+
+        It is rendered in a thread, one text at a time; callers who come meanwhile share the next one.
+        """
+        if self._next is None:
+            self._next = asyncio.create_task(self._render_next())
+        return await asyncio.shield(self._next)  # a caller who has gone does not cancel it for the others
+
+    async def _render_next(self) -> bytes:
+        async with self._is_rendering:
+            self._next = None
+            self.post()
+            return await asyncio.to_thread(self._render, self._board.read_all())
+
+    def _render(self, posted: Sequence[bytes]) -> bytes:
         tally, gauges, process = Tally(), Counter[str](), Counter[str]()
-        notices = [orjson.loads(notice) for notice in self._board.read_all()]
-        for notice in notices:
+        for each in posted:
+            time.sleep(RELEASE_S)
+            notice = orjson.loads(each)
             tally.add(notice["tally"])
             gauges.update(notice["gauges"])
             process.update(notice["process"])
         replacements = CounterMetricFamily(
             "vae_worker_replacements",
             "Workers started in the place of one that died or was stuck",
-            value=tally.starts - len(notices),
+            value=tally.starts - len(posted),
         )
         registry = CollectorRegistry()
-        registry.register(_Families([*_families_of(tally), replacements, *self._other_families(gauges, process)]))
+        families = itertools.chain(_families_of(tally), [replacements], self._other_families(gauges, process))
+        registry.register(_Families(families))
         return generate_latest(registry)
 
     def _other_families(self, gauges: Mapping[str, float], process: Mapping[str, float]) -> Iterator[Metric]:
@@ -104,13 +128,23 @@ class Metrics:
 
 
 class _Families(Collector):
-    """Metrics made elsewhere, as a registry takes them."""
+    """Metrics made elsewhere, as a registry takes them, once."""
 
-    def __init__(self, families: list[Metric]) -> None:
+    def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
-        yield from self._families
+        for family in self._families:
+            family.samples = _releasing(family.samples)  # type: ignore[assignment]  # it is gone through once
+            yield family
+
+
+def _releasing(samples: Iterable[Sample]) -> Iterator[Sample]:
+    """`samples`, with the interpreter's lock released now and then: the event loop would wait 5 ms for it."""
+    for number, sample in enumerate(samples):
+        if number % RELEASE_EVERY == 0:
+            time.sleep(RELEASE_S)
+        yield sample
 
 
 def _families_of(tally: Tally) -> Iterator[Metric]:

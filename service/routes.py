@@ -192,7 +192,7 @@ async def metrics(request: Request) -> Response:
     if loaded.metrics_need_key:
         gate: Gate = request.app.state.gate
         gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
-    return Answer(loaded.metrics.exposition(), METRICS)
+    return Answer(await loaded.metrics.exposition(), METRICS)
 
 
 async def livez() -> Response:

@@ -4,15 +4,20 @@ from __future__ import annotations
 
 import asyncio
 import os
+import re
 import signal
+import threading
+import time
 from collections.abc import Iterator
 from math import sqrt
 from pathlib import Path
+from statistics import median
 from typing import Any
 from unittest.mock import Mock
 
 import httpx
 import pytest
+from prometheus_client import CollectorRegistry, generate_latest
 from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import ServiceError
@@ -176,8 +181,75 @@ def test_workers_count_together_and_go_on_where_a_dead_one_was() -> None:
         assert answered() == 10
 
 
+def test_callers_at_once_share_a_rendering_that_is_begun_after_they_came(
+    fresh: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def slow(registry: CollectorRegistry) -> bytes:
+        threads.append(threading.current_thread().name)
+        time.sleep(0.2)
+        return generate_latest(registry)
+
+    monkeypatch.setattr("service.metrics.generate_latest", slow)
+
+    async def ask(counted: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", fresh.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        (line,) = re.findall(rb'vae_requests_total\{.*route="/decode".*\} (\S+)', answer)
+        assert float(line) >= counted
+
+    async def come() -> None:
+        async with asyncio.TaskGroup() as callers:
+            for counted in range(1, 5):
+                await asyncio.to_thread(decode, fresh.client)
+                for _ in range(50):
+                    callers.create_task(ask(counted))
+
+    asyncio.run(come())
+    assert 2 <= len(threads) <= 10
+    assert not [name for name in threads if "serve" in name]  # the event loop's
+
+
+def test_a_caller_who_has_gone_takes_the_text_from_no_other() -> None:
+    metrics = Metrics(Noticeboard(1), 0)
+
+    async def one_leaves() -> bytes:
+        leaving, staying = (asyncio.create_task(metrics.exposition()) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        return await staying
+
+    assert b"vae_requests_total" in asyncio.run(one_leaves())
+
+
+def test_rendering_leaves_time_to_other_threads() -> None:
+    """A thread that computes holds the interpreter's lock for 5 ms at a time."""
+    metrics = Metrics(Noticeboard(1), 0)
+    for route in range(300):
+        metrics.tally.histogram("vae_request_duration_seconds", f"/{route}").add(1)
+
+    async def render() -> list[float]:
+        rendering = asyncio.create_task(metrics.exposition())
+        turns = []
+        while not rendering.done():
+            begun = time.perf_counter()
+            await asyncio.sleep(0.0001)
+            turns.append(time.perf_counter() - begun)
+        return turns
+
+    assert median(asyncio.run(render())) < 0.003
+
+
+def exposition(metrics: Metrics) -> bytes:
+    return asyncio.run(metrics.exposition())
+
+
 def cpu_seconds(metrics: Metrics) -> float:
-    lines = metrics.exposition().decode().splitlines()
+    lines = exposition(metrics).decode().splitlines()
     (line,) = (line for line in lines if line.startswith(CPU))
     return float(line.split()[1])
 
@@ -194,8 +266,8 @@ def test_processor_time_never_falls() -> None:
 def test_workers_that_start_one_after_the_other_replace_nobody() -> None:
     board = Noticeboard(2)
     for place in (0, 1):
-        assert b"vae_worker_replacements_total 0.0" in Metrics(board, place).exposition()
-    assert b"vae_worker_replacements_total 1.0" in Metrics(board, 0).exposition()
+        assert b"vae_worker_replacements_total 0.0" in exposition(Metrics(board, place))
+    assert b"vae_worker_replacements_total 1.0" in exposition(Metrics(board, 0))
 
 
 def test_posting_goes_on_after_one_that_failed(
@@ -253,8 +325,8 @@ def test_a_notice_that_a_worker_was_killed_over_is_nobody_s() -> None:
 def test_counts_are_of_one_service_alone() -> None:
     first, second = Metrics(Noticeboard(1), 0), Metrics(Noticeboard(1), 0)
     first.tally.refusals["queue_full"] += 1
-    assert b'vae_refusals_total{reason="queue_full"} 1.0' in first.exposition()
-    assert b'vae_refusals_total{reason="queue_full"} 0.0' in second.exposition()
+    assert b'vae_refusals_total{reason="queue_full"} 1.0' in exposition(first)
+    assert b'vae_refusals_total{reason="queue_full"} 0.0' in exposition(second)
 
 
 def test_every_metric_stands_in_the_readme(fresh: Running) -> None:
