@@ -74,7 +74,7 @@ class Call(Request):
             raise TooLarge(f"The body is larger than the {limit} bytes that are taken.")
         body = self._chunks[0] if len(self._chunks) == 1 else b"".join(self._chunks)
         encoding = self.fields.get(b"content-encoding", b"").decode("latin-1")
-        if encoding in ("", "identity"):
+        if not encoding or encoding.lower() == "identity":
             return body
         return await asyncio.to_thread(decompress, body, encoding, limit)
 

@@ -32,6 +32,7 @@ def decode(client: httpx.Client, content: bytes, encoding: str) -> httpx.Respons
 def test_a_compressed_body_is_what_it_holds(client: httpx.Client, encoding: str) -> None:
     plain = decode(client, BODY, "identity")
     assert plain.status_code == 200
+    assert decode(client, BODY, "Identity").content == plain.content
     assert decode(client, COMPRESS[encoding](BODY), encoding).content == plain.content
     assert decode(client, COMPRESS[encoding](BODY), encoding.upper()).content == plain.content
 
