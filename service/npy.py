@@ -12,6 +12,8 @@ from service.arrays import Array, Format, check_dtype
 from service.errors import UnreadableBody
 
 MEDIA_TYPE = "application/x-npy"
+VERSIONS = ((1, 0), (2, 0), (3, 0))
+"""Of the format. The third differs from the second in the encoding of field names, which only structured types have."""
 CACHED = 256
 """Bytes of a header that is remembered: NumPy takes longer to parse it than to read a latent. Callers send the same."""
 
@@ -38,11 +40,13 @@ def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     stream = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(stream)
-        if version == (1, 0):
-            return np.lib.format.read_array_header_1_0(stream)
-        return np.lib.format.read_array_header_2_0(stream)
+        if version in VERSIONS:
+            read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
+            return read(stream)
     except Exception as error:  # NumPy's header parser raises whatever it trips over
         raise UnreadableBody("The body is not an npy file: its header cannot be read.") from error
+    known = ", ".join(f"{major}.{minor}" for major, minor in VERSIONS)
+    raise UnreadableBody(f"The npy file is of version {version[0]}.{version[1]}; {known} are supported.")
 
 
 _remembered = lru_cache(maxsize=1024)(_read_head)

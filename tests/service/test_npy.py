@@ -30,6 +30,15 @@ def test_versions_of_the_format(version: tuple[int, int]) -> None:
     assert read_npy(buffer.getvalue()).tolist() == [[0, 1, 2], [3, 4, 5]]
 
 
+@pytest.mark.parametrize("version", [(0, 0), (1, 1), (2, 1), (4, 0), (255, 255)])
+def test_other_versions_are_refused(version: tuple[int, int]) -> None:
+    """Even where the header is laid out as a known version has it."""
+    body = io.BytesIO()
+    npy_format.write_array(body, np.zeros((2, 3)), (1, 0) if version[0] == 1 else (2, 0))
+    with pytest.raises(UnreadableBody, match=rf"version {version[0]}\.{version[1]}; 1\.0, 2\.0, 3\.0 are supported"):
+        read_npy(npy_format.MAGIC_PREFIX + bytes(version) + body.getvalue()[8:])
+
+
 @pytest.mark.parametrize(
     "array", [np.array([{}]), np.array(["a"]), np.zeros(1, "i8"), np.zeros(1, "c8"), np.zeros(1, "M8[s]")]
 )
