@@ -21,11 +21,18 @@ from service.batching import Timing
 from service.bodies import invalid
 from service.call import Call
 from service.engine import UnsoundOutput
-from service.errors import InternalError, ServiceError
+from service.errors import InternalError, InvalidInput, Problem, ServiceError
 from service.keys import Keyring
 from service.tally import Tally
 
 logger = logging.getLogger("vae-service")
+
+MAX_PARAMETERS = 100
+"""In a query string; the most that any route has a use for is about a dozen."""
+MAX_NAME = 60
+"""Characters of a parameter's name that an error quotes; all known names are shorter."""
+CACHED = 256
+"""Bytes of a query string that is cached; longer ones would let callers fill the memory."""
 
 Options = TypeVar("Options", bound=BaseModel)
 
@@ -93,10 +100,20 @@ def _server_timing(timing: Timing) -> bytes:
     return b"queue;dur=%.3f, compute;dur=%.3f" % (timing.queue * 1000, timing.compute * 1000)
 
 
-@lru_cache(maxsize=64)
 def read_options(model: type[Options], query_string: bytes) -> Options:
     """A query string → `model`; raises InvalidInput with a pointer for each bad parameter."""
-    pairs = parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    read = _cached_options if len(query_string) <= CACHED else _read_options
+    return read(model, query_string)
+
+
+def _read_options(model: type[Options], query_string: bytes) -> Options:
+    if query_string.count(b"&") >= MAX_PARAMETERS:
+        problem = f"The query string has more than the {MAX_PARAMETERS} parameters that are taken."
+        raise InvalidInput(Problem("query", "", problem))
+    pairs = [
+        (name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…", value)
+        for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
+    ]
     fields: dict[str, object] = dict(pairs)
     for name in _repeated(model):
         fields[name] = tuple(value for other, value in pairs if other == name)
@@ -104,6 +121,9 @@ def read_options(model: type[Options], query_string: bytes) -> Options:
         return model.model_validate(fields)
     except ValidationError as error:
         raise invalid("query", error) from error
+
+
+_cached_options = lru_cache(maxsize=64)(_read_options)
 
 
 @lru_cache

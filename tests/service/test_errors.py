@@ -19,10 +19,12 @@ import pytest
 from numpy.typing import NDArray
 from PIL import Image
 
-from service import bodies, errors
+from service import bodies, errors, operation
 from service.app import INFERENCE, OPERATIONS
 from service.errors import Problem, ServiceError, problem_document
 from service.images import to_array
+from service.protocols.diffusers import RemoteDecodeOptions
+from service.schemas import EncodeOptions, ReconstructOptions, SampleOptions
 from service.settings import BUNDLED
 from tests.service.pictures import Bytes, npy, picture, png
 from tests.service.problems import bad_fields, problem
@@ -31,6 +33,7 @@ from tests.service.running import Broken, Running, Stalled, running, wait_until
 PNG, JSON, NPY, FORM = "image/png", "application/json", "application/x-npy", "multipart/form-data"
 Z = [0.3, 1.6, -2.4]
 IMAGE_ROUTES = ["/encode", "/reconstruct"]
+OPTIONS = (EncodeOptions, ReconstructOptions, SampleOptions, RemoteDecodeOptions)
 POST_ROUTES = [*IMAGE_ROUTES, "/decode", "/interpolate", "/traverse"]
 ROUTES = [*((("POST", path)) for path in POST_ROUTES), *(("GET", path) for path in ("/sample", "/latents", "/model"))]
 OPEN = {
@@ -705,6 +708,35 @@ def test_wrong_query(client: httpx.Client, query: str, pointer: str, said: str) 
     answer = client.get(f"/sample?{query}")
     assert bad_fields(answer) == [("query", pointer)]
     assert said in answer.json()["detail"]
+
+
+def test_the_parameters_of_a_query_are_bounded(client: httpx.Client) -> None:
+    most = "&".join(["seed=1"] * operation.MAX_PARAMETERS)
+    assert client.get(f"/sample?{most}").status_code == 200
+    for query in (f"{most}&seed=1", "&" * 60_000, "a&" * 30_000):
+        answer = client.get(f"/sample?{query}")
+        assert bad_fields(answer) == [("query", "")]
+        assert f"more than the {operation.MAX_PARAMETERS} parameters" in answer.json()["detail"]
+
+
+def test_the_names_of_parameters_are_quoted_shortened(client: httpx.Client) -> None:
+    answer = client.get(f"/sample?{'x' * 30_000}=1&{'y' * 20_000}")
+    assert bad_fields(answer) == [("query", f"/{letter * operation.MAX_NAME}…") for letter in "xy"]
+    assert len(answer.content) < 1000
+    known = {name for model in OPTIONS for name in model.model_fields}
+    assert max(map(len, known)) < operation.MAX_NAME
+
+
+def test_long_queries_are_not_cached() -> None:
+    """Callers could fill the memory with them."""
+    query = b"seed=1&n=2"
+    first = operation.read_options(SampleOptions, query)
+    assert operation.read_options(SampleOptions, query) is first
+    before = operation._cached_options.cache_info().currsize
+    for number in range(10):
+        long = b"%b&scale=%b%d" % (query, b"0" * 300, 1 + number)
+        assert operation.read_options(SampleOptions, long).scale == 1 + number
+    assert operation._cached_options.cache_info().currsize == before
 
 
 @pytest.mark.parametrize(("method", "path"), ROUTES)
