@@ -1,49 +1,65 @@
-"""Which of the media types that a route offers the caller's Accept header asks for (RFC 9110, section 12.5.1)."""
+"""Content negotiation: which media type a route answers with, by the Accept header (RFC 9110, section 12)."""
 
-from collections.abc import Sequence
+import re
 from functools import lru_cache
+from reprlib import Repr
 
 from service.errors import NotAcceptable
 from service.formats import missing
 
 CACHED = 256
-"""Letters of a header that is remembered; what no browser sends shall not fill the memory."""
+"""Characters of a header that is cached; longer ones, which no browser sends, would let callers fill the memory."""
+MAX_ITEMS = 200
+"""Media ranges and their parameters in one header: 100 ranges with a weight each. Browsers send about ten."""
+QVALUE = re.compile(r"0(\.\d{0,3})?|1(\.0{0,3})?", re.ASCII)
+"""RFC 9110, section 12.4.2."""
+_SHORTENED = Repr()
+_SHORTENED.maxstring = 100  # characters of the header that an error quotes
 
 
 def negotiate(accept: str, offers: tuple[str, ...]) -> str:
-    """The best offer; the first one where the caller has no preference. Raises NotAcceptable."""
-    return _remembered(accept, offers) if len(accept) <= CACHED else _negotiate(accept, offers)
+    """The best offer; the first one where the caller has no preference.
+
+    A media range whose weight is malformed (`q=2`, `q=nan`, `q=0.1234`) is ignored, as if it had not been sent.
+
+    Raises NotAcceptable where no offer is covered by what is left of the header, or the header has too many ranges.
+    """
+    return _cached(accept, offers) if len(accept) <= CACHED else _negotiate(accept, offers)
 
 
 def _negotiate(accept: str, offers: tuple[str, ...]) -> str:
-    ranges = [_parse(part) for part in accept.split(",") if part.strip()]
-    if not ranges:
+    if not accept.strip(", \t"):
         return offers[0]
-    best = max(offers, key=lambda offer: _quality(offer, ranges))  # the first of equals
-    if _quality(best, ranges) <= 0:
-        raise NotAcceptable(f"Accept is {accept!r}; this route can give {', '.join(offers)}.{missing(accept)}")
+    weights = _weights(accept)
+    if weights is None:
+        raise NotAcceptable(f"Accept has more than the {MAX_ITEMS} media ranges and parameters that are read.")
+    best = max(offers, key=lambda offer: _quality(offer, weights))  # the first of equals
+    if _quality(best, weights) <= 0:
+        raise NotAcceptable(
+            f"Accept is {_SHORTENED.repr(accept)}; this route can give {', '.join(offers)}.{missing(accept)}"
+        )
     return best
 
 
-_remembered = lru_cache(maxsize=1024)(_negotiate)
+_cached = lru_cache(maxsize=1024)(_negotiate)
 
 
-def _parse(part: str) -> tuple[str, float]:
-    media_range, *parameters = (piece.strip().lower() for piece in part.split(";"))
-    for parameter in parameters:
-        name, _, value = parameter.partition("=")
-        if name == "q":
-            try:
-                return media_range, float(value)
-            except ValueError:
-                return media_range, 0
-    return media_range, 1
+def _weights(header: str) -> dict[str, float] | None:
+    """The weight of each item of a list such as Accept's, by its lower-case name; None where there are too many."""
+    if header.count(",") + header.count(";") >= MAX_ITEMS:
+        return None
+    weights = {}
+    for item in header.split(","):
+        name, *parameters = (piece.strip(" \t").lower() for piece in item.split(";"))
+        given = next((value for key, _, value in (each.partition("=") for each in parameters) if key == "q"), "1")
+        if name and QVALUE.fullmatch(given):
+            weights[name] = float(given)
+    return weights
 
 
-def _quality(offer: str, ranges: Sequence[tuple[str, float]]) -> float:
-    """The quality of the most specific range that covers `offer`; 0 where none does."""
-    qualities = dict(ranges)
+def _quality(offer: str, weights: dict[str, float]) -> float:
+    """The weight of the most specific range that covers `offer`; 0 where none does."""
     for pattern in (offer, f"{offer.partition('/')[0]}/*", "*/*"):
-        if pattern in qualities:
-            return qualities[pattern]
+        if pattern in weights:
+            return weights[pattern]
     return 0

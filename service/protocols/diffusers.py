@@ -12,6 +12,7 @@ from __future__ import annotations
 
 import asyncio
 from math import ceil, prod, sqrt
+from reprlib import repr as brief
 from typing import Annotated, Any, Literal, TypeVar
 
 import numpy as np
@@ -95,7 +96,7 @@ async def decode(call: Call, options: Annotated[RemoteDecodeOptions, Query()]) -
     loaded: Loaded = call.scope["app"].state["loaded"]
     engine = loaded.engine
     if call.media_type not in (TENSOR, *UNTOLD):
-        raise UnsupportedMediaType(f"The content type is {call.media_type!r}; this route takes {TENSOR}.")
+        raise UnsupportedMediaType(f"The content type is {brief(call.media_type)}; this route takes {TENSOR}.")
     tensor = _read_tensor(await call.read(loaded.limits.body), options)
     z, image_shape = _latents(tensor, options, engine.config, loaded.limits)
     if media_type == JPEG:
@@ -125,7 +126,7 @@ async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Resp
     limits, config = loaded.limits, loaded.engine.config
     if call.media_type not in (*FORMATS, TENSOR, *UNTOLD):
         taken = ", ".join((*FORMATS, TENSOR))
-        raise UnsupportedMediaType(f"The content type is {call.media_type!r}; this route takes {taken}.")
+        raise UnsupportedMediaType(f"The content type is {brief(call.media_type)}; this route takes {taken}.")
     body = await call.read(limits.body)
     images = _images(_read_tensor(body, options), config, limits) if options.shape else await _picture(body, loaded)
     mean, _ = await loaded.engine.encode(images, timing=call.timing)
