@@ -1,4 +1,4 @@
-"""Content negotiation: which media type a route answers with, by the Accept header (RFC 9110, section 12)."""
+"""Content negotiation: the media type by Accept, gzip or not by Accept-Encoding (RFC 9110, section 12)."""
 
 import re
 from functools import lru_cache
@@ -42,6 +42,13 @@ def _negotiate(accept: str, offers: tuple[str, ...]) -> str:
 
 
 _cached = lru_cache(maxsize=1024)(_negotiate)
+
+
+def accepts_gzip(accept_encoding: str) -> bool:
+    """Whether the caller takes gzip, and likes it no less than no compression; not so where there is no header."""
+    weights = _weights(accept_encoding) or {}
+    gzip = weights.get("gzip", weights.get("x-gzip", weights.get("*", 0)))
+    return gzip > 0 and gzip >= weights.get("identity", 0)
 
 
 def _weights(header: str) -> dict[str, float] | None:

@@ -24,6 +24,7 @@ from starlette.routing import Route
 
 from service.answers import Answer
 from service.bodies import JSON
+from service.negotiation import accepts_gzip
 from service.operation import Gate
 
 WEB = Path(__file__).parent / "web"
@@ -149,7 +150,7 @@ def _plotly_file(path: Path) -> Handler:
 
 def _pick(request: Request, body: bytes, packed: bytes, suffix: str, headers: dict[str, str]) -> Response:
     media_type = MEDIA_TYPES[suffix]
-    if "gzip" not in request.headers.get("accept-encoding", ""):
+    if not accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))):
         return Response(body, media_type=media_type, headers=headers)
     return Response(packed, media_type=media_type, headers={**headers, "content-encoding": "gzip"})
 

@@ -37,6 +37,48 @@ def test_the_page_is_asked_for_again_and_its_files_are_kept(client: httpx.Client
         assert plain.content == answer.content
 
 
+@pytest.mark.parametrize(
+    ("accept_encoding", "packed"),
+    [
+        ("gzip", True),
+        ("GZIP", True),
+        ("x-gzip", True),
+        ("*", True),
+        ("br, *;q=0.1", True),
+        ("br;q=1.0, gzip;q=0.001", True),
+        ("identity, gzip", True),
+        ("gzip, deflate, br, zstd", True),
+        ("", False),
+        ("br", False),
+        ("notgzip", False),
+        ("gzip2", False),
+        ("br;x=gzip", False),
+        ("gzip;q=0", False),
+        ("gzip; q=0.000", False),
+        ("gzip;q=0, *", False),
+        ("gzip;q=2", False),
+        ("*;q=0", False),
+        ("gzip;q=0.5, identity", False),
+        ("gzip," * 10_000, False),
+    ],
+    ids=lambda value: str(value)[:30],
+)
+def test_which_codings_are_taken_for_gzip(client: httpx.Client, accept_encoding: str, packed: bool) -> None:
+    for path in ("/", "/" + next(path for path in ASSET.findall(client.get("/").text) if path.endswith("style.css"))):
+        answer = client.get(path, headers={"accept-encoding": accept_encoding})
+        assert answer.headers.get("content-encoding") == ("gzip" if packed else None)
+        assert answer.headers["vary"] == "accept-encoding"
+
+
+def test_no_compression_where_none_is_asked_for(served: Running) -> None:
+    plain = served.exchange(b"GET / HTTP/1.1\r\nhost: a\r\nconnection: close\r\n\r\n")
+    assert b"content-encoding" not in plain
+    lines = b"accept-encoding: br\r\naccept-encoding: gzip\r\n"
+    assert b"content-encoding: gzip" in served.exchange(
+        b"GET / HTTP/1.1\r\nhost: a\r\n%bconnection: close\r\n\r\n" % lines
+    )
+
+
 def test_other_content_has_another_address(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     for file in page.WEB.iterdir():
         (tmp_path / file.name).write_bytes(file.read_bytes())
