@@ -3,11 +3,14 @@
 from __future__ import annotations
 
 import json
+from copy import copy
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
 from pydantic import BaseModel
+from starlette.routing import BaseRoute
 
 from service import errors, schemas
 from service.answers import OFFERS
@@ -218,10 +221,20 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
     }
 
 
+def _without_head(route: BaseRoute) -> BaseRoute:
+    """A copy that does not take HEAD: the document has GET alone, from which HEAD follows."""
+    if not isinstance(route, APIRoute):
+        return route
+    documented = copy(route)
+    documented.methods = {method for method in route.methods or () if method != "HEAD"}
+    return documented
+
+
 def openapi(app: FastAPI) -> dict[str, Any]:
     """The document, made once."""
     if app.openapi_schema is None:
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=app.routes)
+        routes = [_without_head(route) for route in app.routes]
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
         components = document.setdefault("components", {})
         components["securitySchemes"] = SECURITY
         known = components["schemas"] = {}

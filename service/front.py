@@ -146,6 +146,8 @@ class Front:
         if status == HUNG_UP and "refused" in scope:
             status, media_type = scope["refused"], MEDIA_TYPE
         method = scope["method"]
+        if method == "HEAD":
+            size = 0  # the connection leaves the body out
         self._tally.requests[route, method if method in METHODS else "other", status, media_type] += 1
         self._tally.histogram("vae_request_duration_seconds", route).add(seconds)
         if self._access_log:
