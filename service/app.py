@@ -148,15 +148,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
     app.mount("/web", Router(page.files, redirect_slashes=False))
     app.router.add_route("/", page.home, include_in_schema=False)
     _add_head(app)
-    if settings.cors_origins:
-        app.add_middleware(
-            CORSMiddleware,
-            allow_origins=settings.cors_origins,
-            allow_methods=["GET", "HEAD", "POST"],
-            allow_headers=FIELDS_TAKEN,
-            expose_headers=FIELDS_GIVEN,
-        )
-    front = Front(app, shortcuts=not settings.cors_origins, access_log=access_log, tally=counts.tally, tracer=tracer)
+    front = Front(app, cors=_cors(app, settings), access_log=access_log, tally=counts.tally, tracer=tracer)
     return front
 
 
@@ -190,6 +182,18 @@ def _add_head(app: FastAPI) -> None:
     for route in app.routes:
         if isinstance(route, Route) and route.methods and "GET" in route.methods:
             route.methods.add("HEAD")
+
+
+def _cors(app: FastAPI, settings: Settings) -> CORSMiddleware | None:
+    if not settings.cors_origins:
+        return None
+    return CORSMiddleware(
+        app,
+        allow_origins=settings.cors_origins,
+        allow_methods=["GET", "HEAD", "POST"],
+        allow_headers=FIELDS_TAKEN,
+        expose_headers=FIELDS_GIVEN,
+    )
 
 
 def _tracer() -> Tracer:

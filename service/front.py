@@ -6,8 +6,11 @@ import itertools
 import re
 import secrets
 import time
+from functools import partial
 
 from fastapi import FastAPI
+from starlette.datastructures import Headers
+from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
@@ -27,20 +30,28 @@ REQUEST_ID = re.compile(rb"[\w.:+/=@-]{1,128}", re.ASCII)
 class Front:
     """The service as an ASGI application: FastAPI's, with a short cut to the operations; names, counts and logs all.
 
-    An operation needs none of FastAPI's middleware and router. `shortcuts` are off where all have to pass a middleware.
+    An operation needs none of FastAPI's middleware and router.
     """
 
     def __init__(
-        self, api: FastAPI, *, shortcuts: bool, access_log: AccessLog | None, tally: Tally, tracer: Tracer | None
+        self,
+        api: FastAPI,
+        *,
+        cors: CORSMiddleware | None,
+        access_log: AccessLog | None,
+        tally: Tally,
+        tracer: Tracer | None,
     ) -> None:
+        """`cors` is a middleware around `api`; it adds its header fields to the answers of operations too."""
         self.api = api
+        self._cors = cors
         self._access_log = access_log
         self._tally = tally
         self._tracer = tracer
         self._operations: dict[tuple[str, str], Operation] = {
             (method, route.path): route
             for route in api.routes
-            if shortcuts and isinstance(route, Operation)
+            if isinstance(route, Operation)
             for method in route.methods or ()
         }
         self._patterns = [
@@ -72,6 +83,8 @@ class Front:
         try:
             response = await operation.respond(call)
             response.raw_headers.append((b"x-request-id", name))
+            if self._cors:
+                send = partial(self._cors.send, send=send, request_headers=Headers(scope=scope))
             await response(scope, receive, send)
             status, media_type, size = response.status_code, response.media_type or "", len(response.body)
         finally:
@@ -79,7 +92,7 @@ class Front:
             self._note(scope, operation.path, status, media_type, call.came, size, started, traceparent)
 
     async def _go_round(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
-        """Answer by FastAPI."""
+        """Answer by FastAPI, or a preflight by the CORS middleware."""
         status, media_type, size = HUNG_UP, "", 0
         fields = dict(scope["headers"])
         name = scope["request_id"] = self._name(fields.get(b"x-request-id"))
@@ -94,7 +107,7 @@ class Front:
             await send(message)
 
         try:
-            await self.api(scope, receive, see)
+            await (self._cors or self.api)(scope, receive, see)
         finally:
             route, traceparent = self._route(scope["path"]), fields.get(b"traceparent", b"")
             self._note(scope, route, status, media_type.partition(";")[0], 0, size, started, traceparent)

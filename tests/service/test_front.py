@@ -4,9 +4,13 @@ import socket
 import time
 
 import httpx
+import pytest
 
+from service.access import AccessLog, Exchange
 from tests.live import live_server
-from tests.service.running import wait_until
+from tests.service.pictures import Bytes, png
+from tests.service.running import running, wait_until
+from tests.service.test_metrics import scrape
 
 
 def test_every_answer_has_the_requests_id(client: httpx.Client) -> None:
@@ -86,3 +90,48 @@ def test_what_a_connection_refuses_is_counted_and_logged_with_its_id() -> None:
         assert (
             f'{{media_type="application/problem+json",method="{kind}",route="{route}",status="{status}"}} 1.0' in counts
         )
+
+
+def test_cors_changes_nothing_in_what_is_counted_and_logged(monkeypatch: pytest.MonkeyPatch, images: Bytes) -> None:
+    """With origins that may call, each exchange has the same route, bytes in and bytes out as without."""
+    exchanges: list[Exchange] = []
+    monkeypatch.setattr(AccessLog, "add", lambda self, exchange: exchanges.append(exchange))
+    tensor = {"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -0.2, 0.3]}
+    preflight = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
+
+    def ask(*cors_origins: str) -> tuple[list[tuple[str, bytes, str, int, int, int]], dict[object, float]]:
+        exchanges.clear()
+        with running(log_level="info", cors_origins=cors_origins) as service:
+            client = service.client
+            client.headers["origin"] = "https://a.example"
+            answers = [
+                client.post("/v2/models/mnist/infer", json={"inputs": [tensor]}),
+                client.post("/v2/models/mnist/versions/1/infer", json={"inputs": []}),
+                client.post("/encode", content=png(images[0]), headers={"content-type": "image/png"}),
+                client.post("/decode", json=[0, 0, 0]),
+                client.post("/decode", content=iter([b"[0, ", b"0, 0]"]), headers={"content-type": "application/json"}),
+                client.post("/decode", json=[0]),
+                *(client.get(path) for path in ("/sample?seed=1", "/v2", "/livez", "/", "/nowhere")),
+                client.post("/nowhere", json=[0]),
+                client.delete("/decode"),
+            ]
+            allowed = [answer.headers.get("access-control-allow-origin") for answer in answers]
+            assert allowed == [*(cors_origins or [None])] * len(answers)
+            for path in ("/decode", "/v2/models/mnist/infer"):
+                assert client.options(path, headers=preflight).status_code == (200 if cors_origins else 405)
+            samples = scrape(client)
+        lines = [(each.method, each.path, each.route, each.status, each.received, each.size) for each in exchanges]
+        assert len({each.request_id for each in exchanges}) == len(exchanges)
+        return lines, {sample: count for sample, count in samples.items() if sample[0] == "vae_requests_total"}
+
+    lines, samples = ask()
+    lines_with_cors, samples_with_cors = ask("https://a.example")
+    assert lines[0][2] == "/v2/models/{name}/infer"
+    assert [received for *_, received, _ in lines[:6]] == [79, 13, len(png(images[0])), 7, 9, 3]
+    exact, preflights = slice(0, 13), slice(13, 15)
+    assert lines_with_cors[exact] == lines[exact]
+    assert [line[:3] for line in lines_with_cors[preflights]] == [line[:3] for line in lines[preflights]]
+    assert [line[2] for line in lines[preflights]] == ["/decode", "/v2/models/{name}/infer"]
+    without = {key: count for key, count in samples.items() if "OPTIONS" not in str(key)}
+    assert {key: count for key, count in samples_with_cors.items() if "OPTIONS" not in str(key)} == without
+    assert sum(samples.values()) == sum(samples_with_cors.values())
