@@ -30,7 +30,7 @@ from service.inbox import Inbox
 from service.keys import Keyring
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
-from service.operation import Gate, Operation
+from service.operation import NO_STORE, Gate, Operation
 from service.page import read_page
 from service.protocols import diffusers, open_inference
 from service.served import Load, Served, StartError, load_checkpoint
@@ -204,8 +204,11 @@ def _tracer() -> Tracer:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    answer = open_inference.refuse if f"{request.url.path}/".startswith("/v2/") else refuse
-    return answer(_translate(request, error))
+    write = open_inference.refuse if f"{request.url.path}/".startswith("/v2/") else refuse
+    answer = write(_translate(request, error))
+    if isinstance(error, errors.Unauthorized):
+        answer.raw_headers.append(NO_STORE)
+    return answer
 
 
 def _translate(request: Request, error: Exception) -> errors.ServiceError:

@@ -6,7 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache
-from typing import Any, TypeVar, get_origin, get_type_hints
+from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
 from fastapi.routing import APIRoute
@@ -27,6 +27,10 @@ from service.tally import Tally
 
 logger = logging.getLogger("vae-service")
 
+VARY = (b"vary", b"accept")
+NO_STORE = (b"cache-control", b"no-store")
+"""On all answers of what a key is asked for. RFC 9111, section 3.5, keeps shared caches from storing the answer to a
+request with Authorization, but not with x-api-key. As nothing is stored, Vary need not name the two."""
 MAX_PARAMETERS = 100
 """In a query string; the most that any route has a use for is about a dozen."""
 MAX_NAME = 60
@@ -55,11 +59,15 @@ class Operation(APIRoute):
 
     refuse = staticmethod(refuse)
     """An error as an answer."""
+    negotiated: ClassVar[bool] = True
+    """Whether its answers depend on the Accept header."""
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **described: Any) -> None:
         super().__init__(path, endpoint, **described)
         self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         self._defaults = self._options()
+        self._fields = (VARY,) if self.negotiated else ()
+        self._locked_fields = (*self._fields, NO_STORE)
         self.app = self.answer
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
@@ -72,26 +80,29 @@ class Operation(APIRoute):
         timing = scope["timing"] = Timing(scope.get("span"))
         state = scope["app"].state
         gate: Gate = state["gate"]  # by the attribute it takes five times as long
+        keyring = gate.keyring
+        locked = bool(keyring)
+        response: Response
         try:
-            keyring = gate.keyring
-            key = keyring.identify(call.field(b"authorization"), call.field(b"x-api-key")) if keyring else b""
+            key = keyring.identify(call.field(b"authorization"), call.field(b"x-api-key")) if locked else b""
             with gate.admission.place(key, lent=call.awaits_body) as place:
                 if place.lent:
                     await call.arrive(state["loaded"].limits.body, place)
                     place.take()
                 query = scope["query_string"]
                 options = read_options(self._options, query) if query else self._defaults
-                response: Response = await self.endpoint(call, options)
+                response = await self.endpoint(call, options)
                 if timing.compute:
                     response.raw_headers.append((b"server-timing", _server_timing(timing)))
         except ServiceError as error:
             gate.tally.refuse(error)
-            return self.refuse(error)
+            response = self.refuse(error)
         except Exception as error:
             gate.tally.refusals["unsound_output" if isinstance(error, UnsoundOutput) else "failure"] += 1
             name = scope["request_id"].decode()
             logger.exception("The service failed at %s %s, %s.", scope["method"], printable(scope["raw_path"]), name)
-            return self.refuse(InternalError())
+            response = self.refuse(InternalError())
+        response.raw_headers += self._locked_fields if locked else self._fields
         return response
 
 

@@ -86,7 +86,7 @@ async def spread(request: Request) -> Response:
     gate: Gate = request.app.state.gate
     gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
     body = await asyncio.to_thread(_spread, request.app.state.loaded.latents_json)
-    return Answer(body, JSON, {"cache-control": "no-cache", **SAFETY})
+    return Answer(body, JSON, {"cache-control": "no-store" if gate.keyring else "no-cache", **SAFETY})
 
 
 @lru_cache(maxsize=1)

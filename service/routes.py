@@ -192,6 +192,8 @@ async def metrics(request: Request) -> Response:
     if loaded.metrics_need_key:
         gate: Gate = request.app.state.gate
         gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
+        if gate.keyring:
+            return Answer(await loaded.metrics.exposition(), METRICS, {"cache-control": "no-store"})
     return Answer(await loaded.metrics.exposition(), METRICS)
 
 

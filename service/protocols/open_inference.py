@@ -94,6 +94,7 @@ class InferenceOperation(Operation):
     """An operation whose errors are the protocol's."""
 
     refuse = staticmethod(refuse)
+    negotiated = False
 
 
 async def live() -> Response:
