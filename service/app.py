@@ -23,7 +23,7 @@ from service.access import AccessLog
 from service.admission import Admission
 from service.answers import refuse
 from service.connection import Patience
-from service.documentation import DESCRIPTION, describe, openapi
+from service.documentation import DESCRIPTION, describe, openapi, render_once
 from service.engine import Engine
 from service.front import Front
 from service.inbox import Inbox
@@ -140,6 +140,9 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look for them at each request
     )
+    for route in app.routes:  # as yet those of the documentation
+        if isinstance(route, Route):
+            render_once(route)
     app.state.gate = Gate(keyring, admission, counts.tally)
     _add_routes(app, settings)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it

@@ -4,13 +4,17 @@ from __future__ import annotations
 
 import json
 from copy import copy
+from inspect import signature
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.routing import BaseRoute
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
 
 from service import errors, schemas
 from service.answers import OFFERS
@@ -219,6 +223,21 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
         "description": description,
         "content": {errors.MEDIA_TYPE: {**_json_body(schemas.ProblemDocument), "example": example}},
     }
+
+
+def render_once(route: Route) -> None:
+    """Let `route` keep its answer, which depends on the root path alone: of /openapi.json it takes milliseconds."""
+    endpoint = route.endpoint
+    takes_request = bool(signature(endpoint).parameters)
+    answers: dict[str, Response] = {}  # by root path, which is the server's, not the caller's
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        root_path = scope.get("root_path", "")
+        if root_path not in answers:
+            answers[root_path] = await (endpoint(Request(scope)) if takes_request else endpoint())
+        await answers[root_path](scope, receive, send)
+
+    route.app = answer
 
 
 def _without_head(route: BaseRoute) -> BaseRoute:

@@ -1,8 +1,10 @@
+import asyncio
 from typing import Any
 
 import httpx
 import pytest
 from pydantic import BaseModel
+from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Mount, Route
 
 from service.documentation import ANSWERS
@@ -230,3 +232,33 @@ def test_answers_are_what_is_documented(client: httpx.Client, images: Bytes, pat
 def test_the_example_of_a_service_that_is_not_ready_says_so(operations: dict[str, dict[str, Any]]) -> None:
     not_ready = operations["/readyz"]["responses"]["503"]["content"][JSON]
     assert not_ready["example"]["status"] != "ok"
+
+
+@pytest.mark.parametrize("path", ["/openapi.json", "/docs", "/docs/oauth2-redirect"])
+def test_the_documentation_is_rendered_once(client: httpx.Client, monkeypatch: pytest.MonkeyPatch, path: str) -> None:
+    first = client.get(path)
+    assert first.status_code == 200
+
+    def render(*_: object, **__: object) -> bytes:
+        raise AssertionError("It has been rendered already.")
+
+    monkeypatch.setattr(JSONResponse, "render", render)
+    monkeypatch.setattr(HTMLResponse, "render", render)
+    again = client.get(path)
+    assert again.content == first.content
+    assert again.headers["content-type"] == first.headers["content-type"]
+    assert again.headers["x-request-id"] != first.headers["x-request-id"]
+    assert len(again.headers.get_list("x-request-id")) == 1
+
+
+def test_below_a_root_path_the_documentation_names_it(served: Running) -> None:
+    async def get(root_path: str, path: str) -> httpx.Response:
+        transport = httpx.ASGITransport(served.app, root_path=root_path)
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+            return await client.get(root_path + path)
+
+    for _ in range(2):
+        assert asyncio.run(get("/vae", "/openapi.json")).json()["servers"] == [{"url": "/vae"}]
+        assert "servers" not in asyncio.run(get("", "/openapi.json")).json()
+        assert "'/vae/openapi.json'" in asyncio.run(get("/vae", "/docs")).text
+        assert "'/openapi.json'" in asyncio.run(get("", "/docs")).text
