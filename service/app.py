@@ -7,9 +7,11 @@ import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from importlib.metadata import version
+from typing import Any
 
 import orjson
 from fastapi import FastAPI
+from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from starlette.exceptions import HTTPException
@@ -30,7 +32,7 @@ from service.inbox import Inbox
 from service.keys import Keyring
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
-from service.operation import NO_STORE, Gate, Operation
+from service.operation import NO_STORE, Gate, Operation, Probe
 from service.page import read_page
 from service.protocols import diffusers, open_inference
 from service.served import Load, Served, StartError, load_checkpoint
@@ -157,24 +159,28 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     for path, (method, handler) in OPERATIONS.items():
-        app.router.add_api_route(
-            path, handler, methods=[method], response_class=Response, route_class_override=Operation, **describe(path)
-        )
+        _add_route(app, Operation, path, method, handler, describe(path))
     for path, (method, handler) in INFERENCE.items():
-        app.router.add_api_route(
-            path,
-            handler,
-            methods=[method],
-            response_class=Response,
-            route_class_override=open_inference.InferenceOperation,
-            **open_inference.describe(path),
-        )
+        _add_route(app, open_inference.InferenceOperation, path, method, handler, open_inference.describe(path))
     for path, probe in (("/livez", routes.livez), ("/readyz", routes.readyz)):
-        app.add_api_route(path, probe, methods=["GET"], response_class=Response, **describe(path))
+        _add_route(app, Probe, path, "GET", probe, describe(path))
     for path, probe in (("/v2/health/live", open_inference.live), ("/v2/health/ready", open_inference.ready)):
-        app.add_api_route(path, probe, methods=["GET"], response_class=Response, **open_inference.describe(path))
+        _add_route(app, Probe, path, "GET", probe, open_inference.describe(path))
     if settings.metrics != "off":
-        app.add_api_route("/metrics", routes.metrics, methods=["GET"], response_class=Response, **describe("/metrics"))
+        _add_route(app, Probe, "/metrics", "GET", routes.metrics, describe("/metrics"))
+
+
+def _add_route(
+    app: FastAPI,
+    kind: type[APIRoute],
+    path: str,
+    method: str,
+    handler: Callable[..., Awaitable[Response]],
+    described: dict[str, Any],
+) -> None:
+    app.router.add_api_route(
+        path, handler, methods=[method], response_class=Response, route_class_override=kind, **described
+    )
 
 
 def _add_head(app: FastAPI) -> None:

@@ -11,7 +11,9 @@ from urllib.parse import parse_qsl
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.requests import Request
 from starlette.responses import Response
+from starlette.routing import request_response
 from starlette.types import Receive, Scope, Send
 
 from service.access import printable
@@ -48,6 +50,18 @@ class Gate:
     keyring: Keyring
     admission: Admission
     tally: Tally
+
+
+class Probe(APIRoute):
+    """A route that is never shed: /livez, /readyz, /metrics.
+
+    FastAPI documents it; Starlette calls it, with the request. FastAPI would parse the query string, however long it
+    is, which no probe has a use for.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **described: Any) -> None:
+        super().__init__(path, endpoint, **described)
+        self.app = request_response(endpoint)
 
 
 class Operation(APIRoute):

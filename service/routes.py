@@ -197,7 +197,7 @@ async def metrics(request: Request) -> Response:
     return Answer(await loaded.metrics.exposition(), METRICS)
 
 
-async def livez() -> Response:
+async def livez(_: Request) -> Response:
     """Is the process alive? 200 as long as it can answer."""
     return await json({"status": "ok"})
 

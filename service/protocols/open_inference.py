@@ -97,7 +97,7 @@ class InferenceOperation(Operation):
     negotiated = False
 
 
-async def live() -> Response:
+async def live(_: Request) -> Response:
     """Is the process alive?"""
     return Answer(orjson.dumps({"live": True}), JSON)
 
