@@ -28,6 +28,18 @@ class Plan:
     slow_s: int = 45
     slow_connections: int = 2500
     """More than the queues of both workers have places by default."""
+    brief_attacks: bool = False
+    """Are only those attacks sent that `make test` sends too?"""
+    attackers: int = 200
+    """Connections, at most, that send an attack at once."""
+    timed_bad_inputs: int = 200
+    """Of each kind, while the event loop is timed."""
+    pillow_images: bool = True
+    """Are the images sent that Pillow is tested with? They are downloaded first."""
+    steady_reader_s: int = 25
+    """Seconds in which an answer is read at 40 kB/s."""
+    memory_callers: int = 200
+    """Of each kind."""
     examples: int = 500
     """Of each property of the parsers."""
 
@@ -45,6 +57,12 @@ class Plan:
             overload_s=4,
             slow_s=4,
             slow_connections=100,
+            brief_attacks=True,
+            attackers=16,
+            timed_bad_inputs=10,
+            pillow_images=False,
+            steady_reader_s=3,
+            memory_callers=30,
             examples=20,
         )
 

@@ -10,6 +10,7 @@ import time
 from collections.abc import AsyncIterator, Collection
 from contextlib import asynccontextmanager, suppress
 from dataclasses import dataclass
+from itertools import islice
 from pathlib import Path
 
 from benchmarks.pinned import Pinned, pinned
@@ -22,6 +23,7 @@ SETTLING_LIMIT_S = 10
 STARTED = b"Application startup complete."
 FAILURE = re.compile(rb" (5\d\d), \d+ bytes in ")
 """In a line of the access log."""
+LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S")
 ESTABLISHED = "01"
 """In /proc/net/tcp."""
 
@@ -89,6 +91,13 @@ class Server:
         """In its log."""
         with self.pinned.log_file.open("rb") as log:
             return sum(line.startswith(b"Traceback") for line in log)
+
+
+def foreign_lines(log_file: Path) -> list[str]:
+    """What was written to standard error and is not a line of the log, tracebacks too; the first thousand of it."""
+    with log_file.open("rb") as log:
+        lines = (line for line in log if not LOG_LINE.match(line))
+        return [line.decode(errors="replace").rstrip() for line in islice(lines, 1000)]
 
 
 @asynccontextmanager

@@ -1,0 +1,111 @@
+"""Sends attacks and collects the statuses of their answers."""
+
+from __future__ import annotations
+
+import asyncio
+from collections.abc import Callable, Sequence
+from typing import NamedTuple, cast
+
+import httptools
+
+from tests.soak.attacks import Attack
+from tests.soak.client import HOST
+
+LIMIT_S = 60
+"""Seconds in which the answers to an attack must come: twice the service's own deadline."""
+
+
+class Outcome(NamedTuple):
+    """What became of an attack on one connection."""
+
+    statuses: tuple[int, ...]
+    """Of the answers that came whole, at most as many as the attack expects."""
+    lost: str
+    """Why fewer came; empty where all came."""
+    seconds: float
+    """Until the last of them came."""
+
+    def fault(self, attack: Attack) -> str:
+        """What is wrong with it, or nothing."""
+        if wrong := [status for status in self.statuses if status not in attack.statuses]:
+            return f"{wrong[0]} (expected {', '.join(map(str, sorted(attack.statuses)))})"
+        if self.lost and (attack.framed or not self.statuses):
+            return f"{len(self.statuses)} of {attack.answers} answers: {self.lost}"
+        return ""
+
+
+class _Collector(asyncio.Protocol):
+    """Reads answers, and keeps only their statuses."""
+
+    def __init__(self, attack: Attack) -> None:
+        self.statuses: list[int] = []
+        self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
+        self._attack = attack
+        self._parser = httptools.HttpResponseParser(self)
+
+    def connection_made(self, transport: asyncio.BaseTransport) -> None:
+        cast("asyncio.Transport", transport).write(self._attack.data)
+
+    def connection_lost(self, exc: Exception | None) -> None:
+        self._end("the connection was reset" if exc else "the connection was closed")
+
+    def data_received(self, data: bytes) -> None:
+        if not self.ended.done():
+            try:
+                self._parser.feed_data(data)
+            except httptools.HttpParserError as error:
+                self._end(f"the answer is not HTTP: {error}")
+
+    def on_headers_complete(self) -> None:
+        if self._attack.is_head:
+            self._add()
+
+    def on_message_complete(self) -> None:
+        if not self._attack.is_head:
+            self._add()
+
+    def _add(self) -> None:
+        if (status := self._parser.get_status_code()) >= 200:
+            self.statuses.append(status)
+            if len(self.statuses) == self._attack.answers:
+                self._end("")
+
+    def _end(self, lost: str) -> None:
+        if not self.ended.done():
+            self.ended.set_result(lost)
+
+
+async def send(port: int, attack: Attack, limit_s: float = LIMIT_S) -> Outcome:
+    """Send it on a connection of its own, and wait for its answers."""
+    loop = asyncio.get_running_loop()
+    begun = loop.time()
+    try:
+        transport, collector = await loop.create_connection(lambda: _Collector(attack), HOST, port)
+    except OSError as error:
+        return Outcome((), f"no connection: {error.strerror}", loop.time() - begun)
+    try:
+        async with asyncio.timeout(limit_s):
+            lost = await collector.ended
+    except TimeoutError:
+        lost = f"nothing more within {limit_s:g} s"
+    finally:
+        transport.abort()
+    return Outcome(tuple(collector.statuses), lost, loop.time() - begun)
+
+
+async def send_at_once(port: int, attack: Attack, times: int, limit_s: float = LIMIT_S) -> list[Outcome]:
+    """Send it on so many connections at once."""
+    return list(await asyncio.gather(*(send(port, attack, limit_s) for _ in range(times))))
+
+
+async def send_all(
+    port: int, attacks: Sequence[Attack], callers: int, on_outcome: Callable[[Attack, Outcome], None]
+) -> None:
+    """Send each once, so many at a time."""
+    waiting = iter(attacks)
+
+    async def send_on() -> None:
+        for attack in waiting:
+            on_outcome(attack, await send(port, attack))
+
+    await asyncio.gather(*(send_on() for _ in range(callers)))
