@@ -24,6 +24,8 @@ class Outcome(NamedTuple):
     """Why fewer came; empty where all came."""
     seconds: float
     """Until the last of them came."""
+    without_retry_after: int = 0
+    """Answers of status 503 that do not say when to come again."""
 
     def fault(self, attack: Attack) -> str:
         """What is wrong with it, or nothing."""
@@ -39,9 +41,11 @@ class _Collector(asyncio.Protocol):
 
     def __init__(self, attack: Attack) -> None:
         self.statuses: list[int] = []
+        self.without_retry_after = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._attack = attack
         self._parser = httptools.HttpResponseParser(self)
+        self._says_when = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
         cast("asyncio.Transport", transport).write(self._attack.data)
@@ -56,6 +60,9 @@ class _Collector(asyncio.Protocol):
             except httptools.HttpParserError as error:
                 self._end(f"the answer is not HTTP: {error}")
 
+    def on_header(self, name: bytes, value: bytes) -> None:
+        self._says_when = self._says_when or name.lower() == b"retry-after"
+
     def on_headers_complete(self) -> None:
         if self._attack.is_head:
             self._add()
@@ -67,6 +74,8 @@ class _Collector(asyncio.Protocol):
     def _add(self) -> None:
         if (status := self._parser.get_status_code()) >= 200:
             self.statuses.append(status)
+            self.without_retry_after += status == 503 and not self._says_when
+            self._says_when = False
             if len(self.statuses) == self._attack.answers:
                 self._end("")
 
@@ -90,7 +99,7 @@ async def send(port: int, attack: Attack, limit_s: float = LIMIT_S) -> Outcome:
         lost = f"nothing more within {limit_s:g} s"
     finally:
         transport.abort()
-    return Outcome(tuple(collector.statuses), lost, loop.time() - begun)
+    return Outcome(tuple(collector.statuses), lost, loop.time() - begun, collector.without_retry_after)
 
 
 async def send_at_once(port: int, attack: Attack, times: int, limit_s: float = LIMIT_S) -> list[Outcome]:

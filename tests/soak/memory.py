@@ -1,0 +1,175 @@
+"""Requests and answers that take much memory, from many callers at once: a worker stays within its budget."""
+
+from __future__ import annotations
+
+import asyncio
+import re
+import socket
+from collections import Counter
+from collections.abc import Collection, Mapping, Sequence
+from contextlib import suppress
+from pathlib import Path
+
+from tests.soak.attacker import Outcome, send
+from tests.soak.attacks import Attack, attack
+from tests.soak.client import HOST, Lost, connect, write_request
+from tests.soak.load import answered_within
+from tests.soak.plan import Figures, Findings, Plan
+from tests.soak.questions import JSON, PNG, Question, ask_alone, digits, picture
+from tests.soak.server import serving
+
+LIMIT_MB = 1024
+"""Of each worker: what some large requests need at once, far less than all of them do."""
+ATTACKS = (
+    "PNG of 49 million pixels to /remote/encode",
+    "npy of 10,000 images, gzip, to /encode",
+    "JSON, [0],[0],…, gzip, to /v2/models/mnist/infer",
+)
+LARGE_ANSWER = write_request("GET", "/sample?n=10000", accept=JSON)
+"""Its answer has more than 100 MB."""
+LARGE_REQUESTS = ("npy of 10,000 images, gzip, to /encode", "npy of 10,000 images, gzip, to /reconstruct")
+"""Those that must be answered with 200 afterwards."""
+SLOW_READERS = 16
+SLOW_READ_BYTES, SLOW_READ_EVERY_S = 17_000, 0.1
+"""170 kB/s."""
+AGAIN_AFTER_S = 0.1
+"""What a caller waits after an answer before it sends the same again."""
+GOOD_CALLER_EVERY_S = 0.1
+GOOD_CALLER_S = 5.0
+SAMPLE_EVERY_S = 0.02
+RELEASE_LIMIT_S = 15
+"""Seconds after which all that was charged must be released."""
+SECONDS = 60
+"""Of a long run."""
+
+
+class Pressure:
+    """Sends what takes memory, beside good callers, and watches the workers' resident set sizes."""
+
+    def __init__(self, port: int, pids: Collection[int], questions: Sequence[Question], findings: Findings) -> None:
+        self.statuses: Counter[int] = Counter()
+        self.lost = self.without_retry_after = self.good = self.right = 0
+        self.most_mb = 0.0
+        self._port = port
+        self._pids = pids
+        self._questions = questions
+        self._findings = findings
+
+    async def run(self, callers: int, seconds: float) -> None:
+        """So many callers of each attack, for so long; returns when the last of them has its answer."""
+        until = asyncio.get_running_loop().time() + seconds
+        watch = asyncio.create_task(self._watch())
+        good = [asyncio.create_task(self._ask_on(question)) for question in self._questions]
+        readers = [asyncio.create_task(read_slowly(self._port)) for _ in range(SLOW_READERS)]
+        chosen = [attack(name) for name in ATTACKS]
+        await asyncio.gather(*(self._send_on(each, until) for each in chosen for _ in range(callers)))
+        for task in (*readers, *good, watch):
+            task.cancel()
+        await asyncio.gather(*readers, *good, watch, return_exceptions=True)
+
+    async def _send_on(self, sent: Attack, until: float) -> None:
+        loop = asyncio.get_running_loop()
+        while loop.time() < until:
+            self._judge(sent, await send(self._port, sent))
+            await asyncio.sleep(AGAIN_AFTER_S)
+
+    def _judge(self, sent: Attack, outcome: Outcome) -> None:
+        self.statuses.update(outcome.statuses)
+        self.without_retry_after += outcome.without_retry_after
+        self.lost += bool(outcome.lost)
+        if fault := outcome.fault(sent):
+            self._findings.complain(f"{sent.name}: {fault}.")
+
+    async def _ask_on(self, question: Question) -> None:
+        while True:
+            right = await answered_within(self._port, question, GOOD_CALLER_S)
+            self.good += 1
+            self.right += right
+            if not right:
+                self._findings.complain(f"{question.name}: no right answer within {GOOD_CALLER_S:g} s.")
+            await asyncio.sleep(GOOD_CALLER_EVERY_S)
+
+    async def _watch(self) -> None:
+        while True:
+            self.most_mb = max(self.most_mb, *(resident_mb(pid) for pid in self._pids))
+            await asyncio.sleep(SAMPLE_EVERY_S)
+
+
+async def press(port: int, pids: Collection[int], callers: int, seconds: float, findings: Findings) -> Figures:
+    """What is seen of workers `pids` under pressure, and afterwards."""
+    image = write_request("POST", "/encode", picture(digits()[0], "PNG"), content_type=PNG, accept=JSON)
+    latent = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON, accept=PNG)
+    questions = await ask_alone(port, [("a small picture", image), ("one latent", latent)])
+    pressure = Pressure(port, pids, questions, findings)
+    await pressure.run(callers, seconds)
+    loop = asyncio.get_running_loop()
+    ended = loop.time()
+    metrics = await read_metrics(port)
+    while metrics.get("vae_memory_bytes", 0) and loop.time() - ended < RELEASE_LIMIT_S:
+        await asyncio.sleep(0.5)
+        metrics = await read_metrics(port)
+    again = [await send(port, attack(name)) for name in LARGE_REQUESTS]
+    return {
+        "callers": len(ATTACKS) * callers + SLOW_READERS,
+        **{f"status {status}": pressure.statuses[status] for status in sorted(pressure.statuses)},
+        "5xx but 503": sum(count for status, count in pressure.statuses.items() if status >= 500 and status != 503),
+        "refused": pressure.statuses[503],
+        "refused, as counted": metrics.get('vae_refusals_total{reason="memory"}', 0),
+        "without Retry-After": pressure.without_retry_after,
+        "lost": pressure.lost,
+        "good callers": pressure.good,
+        "good callers, %": 100 * pressure.right / max(1, pressure.good),
+        "MB at most": pressure.most_mb,
+        "bytes held afterwards": metrics.get("vae_memory_bytes", float("nan")),
+        "large requests afterwards, %": 100 * sum(each.statuses == (200,) for each in again) / len(again),
+    }
+
+
+async def run(plan: Plan) -> Findings:
+    """Two workers, each with a budget of its own."""
+    findings = Findings()
+    async with serving(plan.core, "--memory-limit", str(LIMIT_MB * 10**6)) as server:
+        workers = server.workers()
+        seconds = SECONDS if plan.memory_callers > 100 else SECONDS / 10
+        figures = await press(server.port, workers, plan.memory_callers, seconds, findings)
+        findings.figures = {
+            **figures,
+            "MB at most, % of the limit": 100 * figures["MB at most"] / LIMIT_MB,
+            "workers lost": len(workers - server.workers()),
+            "tracebacks": server.tracebacks(),
+        }
+    return findings
+
+
+async def read_slowly(port: int, request: bytes = LARGE_ANSWER) -> None:
+    """Ask, and read the answer at 170 kB/s until cancelled or cut off."""
+    loop = asyncio.get_running_loop()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.setblocking(False)
+        with suppress(OSError):
+            await loop.sock_connect(connection, (HOST, port))
+            await loop.sock_sendall(connection, request)
+            while await loop.sock_recv(connection, SLOW_READ_BYTES):  # noqa: ASYNC110 - the pause is meant
+                await asyncio.sleep(SLOW_READ_EVERY_S)
+
+
+async def read_metrics(port: int) -> Mapping[str, float]:
+    """Samples of /metrics by name and labels; none where it is not answered."""
+    with suppress(Lost):
+        connection = await connect(port)
+        try:
+            answer = await connection.ask(write_request("GET", "/metrics"))
+        finally:
+            connection.transport.close()
+        samples = re.findall(r"^(vae_\S+) (\S+)$", answer.body.decode(), re.MULTILINE)
+        return {name: float(value) for name, value in samples}
+    return {}
+
+
+def resident_mb(pid: int) -> float:
+    """Resident set size, MB of 10⁶ bytes; 0 where the process has ended."""
+    with suppress(OSError):
+        found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
+        return int(found[1]) * 1024 / 1e6 if found else 0.0
+    return 0.0
