@@ -25,7 +25,21 @@ from typing import Any
 import uvloop
 
 from benchmarks.machine import describe_machine
-from tests.soak import answers, barrage, blocked, descriptors, faults, leak, overload, parsers, report, slow, stops
+from tests.soak import (
+    answers,
+    barrage,
+    blocked,
+    descriptors,
+    faults,
+    leak,
+    loop,
+    memory,
+    overload,
+    parsers,
+    report,
+    slow,
+    stops,
+)
 from tests.soak.plan import Findings, Plan, tell
 
 HERE = Path(__file__).parent
@@ -39,6 +53,8 @@ PARTS: dict[str, Callable[[Plan], Coroutine[Any, Any, Findings]]] = {
     "descriptors": descriptors.run,
     "leak": leak.run,
     "barrage": barrage.run,
+    "loop": loop.run,
+    "memory": memory.run,
     "parsers": parsers.run,
 }
 

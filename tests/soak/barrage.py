@@ -1,17 +1,24 @@
-"""A hundred thousand bad inputs: each is answered or hung up on within a second, none with a 5xx, no worker dies."""
+"""A hundred thousand bad inputs: each is answered or hung up on within a second, none with a 5xx, no worker dies.
+
+Then attacks, several at a time and many of one kind at once, while /livez of each worker is asked.
+"""
 
 from __future__ import annotations
 
 import asyncio
 from collections import Counter
 from collections.abc import Iterator
+from contextlib import suppress
 
+from tests.soak import pillow_images
+from tests.soak.attacker import Outcome, send_all, send_at_once
+from tests.soak.attacks import Attack, attacks
 from tests.soak.bad_inputs import BadInput, bad_input
-from tests.soak.client import Answer, Connection, Lost, connect
+from tests.soak.client import Answer, Connection, Lost, connect, write_request
 from tests.soak.load import answered_within
-from tests.soak.plan import Findings, Plan, tell
+from tests.soak.plan import Figures, Findings, Plan, tell
 from tests.soak.questions import ask_alone, small_requests
-from tests.soak.server import serving
+from tests.soak.server import Server, foreign_lines, serving
 
 CALLERS = 16
 """Few, so that it is the input that takes time and not its turn."""
@@ -21,6 +28,14 @@ LIMIT_S = 1.0
 HUNG_UP = 0
 """In place of a status."""
 TELL_EVERY = 20_000
+ATTACKERS = 8
+"""Attacks that are sent at a time."""
+LIVEZ = write_request("GET", "/livez")
+LIVEZ_EVERY_S = 0.05
+LIVEZ_LIMIT_S = 15
+"""A /livez that is not answered within so many seconds counts as answered after them."""
+CONNECTIONS_TRIED = 64
+"""To find one to each worker: the system spreads them by chance."""
 
 
 class Barrage:
@@ -77,9 +92,101 @@ class Barrage:
             self._findings.complain(f"Bad input {sent.number} ({sent.kind}): {answer.status}, {answer.body[:200]!r}.")
 
 
+class Probes:
+    """Asks /livez of each worker, on a connection that it serves, and of any worker on new connections."""
+
+    def __init__(self, server: Server) -> None:
+        self.asked = self.failed = 0
+        self.slowest_s = 0.0
+        self._server = server
+
+    async def run(self) -> None:
+        """Until cancelled."""
+        connections = await self._one_to_each_worker()
+        await asyncio.gather(self._ask_on(None), *(self._ask_on(connection) for connection in connections))
+
+    async def _one_to_each_worker(self) -> list[Connection]:
+        workers = len(self._server.workers())
+        found: dict[int, Connection] = {}
+        for _ in range(CONNECTIONS_TRIED):
+            connection = await connect(self._server.port)
+            await connection.ask(LIVEZ)
+            (worker,) = self._server.servers_of([connection.port]).values()
+            if found.setdefault(worker, connection) is not connection:
+                connection.transport.close()
+            if len(found) == workers:
+                break
+        return list(found.values())
+
+    async def _ask_on(self, connection: Connection | None) -> None:
+        """On this connection as long as it lasts, then on new ones."""
+        loop = asyncio.get_running_loop()
+        while True:
+            begun = loop.time()
+            asked = connection if connection and connection.open else None
+            well = False
+            with suppress(Lost, TimeoutError):
+                async with asyncio.timeout(LIVEZ_LIMIT_S):
+                    asked = asked or await connect(self._server.port)
+                    well = (await asked.ask(LIVEZ)).status == 200
+            if asked and asked is not connection:
+                asked.transport.close()
+            self.asked += 1
+            self.failed += not well
+            self.slowest_s = max(self.slowest_s, loop.time() - begun)
+            await asyncio.sleep(LIVEZ_EVERY_S)
+
+
+async def attack(plan: Plan, findings: Findings) -> Figures:
+    """Each attack once, several at a time; then those that are floods from many callers at once."""
+    statuses: Counter[int] = Counter()
+    sent = wrong = 0
+
+    def judge(attack: Attack, outcome: Outcome) -> None:
+        nonlocal sent, wrong
+        sent += 1
+        statuses.update(outcome.statuses)
+        if fault := outcome.fault(attack):
+            wrong += 1
+            findings.complain(f"{attack.name}: {fault}.")
+
+    chosen = [each for each in attacks() if each.brief or not plan.brief_attacks]
+    async with serving(plan.core) as server:
+        workers = server.workers()
+        probes = Probes(server)
+        probing = asyncio.create_task(probes.run())
+        await send_all(server.port, chosen, ATTACKERS, judge)
+        tell(f"  {sent:,} attacks; /livez took at most {1000 * probes.slowest_s:.0f} ms")
+        for each in chosen:
+            if each.times > 1:
+                for outcome in await send_at_once(server.port, each, min(each.times, plan.attackers)):
+                    judge(each, outcome)
+        tell(f"  {sent:,} attacks with floods; /livez took at most {1000 * probes.slowest_s:.0f} ms")
+        images = await pillow_images.attacks(findings) if plan.pillow_images else []
+        await send_all(server.port, images, ATTACKERS, judge)
+        probing.cancel()
+        foreign = foreign_lines(server.pinned.log_file)
+        for line in foreign:
+            findings.complain(f"This is no line of the log: {line[:200]}")
+        return {
+            "attacks": sent,
+            "of them images of Pillow's tests": len(images),
+            "attacks answered wrongly": wrong,
+            "attacks, 5xx but 503": sum(count for status, count in statuses.items() if status >= 500 and status != 503),
+            "attacks, 503": statuses[503],
+            "attacks, /livez asked": probes.asked,
+            "attacks, /livez failed": probes.failed,
+            "attacks, slowest /livez, ms": 1000 * probes.slowest_s,
+            "attacks, workers lost": len(workers - server.workers()),
+            "attacks, lines that are not the log's": len(foreign),
+            "attacks, tracebacks": server.tracebacks(),
+        }
+
+
 async def run(plan: Plan) -> Findings:
     """Beside them a good caller asks, and is answered."""
     findings = Findings()
+    attacked = await attack(plan, findings)
     async with serving(plan.core, "--client-timeout", str(CLIENT_TIMEOUT_S)) as server:
         questions = await ask_alone(server.port, list(small_requests()))
         workers = server.workers()
@@ -107,6 +214,7 @@ async def run(plan: Plan) -> Findings:
             "MB grown": after.rss_mb - before.rss_mb,
             "descriptors grown": after.descriptors - before.descriptors,
             "tracebacks": server.tracebacks(),
+            **attacked,
         }
     return findings
 

@@ -1,9 +1,11 @@
-"""Row 25: slowhttptest's four modes, and good callers beside them."""
+"""Row 25: slowhttptest's four modes, and good callers beside them; steady readers, who are slow and must be served."""
 
 from __future__ import annotations
 
 import asyncio
+import re
 import shutil
+import socket
 import subprocess
 from typing import NamedTuple
 
@@ -27,6 +29,11 @@ ALL_CONNECTED_AFTER_S = 10
 """A flood of connections would be another attack."""
 ALL_CUT_OFF = b"No open connections left"
 """What slowhttptest gives up with before its time is over."""
+STEADY_READERS = 4
+STEADY_BYTES, STEADY_EVERY_S = 4000, 0.1
+"""40 kB/s; the service promises to wait for readers of 16 kB/s."""
+STEADY_ANSWER = write_request("GET", "/sample?n=3000", accept=JSON, connection="close")
+"""Tens of megabytes."""
 LOOK_EVERY = 20
 """Good callers between two looks at what the service holds."""
 
@@ -59,6 +66,10 @@ async def run(plan: Plan) -> Findings:
             tell(
                 f"  {mode}: {attack.most} held, {attack.left} at last; {attack.answered} of {attack.good} good callers"
             )
+        steady = [read_steadily(server.port, plan.steady_reader_s) for _ in range(STEADY_READERS)]
+        cut_off = [reason for reason in await asyncio.gather(*steady) if reason]
+        for reason in cut_off:
+            findings.complain(f"A steady reader of 40 kB/s was cut off: {reason}.")
         after = await server.settled(before)
         findings.figures = {
             **{f"good callers, {mode}, %": 100 * it.answered / it.good for mode, it in attacks.items()},
@@ -66,12 +77,41 @@ async def run(plan: Plan) -> Findings:
             **{f"left, {mode}, %": 100 * it.left / plan.slow_connections for mode, it in attacks.items()},
             "good callers": sum(attack.good for attack in attacks.values()),
             "answered": sum(attack.answered for attack in attacks.values()),
+            "steady readers": STEADY_READERS,
+            "steady readers cut off": len(cut_off),
             "slow connections": len(MODES) * plan.slow_connections,
             "MB grown": after.rss_mb - before.rss_mb,
             "descriptors grown": after.descriptors - before.descriptors,
             "tracebacks": server.tracebacks(),
         }
     return findings
+
+
+async def read_steadily(port: int, seconds: float) -> str:
+    """Read an answer at 40 kB/s for so long, then the rest at once; returns why it is not whole, or nothing."""
+    loop = asyncio.get_running_loop()
+    begun, data = loop.time(), bytearray()
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.setblocking(False)
+        try:
+            await loop.sock_connect(connection, (HOST, port))
+            await loop.sock_sendall(connection, STEADY_ANSWER)
+            while piece := await loop.sock_recv(connection, STEADY_BYTES):
+                data += piece
+                if (slept := begun + len(data) / STEADY_BYTES * STEADY_EVERY_S - loop.time()) > 0:
+                    await asyncio.sleep(slept)
+                if loop.time() - begun > seconds:
+                    break
+            while piece := await loop.sock_recv(connection, 2**20):
+                data += piece
+        except OSError as error:
+            return f"{error.strerror} after {loop.time() - begun:.1f} s and {len(data)} bytes"
+    head, _, body = bytes(data).partition(b"\r\n\r\n")
+    length = re.search(rb"content-length: (\d+)", head.lower())
+    if not head.startswith(b"HTTP/1.1 200") or length is None or len(body) != int(length[1]):
+        return f"{head[:12].decode()}, {len(body)} bytes after {loop.time() - begun:.1f} s"
+    return ""
 
 
 async def _attack(server: Server, mode: str, question: Question, plan: Plan) -> Attack:
