@@ -9,6 +9,7 @@ import resource
 import sys
 from collections.abc import AsyncIterator, Sequence
 from contextlib import asynccontextmanager
+from functools import partial
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +17,8 @@ import pytest
 
 from tests.soak import __main__ as soak
 from tests.soak import overload, report
+from tests.soak.attacker import Outcome, send
+from tests.soak.attacks import Attack, attacks
 from tests.soak.bad_inputs import MAKERS, bad_input
 from tests.soak.callers import Callers
 from tests.soak.client import Answer, write_request
@@ -24,7 +27,7 @@ from tests.soak.load import ClosedLoop
 from tests.soak.overload import OpenLoop, Watch, percentile
 from tests.soak.plan import Figures, Findings, Plan
 from tests.soak.questions import Question
-from tests.soak.server import Held, Server
+from tests.soak.server import Held, Server, foreign_lines
 
 Results = dict[str, Any]
 RIGHT = Answer(200, {b"content-type": b"text/plain", b"x-seed": b"1"}, b"right")
@@ -248,6 +251,54 @@ def test_a_bad_input_is_the_same_each_time_and_its_end_shows_where_it_is_said_to
         if each.framed:
             fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
             assert int(fields.get(b"content-length", b"0")) == len(body), each.number
+
+
+def test_an_attack_is_the_same_each_time_and_its_end_shows_where_it_is_said_to() -> None:
+    small = [each for each in attacks() if each.brief and each.answers == 1 and each.framed and "MB" not in each.name]
+    for each in small[::15]:
+        head, _, body = each.make().partition(b"\r\n\r\n")
+        assert each.make() == each.data, each.name
+        fields = dict(line.split(b": ", 1) for line in head.split(b"\r\n")[1:])
+        if b"transfer-encoding" not in fields:
+            assert int(fields.get(b"content-length", b"0")) == len(body), each.name
+
+
+@pytest.mark.parametrize(
+    ("answers", "fault"),
+    [
+        ((OK + b"right", OK + b"right"), ""),
+        ((OK + b"right", UNAVAILABLE % b"retry-after: 1\r\n"), "503 (expected 200)"),
+        ((OK + b"right", HANG_UP), "1 of 2 answers: the connection was closed"),
+        ((OK + b"right", b"no HTTP"), "1 of 2 answers: the answer is not HTTP"),
+        ((OK + b"right", OK), "1 of 2 answers: nothing more within 0.2 s"),
+    ],
+)
+def test_an_attack_is_answered_as_expected_or_has_a_fault(answers: Sequence[bytes], fault: str) -> None:
+    requests = Attack("two", partial(bytes, 2 * QUESTION.request), frozenset({200}), answers=2)
+
+    async def attack() -> Outcome:
+        async with answering(*answers) as port:
+            return await send(port, requests, 0.2)
+
+    outcome = asyncio.run(attack())
+    assert outcome.fault(requests).startswith(fault)
+    assert bool(outcome.fault(requests)) is bool(fault)
+    assert outcome.without_retry_after == 0
+
+
+def test_a_refusal_of_an_attack_has_to_say_when_to_come_again() -> None:
+    async def attack() -> Outcome:
+        async with answering(UNAVAILABLE % b"") as port:
+            return await send(port, Attack("one", partial(bytes, QUESTION.request)), 0.2)
+
+    outcome = asyncio.run(attack())
+    assert (outcome.statuses, outcome.without_retry_after) == ((503,), 1)
+
+
+def test_what_is_not_a_line_of_the_log_is_told(tmp_path: Path) -> None:
+    log = tmp_path / "log"
+    log.write_text("2026-11-29 10:00:00,123 INFO    Started.\nTraceback:\n2026-11-29 10:00:00,123 ERROR   No.\n")
+    assert foreign_lines(log) == ["Traceback:"]
 
 
 def test_percentiles() -> None:
