@@ -60,7 +60,7 @@ async def _measure_once(port: int, clock: Clock, attack: Attack, times: int, lim
                 await asyncio.sleep(0.02)
     clock.reset()
     outcomes = await send_at_once(port, attack, times, limit_s)
-    await asyncio.sleep(3 * BEAT_S)
+    await asyncio.sleep(2 * BEAT_S)
     return Measured(clock.longest_gap_s(), outcomes)
 
 
