@@ -537,9 +537,7 @@ def _arrays() -> Iterator[Attack]:
             brief = target == ("/encode", "/reconstruct", "/decode")[number % 3] and not _is_slow(name)
             yield Attack(f"npy, {name}, gzip, to {target}", request, times=8, brief=brief)
     for name, make in _safetensors().items():
-        yield Attack(
-            f"safetensors, {name}", partial(_sent, "/decode", make, SAFETENSORS, "gzip"), brief="million" in name
-        )
+        yield Attack(f"safetensors, {name}", partial(_sent, "/decode", make, SAFETENSORS, "gzip"), brief="2**" in name)
         yield Attack(f"safetensors, {name}, to /encode", partial(_sent, "/encode", make, SAFETENSORS, "gzip"))
     for name, make in _arrow().items():
         yield Attack(f"Arrow, {name}", partial(_sent, "/decode", make, ARROW), brief="batches" in name)
