@@ -197,7 +197,7 @@ def _known() -> Iterator[Attack]:
     body = partial(_infer_zeros, images, 7_840_000)
     yield Attack("10,000 images as JSON", partial(_sent, INFER, body, JSON), OK)
     yield Attack("Content-Encoding: Identity", partial(_post, "/decode", Z, JSON, content_encoding="Identity"), OK)
-    version = b"\x93NUMPY\4\0" + npy(np.zeros(3, np.float32))[8:]
+    version = _npy_header(_described("(3,)"), 4, bytes(12))
     yield Attack("npy of version 4.0", partial(_post, "/decode", version, NPY), frozenset({400, 503}))
 
 
@@ -656,7 +656,8 @@ def _heads() -> Iterator[Attack]:
         yield Attack(f"Host: {name}", partial(bytes, line + host + fields), statuses)
     version = (line + b"host: soak\r\n" + fields).replace(b"HTTP/1.1", b"HTTP/2.0")
     yield Attack("HTTP/2.0 in the request line", partial(bytes, version), frozenset({505}), framed=False)
-    coded = line + b"host: soak\r\ncontent-type: application/json\r\ntransfer-encoding: gzip, chunked\r\n\r\n0\r\n\r\n"
+    coded = line + b"host: soak\r\ncontent-type: application/json\r\ntransfer-encoding: gzip, chunked\r\n\r\n"
+    coded += b"7\r\n[0,0,0]\r\n0\r\n\r\n"
     yield Attack("Transfer-Encoding: gzip, chunked", partial(bytes, coded), frozenset({400, 501}), framed=False)
     for quality in ("nan", "2", "inf", "-1", "1e-400", "0." + "0" * 5000):
         request = partial(_post, "/decode", Z, JSON, f"image/png;q={quality}")
