@@ -16,6 +16,8 @@ from PIL.PngImagePlugin import PngImageFile
 
 from service import effort
 from service.errors import TooLarge, UnreadableBody
+from service.metadata import PNG_SIGNATURE, without_metadata
+from service.orientation import TURNS, read_orientation
 
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
@@ -33,23 +35,30 @@ FORMATS = {
 }
 """Media types taken, and Pillow's name for each. Pillow knows many more formats; none of those is ever tried."""
 
-PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PLAIN_BYTES, PLAIN_PIXELS = 4096, 4096
 """Of a PNG that is decoded where it is opened: what takes some microseconds."""
+STRIP_PIXELS = 2**18
+"""Of a picture that is converted in one go, a millisecond or two."""
+STRIP_BYTES = 32
+"""A pixel of a strip, for its copies."""
+DECODER_BYTES = {"JPEG": 6, "WEBP": 12}
+"""A pixel, that Pillow's decoders take beside the picture: a progressive JPEG's coefficients, a WebP's two canvases."""
+GREY_STEPS = {"L;2": 85, "L;4": 17}
+"""Between two of the greys of a PNG of 2 or 4 bits, by Pillow's name for its samples."""
+LOSSLESS_GROUP_BYTES, LOSSLESS_GROUPS = 12_000, 65_536
+"""Code tables of a lossless WebP, one for each 4×4 pixels at most."""
 STORED_BYTES = 4096
 """Pixels of a PNG that is not compressed: that would take ten times as long, to save less than a packet or two."""
 
 
 def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.Image:
     """Read an image's header, and the pixels only of a small PNG; raises UnreadableBody or TooLarge."""
-    is_png = body.startswith(PNG_SIGNATURE)
-    if is_png and len(body) <= PLAIN_BYTES and (plain := _plain_png(body, pixel_limit)):
+    if plain := open_plain_png(body, pixel_limit):
         return plain
-    stream = effort.Stream(body)
-    if is_png:
-        effort.check_profiles(body, name)
+    file, exif = without_metadata(body, name)
+    stream = effort.Stream(file)
     try:
-        if is_png:  # Pillow's search for the format takes as long as reading a small PNG
+        if file.startswith(PNG_SIGNATURE):  # Pillow's search for the format takes as long as reading a small PNG
             image: ImageFile.ImageFile = PngImageFile(stream)
         else:
             image = Image.open(stream, formats=tuple(FORMATS.values()))
@@ -60,10 +69,37 @@ def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.I
         raise UnreadableBody(f"{name} is not a whole image: its header cannot be read.") from error
     if image.width * image.height > pixel_limit:
         raise TooLarge(f"{name} is an image of {image.width}×{image.height} pixels; at most {pixel_limit} are taken.")
-    effort.check_pixels(image, body, name)
+    effort.check_pixels(image, file, name)
+    if exif:
+        image.info["exif"] = exif
+    effort.check_exif(image, name)
+    if "transparency" in image.info and image.tile and image.tile[0].args in GREY_STEPS:
+        image.info["transparency"] *= GREY_STEPS[image.tile[0].args]  # Pillow scales the samples alone
     stream.reads_left = effort.READS
-    image.decodermaxblock = len(body)  # fed in pieces, a decoder may begin anew with each
+    image.decodermaxblock = len(file)  # fed in pieces, a decoder may begin anew with each
     return image
+
+
+def open_plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
+    """A PNG as nearly all small pictures are, with its pixels; None for any other, which takes longer."""
+    return _plain_png(body, pixel_limit) if len(body) <= PLAIN_BYTES and body.startswith(PNG_SIGNATURE) else None
+
+
+def memory_of(image: Image.Image, shape: tuple[int, int, int], body: bytes) -> int:
+    """About how many bytes `to_array` takes of an image that was opened from `body`."""
+    tables = 0
+    if image.format == "WEBP" and (b"VP8L" in body or b"ALPH" in body):
+        groups = min(image.width * image.height // 16, LOSSLESS_GROUPS, len(body) // 8)
+        tables = groups * LOSSLESS_GROUP_BYTES
+    pixels = image.width * image.height
+    decoded = 1 if image.mode in ("1", "L", "P") else 4
+    given = 1 if shape[0] == 1 else 4
+    turned = given if read_orientation(image) > 1 else 0
+    return (
+        tables
+        + (pixels * (decoded + given + turned + DECODER_BYTES.get(image.format or "", 0)))
+        + (min(pixels, STRIP_PIXELS) * STRIP_BYTES)
+    )
 
 
 def _plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
@@ -94,40 +130,60 @@ def to_array(
 ) -> FloatArray:
     """Decode an opened image and bring it to `shape` (C, H, W), float32 in [0, 1].
 
-    EXIF orientation is applied, colours are inverted where asked, alpha is laid over black, the picture is scaled with
-    antialiasing and turned grey (ITU-R BT.601) or RGB. Raises UnreadableBody.
+    Colours are inverted where asked, alpha is laid over black, EXIF orientation is applied, the picture is turned grey
+    (ITU-R BT.601) or RGB and scaled with antialiasing. Raises UnreadableBody.
     """
     channels, height, width = shape
     mode = "L" if channels == 1 else "RGB"
     try:
-        image.draft(mode, (4 * width, 4 * height))  # a JPEG is decoded at an eighth of its size where that is enough
-        image.load()
-        if image.info:  # where an orientation would be
-            effort.check_exif(image, name)
-            ImageOps.exif_transpose(image, in_place=True)
-        picture = _flatten(image, mode, invert=invert)
-    except TooLarge:
-        raise
+        picture = _fit(_decode(image, mode, (width, height), invert=invert), (width, height), fit)
     except Exception as error:  # Pillow's decoders raise whatever they trip over
         raise UnreadableBody(f"{name} is not a whole image: its pixels cannot be decoded.") from error
-    size = (width, height)
-    shrinks = picture.width >= width and picture.height >= height
-    how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    if picture.size == size:
-        pass
-    elif fit == "contain":
-        picture = ImageOps.pad(picture, size, how)
-    elif fit == "cover":
-        picture = ImageOps.fit(picture, size, how)
-    else:
-        picture = picture.resize(size, how)
     pixels = np.frombuffer(picture.tobytes(), np.uint8).astype(np.float32)
     pixels /= np.float32(255)
     return pixels.reshape(height, width, channels).transpose(2, 0, 1)
 
 
-def _flatten(image: Image.Image, mode: str, *, invert: bool) -> Image.Image:
-    """Any Pillow mode → L or RGB, 8 bits a channel, alpha laid over black."""
+def _decode(image: Image.Image, mode: str, size: tuple[int, int], *, invert: bool) -> Image.Image:
+    """All pixels, upright, of `mode` L or RGB; a JPEG at an eighth of its size where that is enough for `size`."""
+    image.draft(mode, (4 * size[0], 4 * size[1]))
+    image.load()
+    picture = (
+        image if image.mode == mode and not (invert or image.has_transparency_data) else _flatten(image, mode, invert)
+    )
+    turn = TURNS.get(read_orientation(image)) if image.info else None
+    return picture if turn is None else picture.transpose(turn)
+
+
+def _fit(picture: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
+    if picture.size == size:
+        return picture
+    shrinks = picture.width >= size[0] and picture.height >= size[1]
+    how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
+    if fit == "contain":
+        return ImageOps.pad(picture, size, how)
+    if fit == "cover":
+        return ImageOps.fit(picture, size, how)
+    return picture.resize(size, how)
+
+
+def _flatten(image: Image.Image, mode: str, invert: bool) -> Image.Image:
+    """Any Pillow mode → L or RGB, 8 bits a channel, alpha laid over black.
+
+    In strips: some of Pillow's conversions hold Python's lock, and each takes a copy of the picture.
+    """
+    width, height = image.size
+    rows = max(1, STRIP_PIXELS // width)
+    if rows >= height:
+        return _flatten_strip(image, mode, invert)
+    flat = Image.new(mode, image.size)
+    for top in range(0, height, rows):
+        strip = image.crop((0, top, width, min(top + rows, height)))
+        flat.paste(_flatten_strip(strip, mode, invert), (0, top))
+    return flat
+
+
+def _flatten_strip(image: Image.Image, mode: str, invert: bool) -> Image.Image:
     if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip it
         wide, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
         image = Image.fromarray((wide // 257).astype(np.uint8))
