@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import socket
+import sys
 from collections.abc import Callable
 from dataclasses import dataclass
 from itertools import chain
@@ -17,9 +18,22 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from service.cycle import STATUS_LINES, Cycle
-from service.errors import MEDIA_TYPE, HeadTooLarge, ServiceError, SlowCaller, UnreadableBody, problem_document
+from service.errors import (
+    MEDIA_TYPE,
+    HeadTooLarge,
+    ServiceError,
+    SlowCaller,
+    UnreadableBody,
+    problem_document,
+)
 from service.inbox import Inbox
+from service.memory_budget import UNCOUNTED, MemoryBudget
 from service.outbox import Outbox
+from service.request_head import read_head
+
+if sys.platform == "linux":
+    from fcntl import ioctl
+    from termios import TIOCOUTQ
 
 HEAD_LIMIT = 64 * 2**10
 """Bytes of a request's line and header fields, and of what else is none of its body: trailers, a chunk's extensions."""
@@ -32,7 +46,15 @@ LINGER_S = 2
 LINGER_BYTES = 2**24
 """That are read meanwhile, and thrown away."""
 SLOWEST_READER = 2**14
-"""Bytes a second of an answer that a caller takes who is not cut off."""
+"""Bytes a second of an answer that a client must acknowledge, on average."""
+READER_CREDIT = 4
+"""How far ahead of that rate a client may get, in multiples of its timeout. A client's system acknowledges in steps of
+as much as 400 kB, which at the slowest rate are 25 s apart."""
+HEAD_PIECE, CHUNKED_PIECE = 2**10, 2**12
+"""Bytes that are parsed in one go where requests may begin, and in a chunked body, which may end anywhere: so no more
+than some dozens of requests are parsed before the first of them is answered."""
+PIECES_IN_A_TURN = 2
+"""Of these that are parsed in one turn of the event loop: a chunk may have a single byte."""
 ON_ITS_WAY_S = 0.3
 """In which a request reaches a connection that is to be closed."""
 NEVER = float("inf")
@@ -64,31 +86,38 @@ class Connection(asyncio.Protocol):
     __slots__ = (  # hundreds of these are used in turn, and fall out of the processor's caches between
         "__weakref__",
         "_address",
+        "_answered",
         "_app",
-        "_came",
+        "_body_left",
+        "_charged",
         "_client",
         "_closing",
         "_cycles",
         "_declining",
         "_due",
+        "_error",
         "_fields",
         "_in_head",
         "_inbox",
         "_incoming",
         "_last",
         "_loop",
+        "_memory",
         "_next",
         "_outbox",
         "_overhead",
+        "_parsed",
         "_parser",
         "_patience",
         "_reads",
+        "_refusal",
         "_server",
         "_target",
         "_task",
         "_timer",
-        "_unbegun",
+        "_unparsed",
         "_unread",
+        "_unsent",
         "_writable",
         "_write_due",
         "transport",
@@ -108,6 +137,7 @@ class Connection(asyncio.Protocol):
         self._loop = _loop or asyncio.get_running_loop()
         self._inbox: Inbox = app_state.setdefault("inbox", Inbox(self._loop))  # all connections'
         self._outbox: Outbox = app_state.setdefault("outbox", Outbox())
+        self._memory: MemoryBudget = app_state["memory"]
         self._parser = httptools.HttpRequestParser(self)
         self._writable = asyncio.Event()
         self._writable.set()
@@ -115,9 +145,15 @@ class Connection(asyncio.Protocol):
         self._incoming: Cycle | None = None  # the one whose body is coming
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[None] | None = None  # what the task waits for
-        self._unbegun = b""  # what came of requests whose turn has not come
+        self._unparsed = b""  # the last that came
+        self._parsed = 0  # bytes of it that are parsed
+        self._error: ServiceError | None = None  # to be told once what came whole is answered
+        self._refusal: ServiceError | None = None  # raised by a method that the parser has called
+        self._charged = 0  # bytes, for what is held while reading is paused
+        self._unsent = 0  # bytes, for answers that wait to be taken
+        self._answered: Scope = {}  # the last request that was
+        self._body_left: int | None = None  # of the request whose body is coming; None where it comes in chunks
         self._in_head = False
-        self._came = 0  # bytes of the piece that is being parsed
         self._overhead = 0  # bytes that came since the last of a body
         self._declining = False
         self._closing = False
@@ -131,7 +167,7 @@ class Connection(asyncio.Protocol):
         """Begin."""
         self.transport = cast("asyncio.Transport", transport)
         if TCP_USER_TIMEOUT is not None:  # what the system has taken in is out of this class's sight
-            milliseconds = int(1000 * self._patience.caller)
+            milliseconds = int(1000 * READER_CREDIT * self._patience.caller)
             transport.get_extra_info("socket").setsockopt(socket.IPPROTO_TCP, TCP_USER_TIMEOUT, milliseconds)
         self._client = get_remote_addr(self.transport)
         self._address = get_local_addr(self.transport)
@@ -143,6 +179,8 @@ class Connection(asyncio.Protocol):
         """Stop what is being done for the caller: they are gone. So is this object then, without the collector."""
         self._server.connections.discard(self)
         self._closing = True
+        self._memory.adjust(-self._charged - self._unsent)
+        self._charged = self._unsent = 0
         self._timer.cancel()
         self._abandon()
         self._task = self._incoming = None
@@ -150,49 +188,72 @@ class Connection(asyncio.Protocol):
 
     def data_received(self, data: bytes) -> None:
         """Read what came, in its turn where it begins a request."""
-        if self._unbegun:
-            self._unbegun += data
-            self._regulate()
-        elif self._cycles or self._in_head or self._incoming or self._closing:
-            self._read(data)
-        else:
-            self._unbegun = data
-            self._inbox.enter(self._begin)
-
-    def _begin(self) -> None:
-        data, self._unbegun = self._unbegun, b""
-        self._read(data)
-        if not self._reads:
-            self._regulate()
-
-    def _read(self, data: bytes) -> None:
-        """Parse what came; the parser calls the on_… methods."""
-        self._came = len(data)
-        self._overhead += self._came
         if self._closing:
+            self._overhead += len(data)
             if self._overhead > LINGER_BYTES:
                 self.transport.abort()
-            return
-        try:
-            self._parse(data)
-        except httptools.HttpParserError as error:
-            ours = error.__context__ if isinstance(error, httptools.HttpParserCallbackError) else None
-            self._refuse(ours if isinstance(ours, ServiceError) else UnreadableBody("This is not HTTP/1.1."))
+        elif self._unparsed:
+            self._unparsed = self._unparsed[self._parsed :] + data
+            self._parsed = 0
+            self._regulate()
         else:
-            if self._due == RENEWED:
-                self._give(self._patience.caller)
+            self._unparsed = data
+            self._inbox.enter(self._read)
+
+    def _read(self) -> None:
+        """Parse what came, until a request has to wait; the parser calls the on_… methods."""
+        data, start = self._unparsed, self._parsed
+        size = len(data)
+        pieces = 0
+        while start < size and not (self._closing or self._is_full()):
+            if self._incoming is None:
+                stop = start + HEAD_PIECE
+            else:
+                stop = start + (CHUNKED_PIECE if self._body_left is None else self._body_left)
+            self._parsed = stop = min(stop, size)
+            self._overhead += stop - start
+            try:
+                self._parse(data if stop - start == size else memoryview(data)[start:stop])
+            except httptools.HttpParserError as error:
+                ours = self._refusal if isinstance(error, httptools.HttpParserCallbackError) else None
+                self._fail(ours or UnreadableBody("This is not HTTP/1.1."))
+                break
+            start = stop
+            pieces += 1
+            if pieces == PIECES_IN_A_TURN and start < size:
+                self._loop.call_soon(self._inbox.enter, self._go_on_reading)
+                break
             if self._overhead > HEAD_LIMIT and (self._in_head or self._incoming):
-                self._refuse(_head_too_large())
+                self._fail(_head_too_large())
+                break
+        if self._parsed >= size:
+            self._unparsed, self._parsed = b"", 0
+        if self._due == RENEWED:
+            self._give(self._patience.caller)
+        if self._unparsed or not self._reads:
+            self._regulate()
+
+    def _is_full(self) -> bool:
+        """Return whether parsing has to wait for an answer, or for the body to be read."""
+        if self._incoming is not None and self._incoming.buffered > BODY_BUFFER:
+            return True
+        return len(self._cycles) > 1 or self._error is not None
 
     def pause_writing(self) -> None:
         """The caller reads too slowly."""
         self._writable.clear()
-        self._unread = self.transport.get_write_buffer_size()
+        scope = self._cycles[0].scope if self._cycles and self._cycles[0].started else self._answered
+        if scope.get("charged"):  # not what all connections share: the page, the documentation, the test set's latents
+            self._unsent = self.transport.get_write_buffer_size()
+            self._memory.adjust(self._unsent)
+        self._unread = self._untaken()
         self._write_due = self._loop.time() + self._patience.caller
 
     def resume_writing(self) -> None:
         """The caller has caught up."""
         self._writable.set()
+        self._memory.adjust(-self._unsent)
+        self._unsent = 0
         self._write_due = NEVER
 
     def on_message_begin(self) -> None:
@@ -213,6 +274,9 @@ class Connection(asyncio.Protocol):
         """A header field; one behind the body (RFC 9110, section 6.5) is none of the request's."""
         if self._in_head:
             self._fields.append((name.lower(), value))
+            if len(self._fields) > FIELD_LIMIT:
+                self._refusal = _head_too_large()
+                raise self._refusal
 
     def on_headers_complete(self) -> None:
         """A request can be answered."""
@@ -221,11 +285,12 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         target, parser, fields = self._target, self._parser, self._fields
-        if len(fields) > FIELD_LIMIT or (
-            self._overhead + self._came > HEAD_LIMIT  # the head may be as large
+        if (
+            self._overhead + CHUNKED_PIECE > HEAD_LIMIT  # with what came of it in its first piece
             and len(target) + sum(map(len, chain.from_iterable(fields))) + 4 * len(fields) > HEAD_LIMIT
         ):
-            raise _head_too_large()
+            self._refusal = _head_too_large()
+            raise self._refusal
         if target.startswith(b"/"):
             raw_path, _, query = target.partition(b"?")
         else:
@@ -233,6 +298,13 @@ class Connection(asyncio.Protocol):
             raw_path, query = url.path or b"/", url.query or b""
         path = raw_path.decode("ascii")
         version = parser.get_http_version()
+        try:
+            by_name = read_head(version, fields)
+        except ServiceError as error:
+            self._refusal = error
+            raise
+        length = by_name.get(b"content-length")
+        self._body_left = None if length is None else int(length)
         scope: Scope = {
             "type": "http",
             "asgi": ASGI,
@@ -246,6 +318,7 @@ class Connection(asyncio.Protocol):
             "raw_path": raw_path,
             "query_string": query,
             "headers": fields,
+            "fields": by_name,  # for those who know
         }
         cycle = self._incoming = Cycle(
             scope,
@@ -254,24 +327,22 @@ class Connection(asyncio.Protocol):
             self._outbox,
             keep_alive=version == "1.1" and parser.should_keep_alive() and not self._last,
             common_fields=self._server.default_headers,
-            on_receive=self._regulate,
+            on_receive=self._read_soon,
             on_end=self._end,
         )
         self._cycles.append(cycle)
         if len(self._cycles) == 1:
             self._go_on()
-        else:
-            self._regulate()
 
     def on_body(self, body: bytes) -> None:
         """Some of the body."""
         self._overhead = 0
+        if self._body_left is not None:
+            self._body_left -= len(body)
         if self._incoming:
             self._incoming.feed(body)
             if self._reads:
                 self._due = RENEWED
-            if self._incoming.buffered > BODY_BUFFER:
-                self._regulate()
 
     def on_message_complete(self) -> None:
         """The request is whole."""
@@ -279,19 +350,17 @@ class Connection(asyncio.Protocol):
             self._incoming.finish()
             self._incoming = None
             self._due = NEVER
-            if not self._reads:
-                self._regulate()
 
     def shutdown(self) -> None:
         """Close after the requests that came, or that are on their way, are answered."""
-        for cycle in self._cycles:
-            cycle.keep_alive = False
+        if self._cycles:
+            self._cycles[-1].keep_alive = False
         if not self._last:
             self._last = True
             self._loop.call_later(ON_ITS_WAY_S, self._close_if_idle)
 
     def _close_if_idle(self) -> None:
-        if not (self._cycles or self._in_head or self._unbegun):
+        if not (self._cycles or self._in_head or self._unparsed):
             self._closing = True
             self._outbox.close(self.transport)
 
@@ -300,17 +369,25 @@ class Connection(asyncio.Protocol):
         self._timer = self._loop.call_later(min(self._patience.caller, self._patience.idle) / 4, self._watch)
         now = self._loop.time()
         if self._write_due < NEVER:
-            left = self.transport.get_write_buffer_size()
-            if self._unread - left >= SLOWEST_READER * self._patience.caller:
-                self._unread, self._write_due = left, now + self._patience.caller
+            left = self._untaken()
+            credit = self._write_due + (self._unread - left) / SLOWEST_READER
+            self._unread, self._write_due = left, min(credit, now + READER_CREDIT * self._patience.caller)
         if now > self._write_due:
             self.transport.abort()
-        elif now > self._due and not (self._unbegun or (self._cycles and self._cycles[0].whole)):
+        elif now > self._due and (self._closing or not (self._unparsed or (self._cycles and self._cycles[0].whole))):
             if self._closing or not (self._in_head or self._incoming):
                 self._outbox.close(self.transport)
             else:
                 part = "head" if self._in_head else "body"
                 self._refuse(SlowCaller(f"Nothing more of the request's {part} came in {self._patience.caller:g} s."))
+
+    def _untaken(self) -> int:
+        """Bytes that the client has not acknowledged."""
+        waiting = self.transport.get_write_buffer_size()
+        if sys.platform == "linux":  # tcp(7), where it is called SIOCOUTQ
+            sent = ioctl(self.transport.get_extra_info("socket").fileno(), TIOCOUTQ, bytes(4))
+            waiting += int.from_bytes(sent, sys.byteorder)
+        return waiting
 
     def _go_on(self) -> None:
         if self._task is None:
@@ -323,6 +400,8 @@ class Connection(asyncio.Protocol):
         while not self._closing:
             if self._cycles:
                 await self._cycles[0].run(self._app)
+                if self._cycles:  # it pipelines: others have a turn between two of its answers
+                    await asyncio.sleep(0)
             else:
                 self._next = self._loop.create_future()
                 await self._next
@@ -330,40 +409,75 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """The first cycle has ended."""
         cycle = self._cycles.pop(0)
+        self._answered = cycle.scope
         self._server.total_requests += 1
         if self._closing:
             return
         if not cycle.whole:
             self._linger()
+        elif not cycle.keep_alive and (self._unparsed or not self._reads):
+            self._linger()  # closed with something unread, the system would reset the connection
         elif not cycle.keep_alive:
             self._closing = True
             self._outbox.close(self.transport)
-        elif self._cycles:
-            self._regulate()
-        else:
+        elif self._unparsed or not self._reads:
+            self._go_on_reading()
+        elif not self._cycles:
             self._give(self._patience.caller if self._in_head else self._patience.idle)
 
     def _give(self, seconds: float) -> None:
         self._due = self._loop.time() + seconds
 
+    def _read_soon(self) -> None:
+        """Some of the body was taken. Not at once: a refusal would cancel the task that has taken it."""
+        self._loop.call_soon(self._go_on_reading)
+
+    def _go_on_reading(self) -> None:
+        """Something was answered, or taken: parse more of what came, and let more come."""
+        if self._closing:
+            return
+        if self._error is not None and not self._cycles:
+            self._refuse(self._error)
+        elif self._unparsed:
+            self._read()
+        else:
+            self._regulate()
+
     def _regulate(self) -> None:
-        """Read as long as there is someone to take it."""
-        waiting = (
-            bool(self._unbegun)
-            or len(self._cycles) > 1
-            or (self._incoming is not None and self._incoming.buffered > BODY_BUFFER)
-        )
+        """Read as long as there is someone to take it; what is held meanwhile is charged to the memory budget."""
+        waiting = bool(self._unparsed) or self._is_full()
         if self._reads == (not waiting) or self.transport.is_closing():
             return
         self._reads = not waiting
         if waiting:
             self.transport.pause_reading()
             self._due = NEVER
+            held = len(self._unparsed) + sum(cycle.buffered for cycle in self._cycles)
+            if held > UNCOUNTED:
+                try:
+                    self._memory.reserve(held)
+                    self._charged = held
+                except ServiceError as error:
+                    self._fail(error)
         else:
+            self._memory.adjust(-self._charged)
+            self._charged = 0
             self.transport.resume_reading()
             self._give(self._patience.caller)
 
-    def _parse(self, data: bytes) -> None:
+    def _fail(self, error: ServiceError) -> None:
+        """Take nothing more; refuse the request that was coming once those before it are answered."""
+        self._error = error
+        self._unparsed, self._parsed = b"", 0
+        if self._incoming is not None and self._incoming is not self._cycles[0]:
+            self._cycles.pop()
+            self._incoming = None
+        if self._incoming is not None or not self._cycles:
+            self._refuse(error)
+        else:
+            self._regulate()
+
+    def _parse(self, data: bytes | memoryview) -> None:
         """Feed the parser. Where the caller offers another protocol it leaves the body to that one: begin anew there.
 
         Java's client offers HTTP/2 with its first request.
@@ -375,7 +489,7 @@ class Connection(asyncio.Protocol):
             except httptools.HttpParserUpgrade as upgrade:
                 framing = [field for field in self._fields if field[0] in (b"content-length", b"transfer-encoding")]
                 head = b"".join(b"%b: %b\r\n" % field for field in framing)
-                data = b"POST / HTTP/1.1\r\n" + head + b"\r\n" + data[upgrade.args[0] :]
+                data = b"POST / HTTP/1.1\r\n%b\r\n%b" % (head, bytes(data[upgrade.args[0] :]))
                 self._declining = True
                 self._parser = httptools.HttpRequestParser(self)
 
@@ -384,7 +498,7 @@ class Connection(asyncio.Protocol):
         cycle = self._cycles[0] if self._cycles else None
         scope = cycle.scope if cycle else {"method": "-", "raw_path": b"-", "client": self._client, "headers": []}
         name = self._patience.on_refusal(error, scope)
-        if cycle and (cycle.started or cycle.whole):
+        if cycle and cycle.started:
             self._closing = True
             self._outbox.close(self.transport)
             return
@@ -400,6 +514,9 @@ class Connection(asyncio.Protocol):
         self._closing = True
         self._incoming = None
         self._overhead = 0
+        self._unparsed, self._parsed = b"", 0
+        self._memory.adjust(-self._charged)
+        self._charged = 0
         if not self._reads:
             self.transport.resume_reading()
         self._give(LINGER_S)

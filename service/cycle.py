@@ -16,6 +16,8 @@ logger = logging.getLogger("vae-service")
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 WITHOUT_BODY = (204, 304)
+PIECE_BYTES = 60
+"""That a piece of a body takes beside its own bytes."""
 UNCOPIED = 2**16
 """Bytes from which on a body goes out as it lies, at once; less is copied behind its head, and goes with others'."""
 
@@ -103,7 +105,7 @@ class Cycle:
         """Take in some of the body."""
         if not self._ended:
             self._body.append(body)
-            self.buffered += len(body)
+            self.buffered += len(body) + PIECE_BYTES
             self._wake()
 
     def finish(self) -> None:
@@ -120,10 +122,11 @@ class Cycle:
         body = self._so_far()
         self._body.clear()
         self.buffered = 0
-        self._all_taken = self.whole
-        if not self.whole:
+        more = not self.whole
+        self._all_taken = not more
+        if more:
             self._on_receive()
-        return {"type": "http.request", "body": body, "more_body": not self.whole}
+        return {"type": "http.request", "body": body, "more_body": more}
 
     async def send(self, message: Message) -> None:
         """Write some of the answer: its head with the first of its body, as one piece."""

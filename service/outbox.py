@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import asyncio
+from contextlib import suppress
 
 BURST = 16
 """Answers that are not held for any more."""
@@ -51,4 +52,5 @@ class Outbox:
         held, self._held = self._held, []
         for transport, answer in held:
             if not transport.is_closing():
-                transport.write(answer)
+                with suppress(RuntimeError):  # its connection has been refused meanwhile; the others get theirs
+                    transport.write(answer)

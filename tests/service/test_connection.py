@@ -3,17 +3,22 @@
 from __future__ import annotations
 
 import asyncio
+import gc
+import json
 import socket
 import time
 from collections.abc import Iterator
 from contextlib import ExitStack, contextmanager, suppress
-from threading import Thread
+from threading import Event, Thread
 
+import numpy as np
 import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from service.connection import FIELD_LIMIT, HEAD_LIMIT, Connection, Patience
+from service.cycle import Cycle
+from service.memory_budget import MemoryBudget
 from tests.service.running import Running, Stalled, running, wait_until
 
 PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
@@ -38,7 +43,7 @@ def serving(app: ASGIApp) -> Iterator[int]:
     async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await receive()
-            scope["state"]["patience"] = Patience(10, 10)
+            scope["state"] |= {"patience": Patience(10, 10), "memory": MemoryBudget(2**30)}
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
@@ -327,7 +332,7 @@ def test_slow_bodies_take_nobodys_place() -> None:
             slow = stack.enter_context(connect(service.port))
             slow.sendall(DECODE + b"content-length: 400000\r\n\r\n" + b" " * 390_000)
         service.wait_for(in_flight=3)
-        wait_until(lambda: service.admission._held >= 3 * 390_000)
+        wait_until(lambda: service.app.state.memory.used >= 3 * 390_000)
         assert service.client.post("/decode", json=[0, 0, 0]).status_code == 200
 
 
@@ -444,3 +449,148 @@ def test_an_application_that_says_nothing_is_no_answer() -> None:
 
     with serving(app) as port:
         assert ask(port, LAST_PROBE) == b""
+
+
+# What a connection sends ahead.
+
+
+@pytest.mark.parametrize("junk", [b"junk\r\n\r\n", b"\0" * 9, b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00"])
+def test_what_came_whole_is_answered_before_junk_is_refused(served: Running, junk: bytes) -> None:
+    body = DECODE + b"accept: application/json\r\ncontent-length: 9\r\n\r\n[1, 2, 3]"
+    first, second, refusal = served.exchange(body + PROBE + junk).split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert b"pixels" in first
+    assert second.startswith(b"200 ")
+    assert refusal[:3] in (b"400", b"505")
+    assert b"connection: close" in refusal
+
+
+def test_what_came_whole_is_answered_before_half_a_request_is_refused(served: Running) -> None:
+    chunked = DECODE + b"transfer-encoding: chunked\r\n\r\nno number\r\n"
+    first, refusal = served.exchange(PROBE + chunked).split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert refusal.startswith(b"400 ")
+
+
+def test_a_last_request_is_answered_whatever_follows() -> None:
+    with running(log_level="warning") as service:
+        (answer,) = service.exchange(LAST_PROBE + PROBE).split(b"HTTP/1.1 ")[1:]
+        assert answer.startswith(b"200 ")
+        assert 'status="400"' not in service.client.get("/metrics").text
+
+
+def test_few_requests_are_parsed_before_the_first_is_answered() -> None:
+    begun: list[int] = []
+    goes_on = Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.append(len(parsed()))
+        await asyncio.to_thread(goes_on.wait, 10)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    def parsed() -> list[Cycle]:
+        return [each for each in gc.get_objects() if type(each) is Cycle]
+
+    with serving(app) as port, connect(port) as connection:
+        connection.sendall(PROBE * 10_000)
+        wait_until(lambda: bool(begun))
+        time.sleep(0.2)
+        assert 1 < len(parsed()) < 100
+        goes_on.set()
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_that_pipelines_has_one_answer_a_turn() -> None:
+    """Of two, each is answered as often."""
+    order: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append(scope["raw_path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    with serving(app) as port, connect(port) as greedy, connect(port) as other:
+        greedy.sendall(b"GET /greedy HTTP/1.1\r\nhost: x\r\n\r\n" * 20_000)
+        wait_until(lambda: bool(order))
+        other.sendall(b"GET /other HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert other.recv(100).startswith(b"HTTP/1.1 200")
+        wait_until(lambda: len(order) == 20_001)
+    assert order.index(b"/other") < 19_000
+
+
+def test_a_large_body_between_pipelined_requests(served: Running) -> None:
+    z = np.random.default_rng(0).normal(size=(9000, 3)).tolist()
+    body = json.dumps(z).encode()
+    fields = b"accept: application/x-npy\r\n"
+    for framed in (
+        b"content-length: %d\r\n\r\n%b" % (len(body), body),
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+    ):
+        answers = served.exchange(PROBE + (DECODE + fields + framed) * 2 + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")
+        assert len(answers) == 5
+        assert answers[2].partition(b"\r\n\r\n")[2] == answers[3].partition(b"\r\n\r\n")[2]
+        assert len(answers[2]) > 9000 * 28 * 28 * 4
+
+
+def test_a_refusal_within_a_body_loses_no_others_answer() -> None:
+    """The body is over the limit, and then is none, in the piece that the application has just asked for."""
+    chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
+    head = DECODE + b"transfer-encoding: chunked\r\n\r\n"
+    with running(body_limit=400_000) as service, connect(service.port) as good:
+        for _ in range(3):
+            with connect(service.port) as bad:
+                bad.sendall(head + chunk * 60)
+                time.sleep(0.05)
+                good.sendall(PROBE)
+                bad.sendall(chunk * 110 + b"no chunk\r\n")
+                assert rest(bad)[:12] in (b"HTTP/1.1 400", b"HTTP/1.1 413")
+                assert good.recv(1000).startswith(b"HTTP/1.1 200")
+
+
+def test_many_fields_are_refused_as_they_come(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * (FIELD_LIMIT + 1))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 431")
+
+
+def test_what_is_wrong_is_told_behind_an_answer_that_is_an_error(served: Running) -> None:
+    """The parser is called while an exception is being handled there."""
+    nothing = b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n"
+    too_many = b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 200 + b"\r\n"
+    answers = served.exchange(nothing + PROBE + too_many).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"404", b"200", b"431"]
+
+
+def test_a_connection_that_is_not_read_any_more_is_let_go() -> None:
+    """With all that it has sent ahead, and that was charged."""
+    chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
+    nothing = b"POST /nothing HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    large = b"GET /sample?n=2500 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n"
+    with running(client_timeout=2) as service, connect(service.port) as connection:
+        sender = Thread(target=connection.sendall, args=(large + nothing + chunk * 160,))
+        sender.start()
+        time.sleep(1)
+        assert service.app.state.memory.used > 0
+        taken_in_the_end(connection)
+        sender.join()
+        wait_until(lambda: service.app.state.memory.used == 0, limit=8)
+
+
+def test_small_pieces_of_a_body_count_for_what_they_take() -> None:
+    cycle = Cycle({}, *[None] * 3, keep_alive=True, common_fields=(), on_receive=int, on_end=int)  # type: ignore[arg-type]
+    for _ in range(1000):
+        cycle.feed(b"x")
+    assert cycle.buffered > 50_000
+
+
+def test_what_all_share_is_charged_to_nobody(served: Running) -> None:
+    wait_until(lambda: served.app.state.memory.used == 0)
+    with ExitStack() as stack:
+        for _ in range(5):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.connect(("127.0.0.1", served.port))
+            connection.sendall(b"GET /latents HTTP/1.1\r\nhost: x\r\n\r\n" * 20)
+        time.sleep(0.3)
+        assert served.app.state.memory.used == 0

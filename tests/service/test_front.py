@@ -73,7 +73,7 @@ def test_every_exchange_has_its_line_whichever_way_it_took() -> None:
 def test_what_a_connection_refuses_is_counted_and_logged_with_its_id() -> None:
     with live_server("--log-format", "json", "--client-timeout", "0.3") as server:
         answers = []
-        for request in (b"nonsense\r\n\r\n", b"POST /decode HTTP/1.1\r\ncontent-length: 9\r\n\r\n[0,"):
+        for request in (b"nonsense\r\n\r\n", b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n[0,"):
             with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
                 connection.sendall(request)
                 answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))

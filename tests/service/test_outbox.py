@@ -174,3 +174,17 @@ def test_an_answer_before_the_body_has_come_is_whole_beside_others(stalled: tupl
         answer = service.exchange(b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n[1")
     assert answer.startswith(b"HTTP/1.1 415")
     assert answer.endswith(b"}")
+
+
+def test_a_connection_that_is_ended_meanwhile_takes_no_others_answer_with_it() -> None:
+    async def steps() -> None:
+        outbox = busy()
+        async with caller() as (one, first), caller() as (two, second):
+            outbox.post(one, b"1")
+            one.write_eof()
+            outbox.post(two, b"2")
+            outbox.flush()
+            await asyncio.sleep(0.01)
+            assert (came(first), came(second)) == (b"", b"2")
+
+    run(steps())
