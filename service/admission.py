@@ -10,28 +10,21 @@ from typing import Literal, Self, cast
 from service.errors import DeadlineExceeded, ShareExceeded, Unavailable
 
 RETRY = {"Retry-After": "1"}
-SMALL_BODY = 2**18
-"""Bytes."""
 
 
 class Admission:
-    """Bounds the requests in flight, each key's share of them, the time that each may take, and what waits of bodies.
+    """Bounds the requests in flight, each key's share of them, and the time that each may take.
 
     The place of a request whose body is still to come is lent to others: who sends slowly keeps nobody out.
     """
 
-    def __init__(self, *, queue_limit: int, keys: int, deadline: float, room: int) -> None:
-        """With several keys each may hold an equal share of `queue_limit` places; `deadline` is in seconds.
-
-        `room` is for bodies that are not whole yet, in bytes; small ones have as much again for themselves.
-        """
+    def __init__(self, *, queue_limit: int, keys: int, deadline: float) -> None:
+        """With several keys each may hold an equal share of `queue_limit` places; `deadline` is in seconds."""
         self.status: Literal["starting", "ok", "draining"] = "starting"
         self._limit = queue_limit
         self._share = max(1, queue_limit // max(1, keys))
         self._deadline = deadline
         self._due: dict[Place, float] = {}  # until when; the first to come is the first to be overdue
-        self._room = room
-        self._held = 0  # bytes
         self._taken = 0
         self._taken_by: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -76,17 +69,9 @@ class Admission:
         self._taken_by[place.key] = self._taken_by.get(place.key, 0) + 1
         place.lent = False
 
-    def hold(self, place: Place, size: int) -> None:
-        """Keep `size` more bytes of a body that is not whole, or raise."""
-        place.held += size
-        self._held += size
-        if self._held > (self._room if place.held > SMALL_BODY else 2 * self._room):
-            raise Unavailable("Too much of other requests' bodies is on its way; try again in a moment.", "queue_full")
-
     def leave(self, place: Place) -> None:
         """Give the place back."""
         del self._due[place]
-        self._held -= place.held
         if place.lent:
             return
         self._taken -= 1
@@ -116,14 +101,12 @@ class Admission:
 class Place:
     """A request's place in the queue, held in a `with` block, which is cancelled when its time is over."""
 
-    __slots__ = ("_admission", "_cancelling", "_deadline", "_ended", "_task", "held", "key", "lent")
+    __slots__ = ("_admission", "_cancelling", "_deadline", "_ended", "_task", "key", "lent")
 
     def __init__(self, admission: Admission, key: bytes, deadline: float, lent: bool) -> None:
         self.key = key
         self.lent = lent
         """Is it others' as yet?"""
-        self.held = 0
-        """Bytes of a body that is, or was, not whole."""
         self._admission = admission
         self._deadline = deadline
         self._ended = False
@@ -146,10 +129,6 @@ class Place:
     def take(self) -> None:
         """Lend it no longer; raises Unavailable or ShareExceeded where others hold them all."""
         self._admission.take(self)
-
-    def hold(self, size: int) -> None:
-        """Keep `size` more bytes of a body that is not whole; raises Unavailable where there is no room for them."""
-        self._admission.hold(self, size)
 
     def end(self) -> None:
         """Cancel the block, once: its time is over."""

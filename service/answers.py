@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-import asyncio
-from collections.abc import Mapping
-from functools import partial
+from collections.abc import Iterator, Mapping
 from typing import Any
 
 import numpy as np
@@ -15,9 +13,12 @@ from starlette.types import Receive, Scope, Send
 
 from service import errors
 from service.bodies import JSON, NDJSON
+from service.call import Call
 from service.errors import ServiceError, problem_document
 from service.formats import ARRAY_FORMATS
 from service.images import write_png
+from service.memory_budget import UNCOUNTED
+from service.offloading import INLINE_S, JSON_VALUE_S, PIXEL_S, VALUE_S
 from service.schemas import PngOptions
 
 PNG = "image/png"
@@ -26,8 +27,14 @@ FloatArray = npt.NDArray[np.float32]
 OFFERS = (JSON, *ARRAY_FORMATS, NDJSON)
 """What `arrays` gives."""
 
-PIECE = 100_000
-"""Values that are written in one go; for more the event loop is let breathe, or a thread does it."""
+PIECE = 25_000
+"""Numbers that are written in one go, a millisecond or two."""
+JSON_NUMBER_BYTES = 13
+"""Of a float32, on average, with its comma. All are held twice for a moment: in pieces, and joined."""
+LINE_S = 5e-6
+"""Writing a line of NDJSON, beside its numbers."""
+PNG_COPIES = 5
+"""Of a sheet's pixels: the images, side by side, enlarged, as scanlines, filtered; compressed they are few bytes."""
 
 
 class Answer(Response):
@@ -59,24 +66,29 @@ def refuse(error: ServiceError) -> Answer:
     return Answer(problem_document(error), errors.MEDIA_TYPE, error.headers, error.status)
 
 
-async def json(fields: Mapping[str, Any], headers: Mapping[str, str] | None = None) -> Answer:
-    """A JSON object whose values may be arrays; float32 is written with as few digits as tell it."""
-    if sum(np.size(value) for value in fields.values()) <= PIECE:
-        return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
-    members = [orjson.dumps(name) + b":" + await _json_value(value) for name, value in fields.items()]
-    return Answer(b"{" + b",".join(members) + b"}", JSON, headers)
+def reserve(call: Call, media_type: str, count: int) -> None:
+    """Charge an answer of `count` numbers, and the arrays that it is written from; raises TooLarge or Unavailable."""
+    call.reserve(count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12)))
+
+
+def reserve_png(call: Call, pixels: int, channels: int) -> None:
+    """Charge a PNG; raises TooLarge or Unavailable."""
+    if (size := pixels * channels * PNG_COPIES) > UNCOUNTED:
+        call.reserve(size)
 
 
 async def png(
-    scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
+    call: Call, scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """Images on one sheet, as `write_png` takes them."""
-    if scanlines.size * options.scale**2 <= PIECE:
+    seconds = scanlines.size * options.scale**2 * PIXEL_S
+    if seconds <= INLINE_S:  # as `run` does, without a coroutine
         return Answer(write_png(scanlines, channels, options.columns, options.scale), PNG, headers)
-    return Answer(await asyncio.to_thread(write_png, scanlines, channels, options.columns, options.scale), PNG, headers)
+    return Answer(await call.run(seconds, write_png, scanlines, channels, options.columns, options.scale), PNG, headers)
 
 
 async def arrays(
+    call: Call,
     media_type: str,
     rows: Mapping[str, FloatArray],
     *,
@@ -85,35 +97,42 @@ async def arrays(
     **told: int,
 ) -> Answer:
     """Named arrays (N, …) as one of OFFERS; a `single` item is given without the N. JSON tells `told` before them."""
+    count = sum(array.size for array in rows.values())
     if media_type == JSON:
-        return await json({**told, **{name: array[0] if single else array for name, array in rows.items()}}, headers)
+        fields = {**told, **{name: array[0] if single else array for name, array in rows.items()}}
+        return Answer(await call.run(count * JSON_VALUE_S, _write_json, fields), JSON, headers)
     if media_type == NDJSON:
-        return Answer(await _lines(rows), NDJSON, headers)
-    write = partial(ARRAY_FORMATS[media_type].write, rows, single)
-    small = sum(array.size for array in rows.values()) <= PIECE
-    return Answer(write() if small else await asyncio.to_thread(write), media_type, headers)
+        seconds = count * JSON_VALUE_S + len(next(iter(rows.values()))) * LINE_S
+        return Answer(await call.run(seconds, _write_lines, rows), NDJSON, headers)
+    write = ARRAY_FORMATS[media_type].write
+    return Answer(await call.run(count * VALUE_S, write, rows, single), media_type, headers)
 
 
-async def _lines(rows: Mapping[str, FloatArray]) -> bytes:
-    """A JSON object a row."""
-    lines = []
-    written = 0
-    for values in zip(*rows.values(), strict=True):
-        fields = dict(zip(rows, values, strict=True))
-        lines.append(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE))
-        written += sum(value.size for value in values)
-        if written > PIECE:
-            await asyncio.sleep(0)
-            written = 0
-    return b"".join(lines)
+def _write_json(fields: Mapping[str, Any]) -> bytes:
+    """A JSON object whose values may be arrays; float32 is written with as few digits as tell it."""
+    if sum(np.size(value) for value in fields.values()) <= PIECE:
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+    pieces: list[bytes] = []
+    for name, value in fields.items():
+        pieces += b"," if pieces else b"{", orjson.dumps(name), b":", *write_values(value)
+    return b"".join((*pieces, b"}"))
 
 
-async def _json_value(value: Any) -> bytes:
+def write_values(value: Any) -> Iterator[bytes]:
+    """JSON in pieces, between which other threads may run: orjson holds Python's lock."""
     if not isinstance(value, np.ndarray) or value.size <= PIECE:
-        return orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        yield orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        return
     rows = max(1, PIECE * len(value) // value.size)
-    pieces = []
     for start in range(0, len(value), rows):
-        pieces.append(orjson.dumps(value[start : start + rows], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1])
-        await asyncio.sleep(0)
-    return b"[" + b",".join(pieces) + b"]"
+        yield b"," if start else b"["
+        yield orjson.dumps(value[start : start + rows], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    yield b"]"
+
+
+def _write_lines(rows: Mapping[str, FloatArray]) -> bytes:
+    """A JSON object a row."""
+    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    return b"".join(
+        orjson.dumps(dict(zip(rows, values, strict=True)), option=option) for values in zip(*rows.values(), strict=True)
+    )

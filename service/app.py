@@ -28,10 +28,13 @@ from service.connection import Patience
 from service.documentation import DESCRIPTION, describe, openapi, render_once
 from service.engine import Engine
 from service.front import Front
+from service.heap import map_large_pieces
 from service.inbox import Inbox
 from service.keys import Keyring
+from service.memory_budget import MemoryBudget
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
+from service.offloading import Offloader
 from service.operation import NO_STORE, Gate, Operation, Probe
 from service.page import read_page
 from service.protocols import diffusers, open_inference
@@ -41,8 +44,6 @@ from service.tracing import Tracer
 
 logger = logging.getLogger("vae-service")
 
-BODIES_ON_THEIR_WAY = 8
-"""Of the largest size, that are held at once before they are whole."""
 VERSIONS = ("", "/versions/{version}")
 OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/encode": ("POST", routes.encode),
@@ -79,10 +80,12 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         queue_limit=settings.queue_limit,
         keys=len(keyring),
         deadline=settings.request_deadline,
-        room=BODIES_ON_THEIR_WAY * settings.body_limit,
     )
+    memory = MemoryBudget(settings.memory_limit)
+    offloader = Offloader()
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
-    Image.MAX_IMAGE_PIXELS = None  # bodies.py refuses by its own limit, from the header
+    map_large_pieces()
+    Image.MAX_IMAGE_PIXELS = None  # images.py refuses by its own limit, from the header
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
@@ -110,6 +113,8 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
             "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
             "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.taken),
             "vae_places": ("Requests that may be in flight", lambda: settings.queue_limit),
+            "vae_memory_bytes": ("Memory that requests take, and answers that wait to be read", lambda: memory.used),
+            "vae_memory_limit_bytes": ("Memory that requests may take", lambda: memory.limit),
         }
         counts.keep_posting()
         model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
@@ -121,10 +126,12 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         admission.status = "ok"
         yield {
             "admission": admission,
+            "memory": memory,
             "inbox": Inbox(asyncio.get_running_loop(), settings.micro_batch_limit),
             "patience": Patience(settings.client_timeout, settings.keep_alive, front.refuse),
         }
         engine.close()
+        offloader.close()
         if access_log:
             access_log.flush()
         if tracer:
@@ -142,6 +149,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look for them at each request
     )
+    app.state.memory, app.state.offloader = memory, offloader
     for route in app.routes:  # as yet those of the documentation
         if isinstance(route, Route):
             render_once(route)

@@ -24,6 +24,8 @@ class Format:
     read: Callable[[bytes, str], Array]
     write: Callable[[Mapping[str, Array], bool], bytes]
     is_table: bool = False
+    copies: int = 0
+    """Of a body, that `read` makes at most."""
 
 
 def choose(names: Sequence[str], wanted: str) -> str:

@@ -69,7 +69,7 @@ def _column_names(body: bytes) -> list[str]:
             names = ipc.read_schema(message).names
         elif message.type != "record batch":
             raise wrong(f"The Arrow stream has a {message.type}; record batches of plain numbers alone are taken.")
-        elif _is_compressed(message.metadata):
+        elif _is_compressed(message.metadata) or _has_custom_metadata(message.metadata):
             raise wrong("The Arrow stream's buffers are compressed; send them plain, and compress the whole body.")
     if not names:
         raise UnreadableBody("The body is not an Arrow IPC stream: it has no columns.")
@@ -88,6 +88,13 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
     header = _field(view, root, 2)
     (offset,) = struct.unpack_from("<I", view, header)
     return _field(view, header + offset, 3) != 0
+
+
+def _has_custom_metadata(metadata: pa.Buffer) -> bool:
+    """Does a message have some? Old ones tell of compression there, and pyarrow would unpack them to any size."""
+    view = memoryview(metadata)
+    (root,) = struct.unpack_from("<I", view)
+    return _field(view, root, 4) != 0
 
 
 def _field(view: memoryview, table: int, number: int) -> int:

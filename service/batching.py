@@ -196,12 +196,11 @@ class MicroBatcher(Generic[Item, Result]):
                 timing.queue += begun - since
             timing.batches += 1
             timing.compute += took
-            timing.failed |= isinstance(result, Exception)
-            if future.done():
-                continue
             if isinstance(result, Exception):
-                future.set_exception(result)
-            else:
+                timing.failed = True
+                if not future.done():
+                    future.set_exception(result)
+            elif not future.done():
                 future.set_result(result)
         if self._observe:
             timings = [timing for _, _, _, timing, _ in batch]

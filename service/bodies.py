@@ -2,32 +2,33 @@
 
 from __future__ import annotations
 
-import asyncio
-import time
-from collections.abc import AsyncGenerator, Callable, Iterator
-from dataclasses import dataclass
+from collections.abc import Callable
+from itertools import islice
 from math import prod
 from reprlib import repr as brief
 from typing import Any, NamedTuple, TypeVar
 
 import numpy as np
 import numpy.typing as npt
-from PIL.Image import Image
 from pydantic import BaseModel, ValidationError
-from pydantic_core import ErrorDetails, from_json
-from starlette.datastructures import UploadFile
-from starlette.formparsers import MultiPartException, MultiPartParser
+from pydantic_core import ErrorDetails
 
-from service.arrays import Format, wrong
+from service.arrays import Array, Format, wrong
 from service.call import Call
-from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
+from service.errors import InvalidInput, Problem, TooLarge, UnsupportedMediaType
+from service.form import read_form
 from service.formats import ARRAY_FORMATS, missing
-from service.images import FORMATS, Fit, open_image, to_array
+from service.images import FORMATS, Fit
+from service.json_reader import VALUES, count, count_values, read_json
+from service.limits import Limits
+from service.memory_budget import Reserve
+from service.offloading import FORM_BYTE_S, INLINE_S, JSON_BYTE_S, VALUE_S
+from service.pictures import PictureReader
+from service.quoting import escape, shorten
 from service.schemas import LATENT_BOUND, latents_check
 
 FloatArray = npt.NDArray[np.float32]
 Document = TypeVar("Document", bound=BaseModel)
-Result = TypeVar("Result")
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -35,42 +36,14 @@ NDJSON = "application/x-ndjson"
 MULTIPART = "multipart/form-data"
 IMAGE_TYPES = (*FORMATS, MULTIPART, *ARRAY_FORMATS)
 LATENT_TYPES = (JSON, NDJSON, *ARRAY_FORMATS)
-INLINE_PIXELS, INLINE_BYTES = 256 * 256, 2**15
-"""Larger pictures are decoded in a thread: they take milliseconds, and much may be made of a few bytes."""
-TURN_S = 0.05
-"""So long the pictures of a form may keep a thread that others wait for."""
-INLINE_JSON = 2**16
-"""Larger bodies of latents are read in a thread; one as large as this holds fewer than JSON_VALUES."""
-FORM_PIECE = 2**14
-"""Bytes of a form that are parsed in one go: some hundred parts."""
-JSON_VALUES = 50_000
-"""Values in a JSON body, unless latents of as many images as may be given have more; wrong ones are slow to be told."""
+CONVERTED_BYTES = 7
+"""A number, that checking an array and converting it to float32 takes."""
+TINY = 1e-20
+"""No image shows less; products of less with weights are subnormal in float32."""
+BLANK_LINES = 4
+"""Lines of NDJSON, blank ones among them, for each item that a request may have."""
 MANY_PROBLEMS = 8
 """After so many bad fields the rest go unsaid."""
-
-
-@dataclass(frozen=True)
-class Limits:
-    """What is refused with 413: bytes of a body, pixels of a picture, items of a batch."""
-
-    body: int
-    image_pixels: int
-    batch: int
-
-    def check_batch(self, count: int) -> None:
-        """Raise TooLarge where `count` images or latents are more than one request may hold."""
-        if count > self.batch:
-            raise TooLarge(f"{brief(count)} items are asked for in one request; at most {self.batch} are taken.")
-
-    def check_form(self, pixels: int) -> None:
-        """Raise TooLarge where the pictures of a form have more pixels than one request may hold."""
-        if pixels > self.image_pixels:
-            raise TooLarge(f"The form's pictures have {pixels} pixels; at most {self.image_pixels} are taken.")
-
-    def check_pixels(self, count: int, shape: tuple[int, int, int], what: str = "The images") -> None:
-        """Raise TooLarge where `count` images of `shape` (C, H, W) have more pixels than one request may hold."""
-        if (pixels := count * shape[1] * shape[2]) > self.image_pixels:
-            raise TooLarge(f"{what} would have {pixels} pixels; at most {self.image_pixels} are given.")
 
 
 class Batch(NamedTuple):
@@ -87,46 +60,15 @@ async def read_images(call: Call, limits: Limits, shape: tuple[int, int, int], *
         raise _unsupported(content_type, IMAGE_TYPES)
     body = await call.read(limits.body)
     if array_format := ARRAY_FORMATS.get(content_type):
-        return _images_of_array(array_format, body, limits, shape)
-    pictures = await _parts(call, body, limits) if content_type == MULTIPART else [("The body", body)]
-    limits.check_pixels(len(pictures), shape)
-
-    def read_header(name: str, picture: bytes) -> Image:
-        return open_image(picture, limits.image_pixels, name)
-
-    def decode(image: Image, name: str) -> FloatArray:
-        return to_array(image, shape, fit=fit, invert=invert, name=name)
-
-    single = len(pictures) == 1
-    if single and len(pictures[0][1]) <= INLINE_BYTES:
-        name, picture = pictures[0]
-        image = read_header(name, picture)
-        if prod(image.size) <= INLINE_PIXELS:
-            return Batch(decode(image, name)[np.newaxis], single)
-    if not single:  # what is opened is not kept: each may hold a profile of a megabyte
-        limits.check_form(sum(await _in_turns(prod(read_header(*picture).size) for picture in pictures)))
-    rows = await _in_turns(decode(read_header(name, picture), name) for name, picture in pictures)
-    return Batch(np.stack(rows), single)
-
-
-async def _in_turns(results: Iterator[Result]) -> list[Result]:
-    """All of them, in a thread, which is left to others after each turn.
-
-    Nobody can cancel a thread, but who has gone has no further turn.
-    """
-    gathered: list[Result] = []
-
-    def take_turn() -> bool:
-        over = time.monotonic() + TURN_S
-        for result in results:
-            gathered.append(result)
-            if time.monotonic() > over:
-                return True
-        return False
-
-    while await asyncio.to_thread(take_turn):
-        pass
-    return gathered
+        seconds = _seconds(array_format, body)
+        return await call.run(seconds, _images_of_array, array_format, body, limits, shape, call.reserve)
+    reader = PictureReader(call, limits, lambda *_: shape, fit=fit, invert=invert)
+    if content_type != MULTIPART:
+        limits.check_pixels(1, shape)
+        return Batch(await reader.read(body), single=True)
+    call.reserve(2 * len(body))  # its parts are copies, and are cut once more
+    pictures = await call.run(len(body) * FORM_BYTE_S, read_form, body, call.field(b"content-type"), limits.batch)
+    return Batch(await reader.read_all(pictures), single=len(pictures) == 1)
 
 
 async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Batch:
@@ -139,24 +81,33 @@ async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Ba
         raise _unsupported(content_type, LATENT_TYPES)
     body = await call.read(limits.body)
     if array_format := ARRAY_FORMATS.get(content_type):
-        return _latents_of_array(array_format, body, limits, shape)
+        seconds = _seconds(array_format, body)
+        return await call.run(seconds, _latents_of_array, array_format, body, limits, shape, call.reserve)
+    numbers = 0
+    if len(body) > VALUES:  # it may have more of them
+        _, height, width = call.scope["app"].state["loaded"].engine.config.image_shape
+        numbers = min(limits.batch, limits.image_pixels // (height * width)) * prod(shape)
     read = _latents_of_lines if content_type == NDJSON else _latents_of_json
-    if len(body) <= INLINE_JSON:
-        return read(body, limits, shape, JSON_VALUES)
-    _, height, width = call.app.state.loaded.engine.config.image_shape
-    most = min(limits.batch, limits.image_pixels // (height * width))
-    return await asyncio.to_thread(read, body, limits, shape, max(JSON_VALUES, most * prod(shape)))
+    seconds = len(body) * JSON_BYTE_S
+    if seconds <= INLINE_S:  # as `run` does, without a coroutine
+        return read(body, limits, shape, numbers, call.reserve)
+    return await call.run(seconds, read, body, limits, shape, numbers, call.reserve)
 
 
-async def read_document(call: Call, limits: Limits, document: type[Document], values: int = JSON_VALUES) -> Document:
+async def read_document(call: Call, limits: Limits, document: type[Document], values: int = VALUES) -> Document:
     """A JSON body of at most `values` values → `document`, or InvalidInput with a pointer for each bad field."""
     content_type = call.media_type
     if content_type != JSON:
         raise _unsupported(content_type, (JSON,))
-    try:
-        return document.model_validate(_parse_json(await call.read(limits.body), values))
-    except ValidationError as error:
-        raise invalid("body", error) from error
+    body = await call.read(limits.body)
+
+    def read() -> Document:
+        try:
+            return document.model_validate(read_json(body, call.reserve, values=values))
+        except ValidationError as error:
+            raise invalid("body", error) from error
+
+    return await call.run(len(body) * JSON_BYTE_S, read)
 
 
 def invalid(place: str, error: ValidationError) -> InvalidInput:
@@ -169,13 +120,8 @@ def _problem(place: str, complaint: ErrorDetails) -> Problem:
     location, message = complaint["loc"], complaint["msg"]
     if place == "query" and complaint["type"] == "extra_forbidden":
         message = "This route has no such parameter"
-    name = ".".join(map(str, location)) or f"The {place}"
-    return Problem(place, "".join(f"/{_escape(part)}" for part in location), f"{name}: {message}.")
-
-
-def _escape(part: int | str) -> str:
-    """RFC 6901, section 3."""
-    return str(part).replace("~", "~0").replace("/", "~1")
+    name = ".".join(map(shorten, location)) or f"The {place}"
+    return Problem(place, "".join(f"/{escape(part)}" for part in location), f"{name}: {message}.")
 
 
 def _unsupported(content_type: str, taken: tuple[str, ...]) -> UnsupportedMediaType:
@@ -183,63 +129,15 @@ def _unsupported(content_type: str, taken: tuple[str, ...]) -> UnsupportedMediaT
     return UnsupportedMediaType(f"{sent}; this route takes {', '.join(taken)}.{missing(content_type)}")
 
 
-def _parse_json(body: bytes, values: int = JSON_VALUES, name: str = "The body") -> Any:
-    _check_values(body, values)
-    try:
-        return from_json(body, allow_inf_nan=True)  # NaN is told as a wrong value, not as bad JSON
-    except ValueError as error:
-        raise UnreadableBody(f"{name} is not JSON: {error}.") from error
+def _seconds(array_format: Format, body: bytes) -> float:
+    """An estimate of reading an array; a table may be in a thousand batches."""
+    return len(body) * VALUE_S + (2 * INLINE_S if array_format.is_table else 0)
 
 
-def _check_values(body: bytes, values: int) -> None:
-    if body.count(b",") > values:
-        raise TooLarge(f"The body holds more than the {values} values that are taken.")
-
-
-class _InMemoryParser(MultiPartParser):
-    spool_max_size = 2**40  # the body is in memory already, and bounded: nothing is written to disk
-    parts = 0
-    whole = False
-
-    def on_part_begin(self) -> None:
-        self.parts += 1
-        if self.parts > self.max_files:
-            raise TooLarge(f"The form has too many parts; at most {self.max_files:g} are taken.")
-        super().on_part_begin()
-
-    def on_end(self) -> None:
-        self.whole = True
-
-
-async def _parts(call: Call, body: bytes, limits: Limits) -> list[tuple[str, bytes]]:
-    async def stream() -> AsyncGenerator[bytes, None]:
-        for start in range(0, len(body), FORM_PIECE):
-            yield body[start : start + FORM_PIECE]
-            await asyncio.sleep(0)
-        if not parser.whole:
-            raise UnreadableBody("The body is not a whole multipart form: its last boundary is missing.")
-
-    parser = _InMemoryParser(call.headers, stream(), max_files=limits.batch, max_fields=limits.batch)
-    try:
-        form = await parser.parse()
-    except (MultiPartException, KeyError, ValueError) as error:  # ValueError: a charset that cannot decode
-        raise UnreadableBody(f"The body is not a multipart form: {str(error).rstrip('.')}.") from error
-    parts = []
-    try:
-        for number, (name, part) in enumerate(form.multi_items(), start=1):
-            if name != "image" or not isinstance(part, UploadFile):
-                kind = "a file" if isinstance(part, UploadFile) else "text"
-                problem = f"Part {number} is {kind} named {name!r}; files named 'image' are wanted."
-                raise InvalidInput(Problem("body", f"/{_escape(name)}", problem))
-            parts.append((f"Part {number}", part.file.read()))
-    finally:
-        await form.close()
-    if not parts:
-        raise InvalidInput(Problem("body", "/image", "The form has no part named 'image'."))
-    return parts
-
-
-def _images_of_array(array_format: Format, body: bytes, limits: Limits, shape: tuple[int, int, int]) -> Batch:
+def _images_of_array(
+    array_format: Format, body: bytes, limits: Limits, shape: tuple[int, int, int], reserve: Reserve
+) -> Batch:
+    reserve(array_format.copies * len(body))
     array = array_format.read(body, "pixels")
     grey = shape[0] == 1
     single = not array_format.is_table and (array.shape == shape or (grey and array.shape == shape[1:]))
@@ -249,22 +147,41 @@ def _images_of_array(array_format: Format, body: bytes, limits: Limits, shape: t
         wanted = f"({c}, {h}, {w}) or (N, {c}, {h}, {w})" + (f", or ({h}, {w}) or (N, {h}, {w})," if grey else "")
         raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
     limits.check_batch(1 if single else len(array))
+    reserve(CONVERTED_BYTES * array.size)
     if array.dtype == np.uint8:
-        rows = array.astype(np.float32) / np.float32(255)
+        rows = array.astype(np.float32)
+        rows /= np.float32(255)
     elif (array >= 0).all() and (array <= 1).all():
-        rows = array.astype(np.float32, copy=False)
+        rows = without_subnormals(array)
     else:
         raise wrong("The array holds numbers outside [0, 1]; scale it, or send uint8.")
     return Batch(rows.reshape(-1, *shape), single=single)
 
 
-def _latents_of_array(array_format: Format, body: bytes, limits: Limits, shape: tuple[int, ...]) -> Batch:
+def without_subnormals(array: Array) -> FloatArray:
+    """As float32, what is next to nothing as 0: processors take a hundred times as long for such numbers."""
+    rows = array.astype(np.float32)
+    rows[np.abs(rows) < TINY] = 0
+    return rows
+
+
+def _latents_of_array(
+    array_format: Format, body: bytes, limits: Limits, shape: tuple[int, ...], reserve: Reserve
+) -> Batch:
+    reserve(array_format.copies * len(body))
     array = array_format.read(body, "z")
     single = not array_format.is_table and array.shape == shape
+    return _latents_of_numbers(array, limits, shape, reserve, single=single)
+
+
+def _latents_of_numbers(
+    array: Array, limits: Limits, shape: tuple[int, ...], reserve: Reserve, *, single: bool
+) -> Batch:
     if not (single or array.shape[1:] == shape) or not array.size:
         wanted = f"{shape} or (N, {', '.join(map(str, shape))})"
         raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
     limits.check_batch(1 if single else len(array))
+    reserve(CONVERTED_BYTES * array.size)
     with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
         rows = array.astype(np.float32, copy=False)
     if not (np.abs(rows) <= LATENT_BOUND).all():
@@ -272,22 +189,39 @@ def _latents_of_array(array_format: Format, body: bytes, limits: Limits, shape: 
     return Batch(rows.reshape(-1, *shape), single=single)
 
 
-def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], values: int) -> Batch:
-    _check_values(body, values)
-    limits.check_batch(body.strip().count(b"\n") + 1)
-    lines = [(number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip()]
-    documents = [_parse_json(line, values, f"Line {number} of the body") for number, line in lines]
-    found = [_z_of(document, f"/{index}") for index, document in enumerate(documents)]
-    if not found:
+def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
+    most = max(VALUES, numbers)
+    if count(body, b",") > most or count_values(body) > 2 * most:
+        raise TooLarge(f"The body holds more than the {most} values that are taken.")
+    if count(body, b"\n") > BLANK_LINES * limits.batch:
+        raise TooLarge(
+            f"The body has more than {BLANK_LINES} lines for each of the {limits.batch} items that are taken."
+        )
+    rows: list[FloatArray] = []
+    size = max(1, VALUES // prod(shape))
+    lines = ((number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip())
+    while piece := list(islice(lines, size)):
+        documents = [
+            read_json(line, reserve, values=VALUES + prod(shape), name=f"Line {number} of the body")
+            for number, line in piece
+        ]
+        first = len(rows) * size
+        limits.check_batch(first + len(piece))
+        found = [_z_of(document, f"/{first + index}") for index, document in enumerate(documents)]
+        reserve(4 * len(found) * prod(shape))
+        rows.append(_rows_of_json([z for z, _ in found], shape, [pointer for _, pointer in found].__getitem__))
+    if not rows:
         raise wrong("The body has no lines; a latent in each is wanted.")
-    return Batch(_rows_of_json([z for z, _ in found], shape, lambda index: found[index][1]), single=False)
+    return Batch(np.concatenate(rows), single=False)
 
 
-def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], values: int) -> Batch:
-    z, pointer = _z_of(_parse_json(body, values), "")
+def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
+    z, pointer = _z_of(read_json(body, reserve, numbers=numbers), "")
+    if isinstance(z, np.ndarray):
+        return _latents_of_numbers(z, limits, shape, reserve, single=z.shape == shape)
     if not isinstance(z, list) or not z:
-        numbers = "×".join(map(str, shape))
-        raise InvalidInput(Problem("body", pointer, f"A latent of {numbers} numbers, or a list of them, is wanted."))
+        wanted = "×".join(map(str, shape))
+        raise InvalidInput(Problem("body", pointer, f"A latent of {wanted} numbers, or a list of them, is wanted."))
     if _depth(z) <= len(shape):
         return Batch(_rows_of_json([z], shape, lambda _: pointer), single=True)
     limits.check_batch(len(z))
@@ -303,7 +237,7 @@ def _z_of(document: Any, pointer: str) -> tuple[Any, str]:
         problem = "{} is no field of this object; 'z' is its only one."
         names = sorted(document)[:MANY_PROBLEMS]
         raise InvalidInput(
-            *(Problem("body", f"{pointer}/{_escape(name)}", problem.format(brief(name))) for name in names)
+            *(Problem("body", f"{pointer}/{escape(name)}", problem.format(brief(name))) for name in names)
         )
     return z, f"{pointer}/z"
 

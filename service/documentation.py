@@ -164,7 +164,7 @@ ERRORS: dict[type[errors.ServiceError], str] = {
     errors.UnsupportedMediaType: "The body's content type is not taken.",
     errors.InvalidInput: "A value of the wrong length, shape or range, or an unknown parameter.",
     errors.ShareExceeded: "This API key holds its whole share of the queue.",
-    errors.Unavailable: "The queue is full, or the service starts or stops; try again.",
+    errors.Unavailable: "The queue is full, the memory is in use, or the service starts or stops; try again.",
     errors.DeadlineExceeded: "Not answered within the deadline.",
 }
 ALWAYS = (errors.Unauthorized, errors.InvalidInput, errors.ShareExceeded, errors.Unavailable, errors.DeadlineExceeded)

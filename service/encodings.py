@@ -10,6 +10,7 @@ from typing import NamedTuple, Protocol
 import zstandard
 
 from service.errors import TooLarge, UnreadableBody, UnsupportedMediaType
+from service.memory_budget import UNCOUNTED, Reservation
 
 WINDOW = 2**23
 """Bytes that a zstd frame may have its decompressor remember; RFC 8878 asks for so many."""
@@ -53,9 +54,10 @@ DECODERS = {
 }
 
 
-def _decode(body: bytes, decoder: Decoder, limit: int) -> bytes:
-    """What all members hold; of more than `limit` bytes no more than a piece."""
-    data = bytearray()
+def _decode(body: bytes, decoder: Decoder, limit: int, memory: Reservation) -> bytes:
+    """What all members hold, charged to `memory`; of more than `limit` bytes no more than a piece."""
+    pieces: list[bytes] = []
+    size = charged = 0
     member, members = decoder.begin(), 1
     for start in range(0, len(body), decoder.piece):
         piece = body[start : start + decoder.piece]
@@ -64,18 +66,26 @@ def _decode(body: bytes, decoder: Decoder, limit: int) -> bytes:
                 if members == decoder.members:
                     raise ValueError(f"it goes on after {members} of them")
                 member, members = decoder.begin(), members + 1
-            data += member.decompress(piece)
+            pieces.append(member.decompress(piece))
+            size += len(pieces[-1])
             piece = member.unused_data
-        if len(data) > limit:
+        if size - charged > UNCOUNTED:
+            memory.add(size - charged)
+            charged = size
+        if size > limit:
             break
     else:
         if not member.eof:
             raise ValueError("it is cut short")
-    return bytes(data)
+    with memory.hold(size):
+        return b"".join(pieces)
 
 
-def decompress(body: bytes, encoding: str, limit: int) -> bytes:
-    """What `body` holds; raises UnsupportedMediaType, UnreadableBody, or TooLarge for more than `limit` bytes."""
+def decompress(body: bytes, encoding: str, limit: int, memory: Reservation) -> bytes:
+    """What `body` holds, charged to `memory`.
+
+    Raises UnsupportedMediaType, UnreadableBody, TooLarge for more than `limit` bytes, or Unavailable.
+    """
     decoder = DECODERS.get(encoding.strip().lower())
     if decoder is None:
         taken = ", ".join(name for name in DECODERS if not name.startswith("x-"))
@@ -83,7 +93,7 @@ def decompress(body: bytes, encoding: str, limit: int) -> bytes:
             f"The content encoding is {encoding!r}; one of {taken} is taken.", headers={"Accept-Encoding": taken}
         )
     try:
-        data = _decode(body, decoder, limit)
+        data = _decode(body, decoder, limit, memory)
     except (ValueError, zlib.error, zstandard.ZstdError) as error:
         raise UnreadableBody(f"The body is not {encoding}: {error}.") from error
     if len(data) > limit:

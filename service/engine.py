@@ -171,10 +171,9 @@ class Engine:
             queued.add_all([timing.queue for timing in timings if timing.batches == 1])
             computed.add(seconds)
             sizes.add(rows)
-            sound = [result for result in results if not isinstance(result, Exception)]
             for column, loss in LOSSES.get(name, {}).items():
-                values = (result[column].tolist() for result in sound)
-                self._tally.histogram(loss).add_all(chain.from_iterable(values))
+                values = (result[column].tolist() for result in results if not isinstance(result, Exception))
+                self._tally.histogram(loss).add_all(list(chain.from_iterable(values)))
             if self._on_batch:
                 self._on_batch(name, timings, seconds, rows)
 

@@ -13,8 +13,10 @@ ServiceError
 ├── ShareExceeded          429  one key over its share of the queue
 ├── HeadTooLarge           431  the request's line and header fields
 ├── InternalError          500  says nothing of the inside
-├── Unavailable            503  queue full, starting, draining
-└── DeadlineExceeded       504
+├── UnsupportedTransferCoding  501
+├── Unavailable            503  queue full, no memory, starting, draining
+├── DeadlineExceeded       504
+└── UnsupportedVersion     505  of HTTP
 
 Every error is answered as `application/problem+json` (RFC 9457).
 """
@@ -134,8 +136,14 @@ class InternalError(ServiceError):
         super().__init__("The service failed at this request; its log says why.")
 
 
+class UnsupportedTransferCoding(ServiceError):
+    """The body comes in a transfer coding other than chunked."""
+
+    status = HTTPStatus.NOT_IMPLEMENTED
+
+
 class Unavailable(ServiceError):
-    """The queue is full, or the service starts or stops."""
+    """The queue is full, the memory for requests is in use, or the service starts or stops."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -149,6 +157,12 @@ class DeadlineExceeded(ServiceError):
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     reason = "deadline"
+
+
+class UnsupportedVersion(ServiceError):
+    """The request is not of HTTP/1."""
+
+    status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
 
 
 def problem_document(error: ServiceError) -> bytes:

@@ -23,7 +23,7 @@ def _write_arrow(arrays: Mapping[str, Array], _: bool) -> bytes:
 
 _FORMATS = [npy.FORMAT, safetensors.FORMAT]
 if find_spec("pyarrow"):
-    _FORMATS.append(Format(ARROW, _read_arrow, _write_arrow, is_table=True))
+    _FORMATS.append(Format(ARROW, _read_arrow, _write_arrow, is_table=True, copies=1))
 ARRAY_FORMATS = {each.media_type: each for each in _FORMATS}
 """By media type."""
 

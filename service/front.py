@@ -83,11 +83,14 @@ class Front:
         try:
             response = await operation.respond(call)
             response.raw_headers.append((b"x-request-id", name))
+            scope["charged"] = call.reservation is not None
             if self._cors:
                 send = partial(self._cors.send, send=send, request_headers=Headers(scope=scope))
             await response(scope, receive, send)
             status, media_type, size = response.status_code, response.media_type or "", len(response.body)
         finally:
+            if call.reservation is not None:
+                call.reservation.close()
             traceparent = call.fields.get(b"traceparent", b"")
             self._note(scope, operation.path, status, media_type, call.came, size, started, traceparent)
 

@@ -13,6 +13,9 @@ KEPT = 2**26
 """Bytes of free memory that each of glibc's arenas keeps: as large as one that a thread has can become."""
 KEPT_PIECE = 2**25
 """Bytes; the largest piece that is taken out of an arena: glibc allows no more."""
+LARGE_PIECE = 2**18
+"""Bytes; a larger piece is mapped by itself and unmapped when it is freed. glibc would raise the threshold to 32 MB by
+itself: pictures and arrays of large requests would then lie between small pieces, and their memory would be kept."""
 TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 """glibc's names for them are M_TRIM_THRESHOLD and so on (mallopt(3))."""
 
@@ -28,8 +31,14 @@ def keep() -> None:
             mallopt(parameter, value)
 
 
+def map_large_pieces() -> None:
+    """Have each piece of more than LARGE_PIECE bytes given back to the system when it is freed."""
+    if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
+        mallopt(MMAP_THRESHOLD, LARGE_PIECE)
+
+
 def settle() -> None:
-    """Give back what loading has left free, and take what was loaded out of the collector's sight.
+    """Give back what loading has left free, and hide what was loaded from the collector.
 
     It would walk a hundred thousand objects, with torch half a million in 100 ms, at each full collection, and in a
     forked worker copy the pages that it shares.

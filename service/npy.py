@@ -1,6 +1,7 @@
 """Bytes ↔ arrays in NumPy's .npy format (NEP 1). Never a pickle."""
 
 import io
+import re
 from collections.abc import Mapping
 from functools import lru_cache
 from math import prod
@@ -14,16 +15,20 @@ from service.errors import UnreadableBody
 MEDIA_TYPE = "application/x-npy"
 VERSIONS = ((1, 0), (2, 0), (3, 0))
 """Of the format. The third differs from the second in the encoding of field names, which only structured types have."""
-CACHED = 256
-"""Bytes of a header that is remembered: NumPy takes longer to parse it than to read a latent. Callers send the same."""
+HEADER_BYTES = 256
+"""Of a header; those of plain arrays have 128. NumPy parses it as Python, which takes long, so it is remembered."""
+PYTHON_2 = re.compile(rb"\dL")
+"""A long integer of Python 2, which NumPy reads by another parser, with a warning."""
 
 
 def read_npy(body: bytes) -> Array:
     """The array in `body`, read-only, uint8 or floating; its header is checked against its length first."""
     length = body[8:10] if body[6:7] == b"\x01" else body[8:12]  # of the header; the first version has two bytes for it
     start = 8 + len(length) + int.from_bytes(length, "little")
-    head = body[:start]
-    shape, fortran_order, dtype = _remembered(head) if start <= CACHED else _read_head(head)
+    if start > HEADER_BYTES:
+        limit = f"its header has more than the {HEADER_BYTES} bytes that are taken"
+        raise UnreadableBody(f"The body is not the npy file of a plain array: {limit}.")
+    shape, fortran_order, dtype = _read_head(body[:start])
     check_dtype(dtype)
     came, wanted = len(body) - start, prod(shape) * dtype.itemsize
     if any(type(size) is not int or size < 0 for size in shape) or came != wanted:
@@ -35,21 +40,21 @@ def read_npy(body: bytes) -> Array:
         raise UnreadableBody("The body is not an npy file: no array has the shape that its header tells of.") from error
 
 
+@lru_cache(maxsize=1024)
 def _read_head(head: bytes) -> tuple[tuple[int, ...], bool, np.dtype[Any]]:
     """Shape, is it in Fortran's order, dtype."""
     stream = io.BytesIO(head)
     try:
         version = np.lib.format.read_magic(stream)
-        if version in VERSIONS:
+        if version in VERSIONS and not PYTHON_2.search(head):
             read = np.lib.format.read_array_header_1_0 if version == (1, 0) else np.lib.format.read_array_header_2_0
             return read(stream)
     except Exception as error:  # NumPy's header parser raises whatever it trips over
         raise UnreadableBody("The body is not an npy file: its header cannot be read.") from error
+    if version in VERSIONS:
+        raise UnreadableBody("The body is not an npy file: its header cannot be read.")
     known = ", ".join(f"{major}.{minor}" for major, minor in VERSIONS)
     raise UnreadableBody(f"The npy file is of version {version[0]}.{version[1]}; {known} are supported.")
-
-
-_remembered = lru_cache(maxsize=1024)(_read_head)
 
 
 def write_npy(array: Array) -> bytes:

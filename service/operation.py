@@ -86,7 +86,12 @@ class Operation(APIRoute):
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as an ASGI application."""
-        await (await self.respond(Call(scope, receive)))(scope, receive, send)
+        call = Call(scope, receive)
+        try:
+            await (await self.respond(call))(scope, receive, send)
+        finally:
+            if call.reservation is not None:
+                call.reservation.close()
 
     async def respond(self, call: Call) -> Response:
         """The answer to one request."""
@@ -101,7 +106,7 @@ class Operation(APIRoute):
             key = keyring.identify(call.field(b"authorization"), call.field(b"x-api-key")) if locked else b""
             with gate.admission.place(key, lent=call.awaits_body) as place:
                 if place.lent:
-                    await call.arrive(state["loaded"].limits.body, place)
+                    await call.arrive(state["loaded"].limits.body)
                     place.take()
                 query = scope["query_string"]
                 options = read_options(self._options, query) if query else self._defaults

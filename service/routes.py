@@ -2,30 +2,33 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Mapping
+from collections.abc import Mapping
 from dataclasses import dataclass
-from math import hypot, prod, sqrt
+from math import hypot, prod
 from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
+import orjson
 from fastapi import Query
 from starlette.requests import Request
 from starlette.responses import Response
 
 from service import npy
-from service.answers import OFFERS, PNG, Answer, arrays, json, png
+from service.answers import OFFERS, PNG, Answer, arrays, png, reserve, reserve_png
 from service.arrays import Array
-from service.batching import Timing
-from service.bodies import JSON, JSON_VALUES, Limits, read_document, read_images, read_latents
+from service.bodies import JSON, read_document, read_images, read_latents
 from service.call import Call
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine, draw_posterior
 from service.errors import InvalidInput, NotFound, Problem
 from service.images import grid
+from service.json_reader import VALUES
+from service.limits import Limits
 from service.metrics import MEDIA_TYPE as METRICS
 from service.metrics import Metrics
 from service.negotiation import negotiate
+from service.offloading import VALUE_S
 from service.operation import Gate
 from service.schemas import (
     EncodeOptions,
@@ -66,13 +69,14 @@ async def encode(call: Call, options: Annotated[EncodeOptions, Query()]) -> Resp
     loaded = _loaded(call)
     engine = loaded.engine
     batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
+    reserve(call, media_type, 3 * len(batch.rows) * prod(engine.config.latent_shape))
     mean, log_variance = await engine.encode(batch.rows, timing=call.timing)
     posterior = {"mean": mean, "log_variance": log_variance}
     headers: dict[str, str] = {}
     if options.draw:
-        noise = _noise(options.seed, len(mean), engine, headers)
+        noise = await _noise(call, options.seed, len(mean), engine, headers)
         posterior["z"] = draw_posterior(mean, log_variance, noise)
-    return await arrays(media_type, posterior, single=batch.single, headers=headers)
+    return await arrays(call, media_type, posterior, single=batch.single, headers=headers)
 
 
 async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
@@ -80,14 +84,13 @@ async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Respons
     media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     batch = await read_latents(call, loaded.limits, loaded.engine.config.latent_shape)
-    _check_size(loaded, len(batch.rows), options, media_type)
-    loaded.metrics.tally.histogram("vae_latent_distance").add_all(distances(batch.rows))
+    _check_size(call, loaded, len(batch.rows), options, media_type)
+    await count_distances(call, loaded, batch.rows)
     if media_type == PNG:
-        return await png(
-            await loaded.engine.draw(batch.rows, timing=call.timing), loaded.engine.config.image_shape[0], options
-        )
+        scanlines = await loaded.engine.draw(batch.rows, timing=call.timing)
+        return await png(call, scanlines, loaded.engine.config.image_shape[0], options)
     images = await loaded.engine.decode(batch.rows, timing=call.timing)
-    return await arrays(media_type, {"pixels": images}, single=batch.single)
+    return await arrays(call, media_type, {"pixels": images}, single=batch.single)
 
 
 async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()]) -> Response:
@@ -96,13 +99,12 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
     loaded = _loaded(call)
     engine = loaded.engine
     batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
-    _check_size(loaded, len(batch.rows), options, media_type)
+    _check_size(call, loaded, len(batch.rows), options, media_type)
     headers: dict[str, str] = {}
-    noise = _noise(options.seed, len(batch.rows), engine, headers) if options.draw else None
+    noise = await _noise(call, options.seed, len(batch.rows), engine, headers) if options.draw else None
     if media_type == PNG:
-        return await png(
-            await engine.redraw(batch.rows, noise, timing=call.timing), engine.config.image_shape[0], options, headers
-        )
+        scanlines = await engine.redraw(batch.rows, noise, timing=call.timing)
+        return await png(call, scanlines, engine.config.image_shape[0], options, headers)
     result = await engine.reconstruct(batch.rows, noise, timing=call.timing)
     fields = {
         "mean": result.mean,
@@ -114,7 +116,7 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
     }
     if options.draw:
         fields["z"] = result.z
-    return await arrays(media_type, fields, single=batch.single, headers=headers)
+    return await arrays(call, media_type, fields, single=batch.single, headers=headers)
 
 
 async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Response:
@@ -122,10 +124,11 @@ async def sample(call: Call, options: Annotated[SampleOptions, Query()]) -> Resp
     media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     loaded.limits.check_batch(options.n)
-    _check_size(loaded, options.n, options, media_type)
+    _check_size(call, loaded, options.n, options, media_type)
     headers: dict[str, str] = {}
-    z = _noise(options.seed, options.n, loaded.engine, headers) * np.float32(options.temperature)
-    return await _walk(loaded.engine, call.timing, media_type, z, options, headers, seed=int(headers["x-seed"]))
+    z = await _noise(call, options.seed, options.n, loaded.engine, headers)
+    z *= np.float32(options.temperature)
+    return await _walk(call, loaded.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
 
 
 async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
@@ -137,13 +140,17 @@ async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Re
     if len(shape) == 1:
         asked = await read_document(call, loaded.limits, Interpolation)
     else:
-        asked = await read_document(call, loaded.limits, MapInterpolation, JSON_VALUES + 2 * prod(shape))
-    _check_latent(loaded, {"from": asked.start, "to": asked.stop})
+        asked = await read_document(call, loaded.limits, MapInterpolation, VALUES + 2 * prod(shape))
     loaded.limits.check_batch(asked.steps)
     options = _with_columns(options, asked.steps)
-    _check_size(loaded, asked.steps, options, media_type)
-    z = interpolation(asked.start, asked.stop, asked.steps, spherical=asked.method == "spherical")
-    return await _walk(loaded.engine, call.timing, media_type, z, options)
+    _check_size(call, loaded, asked.steps, options, media_type)
+
+    def walk() -> FloatArray:
+        _check_latent(loaded, {"from": asked.start, "to": asked.stop})
+        return interpolation(asked.start, asked.stop, asked.steps, asked.method == "spherical")
+
+    z = await call.run((asked.steps + 20) * prod(shape) * VALUE_S, walk)
+    return await _walk(call, loaded.engine, media_type, z, options)
 
 
 async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Response:
@@ -163,9 +170,10 @@ async def traverse(call: Call, options: Annotated[PngOptions, Query()]) -> Respo
     count = asked.steps ** len(asked.dimensions)
     loaded.limits.check_batch(count)
     options = _with_columns(options, asked.steps)
-    _check_size(loaded, count, options, media_type)
-    z = traversal(asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
-    return await _walk(loaded.engine, call.timing, media_type, z, options)
+    _check_size(call, loaded, count, options, media_type)
+    seconds = count * latent_dim * VALUE_S
+    z = await call.run(seconds, traversal, asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
+    return await _walk(call, loaded.engine, media_type, z, options)
 
 
 async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
@@ -177,7 +185,7 @@ async def latents(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     if media_type == JSON:
         return Answer(loaded.latents_json, JSON)
     names = ("mean",) if media_type == npy.MEDIA_TYPE else ("mean", "label")
-    return await arrays(media_type, {name: loaded.latents[name] for name in names}, single=False)
+    return await arrays(call, media_type, {name: loaded.latents[name] for name in names}, single=False)
 
 
 async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
@@ -199,20 +207,19 @@ async def metrics(request: Request) -> Response:
 
 async def livez(_: Request) -> Response:
     """Is the process alive? 200 as long as it can answer."""
-    return await json({"status": "ok"})
+    return Answer(orjson.dumps({"status": "ok"}), JSON)
 
 
 async def readyz(request: Request) -> Response:
     """Should traffic be sent here? 503 while the service starts and drains."""
     gate: Gate = request.app.state.gate
-    response = await json({"status": gate.admission.status})
-    response.status_code = 200 if gate.admission.status == "ok" else 503
-    return response
+    status = gate.admission.status
+    return Answer(orjson.dumps({"status": status}), JSON, status=200 if status == "ok" else 503)
 
 
 async def _walk(
+    call: Call,
     engine: Engine,
-    timing: Timing,
     media_type: str,
     z: FloatArray,
     options: PngOptions,
@@ -221,9 +228,10 @@ async def _walk(
 ) -> Answer:
     """Images decoded from latents (N, …) that the service chose, with these, and `told` where it is JSON."""
     if media_type == PNG:
-        return await png(await engine.draw(z, timing=timing), engine.config.image_shape[0], options, headers)
-    images = await engine.decode(z, timing=timing)
-    return await arrays(media_type, {"z": z, "pixels": images}, single=False, headers=headers, **told)
+        scanlines = await engine.draw(z, timing=call.timing)
+        return await png(call, scanlines, engine.config.image_shape[0], options, headers)
+    images = await engine.decode(z, timing=call.timing)
+    return await arrays(call, media_type, {"z": z, "pixels": images}, single=False, headers=headers, **told)
 
 
 def _loaded(call: Call) -> Loaded:
@@ -231,18 +239,26 @@ def _loaded(call: Call) -> Loaded:
     return loaded
 
 
-def _noise(seed: int | None, count: int, engine: Engine, headers: dict[str, str]) -> FloatArray:
+async def _noise(call: Call, seed: int | None, count: int, engine: Engine, headers: dict[str, str]) -> FloatArray:
     """N(0, I) of `seed`, or of a chosen one, which is told in `headers`."""
     seed = choose_seed() if seed is None else seed
     headers["x-seed"] = str(seed)
-    return standard_normal(seed, count, engine.config.latent_shape)
+    shape = engine.config.latent_shape
+    return await call.run(count * prod(shape) * VALUE_S, standard_normal, seed, count, shape)
 
 
-def distances(z: FloatArray) -> Iterable[float]:
-    """Of latents (N, …) from the prior's mean."""
-    if z.ndim == 2:
-        return (hypot(*row) for row in z.tolist())
-    return (sqrt(row.dot(row)) for row in z.reshape(len(z), -1))
+async def count_distances(call: Call, loaded: Loaded, z: FloatArray) -> None:
+    """Count how far latents (N, …) lie from the prior's mean."""
+    histogram = loaded.metrics.tally.histogram("vae_latent_distance")
+    if len(z) == 1 and z.ndim == 2:
+        histogram.add(hypot(*z[0].tolist()))
+    else:
+        histogram.add_all(await call.run(z.size * VALUE_S, _distances, z))
+
+
+def _distances(z: FloatArray) -> list[float]:
+    distances: list[float] = np.linalg.norm(z.reshape(len(z), -1), axis=1).tolist()
+    return distances
 
 
 def _check_latent(loaded: Loaded, fields: Mapping[str, npt.ArrayLike]) -> None:
@@ -257,12 +273,17 @@ def _check_latent(loaded: Loaded, fields: Mapping[str, npt.ArrayLike]) -> None:
             raise InvalidInput(Problem("body", f"/{field}", problem))
 
 
-def _check_size(loaded: Loaded, count: int, options: PngOptions, media_type: str) -> None:
+def _check_size(call: Call, loaded: Loaded, count: int, options: PngOptions, media_type: str) -> None:
+    """Raise TooLarge or Unavailable, or charge what is answered to the memory budget."""
+    shape = loaded.engine.config.image_shape
     if media_type == PNG:
         columns, rows = grid(count, options.columns)
-        loaded.limits.check_pixels(columns * rows * options.scale**2, loaded.engine.config.image_shape, "The PNG")
+        images = columns * rows * options.scale**2
+        loaded.limits.check_pixels(images, shape, "The PNG")
+        reserve_png(call, images * shape[1] * shape[2], shape[0])
     else:
-        loaded.limits.check_pixels(count, loaded.engine.config.image_shape)
+        loaded.limits.check_pixels(count, shape)
+        reserve(call, media_type, count * (prod(shape) + prod(loaded.engine.config.latent_shape)))
 
 
 def _with_columns(options: PngOptions, columns: int) -> PngOptions:

@@ -12,7 +12,7 @@ from service.errors import TooLarge, UnreadableBody
 MEDIA_TYPE = "application/x-safetensors"
 """None is registered; the x- form of the format's name is what its users propose and most tools send.
 https://github.com/safetensors/safetensors/issues/743"""
-HEADER_BYTES = 2**16
+HEADER_BYTES = 2**14
 """Of the JSON that names the arrays; each of these is an object of Python's before one is chosen."""
 DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 
@@ -43,4 +43,4 @@ def write_safetensors(arrays: Mapping[str, Array], single: bool) -> bytes:
     return save({name: array.reshape(array.shape[1:]) if single else array for name, array in rows.items()})
 
 
-FORMAT = Format(MEDIA_TYPE, read_safetensors, write_safetensors)
+FORMAT = Format(MEDIA_TYPE, read_safetensors, write_safetensors, copies=6)

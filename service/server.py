@@ -30,9 +30,8 @@ logger = logging.getLogger("vae-service")
 
 CANNOT_LISTEN = "Choose another --host or --port, or stop what listens there."
 """Said after the system's own reason."""
-THREADS = 4
-"""Beside the event loop, for what takes long: pictures to decode, bodies to unpack, answers to write. Each may take as
-much memory as a whole picture does, so that Python's own number, up to 32, is too many."""
+THREADS = 2
+"""Of the event loop's default executor: for /metrics and the page's files."""
 LISTENERS = 16
 """Of each socket: uvloop lets in one caller by each in a turn of its loop, which takes 15 ms under load."""
 LAST_CALLERS_S = 0.1

@@ -9,11 +9,12 @@ from importlib.resources import files
 from pathlib import Path
 from typing import Annotated, Literal
 
-from pydantic import Field, SecretStr, ValidationError, field_validator
+from pydantic import Field, SecretStr, ValidationError, ValidationInfo, field_validator
 from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 
-from service.bodies import Limits
 from service.keys import read_keys
+from service.limits import Limits
+from service.memory_budget import RECEIVING_SHARE
 
 PREFIX = "VAE_"
 BUNDLED = Path(str(files("weights"))) / "mnist.safetensors"
@@ -54,6 +55,9 @@ class Settings(BaseSettings):
     image_pixel_limit: int = Field(50_000_000, ge=1, description="largest picture taken or given, pixels")
     batch_limit: int = Field(10_000, ge=1, description="most images or latents in one request")
     micro_batch_limit: int = Field(64, ge=1, description="most images or latents computed together")
+    memory_limit: int = Field(
+        2**30, validate_default=True, description="most memory that the requests of one worker take, bytes"
+    )
     queue_limit: int = Field(1024, ge=1, description="most requests in flight in one worker")
     request_deadline: float = Field(30, gt=0, description="time in which a request is answered, seconds")
     client_timeout: float = Field(
@@ -87,6 +91,14 @@ class Settings(BaseSettings):
         if value and not parts:
             raise ValueError("There is nothing between the commas; leave it unset where nothing is meant")
         return parts
+
+    @field_validator("memory_limit")
+    @classmethod
+    def _check_memory(cls, value: int, info: ValidationInfo) -> int:
+        least = RECEIVING_SHARE * info.data.get("body_limit", 0)
+        if value < least:
+            raise ValueError(f"It has to be at least {RECEIVING_SHARE} times body_limit, here {least}")
+        return value
 
     @field_validator("api_keys_file", mode="before")
     @classmethod

@@ -4,8 +4,10 @@ from __future__ import annotations
 
 from bisect import bisect_left
 from collections import Counter
-from collections.abc import Iterable, Sequence
+from collections.abc import Sequence
 from typing import Any
+
+import numpy as np
 
 from service.errors import ServiceError
 
@@ -30,6 +32,7 @@ REASONS = (
     "draining",
     "failure",
     "key",
+    "memory",
     "queue_full",
     "share",
     "slow_caller",
@@ -37,6 +40,10 @@ REASONS = (
     "unsound_output",
 )
 """Each is told from the start: what first appears at 1 has, for Prometheus, not increased."""
+
+
+FEW = 32
+"""Values that are counted faster one by one than by NumPy."""
 
 
 class Histogram:
@@ -54,10 +61,14 @@ class Histogram:
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
-    def add_all(self, values: Iterable[float]) -> None:
+    def add_all(self, values: Sequence[float]) -> None:
         """Count each of several values."""
-        for value in values:
-            self.add(value)
+        if len(values) <= FEW:
+            for value in values:
+                self.add(value)
+            return
+        found = np.bincount(np.searchsorted(self._bounds, values), minlength=len(self.counts))
+        self.merge(found.tolist(), float(np.sum(values)))
 
     def merge(self, counts: Sequence[int], total: float) -> None:
         """Add what another one of the same bounds has counted."""

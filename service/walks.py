@@ -8,7 +8,7 @@ import numpy.typing as npt
 FloatArray = npt.NDArray[np.float32]
 
 
-def interpolate(start: npt.ArrayLike, stop: npt.ArrayLike, steps: int, *, spherical: bool) -> FloatArray:
+def interpolate(start: npt.ArrayLike, stop: npt.ArrayLike, steps: int, spherical: bool) -> FloatArray:
     """Latents (steps, …) from `start` to `stop`, both counted.
 
     Spherical: along the great arc (Shoemake 1985), as White 2016 (arXiv:1609.04468) advises for Gaussian latents;

@@ -10,26 +10,26 @@ of them by itself.
 
 from __future__ import annotations
 
-import asyncio
 from math import ceil, prod, sqrt
 from reprlib import repr as brief
-from typing import Annotated, Any, Literal, TypeVar
+from typing import Annotated, Any, Literal
 
 import numpy as np
-import numpy.typing as npt
 from fastapi import Query
-from PIL.ExifTags import Base as ExifTag
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
-from service.answers import PIECE, PNG, Answer, FloatArray, png
-from service.bodies import INLINE_PIXELS, Limits
+from service.answers import PNG, Answer, ByteArray, FloatArray, png
 from service.call import Call
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
-from service.images import FORMATS, open_image, to_array, write_jpeg
+from service.images import FORMATS, Fit, write_jpeg
+from service.limits import Limits
+from service.memory_budget import Reserve
 from service.negotiation import negotiate
 from service.network import DTYPES
-from service.routes import Loaded, distances
+from service.offloading import BYTE_S, PIXEL_S, VALUE_S
+from service.pictures import PictureReader
+from service.routes import Loaded, count_distances
 from service.schemas import LATENT_BOUND, PngOptions
 from vae.config import AutoencoderKLConfig, VAEConfig
 
@@ -41,10 +41,13 @@ MOST_TILES = 36
 computed to its end, whoever has gone meanwhile."""
 JPEG_SIDE = 65_500
 """Pixels; the format's own bound is 65,535, that of libjpeg is this."""
+TENSOR_BYTES = 12
+"""A number, that checking a tensor and scaling it takes."""
+IMAGE_BYTES = 12
+"""A number of an image that is given, as float32, in its dtype and on a sheet."""
 PIXEL_BOUND = 4
 """A decoder's images go a little beyond [-1, 1]; what goes as far as this has another range."""
 
-Number = TypeVar("Number", np.uint8, np.float32)
 Config = VAEConfig | AutoencoderKLConfig
 Size = Annotated[int, Field(ge=1, le=2**31)]
 Factor = Annotated[float, Field(ge=1 / LATENT_BOUND, le=LATENT_BOUND, allow_inf_nan=False)]
@@ -97,23 +100,31 @@ async def decode(call: Call, options: Annotated[RemoteDecodeOptions, Query()]) -
     engine = loaded.engine
     if call.media_type not in (TENSOR, *UNTOLD):
         raise UnsupportedMediaType(f"The content type is {brief(call.media_type)}; this route takes {TENSOR}.")
-    tensor = _read_tensor(await call.read(loaded.limits.body), options)
-    z, image_shape = _latents(tensor, options, engine.config, loaded.limits)
+    body = await call.read(loaded.limits.body)
+
+    def read() -> tuple[FloatArray, tuple[int, int, int]]:
+        return _latents(_read_tensor(body, options, call.reserve), options, engine.config, loaded.limits)
+
+    z, image_shape = await call.run(len(body) * VALUE_S, read)
     if media_type == JPEG:
         _check_jpeg(len(z), image_shape)
-    loaded.metrics.tally.histogram("vae_latent_distance").add_all(distances(z))
+    size = len(z) * prod(image_shape)
+    call.reserve(size * (3 if image_shape[0] == 1 else 1) * IMAGE_BYTES)
+    await count_distances(call, loaded, z)
     if options.output_type == "pt" and not options.partial_postprocess:
-        images = await engine.signed(z, options.dtype, timing=call.timing)
-        return _answer(images.data.cast("B"), (len(z), *image_shape), options.dtype)
+        tensors = await engine.signed(z, options.dtype, timing=call.timing)
+        return _answer(tensors.data.cast("B"), (len(z), *image_shape), options.dtype)
     if media_type == TENSOR and options.output_type == "pil":
-        return await _tensor(_rgb(await engine.decode(z, timing=call.timing), axis=1), DTYPES[options.dtype])
+        images = await engine.decode(z, timing=call.timing)
+        return await call.run(size * VALUE_S, _tensor, images, DTYPES[options.dtype], 1)
     scanlines, channels = await engine.draw(z, timing=call.timing), engine.config.image_shape[0]
     if media_type == PNG:
-        return await png(scanlines, channels, PngOptions(columns=None, scale=1))
+        return await png(call, scanlines, channels, PngOptions(columns=None, scale=1))
     if media_type == JPEG:
-        return Answer(await asyncio.to_thread(write_jpeg, scanlines, channels), JPEG)
+        return Answer(await call.run(size * PIXEL_S, write_jpeg, scanlines, channels), JPEG)
     count, height, _ = scanlines.shape
-    return await _tensor(_rgb(scanlines[:, :, 1:].reshape(count, height, -1, channels), axis=3), np.dtype(np.uint8))
+    pixels = scanlines[:, :, 1:].reshape(count, height, -1, channels)
+    return await call.run(size * BYTE_S, _tensor, pixels, np.dtype(np.uint8), 3)
 
 
 async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Response:
@@ -128,13 +139,29 @@ async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Resp
         taken = ", ".join((*FORMATS, TENSOR))
         raise UnsupportedMediaType(f"The content type is {brief(call.media_type)}; this route takes {taken}.")
     body = await call.read(limits.body)
-    images = _images(_read_tensor(body, options), config, limits) if options.shape else await _picture(body, loaded)
+    if options.shape:
+
+        def read() -> FloatArray:
+            return _images(_read_tensor(body, options, call.reserve), config, limits)
+
+        images = await call.run(len(body) * VALUE_S, read)
+    else:
+        images = await _picture_reader(call, loaded).read(body)
     mean, _ = await loaded.engine.encode(images, timing=call.timing)
     factor, shift = options.scaling(config)
-    return await _tensor((mean - shift) * factor, DTYPES[options.dtype])
+
+    def write() -> Answer:
+        with np.errstate(over="ignore"):
+            latents = ((mean - shift) * factor).astype(DTYPES[options.dtype])
+        if not np.isfinite(latents.astype(np.float32)).all():
+            problem = f"The latents are beyond {options.dtype} where they are scaled so."
+            raise InvalidInput(Problem("query", "/scaling_factor", problem))
+        return _tensor(latents, latents.dtype)
+
+    return await call.run(mean.size * VALUE_S, write)
 
 
-def _read_tensor(body: bytes, options: TensorOptions) -> FloatArray:
+def _read_tensor(body: bytes, options: TensorOptions, reserve: Reserve) -> FloatArray:
     """The tensor in a body, as float32."""
     dtype, size = DTYPES[options.dtype], prod(options.shape)
     if not options.shape:
@@ -142,6 +169,7 @@ def _read_tensor(body: bytes, options: TensorOptions) -> FloatArray:
     if len(body) != size * dtype.itemsize:
         tensor = f"a {options.dtype} tensor of the shape {list(options.shape)}"
         raise UnreadableBody(f"The body has {len(body)} bytes; {tensor} has {size * dtype.itemsize}.")
+    reserve(TENSOR_BYTES * size)
     return np.frombuffer(body, dtype).reshape(options.shape).astype(np.float32)
 
 
@@ -190,17 +218,17 @@ def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
     return (x + np.float32(1)) / np.float32(2)
 
 
-async def _picture(body: bytes, loaded: Loaded) -> FloatArray:
-    """One picture in [0, 1], of its own size where the model takes any, (1, C, H, W)."""
+def _picture_reader(call: Call, loaded: Loaded) -> PictureReader:
+    """A picture is of its own size where the model takes any."""
     config = loaded.engine.config
-    image = open_image(body, loaded.limits.image_pixels)
-    size = (image.width, image.height) if image.getexif().get(ExifTag.Orientation, 1) > 4 else image.size[::-1]
-    shape = config.image_shape_near(*size)
-    _check_tiles(config, shape)
-    fit: Literal["contain", "stretch"] = "stretch" if isinstance(config, AutoencoderKLConfig) else "contain"
-    if image.width * image.height <= INLINE_PIXELS:
-        return to_array(image, shape, fit=fit, invert=False)[np.newaxis]
-    return (await asyncio.to_thread(to_array, image, shape, fit=fit, invert=False))[np.newaxis]
+
+    def shape_for(height: int, width: int) -> tuple[int, int, int]:
+        shape = config.image_shape_near(height, width)
+        _check_tiles(config, shape)
+        return shape
+
+    fit: Fit = "stretch" if isinstance(config, AutoencoderKLConfig) else "contain"
+    return PictureReader(call, loaded.limits, shape_for, fit=fit, invert=False)
 
 
 def _check_tiles(config: Config, image_shape: tuple[int, int, int]) -> None:
@@ -229,19 +257,12 @@ def _wrong_shape(came: tuple[int, ...], wanted: list[str | int], config: Config,
     return InvalidInput(Problem("query", "/shape", f"shape is {list(came)}; {shape} is wanted."))
 
 
-def _rgb(images: npt.NDArray[Number], axis: int) -> npt.NDArray[Number]:
-    """Three channels where there is one."""
-    return images.repeat(3, axis) if images.shape[axis] == 1 else images
-
-
-async def _tensor(array: FloatArray | npt.NDArray[np.uint8], dtype: np.dtype[Any]) -> Answer:
-    """An array as an answer, of `dtype`."""
-    largest = PIECE if array.dtype != dtype else 10 * PIECE  # a copy takes a tenth of the time
-
-    def write() -> bytes:
-        return array.astype(dtype, copy=False).tobytes()
-
-    return _answer(write() if array.size <= largest else await asyncio.to_thread(write), array.shape, dtype.name)
+def _tensor(array: FloatArray | ByteArray, dtype: np.dtype[Any], channels_axis: int | None = None) -> Answer:
+    """An array as an answer, of `dtype`; grey images whose channels are at `channels_axis` get three."""
+    if channels_axis is not None and array.shape[channels_axis] == 1:
+        array = array.repeat(3, channels_axis)
+    values = np.ascontiguousarray(array.astype(dtype, copy=False))
+    return _answer(values.reshape(-1).view(np.uint8).data, array.shape, dtype.name)
 
 
 def _answer(body: bytes | memoryview, shape: tuple[int, ...], dtype: str) -> Answer:

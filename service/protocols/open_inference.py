@@ -8,7 +8,6 @@ https://github.com/kserve/open-inference-protocol and Triton's extension_binary_
 
 from __future__ import annotations
 
-import asyncio
 import re
 from collections.abc import Mapping, Sequence
 from math import prod
@@ -20,16 +19,18 @@ import numpy.typing as npt
 import orjson
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from pydantic_core import from_json
 from starlette.requests import Request
 from starlette.responses import Response
 
-from service.answers import PIECE, Answer
-from service.bodies import JSON, JSON_VALUES, invalid
+from service.answers import Answer, FloatArray, reserve, write_values
+from service.bodies import CONVERTED_BYTES, JSON, invalid, without_subnormals
 from service.call import Call
-from service.errors import InvalidInput, NotFound, Problem, ServiceError, TooLarge, UnreadableBody
+from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
+from service.json_reader import read_json
+from service.memory_budget import Reserve
+from service.offloading import JSON_BYTE_S, JSON_VALUE_S, VALUE_S
 from service.operation import Gate, Operation
-from service.routes import Loaded, distances
+from service.routes import Loaded, count_distances
 from service.schemas import LATENT_BOUND, NoOptions
 
 BINARY = "application/octet-stream"
@@ -66,7 +67,7 @@ class Tensor(_Part):
     shape: list[Annotated[int, Field(ge=1)]] = Field(max_length=4)
     datatype: Literal["UINT8", "FP32"]
     parameters: Parameters = Parameters()
-    data: list[Any] | None = None
+    data: Any = None
 
 
 class Wish(_Part):
@@ -141,19 +142,17 @@ async def model_ready(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
 async def infer(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     """Images to posteriors and reconstructions, or latents to images."""
     loaded = _named(call)
-    values = max(JSON_VALUES, loaded.limits.batch * prod(loaded.engine.config.image_shape))
-    asked, binary = _read(call, await call.read(loaded.limits.body), values)
-    tensor = asked.inputs[0]
-    wishes = asked.outputs or [Wish.model_validate({"name": name}) for name in GIVEN_FOR[tensor.name]]
+    body = await call.read(loaded.limits.body)
+    length = _json_length(call, body)
+    seconds = length * JSON_BYTE_S + (len(body) - length) * VALUE_S
+    asked, wishes, rows = await call.run(seconds, _read, call, body, length, loaded)
+    config = loaded.engine.config
     for wish in wishes:
-        if wish.name not in GIVEN_FOR[tensor.name]:
-            problem = f"The output {wish.name!r} is not given for {tensor.name!r}; {GIVEN_FOR[tensor.name]} are."
-            raise InvalidInput(Problem("body", "/outputs", problem))
-    rows = _rows(tensor, binary, loaded)
-    outputs = await _outputs(call, loaded, tensor.name, rows, {wish.name for wish in wishes})
-    if sum(array.size for array in outputs.values()) <= PIECE:
-        return _answer(loaded.name, asked, wishes, outputs)
-    return await asyncio.to_thread(_answer, loaded.name, asked, wishes, outputs)
+        shape = config.image_shape if wish.name == "image" else config.latent_shape
+        reserve(call, BINARY if _is_binary(asked, wish) else JSON, len(rows) * prod(shape))
+    outputs = await _outputs(call, loaded, asked.inputs[0].name, rows, {wish.name for wish in wishes})
+    seconds = sum(array.size for array in outputs.values()) * JSON_VALUE_S
+    return await call.run(seconds, _answer, loaded.name, asked, wishes, outputs)
 
 
 def _named(call: Call) -> Loaded:
@@ -164,46 +163,56 @@ def _named(call: Call) -> Loaded:
     return loaded
 
 
-def _read(call: Call, body: bytes, values: int) -> tuple[Inference, memoryview]:
-    """The JSON of a request, of at most so many `values`, and what follows it."""
+def _json_length(call: Call, body: bytes) -> int:
+    """Bytes of the JSON at the start of `body`."""
     told = call.field(JSON_LENGTH.lower().encode())
-    length = len(body)
-    if told:
-        length = int(told) if LENGTH.fullmatch(told) else -1
-        if not 0 <= length <= len(body):
-            wanted = "the length of the JSON at the start of the body is wanted"
-            raise UnreadableBody(f"{JSON_LENGTH} is {brief(told)}; {wanted}.")
-    if body.count(b",", 0, length) > values:
-        raise TooLarge(f"The body holds more than the {values} values that are taken.")
+    if not told:
+        return len(body)
+    length = int(told) if LENGTH.fullmatch(told) else -1
+    if not 0 <= length <= len(body):
+        wanted = "the length of the JSON at the start of the body is wanted"
+        raise UnreadableBody(f"{JSON_LENGTH} is {brief(told)}; {wanted}.")
+    return length
+
+
+def _read(call: Call, body: bytes, length: int, loaded: Loaded) -> tuple[Inference, Sequence[Wish], FloatArray]:
+    """A request: its JSON, of so many bytes, the outputs that it asks for, and the rows of its tensor."""
+    numbers = loaded.limits.batch * prod(loaded.engine.config.image_shape)
     try:
-        document = from_json(body[:length])
-    except ValueError as error:
-        raise UnreadableBody(f"The body is not JSON: {error}.") from error
-    try:
-        return Inference.model_validate(document), memoryview(body)[length:]
+        asked = Inference.model_validate(read_json(body[:length], call.reserve, numbers=numbers))
     except ValidationError as error:
         raise invalid("body", error) from error
+    tensor = asked.inputs[0]
+    wishes = asked.outputs or [Wish.model_validate({"name": name}) for name in GIVEN_FOR[tensor.name]]
+    for wish in wishes:
+        if wish.name not in GIVEN_FOR[tensor.name]:
+            problem = f"The output {wish.name!r} is not given for {tensor.name!r}; {GIVEN_FOR[tensor.name]} are."
+            raise InvalidInput(Problem("body", "/outputs", problem))
+    return asked, wishes, _rows(tensor, memoryview(body)[length:], loaded, call.reserve)
 
 
-def _rows(tensor: Tensor, binary: memoryview, loaded: Loaded) -> npt.NDArray[np.float32]:
+def _rows(tensor: Tensor, binary: memoryview, loaded: Loaded, reserve: Reserve) -> FloatArray:
     """The tensor's values, checked, (N, …) float32."""
     config = loaded.engine.config
     shape = config.image_shape if tensor.name == "image" else config.latent_shape
     if tuple(tensor.shape[1:]) != shape:
         raise _wrong(
-            "shape", f"{tensor.name} has the shape {tensor.shape}; [N, {', '.join(map(str, shape))}] is wanted."
+            "shape", f"{tensor.name} has the shape {brief(tensor.shape)}; [N, {', '.join(map(str, shape))}] is wanted."
         )
     loaded.limits.check_batch(tensor.shape[0])
     loaded.limits.check_pixels(tensor.shape[0], config.image_shape)
     if tensor.name == "z" and tensor.datatype != "FP32":
         raise _wrong("datatype", f"z is of {tensor.datatype}; FP32 is wanted.")
+    reserve(CONVERTED_BYTES * prod(tensor.shape))
     rows = _values(tensor, binary, DATATYPES[tensor.datatype]).reshape(tensor.shape)
     if tensor.datatype == "UINT8":
-        return rows.astype(np.float32) / np.float32(255)
+        pixels = rows.astype(np.float32)
+        pixels /= np.float32(255)
+        return pixels
     lowest, highest, wanted = RANGES[tensor.name]
     if not ((rows >= lowest) & (rows <= highest)).all():
         raise _wrong("data", f"{tensor.name} holds others than {wanted} that are wanted.")
-    return rows
+    return without_subnormals(rows) if tensor.name == "image" else rows
 
 
 def _values(tensor: Tensor, binary: memoryview, datatype: type[np.generic]) -> Array:
@@ -216,10 +225,7 @@ def _values(tensor: Tensor, binary: memoryview, datatype: type[np.generic]) -> A
             raise _wrong("parameters/binary_data_size", f"{tensor.name}: {sizes} for the shape {tensor.shape}.")
         return np.frombuffer(binary, np.dtype(datatype).newbyteorder("<")).astype(datatype, copy=False)
     try:
-        told = np.array(tensor.data or [], object).ravel()  # of a text NumPy would make room for as many as it is long
-        if not set(map(type, told)) <= {int, float}:
-            raise ValueError("not numbers")  # noqa: TRY301 - told below
-        numbers = told.astype(np.float64)
+        numbers = _numbers(tensor.data)
         with np.errstate(over="ignore", invalid="ignore"):  # what FP32 cannot hold becomes infinite, and is refused
             values = numbers.astype(datatype)
         if datatype is np.uint8 and not (values == numbers).all():
@@ -231,11 +237,21 @@ def _values(tensor: Tensor, binary: memoryview, datatype: type[np.generic]) -> A
     return values
 
 
-async def _outputs(
-    call: Call, loaded: Loaded, name: str, rows: npt.NDArray[np.float32], wanted: set[str]
-) -> Mapping[str, Array]:
+def _numbers(data: Any) -> Array:
+    """Float64, flat; raises ValueError for others than lists of numbers."""
+    if isinstance(data, np.ndarray):
+        return data.ravel()
+    if not isinstance(data, list | None):
+        raise ValueError("no list")  # noqa: TRY004 - told as all others are
+    told = np.array(data or [], object).ravel()  # of a text NumPy would make room for as many as it is long
+    if not set(map(type, told)) <= {int, float}:
+        raise ValueError("not numbers")
+    return told.astype(np.float64)
+
+
+async def _outputs(call: Call, loaded: Loaded, name: str, rows: FloatArray, wanted: set[str]) -> Mapping[str, Array]:
     if name == "z":
-        loaded.metrics.tally.histogram("vae_latent_distance").add_all(distances(rows))
+        await count_distances(call, loaded, rows)
         return {"image": await loaded.engine.decode(rows, timing=call.timing)}
     if "image" in wanted:
         result = await loaded.engine.reconstruct(rows, timing=call.timing)
@@ -244,23 +260,26 @@ async def _outputs(
     return {"mean": mean, "log_variance": log_variance}
 
 
+def _is_binary(asked: Inference, wish: Wish) -> bool:
+    as_binary = wish.parameters.binary_data
+    return asked.parameters.binary_data_output if as_binary is None else as_binary
+
+
 def _answer(name: str, asked: Inference, wishes: Sequence[Wish], outputs: Mapping[str, Array]) -> Answer:
-    described: list[dict[str, Any]] = []
-    binary: list[memoryview] = []
+    tensors: list[bytes] = []
+    binary: list[bytes] = []
     for wish in wishes:
-        array = outputs[wish.name]
+        array = np.ascontiguousarray(outputs[wish.name], "<f4")
         tensor: dict[str, Any] = {"name": wish.name, "datatype": "FP32", "shape": list(array.shape)}
-        as_binary = wish.parameters.binary_data
-        if asked.parameters.binary_data_output if as_binary is None else as_binary:
-            binary.append(np.ascontiguousarray(array, "<f4").data)
-            tensor["parameters"] = {"binary_data_size": binary[-1].nbytes}
+        tensors.append(b",")
+        if _is_binary(asked, wish):
+            tensor["parameters"] = {"binary_data_size": array.nbytes}
+            tensors.append(orjson.dumps(tensor))
+            binary.append(array.tobytes())
         else:
-            tensor["data"] = np.ascontiguousarray(array).reshape(-1)
-        described.append(tensor)
-    document: dict[str, Any] = {"model_name": name, "model_version": VERSION, "outputs": described}
-    if asked.id is not None:
-        document["id"] = asked.id
-    head = orjson.dumps(document, option=orjson.OPT_SERIALIZE_NUMPY)
+            tensors += orjson.dumps(tensor)[:-1], b',"data":', *write_values(array.reshape(-1)), b"}"
+    document = {"model_name": name, "model_version": VERSION, **({} if asked.id is None else {"id": asked.id})}
+    head = b"".join((orjson.dumps(document)[:-1], b',"outputs":[', *tensors[1:], b"]}"))
     if not binary:
         return Answer(head, JSON)
     return Answer(b"".join((head, *binary)), BINARY, {JSON_LENGTH: str(len(head))})
@@ -294,7 +313,7 @@ _STATUSES = {
     413: "The body or the batch is over the limit.",
     422: "A tensor of the wrong name, datatype, shape or range, or an unknown parameter.",
     429: "This API key holds its whole share of the queue.",
-    503: "The queue is full, or the service starts or stops; try again.",
+    503: "The queue is full, the memory is in use, or the service starts or stops; try again.",
     504: "Not answered within the deadline.",
 }
 

@@ -4,12 +4,12 @@ from contextlib import ExitStack
 
 import pytest
 
-from service.admission import SMALL_BODY, Admission
+from service.admission import Admission
 from service.errors import DeadlineExceeded, ShareExceeded, Unavailable
 
 
 def open_admission(queue_limit: int = 4, keys: int = 0, deadline: float = 10) -> Admission:
-    admission = Admission(queue_limit=queue_limit, keys=keys, deadline=deadline, room=4 * SMALL_BODY)
+    admission = Admission(queue_limit=queue_limit, keys=keys, deadline=deadline)
     admission.status = "ok"
     return admission
 
@@ -21,7 +21,7 @@ def hold(stack: ExitStack, admission: Admission, *keys: bytes) -> None:
 
 def test_nobody_is_let_in_before_the_start() -> None:
     async def come() -> None:
-        with Admission(queue_limit=1, keys=0, deadline=1, room=1).place(b""):
+        with Admission(queue_limit=1, keys=0, deadline=1).place(b""):
             pytest.fail("let in")
 
     with pytest.raises(Unavailable, match="starting") as caught:
@@ -128,23 +128,5 @@ def test_a_place_that_is_lent_is_another_ones() -> None:
             hold(stack, admission, b"a", b"b")
             with pytest.raises(Unavailable):
                 stack.enter_context(admission.place(b"a", lent=True))
-
-    asyncio.run(come())
-
-
-def test_bodies_on_their_way_have_so_much_room_and_small_ones_as_much_again() -> None:
-    admission = open_admission()
-
-    async def come() -> None:
-        with ExitStack() as stack:
-            large, small = (stack.enter_context(admission.place(b"", lent=True)) for _ in range(2))
-            large.hold(4 * SMALL_BODY)
-            small.hold(SMALL_BODY)
-            with pytest.raises(Unavailable, match="on its way") as caught:
-                large.hold(1)
-            assert caught.value.headers == {"Retry-After": "1"}
-        with admission.place(b"", lent=True) as place:
-            place.hold(4 * SMALL_BODY)
-            assert (admission.in_flight, admission.taken) == (1, 0)
 
     asyncio.run(come())

@@ -8,6 +8,7 @@ import subprocess
 import sys
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -17,7 +18,10 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from service.answers import arrays
+from service.call import Call
 from service.formats import ARRAY_FORMATS
+from service.memory_budget import MemoryBudget
+from service.offloading import Offloader
 from tests.service.pictures import Bytes, npy, png, read_npy
 from tests.service.problems import bad_fields, problem
 from tests.service.running import Running, running
@@ -266,7 +270,7 @@ def safetensors(shape: list[int], size: int) -> bytes:
 
 BAD: dict[str, tuple[str, bytes, int, str]] = {
     "a header of more than there is": (SAFETENSORS, field(GOOD[SAFETENSORS], 10**6), 400, "not a whole safetensors"),
-    "a long header": (SAFETENSORS, field(bytes(10**5), 2**16 + 1), 413, "larger than the 65536 bytes"),
+    "a long header": (SAFETENSORS, field(bytes(10**5), 2**14 + 1), 413, "larger than the 16384 bytes"),
     "many arrays": (SAFETENSORS, save({str(n): Z for n in range(2000)}), 413, "header"),
     "integers": (SAFETENSORS, save({"z": Z.astype("i4")}), 422, "dtype is I32; one of U8, F16"),
     "truths": (SAFETENSORS, save({"z": Z.astype("?")}), 422, "dtype is BOOL"),
@@ -352,10 +356,13 @@ def test_answers_in_lines(client: httpx.Client, images: Bytes) -> None:
     equal({"z": [json.loads(line)["z"] for line in many]}, {"z": read_z(client)})
 
 
-def test_many_lines_leave_the_event_loop_free() -> None:
+@pytest.mark.parametrize("media_type", [JSON, NDJSON])
+def test_a_large_answer_leaves_the_event_loop_free(media_type: str) -> None:
     async def turns_while_written() -> int:
+        state = {"memory": MemoryBudget(2**30), "offloader": Offloader()}
+        call = Call({"headers": [], "app": SimpleNamespace(state=state)}, asyncio.Event().wait)  # type: ignore[arg-type]
         rows = {"pixels": np.zeros((500, 1, 28, 28), np.float32)}
-        written = asyncio.create_task(arrays(NDJSON, rows, single=False))
+        written = asyncio.create_task(arrays(call, media_type, rows, single=False))
         turns = 0
         while not written.done():
             await asyncio.sleep(0)
@@ -402,7 +409,8 @@ def test_only_latents_come_in_lines(client: httpx.Client) -> None:
 WITHOUT = """
 import asyncio, sys
 sys.modules["pyarrow"] = None
-from service.bodies import Limits, read_latents
+from service.bodies import read_latents
+from service.limits import Limits
 from service.call import Call
 from service.errors import ServiceError
 from service.negotiation import negotiate
@@ -426,3 +434,30 @@ def test_without_pyarrow_arrow_is_refused() -> None:
     assert all(line.endswith("pip install 'vae-service[arrow]'.") for line in (not_acceptable, unsupported))
     assert given == JSON
     assert "application/x-npy, application/x-safetensors." in unsupported
+
+
+def test_arrow_that_unpacks_by_custom_metadata_is_refused(client: httpx.Client) -> None:
+    """pyarrow honours an old key there, and unpacks to any size."""
+    batch = pa.record_batch({"z": pa.FixedSizeListArray.from_arrays(pa.array([0.0, 0, 0], pa.float32()), 3)})
+    sink = pa.BufferOutputStream()
+    with ipc.new_stream(sink, batch.schema) as writer:
+        writer.write_batch(batch, custom_metadata={"ARROW:experimental_compression": "zstd"})
+    problem(post(client, "/decode", sink.getvalue().to_pybytes(), ARROW), 422)
+
+
+def test_subnormal_pixels_are_black(client: httpx.Client) -> None:
+    """A processor takes a hundred times as long for them."""
+    tiny, black = (npy(np.full((2, 28, 28), each, np.float32)) for each in (1e-40, 0))
+    assert post(client, "/encode", tiny, NPY).content == post(client, "/encode", black, NPY).content
+
+
+def test_latents_that_their_dtype_cannot_hold_are_told(client: httpx.Client, images: Bytes) -> None:
+    target = "/remote/encode?dtype=float16&scaling_factor=1e6&shift_factor=-1e6"
+    answer = post(client, target, png(images[0]), PNG, "tensor/binary")
+    assert "beyond float16" in problem(answer, 422)["detail"]
+
+
+def test_blank_lines_are_no_items() -> None:
+    with running(batch_limit=3) as service:
+        for lines, status in (([b"[0,0,0]", b""] * 3, 200), ([b"[0,0,0]"] * 4, 413), ([b""] * 20, 413)):
+            assert post(service.client, "/decode", b"\n".join(lines), NDJSON).status_code == status

@@ -28,6 +28,11 @@ AT_ONCE = {
     "JSON, [0],[0],…, gzip, to /v2/models/mnist/infer": 3,
     "form in punycode": 4,
     "10,000 times GET /metrics": 2,
+    "npy header, 1L,1L,…": 64,
+    "npy header, 1,1,…": 64,
+    "form of 2 parts, an open quotation mark": 64,
+    "Arrow, 990 empty batches": 40,
+    "head of 16,000 fields": 64,
 }
 """Connections that send the attack at the same time."""
 

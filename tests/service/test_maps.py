@@ -258,7 +258,7 @@ def test_json_of_too_many_pixels_is_not_parsed(
 ) -> None:
     body = b"[" + b"0, " * 60_000 + b"0]"
     parsed: list[Any] = []
-    monkeypatch.setattr("service.bodies.from_json", lambda body, **_: parsed.append(body))
+    monkeypatch.setattr("service.json_reader.from_json", lambda body, **_: parsed.append(body))
     answer = client.post("/decode", content=body, headers={"content-type": content_type})
     assert "more than the 50000 values" in problem(answer, 413)["detail"]
     assert not parsed
@@ -274,7 +274,7 @@ def test_long_json_is_read_beside_the_event_loop(
         readers.append(threading.current_thread().name)
         return from_json(*arguments, **options)
 
-    monkeypatch.setattr("service.bodies.from_json", watched)
+    monkeypatch.setattr("service.json_reader.from_json", watched)
     for rows in (z[:1].tolist(), 2 * z.tolist()):
         content = json.dumps(rows) if content_type == JSON else "\n".join(map(json.dumps, rows))
         assert client.post("/decode", content=content, headers={"content-type": content_type}).status_code == 200

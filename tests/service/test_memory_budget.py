@@ -1,31 +1,234 @@
-"""Requests that need far more memory than a worker may take, all at once, to a real service."""
+"""What requests charge, and when it is released."""
 
 from __future__ import annotations
 
 import asyncio
+import gc
+import gzip
+import io
+from concurrent.futures import ThreadPoolExecutor
+from threading import Event
+from typing import Any
 
-from tests.live import live_server
-from tests.soak.memory import LIMIT_MB, press
-from tests.soak.plan import Findings
+import httpx
+import numpy as np
+import pytest
+from PIL import Image
 
-CALLERS = 30
-"""Of each kind."""
-SECONDS = 4
-"""For how long they go on."""
+from service import pictures
+from service.errors import TooLarge, Unavailable
+from service.images import to_array
+from service.memory_budget import RECEIVING_SHARE, SMALL_BODY, UNCOUNTED, MemoryBudget, Reservation
+from service.offloading import BACKLOG_S, INLINE_S, LONG_S, Offloader
+from tests.service.problems import problem
+from tests.service.running import Running, running, wait_until
+from tests.service.test_connection import connect
+from tests.service.test_threats import LIMIT
+
+MEGABYTE = 2**20
 
 
-def test_a_worker_stays_within_its_budget_of_memory() -> None:
-    """Good callers are answered meanwhile; afterwards everything is released."""
-    findings = Findings()
-    with live_server("--memory-limit", str(LIMIT_MB * 10**6)) as server:
-        figures = asyncio.run(press(server.port, [server.process.pid], CALLERS, SECONDS, findings))
-        assert "Traceback" not in server.log
-    assert findings.problems == []
-    assert figures["MB at most"] <= 1.2 * LIMIT_MB
-    assert figures["good callers"] >= SECONDS
-    assert figures["good callers, %"] == 100
-    assert figures["refused"] > 0
-    assert figures["refused, as counted"] >= figures["refused"]
-    assert figures["without Retry-After"] == 0
-    assert figures["bytes held afterwards"] == 0
-    assert figures["large requests afterwards, %"] == 100
+def test_what_does_not_fit_is_refused_and_what_never_can_is_told_so() -> None:
+    budget = MemoryBudget(10 * MEGABYTE)
+    first, second = Reservation(budget), Reservation(budget)
+    first.add(6 * MEGABYTE)
+    with pytest.raises(Unavailable) as caught:
+        second.add(5 * MEGABYTE)
+    assert (caught.value.reason, caught.value.headers) == ("memory", {"Retry-After": "1"})
+    with pytest.raises(TooLarge, match="about 12 MB of memory; 10 MB is the limit"):
+        second.add(12_000_000)
+    with pytest.raises(TooLarge, match="about 12 MB of memory; 10 MB is the limit"):  # both of its parts together
+        first.add(5 * MEGABYTE + 200_000)
+    first.close()
+    second.add(5 * MEGABYTE)
+    second.close()
+    assert budget.used == 0
+
+
+def test_small_pieces_are_not_counted() -> None:
+    budget = MemoryBudget(MEGABYTE)
+    reservation = Reservation(budget)
+    reservation.add(UNCOUNTED)
+    with reservation.hold(UNCOUNTED):
+        assert budget.used == 0
+    with reservation.hold(UNCOUNTED + 1):
+        assert budget.used == UNCOUNTED + 1
+    assert budget.used == 0
+
+
+def test_bodies_that_are_not_complete_leave_room_for_others() -> None:
+    budget = MemoryBudget(RECEIVING_SHARE * MEGABYTE)
+    slow, other = Reservation(budget), Reservation(budget)
+    slow.receive(MEGABYTE // 2)
+    slow.receive(MEGABYTE)
+    other.receive(SMALL_BODY)
+    with pytest.raises(Unavailable):
+        other.receive(SMALL_BODY + 1)
+    slow.received(MEGABYTE + 100_000)
+    other.receive(SMALL_BODY + 1)
+    assert budget.used == MEGABYTE + 100_000 + SMALL_BODY + 1
+    slow.close()
+    other.close()
+    assert budget.used == 0
+    Reservation(budget).receive(MEGABYTE)  # nothing of the first two is left of the share
+
+
+def test_a_thread_that_cannot_be_cancelled_keeps_its_memory() -> None:
+    budget, offloader, goes_on = MemoryBudget(MEGABYTE), Offloader(), Event()
+
+    async def leave() -> None:
+        reservation = Reservation(budget)
+        reservation.add(MEGABYTE)
+        work = asyncio.create_task(offloader.run(LONG_S, reservation, goes_on.wait))
+        await asyncio.sleep(0.05)
+        work.cancel()
+        await asyncio.wait([work])
+        reservation.close()
+        assert budget.used == MEGABYTE
+        goes_on.set()
+
+    asyncio.run(leave())
+    offloader.close()
+    wait_until(lambda: budget.used == 0)
+
+
+def test_short_work_does_not_wait_for_long_work_nor_begins_behind_too_much() -> None:
+    offloader, goes_on = Offloader(), Event()
+
+    async def come() -> None:
+        requests = [Reservation(MemoryBudget(1)) for _ in range(10)]
+        long = [asyncio.create_task(offloader.run(BACKLOG_S / 4, each, goes_on.wait)) for each in requests[:5]]
+        await asyncio.sleep(0.02)
+        with pytest.raises(Unavailable, match="wait to be read"):
+            await offloader.run(LONG_S + 1, requests[5], goes_on.wait)
+        assert await offloader.run(LONG_S, requests[6], int, "7") == 7
+        assert await offloader.run(INLINE_S, requests[7], int, "8") == 8
+        again = asyncio.create_task(offloader.run(LONG_S + 1, requests[0], int, "9"))  # it has begun there
+        goes_on.set()
+        assert all(await asyncio.gather(*long))
+        assert await again == 9
+        assert await offloader.run(LONG_S + 1, requests[5], int, "5") == 5
+
+    asyncio.run(come())
+    offloader.close()
+
+
+def test_work_that_has_failed_leaves_nothing_to_the_collector() -> None:
+    """Its exception refers to arrays of a hundred megabytes."""
+    offloader = Offloader()
+
+    class Marked(Reservation):
+        """Another test's are not meant."""
+
+    def fail(reservation: Reservation) -> None:
+        raise ValueError(reservation)
+
+    async def come() -> None:
+        reservation = Marked(MemoryBudget(1))
+        try:
+            await offloader.run(LONG_S, reservation, fail, reservation)
+        except ValueError:
+            reservation.close()
+
+    gc.collect()
+    gc.disable()
+    try:
+        asyncio.run(come())
+        assert not [each for each in gc.get_objects() if type(each) is Marked]
+    finally:
+        gc.enable()
+        offloader.close()
+
+
+# Over a socket.
+
+
+@pytest.fixture(scope="module")
+def tight() -> Any:
+    """A service with little memory for requests."""
+    with running(memory_limit=RECEIVING_SHARE * MEGABYTE * 2, body_limit=2 * MEGABYTE) as service:
+        yield service
+
+
+def used(service: Running) -> int:
+    budget: MemoryBudget = service.app.state.memory
+    return budget.used
+
+
+def npy_of_zeros(count: int) -> bytes:
+    buffer = io.BytesIO()
+    np.save(buffer, np.zeros((count, 28, 28), np.uint8))
+    return buffer.getvalue()
+
+
+def post(client: httpx.Client, path: str, body: bytes, media_type: str, **headers: str) -> httpx.Response:
+    return client.post(path, content=body, headers={"content-type": media_type, **headers})
+
+
+NPY, JSON = "application/x-npy", "application/json"
+LARGE: dict[str, tuple[str, bytes, dict[str, str]]] = {
+    "what a body unpacks to": (
+        "/decode",
+        gzip.compress(b" " * 10**7),
+        {"content-type": JSON, "content-encoding": "gzip"},
+    ),
+    "arrays as float32": ("/encode", npy_of_zeros(2500), {"content-type": NPY}),
+    "answers": ("/decode", b"[" + b"[0,0,0]," * 999 + b"[0,0,0]]", {"content-type": JSON, "accept": JSON}),
+    "a PNG": ("/decode?scale=28", b"[[0,0,0],[0,0,0],[0,0,0],[0,0,0]]", {"content-type": JSON}),
+    "values": ("/v2/models/mnist/infer", b"[" + b"0," * 900_000 + b"0]", {"content-type": JSON}),
+}
+
+
+@pytest.mark.parametrize("what", LARGE)
+def test_each_kind_is_charged(tight: Running, what: str) -> None:
+    """A request that takes more than all of the limit is told so before it takes it."""
+    path, body, headers = LARGE[what]
+    answer = tight.client.post(path, content=body, headers=headers)
+    assert answer.status_code == 413
+    assert "memory" in answer.text or "once decompressed" in answer.text
+    assert used(tight) == 0
+
+
+def test_pixels_are_charged_while_a_picture_is_decoded(monkeypatch: pytest.MonkeyPatch) -> None:
+    goes_on = Event()
+
+    def slow(*arguments: Any, **options: Any) -> Any:
+        goes_on.wait(10)
+        return to_array(*arguments, **options)
+
+    monkeypatch.setattr(pictures, "to_array", slow)
+    buffer = io.BytesIO()
+    Image.new("RGBA", (2000, 2000)).save(buffer, "PNG")
+    with running(memory_limit=40_000_000, body_limit=MEGABYTE) as service, ThreadPoolExecutor(8) as pool:
+        asked = [pool.submit(post, service.client, "/encode", buffer.getvalue(), "image/png") for _ in range(2)]
+        try:
+            wait_until(lambda: used(service) > 20_000_000)
+            wait_until(lambda: any(each.done() for each in asked))
+        finally:
+            goes_on.set()
+        assert sorted(each.result().status_code for each in asked) == [200, 503]
+        refused = next(each.result() for each in asked if each.result().status_code == 503)
+        assert problem(refused, 503)["detail"].startswith("The memory for requests is in use")
+        assert refused.headers["retry-after"] == "1"
+        assert 'vae_refusals_total{reason="memory"} 1.0' in service.client.get("/metrics").text
+        assert used(service) == 0
+
+
+def test_answers_that_wait_to_be_taken_are_charged(served: Running) -> None:
+    wait_until(lambda: used(served) == 0)
+    with connect(served.port) as connection:
+        connection.sendall(b"GET /sample?n=5000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
+        size = 5000 * 28 * 28 * 4
+        wait_until(lambda: served.admission.in_flight == 0 and 0.5 * size < used(served) <= size + 1000)
+        assert f"vae_memory_bytes {used(served):.1f}"[:12] in served.client.get("/metrics").text
+    wait_until(lambda: used(served) == 0)
+
+
+def test_requests_that_wait_behind_others_are_charged(served: Running) -> None:
+    """A connection that pipelines, and does not read, is not read from either."""
+    wait_until(lambda: used(served) == 0)
+    request = b"GET /sample?n=2000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n"
+    with connect(served.port) as connection:
+        connection.sendall(request * 2000)
+        wait_until(lambda: used(served) > 2000 * 28 * 28 * 4 + LIMIT)
+    wait_until(lambda: used(served) == 0)

@@ -21,6 +21,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "image_pixel_limit": ("2000", 2000),
     "batch_limit": ("30", 30),
     "micro_batch_limit": ("4", 4),
+    "memory_limit": ("200000000", 200_000_000),
     "queue_limit": ("50", 50),
     "request_deadline": ("0.5", 0.5),
     "client_timeout": ("1.5", 1.5),
@@ -153,6 +154,7 @@ BAD = [
     ("body_limit", "0"),
     ("batch_limit", "1.5"),
     ("micro_batch_limit", "0"),
+    ("memory_limit", "100000000"),  # less than four bodies
     ("queue_limit", "0"),
     ("request_deadline", "0"),
     ("request_deadline", "soon"),

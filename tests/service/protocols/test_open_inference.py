@@ -127,6 +127,18 @@ def infer(served: Running, body: object, path: str = INFER, **headers: str) -> h
 Z = {"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, 0.2, 0.3]}
 
 
+@pytest.mark.parametrize("nested", [False, True])
+def test_exactly_as_many_images_as_are_taken(nested: bool) -> None:
+    """The frame's own commas are no values."""
+    with running(batch_limit=100) as service:
+        for count, status in ((100, 200), (101, 413)):
+            data = np.zeros((count, 1, 28, 28), np.uint8)
+            asked = {"name": "image", "datatype": "UINT8", "shape": [count, 1, 28, 28], "parameters": {"a": [0, 0]}}
+            asked["data"] = data.tolist() if nested else data.ravel().tolist()
+            answer = infer(service, {"inputs": [asked], "outputs": [{"name": "mean"}]})
+            assert answer.status_code == status, answer.text[:200]
+
+
 def test_data_may_be_nested(served: Running) -> None:
     flat = infer(served, {"inputs": [Z]}).json()
     nested = infer(served, {"inputs": [{**Z, "data": [[0.1, 0.2, 0.3]]}]}).json()
