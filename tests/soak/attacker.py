@@ -72,7 +72,7 @@ class _Collector(asyncio.Protocol):
             self._add()
 
     def _add(self) -> None:
-        if (status := self._parser.get_status_code()) >= 200:
+        if (status := self._parser.get_status_code()) >= 200 and not self.ended.done():
             self.statuses.append(status)
             self.without_retry_after += status == 503 and not self._says_when
             self._says_when = False

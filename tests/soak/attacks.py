@@ -32,8 +32,8 @@ SIZE = 31_000_000
 """Bytes of a large body: just below the default limit of 32 MiB."""
 KEPT_BYTES = 2**18
 """A request of at most so many bytes is kept once it is made."""
-ANSWERED = frozenset({200, 204, 400, 404, 405, 406, 408, 411, 413, 414, 415, 422, 429, 431, 503})
-"""Statuses of an answer that is not known beforehand: no 5xx but 503."""
+ANSWERED = frozenset({200, 204, 400, 404, 405, 406, 408, 411, 413, 414, 415, 422, 429, 431, 501, 503, 505})
+"""Statuses of an answer that is not known beforehand: no 5xx but 503, and those of other HTTP than the service's."""
 OK = frozenset({200, 503})
 REFUSED = frozenset({400, 413, 415, 422, 503})
 Z = b"[0.1, -0.2, 0.3]"
@@ -79,7 +79,18 @@ _kept: dict[str, bytes] = {}
 @cache
 def attacks() -> tuple[Attack, ...]:
     """All of them; no request is built before its `data` is read."""
-    made = (*_known(), *_images(), *_forms(), *_json(), *_lines(), *_arrays(), *_heads(), *_pipelined(), *_bodies())
+    made = (
+        *_known(),
+        *_images(),
+        *_forms(),
+        *_json(),
+        *_lines(),
+        *_arrays(),
+        *_heads(),
+        *_costly(),
+        *_pipelined(),
+        *_bodies(),
+    )
     names = [attack.name for attack in made]
     if twice := {name for name in names if names.count(name) > 1}:
         raise ValueError(f"Two attacks have one name: {sorted(twice)}.")
@@ -623,6 +634,7 @@ def _arrow() -> dict[str, Make]:
         "ten million latents, zstd": lambda: stream({"z": zeros(10_000_000)}, compression="zstd"),
         "ten million latents, lz4": lambda: stream({"z": zeros(10_000_000)}, compression="lz4"),
         "20,000 batches of one": lambda: stream({"z": vectors[:1]}, 20_000),
+        "990 empty batches": lambda: stream({"z": vectors[:0]}, 990),
         "20,000 empty batches": lambda: stream({"z": vectors[:0]}, 20_000),
         "5,000 columns": lambda: stream({f"a{number}": vectors[:1] for number in range(5_000)}),
         "a dictionary": lambda: stream({"z": vectors[:3], "a": pa.array(["x" * 1000] * 3).dictionary_encode()}, 1000),
@@ -717,6 +729,49 @@ VALUES_OF_FIELDS = {
 }
 
 
+# Much work for few bytes
+
+
+def _costly() -> Iterator[Attack]:
+    for name, shape in {"1L,1L,…": b"1L," * 3000, "1,1,…": b"1," * 4500, "((((…": b"(" * 9000}.items():
+        body = partial(_npy_of_shape, shape)
+        yield Attack(f"npy header, {name}", partial(_sent, "/encode", body, NPY), REFUSED, times=64, brief=True)
+    form_type = f"{FORM}; boundary=soak"
+    disposition = b'content-disposition: form-data; name="image"; filename="' + b";a" * 2000
+    for parts in (2, 100):
+        body = partial(form, *[(disposition, b"x")] * parts)
+        request = partial(_sent, "/encode", body, form_type)
+        yield Attack(f"form of {parts} parts, an open quotation mark", request, REFUSED, times=64, brief=True)
+    z = {"name": "z", "datatype": "FP32", "shape": [10_000, 3]}
+    request = partial(_sent, INFER, partial(_infer_zeros, z, 30_000), JSON)
+    yield Attack("10,000 latents as JSON", request, OK, times=4, brief=True)
+    request = partial(_sent, INFER, partial(_many_lists, 1900), JSON, "gzip")
+    yield Attack("JSON, 1,900 short lists far apart, gzip", request, REFUSED, times=2, brief=True)
+    for name, unit in (("FF 00", b"\xff\x00"), ("FF", b"\xff\xff")):
+        body = partial(_long_jpeg, unit)
+        yield Attack(f"JPEG, {name} for 31 MB", partial(_sent, "/encode", body, "image/jpeg", "gzip"), brief=True)
+    target = "/remote/decode?shape=10000&shape=3"
+    request = partial(_sent, target, partial(bytes, 120_000), TENSOR, accept=TENSOR)
+    yield Attack("10,000 latents to tensors in RGB", request, OK, times=4, brief=True)
+    head = b"GET /livez HTTP/1.1\r\nhost: a\r\n" + b"a:\r\n" * 16_000 + b"\r\n"
+    yield Attack("head of 16,000 fields", partial(bytes, head), frozenset({431}), times=64, brief=True)
+
+
+def _npy_of_shape(shape: bytes) -> bytes:
+    header = b"{'descr': '|u1', 'fortran_order': False, 'shape': (%b)}" % shape
+    return b"\x93NUMPY\x01\0" + len(header).to_bytes(2, "little") + header
+
+
+def _many_lists(count: int) -> bytes:
+    return b"[" + b",".join([b" " * 2**14 + b"[0]", *[b'"",' * 27 + b'""'] * 1] * count) + b"]"
+
+
+def _long_jpeg(unit: bytes) -> bytes:
+    whole = hostile_images.jpeg()
+    scan = whole.index(b"\xff\xda")
+    return whole[: scan + 14] + unit * (SIZE // len(unit))
+
+
 # Pipelined
 
 
@@ -735,7 +790,8 @@ def _pipelined() -> Iterator[Attack]:
         statuses = frozenset({404, 429, 503}) if target == "/nothing" else OK | {429}
         request = partial(_repeated_request, write_request("GET", target), count)
         brief = target in ("/metrics", "/openapi.json", "/livez")
-        yield Attack(f"{count:,} times GET {target}", request, statuses, answers=count, brief=brief)
+        answers = 100 if target == "/metrics" else count  # each is rendered anew
+        yield Attack(f"{count:,} times GET {target}", request, statuses, answers=answers, brief=brief)
     request = partial(_repeated_request, _post("/decode", Z, JSON), 10_000)
     yield Attack("10,000 times POST /decode", request, OK | {429}, answers=10_000)
     request = partial(_repeated_request, _post("/encode", b"no image", PNG), 10_000)

@@ -14,7 +14,7 @@ from tests.soak import pillow_images
 from tests.soak.attacker import Outcome, send_all, send_at_once
 from tests.soak.attacks import Attack, attacks
 from tests.soak.bad_inputs import BadInput, bad_input
-from tests.soak.client import Answer, Connection, Lost, connect, write_request
+from tests.soak.client import OTHER_HTTP, Answer, Connection, Lost, connect, write_request
 from tests.soak.load import answered_within
 from tests.soak.plan import Figures, Findings, Plan, tell
 from tests.soak.questions import ask_alone, small_requests
@@ -88,7 +88,7 @@ class Barrage:
 
     def _judge(self, sent: BadInput, answer: Answer) -> None:
         self.statuses[answer.status] += 1
-        if answer.status >= 500:
+        if answer.status >= 500 and answer.status not in OTHER_HTTP:
             self._findings.complain(f"Bad input {sent.number} ({sent.kind}): {answer.status}, {answer.body[:200]!r}.")
 
 
@@ -172,7 +172,9 @@ async def attack(plan: Plan, findings: Findings) -> Figures:
             "attacks": sent,
             "of them images of Pillow's tests": len(images),
             "attacks answered wrongly": wrong,
-            "attacks, 5xx but 503": sum(count for status, count in statuses.items() if status >= 500 and status != 503),
+            "attacks, 5xx but 503": sum(
+                count for status, count in statuses.items() if status >= 500 and status not in (503, *OTHER_HTTP)
+            ),
             "attacks, 503": statuses[503],
             "attacks, /livez asked": probes.asked,
             "attacks, /livez failed": probes.failed,
@@ -204,7 +206,7 @@ async def run(plan: Plan) -> Findings:
         findings.figures = {
             "bad inputs": plan.bad_inputs,
             **{f"status {status}" if status else "hung up on": statuses[status] for status in sorted(statuses)},
-            "5xx": sum(count for status, count in statuses.items() if status >= 500),
+            "5xx": sum(count for status, count in statuses.items() if status >= 500 and status not in OTHER_HTTP),
             "5xx in the log": failures.total(),
             "slower than 1 s": warm_up.slow + barrage.slow,
             "slowest, s": max(warm_up.slowest_s, barrage.slowest_s),

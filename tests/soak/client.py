@@ -10,6 +10,8 @@ from typing import NamedTuple, cast
 import httptools
 
 HOST = "127.0.0.1"
+OTHER_HTTP = (501, 505)
+"""Statuses of right answers to what is not the service's HTTP: another version, another transfer coding."""
 
 
 class Lost(Exception):

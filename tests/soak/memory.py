@@ -39,6 +39,8 @@ GOOD_CALLER_S = 5.0
 SAMPLE_EVERY_S = 0.02
 RELEASE_LIMIT_S = 15
 """Seconds after which all that was charged must be released."""
+REASONS = ("memory", "queue_full")
+"""Of a refusal: the memory is in use, or too much work waits for a thread."""
 SECONDS = 60
 """Of a long run."""
 
@@ -114,7 +116,7 @@ async def press(port: int, pids: Collection[int], callers: int, seconds: float, 
         **{f"status {status}": pressure.statuses[status] for status in sorted(pressure.statuses)},
         "5xx but 503": sum(count for status, count in pressure.statuses.items() if status >= 500 and status != 503),
         "refused": pressure.statuses[503],
-        "refused, as counted": metrics.get('vae_refusals_total{reason="memory"}', 0),
+        "refused, as counted": sum(metrics.get(f'vae_refusals_total{{reason="{why}"}}', 0) for why in REASONS),
         "without Retry-After": pressure.without_retry_after,
         "lost": pressure.lost,
         "good callers": pressure.good,

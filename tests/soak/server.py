@@ -15,6 +15,7 @@ from pathlib import Path
 
 from benchmarks.pinned import Pinned, pinned
 from tests.live import START_LIMIT_S, free_port
+from tests.soak.client import OTHER_HTTP
 
 WORKERS = 2
 GIVES_BACK_AFTER_S = 3
@@ -85,7 +86,8 @@ class Server:
     def failures(self) -> list[int]:
         """The statuses of 500 and above in its access log."""
         with self.pinned.log_file.open("rb") as log:
-            return [int(found[1]) for line in log if (found := FAILURE.search(line))]
+            statuses = [int(found[1]) for line in log if (found := FAILURE.search(line))]
+        return [status for status in statuses if status not in OTHER_HTTP]
 
     def tracebacks(self) -> int:
         """In its log."""
