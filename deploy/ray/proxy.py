@@ -1,7 +1,7 @@
 """Ray Serve's HTTP proxies with the service's own connections, and what they say of their own accord in its form.
 
-Each node's proxy takes them from its environment, and the connections' settings (VAE_CLIENT_TIMEOUT, VAE_KEEP_ALIVE)
-too:
+Each node's proxy takes them from its environment, and the connections' settings (VAE_CLIENT_TIMEOUT,
+VAE_KEEP_ALIVE, VAE_MEMORY_LIMIT) too:
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray.proxy.middlewares
 """
@@ -25,6 +25,7 @@ from service.answers import refuse
 from service.connection import Connection, Patience
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
 from service.front import REQUEST_ID
+from service.memory_budget import MemoryBudget
 from service.settings import read_settings
 
 PROBES = ("/-/healthz", "/-/routes")
@@ -38,7 +39,7 @@ def middlewares() -> list[Middleware]:
 
 
 class ProxyConnection(Connection):
-    """The service's connection, in a process where the service's lifespan has left no Patience."""
+    """The service's connection, in a process where no lifespan of the service has left what it needs."""
 
     def __init__(
         self,
@@ -48,6 +49,7 @@ class ProxyConnection(Connection):
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
         app_state["patience"] = _patience()
+        app_state["memory"] = _memory()
         super().__init__(config, server_state, app_state, _loop)
 
 
@@ -94,6 +96,11 @@ class Problems:
         if not REQUEST_ID.fullmatch(name.encode("latin-1")):
             name = fields["x-request-id"] = f"{self._run}-{next(self._numbers):x}"
         return name
+
+
+@cache
+def _memory() -> MemoryBudget:
+    return MemoryBudget(read_settings([]).memory_limit)
 
 
 @cache
