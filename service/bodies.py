@@ -22,7 +22,7 @@ from service.images import FORMATS, Fit
 from service.json_reader import VALUES, count, count_values, read_json
 from service.limits import Limits
 from service.memory_budget import Reserve
-from service.offloading import FORM_BYTE_S, INLINE_S, JSON_BYTE_S, VALUE_S
+from service.offloading import FORM_BYTE_S, INLINE_S, JSON_BYTE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.pictures import PictureReader
 from service.quoting import escape, shorten
 from service.schemas import LATENT_BOUND, latents_check
@@ -88,7 +88,7 @@ async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Ba
         _, height, width = call.scope["app"].state["loaded"].engine.config.image_shape
         numbers = min(limits.batch, limits.image_pixels // (height * width)) * prod(shape)
     read = _latents_of_lines if content_type == NDJSON else _latents_of_json
-    seconds = len(body) * JSON_BYTE_S
+    seconds = len(body) * (LONG_JSON_BYTE_S if numbers else JSON_BYTE_S)
     if seconds <= INLINE_S:  # as `run` does, without a coroutine
         return read(body, limits, shape, numbers, call.reserve)
     return await call.run(seconds, read, body, limits, shape, numbers, call.reserve)

@@ -21,7 +21,7 @@ INLINE_S = 0.002
 """The longest estimate that runs on the event loop: as many requests as begin in one turn may each take it."""
 LONG_S = 0.1
 """A longer estimate waits for one of the threads for long work, so that it does not delay short work."""
-BACKLOG_S = 5.0
+BACKLOG_S = 10.0
 """Seconds of estimated work that may wait for one kind of threads; what came behind more would miss its deadline."""
 THREADS = 2
 """Of each kind. Each may take as much memory as a whole picture does."""
@@ -30,6 +30,8 @@ UNPACKED_BYTE_S = 5e-9
 """Estimates in seconds, measured on a slow core (AMD EPYC of the first generation): unpacking to a byte."""
 JSON_BYTE_S = 80e-9
 """Reading a byte of JSON."""
+LONG_JSON_BYTE_S = 200e-9
+"""Reading a byte of a document that may have long lists: in pieces, while other threads run."""
 FORM_BYTE_S = 200e-9
 """Reading a byte of a multipart form of many small parts."""
 VALUE_S = 10e-9

@@ -81,7 +81,8 @@ class PictureReader:
         return prod(self._open(body, name).size)  # what is opened is not kept: it holds as much as its header tells
 
     def _seconds(self, image: Image) -> float:
-        return (prod(image.size) + prod(self._shape_for(*upright_size(image)))) * PIXEL_S
+        pixels = prod(image.size) / (2 if image.format == "JPEG" else 1)  # it is decoded at a part of its size
+        return (pixels + prod(self._shape_for(*upright_size(image)))) * PIXEL_S
 
     def _decode(self, image: Image, body: bytes, name: str) -> FloatArray:
         shape = self._shape_for(*upright_size(image))

@@ -141,15 +141,14 @@ async def interpolate(call: Call, options: Annotated[PngOptions, Query()]) -> Re
         asked = await read_document(call, loaded.limits, Interpolation)
     else:
         asked = await read_document(call, loaded.limits, MapInterpolation, VALUES + 2 * prod(shape))
+    ends = {"from": asked.start, "to": asked.stop}
+    await call.run(20 * prod(shape) * VALUE_S, _check_latent, loaded, ends)
     loaded.limits.check_batch(asked.steps)
     options = _with_columns(options, asked.steps)
     _check_size(call, loaded, asked.steps, options, media_type)
-
-    def walk() -> FloatArray:
-        _check_latent(loaded, {"from": asked.start, "to": asked.stop})
-        return interpolation(asked.start, asked.stop, asked.steps, asked.method == "spherical")
-
-    z = await call.run((asked.steps + 20) * prod(shape) * VALUE_S, walk)
+    seconds = (asked.steps + 20) * prod(shape) * VALUE_S
+    spherical = asked.method == "spherical"
+    z = await call.run(seconds, interpolation, asked.start, asked.stop, asked.steps, spherical)
     return await _walk(call, loaded.engine, media_type, z, options)
 
 

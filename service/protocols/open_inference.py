@@ -26,9 +26,9 @@ from service.answers import Answer, FloatArray, reserve, write_values
 from service.bodies import CONVERTED_BYTES, JSON, invalid, without_subnormals
 from service.call import Call
 from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
-from service.json_reader import read_json
+from service.json_reader import VALUES, read_json
 from service.memory_budget import Reserve
-from service.offloading import JSON_BYTE_S, JSON_VALUE_S, VALUE_S
+from service.offloading import JSON_BYTE_S, JSON_VALUE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.operation import Gate, Operation
 from service.routes import Loaded, count_distances
 from service.schemas import LATENT_BOUND, NoOptions
@@ -144,7 +144,7 @@ async def infer(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     loaded = _named(call)
     body = await call.read(loaded.limits.body)
     length = _json_length(call, body)
-    seconds = length * JSON_BYTE_S + (len(body) - length) * VALUE_S
+    seconds = length * (LONG_JSON_BYTE_S if length > VALUES else JSON_BYTE_S) + (len(body) - length) * VALUE_S
     asked, wishes, rows = await call.run(seconds, _read, call, body, length, loaded)
     config = loaded.engine.config
     for wish in wishes:
