@@ -17,7 +17,6 @@ from service.call import Call
 from service.errors import ServiceError, problem_document
 from service.formats import ARRAY_FORMATS
 from service.images import write_png
-from service.memory_budget import UNCOUNTED
 from service.offloading import INLINE_S, JSON_VALUE_S, PIXEL_S, VALUE_S
 from service.schemas import PngOptions
 
@@ -73,8 +72,7 @@ def reserve(call: Call, media_type: str, count: int) -> None:
 
 def reserve_png(call: Call, pixels: int, channels: int) -> None:
     """Charge a PNG; raises TooLarge or Unavailable."""
-    if (size := pixels * channels * PNG_COPIES) > UNCOUNTED:
-        call.reserve(size)
+    call.reserve(pixels * channels * PNG_COPIES)
 
 
 async def png(

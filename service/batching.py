@@ -22,7 +22,7 @@ PAUSE, LONGEST_PAUSE = 0.06, 0.2
 
 
 class Timing:
-    """Where the time of a request went, seconds; and whether it failed."""
+    """How long a request waited and was computed, in seconds, and whether a part of it failed."""
 
     __slots__ = ("batches", "compute", "failed", "queue", "span")
 
@@ -83,7 +83,9 @@ class MicroBatcher(Generic[Item, Result]):
         self._pause: asyncio.TimerHandle | None = None
 
     def submit(self, item: Item, timing: Timing | None = None) -> asyncio.Future[Result]:
-        """The result for `item`, and in `timing` what it took. Cancelled while it waits, it is not computed.
+        """Queue `item` and return a future of its result; cancelled before its batch begins, it is not computed.
+
+        `timing` is updated with the time that it took.
 
         Items of one request have one `timing`: where one of them fails, those that wait are cancelled.
         """

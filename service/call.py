@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Callable
-from contextlib import AbstractContextManager, nullcontext
 from functools import lru_cache
 from typing import TypeVar, TypeVarTuple, Unpack
 
@@ -18,8 +17,7 @@ from service.offloading import BYTE_S, INLINE_S, UNPACKED_BYTE_S, Offloader
 from service.request_head import join_fields
 
 EXPANSION = 1000
-"""How many times its size a compressed body may hold, about: deflate's bound."""
-NOTHING = nullcontext()
+"""Most times that a body grows when it is unpacked; the bound of deflate is 1032."""
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
@@ -74,10 +72,6 @@ class Call(Request):
         """Charge `size` bytes to the worker's memory budget, as `Reservation.add` does."""
         if size > UNCOUNTED:
             self.memory.add(size)
-
-    def hold(self, size: int) -> AbstractContextManager[None]:
-        """Charge `size` bytes within a block."""
-        return self.memory.hold(size) if size > UNCOUNTED else NOTHING
 
     async def run(
         self, seconds: float, function: Callable[[Unpack[Arguments]], Result], *arguments: *Arguments

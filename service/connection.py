@@ -18,14 +18,7 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from service.cycle import STATUS_LINES, Cycle
-from service.errors import (
-    MEDIA_TYPE,
-    HeadTooLarge,
-    ServiceError,
-    SlowCaller,
-    UnreadableBody,
-    problem_document,
-)
+from service.errors import MEDIA_TYPE, HeadTooLarge, ServiceError, SlowCaller, UnreadableBody, problem_document
 from service.inbox import Inbox
 from service.memory_budget import UNCOUNTED, MemoryBudget
 from service.outbox import Outbox
@@ -48,13 +41,13 @@ LINGER_BYTES = 2**24
 SLOWEST_READER = 2**14
 """Bytes a second of an answer that a client must acknowledge, on average."""
 READER_CREDIT = 4
-"""How far ahead of that rate a client may get, in multiples of its timeout. A client's system acknowledges in steps of
-as much as 400 kB, which at the slowest rate are 25 s apart."""
+"""Largest credit that a client gets for reading faster, in multiples of its timeout. A client's kernel acknowledges in
+steps of up to 400 kB; at the slowest rate these are 25 s apart."""
 HEAD_PIECE, CHUNKED_PIECE = 2**10, 2**12
-"""Bytes that are parsed in one go where requests may begin, and in a chunked body, which may end anywhere: so no more
-than some dozens of requests are parsed before the first of them is answered."""
+"""Bytes parsed at a time where a request may begin, and in a chunked body, which may end anywhere. They limit how many
+pipelined requests are parsed before the first of them is answered, to some dozens."""
 PIECES_IN_A_TURN = 2
-"""Of these that are parsed in one turn of the event loop: a chunk may have a single byte."""
+"""Pieces parsed in one turn of the event loop: 4 kB may be seven hundred chunks of one byte."""
 ON_ITS_WAY_S = 0.3
 """In which a request reaches a connection that is to be closed."""
 NEVER = float("inf")
@@ -145,13 +138,13 @@ class Connection(asyncio.Protocol):
         self._incoming: Cycle | None = None  # the one whose body is coming
         self._task: asyncio.Task[None] | None = None
         self._next: asyncio.Future[None] | None = None  # what the task waits for
-        self._unparsed = b""  # the last that came
-        self._parsed = 0  # bytes of it that are parsed
-        self._error: ServiceError | None = None  # to be told once what came whole is answered
-        self._refusal: ServiceError | None = None  # raised by a method that the parser has called
-        self._charged = 0  # bytes, for what is held while reading is paused
-        self._unsent = 0  # bytes, for answers that wait to be taken
-        self._answered: Scope = {}  # the last request that was
+        self._unparsed = b""  # received, and not parsed to its end
+        self._parsed = 0  # bytes of `_unparsed` that are parsed
+        self._error: ServiceError | None = None  # sent once the complete requests before it are answered
+        self._refusal: ServiceError | None = None  # raised by a callback of the parser
+        self._charged = 0  # bytes charged for what is held while reading is paused
+        self._unsent = 0  # bytes charged for an answer that the client has not read yet
+        self._answered: Scope = {}  # of the request that was answered last
         self._body_left: int | None = None  # of the request whose body is coming; None where it comes in chunks
         self._in_head = False
         self._overhead = 0  # bytes that came since the last of a body

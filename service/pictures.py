@@ -68,7 +68,7 @@ class PictureReader:
         return rows
 
     def _open(self, body: bytes, name: str) -> Image:
-        with self._call.hold(2 * len(body)):  # without its metadata, and as a decoder reads it
+        with self._call.memory.hold(2 * len(body)):  # without its metadata, and as a decoder reads it
             return open_image(body, self._limits.image_pixels, name)
 
     def _open_or_decode(self, body: bytes) -> Image | FloatArray:
@@ -86,7 +86,7 @@ class PictureReader:
 
     def _decode(self, image: Image, body: bytes, name: str) -> FloatArray:
         shape = self._shape_for(*upright_size(image))
-        with self._call.hold(memory_of(image, shape, body)):
+        with self._call.memory.hold(memory_of(image, shape, body)):
             return self._convert(image, shape, name)
 
     def _convert(self, image: Image, shape: Shape, name: str) -> FloatArray:

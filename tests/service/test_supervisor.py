@@ -112,7 +112,7 @@ def test_an_idle_stop_is_status_0(server: LiveServer) -> None:
 def test_a_stop_just_before_a_worker_is_replaced_starts_no_other() -> None:
     with live_server("--workers", "2", program=("-c", STOPPED_BEFORE_A_START)) as server:
         wait_until(lambda: len(workers(server)) == 2)
-        time.sleep(1)  # until the supervisor has seen it too
+        time.sleep(1)  # give the supervisor time to handle the signal too
         os.kill(workers(server)[0], signal.SIGKILL)
         assert server.process.wait(5) == 0
         assert server.log.count("Started server process") == 2
@@ -195,7 +195,7 @@ def test_a_worker_that_cannot_start_again_takes_nobody_with_it(tmp_path: Path) -
     checkpoint.write_bytes(sound)
     with live_server("--workers", "2", "--torch-threads", "2", "--checkpoint", str(checkpoint)) as server:
         wait_until(lambda: len(workers(server)) == 2)
-        time.sleep(1)  # until the supervisor has seen it too
+        time.sleep(1)  # give the supervisor time to handle the signal too
         checkpoint.write_bytes(sound[:1000])
         os.kill(workers(server)[0], signal.SIGKILL)
         wait_until(lambda: server.log.count("could not start, status 2; the next one tries in ") == 2)

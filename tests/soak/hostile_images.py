@@ -424,7 +424,7 @@ def riff(*chunks: tuple[bytes, bytes]) -> bytes:
 
 
 def webp(*extra: tuple[bytes, bytes], flags: int = 0, canvas: tuple[int, int] = (90, 60)) -> bytes:
-    """An extended WebP: VP8X with this canvas, the pixels, the extra chunks."""
+    """An extended WebP: a VP8X chunk with this canvas size, the image data, and extra chunks."""
     whole = _save(_noise(), "WEBP")
     pixels = (whole[12:16], whole[20:])
     sizes = b"".join((size - 1).to_bytes(3, "little") for size in canvas)

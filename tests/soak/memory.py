@@ -128,7 +128,7 @@ async def press(port: int, pids: Collection[int], callers: int, seconds: float, 
 
 
 async def run(plan: Plan) -> Findings:
-    """Two workers, each with a budget of its own."""
+    """Run against two workers; each has its own memory budget."""
     findings = Findings()
     async with serving(plan.core, "--memory-limit", str(LIMIT_MB * 10**6)) as server:
         workers = server.workers()

@@ -37,7 +37,7 @@ class Plan:
     pillow_images: bool = True
     """Are the images sent that Pillow is tested with? They are downloaded first."""
     steady_reader_s: int = 25
-    """Seconds in which an answer is read at 40 kB/s."""
+    """How long the steady readers read an answer at 40 kB/s, in seconds."""
     memory_callers: int = 200
     """Of each kind."""
     examples: int = 500
