@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
+from contextlib import asynccontextmanager
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -16,6 +17,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.batching import MicroBatcher, Timing
+from service.errors import Unavailable
 from service.network import DTYPES, Network
 from service.tally import Tally
 
@@ -35,6 +37,8 @@ LANES = 2
 
 LARGE_AT_A_TIME = 2
 """Requests of several pieces. All at once they would be done late, all at once, their pieces long out of the caches."""
+LARGE_WAIT_S = 10.0
+"""Seconds that such a request waits for its turn; after more it would miss its deadline."""
 
 COMPARED_ROWS = 64
 """The most rows of the batches that are compared, at the start, to see how many are few."""
@@ -208,7 +212,7 @@ class Engine:
                     result[start : start + len(array)] = array
 
         since = time.perf_counter()
-        async with self._large:
+        async with self._turn_of_large():
             timing.queue = time.perf_counter() - since
             lanes = [asyncio.create_task(go_through(starts[lane::LANES])) for lane in range(LANES)]
             try:
@@ -217,6 +221,18 @@ class Engine:
                 while lanes:
                     lanes.pop().cancel()
         return tuple(results)
+
+    @asynccontextmanager
+    async def _turn_of_large(self) -> AsyncIterator[None]:
+        try:
+            await asyncio.wait_for(self._large.acquire(), LARGE_WAIT_S)
+        except TimeoutError:
+            message = "Too many large requests wait to be computed; try again in a moment."
+            raise Unavailable(message, "queue_full") from None
+        try:
+            yield
+        finally:
+            self._large.release()
 
     @np.errstate(all="ignore")  # what is not finite is told by UnsoundOutput
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays | Exception]:

@@ -21,8 +21,9 @@ INLINE_S = 0.002
 """The longest estimate that runs on the event loop: as many requests as begin in one turn may each take it."""
 LONG_S = 0.1
 """A longer estimate waits for one of the threads for long work, so that it does not delay short work."""
-BACKLOG_S = 10.0
-"""Seconds of estimated work that may wait for one kind of threads; what came behind more would miss its deadline."""
+SHORT_BACKLOG_S, LONG_BACKLOG_S = 2.0, 5.0
+"""Seconds of estimated work that may wait for each kind of threads. On a loaded machine it takes several times as long,
+and a request may wait more than once: what came behind more would miss its deadline."""
 THREADS = 2
 """Of each kind. Each may take as much memory as a whole picture does."""
 
@@ -50,8 +51,8 @@ class Offloader:
     """The threads beside the event loop: some for short work, others for long."""
 
     def __init__(self) -> None:
-        self._short = _Pool("short")
-        self._long = _Pool("long")
+        self._short = _Pool("short", SHORT_BACKLOG_S)
+        self._long = _Pool("long", LONG_BACKLOG_S)
 
     async def run(
         self,
@@ -66,7 +67,7 @@ class Offloader:
         """
         pool = self._short if seconds <= LONG_S else self._long
         if reservation.pool is not pool:
-            if pool.seconds > BACKLOG_S:
+            if pool.seconds > pool.backlog:
                 raise Unavailable("Too many requests wait to be read; try again in a moment.", "queue_full")
             reservation.pool = pool
         pool.add(seconds)
@@ -86,8 +87,10 @@ class Offloader:
 
 
 class _Pool:
-    def __init__(self, name: str) -> None:
+    def __init__(self, name: str, backlog: float) -> None:
         self.executor = ThreadPoolExecutor(THREADS, name)
+        self.backlog = backlog
+        """The most seconds behind which a request may wait."""
         self.seconds = 0.0
         """Estimated, of the work that is waiting or running."""
         self._lock = Lock()

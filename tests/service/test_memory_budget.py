@@ -19,7 +19,7 @@ from service import pictures
 from service.errors import TooLarge, Unavailable
 from service.images import to_array
 from service.memory_budget import RECEIVING_SHARE, SMALL_BODY, UNCOUNTED, MemoryBudget, Reservation
-from service.offloading import BACKLOG_S, INLINE_S, LONG_S, Offloader
+from service.offloading import INLINE_S, LONG_BACKLOG_S, LONG_S, Offloader
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until
 from tests.service.test_connection import connect
@@ -97,7 +97,7 @@ def test_short_work_does_not_wait_for_long_work_nor_begins_behind_too_much() -> 
 
     async def come() -> None:
         requests = [Reservation(MemoryBudget(1)) for _ in range(10)]
-        long = [asyncio.create_task(offloader.run(BACKLOG_S / 4, each, goes_on.wait)) for each in requests[:5]]
+        long = [asyncio.create_task(offloader.run(LONG_BACKLOG_S / 4, each, goes_on.wait)) for each in requests[:5]]
         await asyncio.sleep(0.02)
         with pytest.raises(Unavailable, match="wait to be read"):
             await offloader.run(LONG_S + 1, requests[5], goes_on.wait)
