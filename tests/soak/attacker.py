@@ -24,6 +24,8 @@ class Outcome(NamedTuple):
     """Why fewer came; empty where all came."""
     seconds: float
     """Until the last of them came."""
+    hung: bool = False
+    """Was the connection still open when the time was up?"""
     without_retry_after: int = 0
     """Answers of status 503 that do not say when to come again."""
 
@@ -31,7 +33,7 @@ class Outcome(NamedTuple):
         """What is wrong with it, or nothing."""
         if wrong := [status for status in self.statuses if status not in attack.statuses]:
             return f"{wrong[0]} (expected {', '.join(map(str, sorted(attack.statuses)))})"
-        if self.lost and (attack.framed or not self.statuses):
+        if self.lost and (attack.framed or self.hung):
             return f"{len(self.statuses)} of {attack.answers} answers: {self.lost}"
         return ""
 
@@ -39,16 +41,17 @@ class Outcome(NamedTuple):
 class _Collector(asyncio.Protocol):
     """Reads answers, and keeps only their statuses."""
 
-    def __init__(self, attack: Attack) -> None:
+    def __init__(self, attack: Attack, data: bytes) -> None:
         self.statuses: list[int] = []
         self.without_retry_after = 0
         self.ended: asyncio.Future[str] = asyncio.get_running_loop().create_future()
         self._attack = attack
+        self._data = data
         self._parser = httptools.HttpResponseParser(self)
         self._says_when = False
 
     def connection_made(self, transport: asyncio.BaseTransport) -> None:
-        cast("asyncio.Transport", transport).write(self._attack.data)
+        cast("asyncio.Transport", transport).write(self._data)
 
     def connection_lost(self, exc: Exception | None) -> None:
         self._end("the connection was reset" if exc else "the connection was closed")
@@ -86,25 +89,32 @@ class _Collector(asyncio.Protocol):
 
 async def send(port: int, attack: Attack, limit_s: float = LIMIT_S) -> Outcome:
     """Send it on a connection of its own, and wait for its answers."""
+    (outcome,) = await send_at_once(port, attack, 1, limit_s)
+    return outcome
+
+
+async def send_at_once(port: int, attack: Attack, times: int, limit_s: float = LIMIT_S) -> list[Outcome]:
+    """Send it on so many connections at once."""
+    data = await asyncio.to_thread(lambda: attack.data)  # building it can take a second: other callers must not wait
+    return list(await asyncio.gather(*(_send(port, attack, data, limit_s) for _ in range(times))))
+
+
+async def _send(port: int, attack: Attack, data: bytes, limit_s: float) -> Outcome:
     loop = asyncio.get_running_loop()
     begun = loop.time()
     try:
-        transport, collector = await loop.create_connection(lambda: _Collector(attack), HOST, port)
+        transport, collector = await loop.create_connection(lambda: _Collector(attack, data), HOST, port)
     except OSError as error:
         return Outcome((), f"no connection: {error.strerror}", loop.time() - begun)
     try:
-        async with asyncio.timeout(limit_s):
+        async with asyncio.timeout(limit_s) as limit:
             lost = await collector.ended
     except TimeoutError:
         lost = f"nothing more within {limit_s:g} s"
     finally:
         transport.abort()
-    return Outcome(tuple(collector.statuses), lost, loop.time() - begun, collector.without_retry_after)
-
-
-async def send_at_once(port: int, attack: Attack, times: int, limit_s: float = LIMIT_S) -> list[Outcome]:
-    """Send it on so many connections at once."""
-    return list(await asyncio.gather(*(send(port, attack, limit_s) for _ in range(times))))
+    seconds = loop.time() - begun
+    return Outcome(tuple(collector.statuses), lost, seconds, limit.expired(), collector.without_retry_after)
 
 
 async def send_all(

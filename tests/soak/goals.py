@@ -132,7 +132,7 @@ GOALS = (
     Goal("", "memory", "refused", "… refused with 503", 1),
     Goal("", "memory", "refused, as counted", "… as vae_refusals_total counts them", 1),
     Goal("", "memory", "without Retry-After", "… without Retry-After", most=0),
-    Goal("", "memory", "5xx but 503", "… answered with 5xx other than 503", most=0),
+    Goal("", "memory", "5xx but 503 and 504", "… answered with 5xx other than 503, and 504 after 30 s", most=0),
     Goal("", "memory", "lost", "… not answered", most=0),
     Goal("", "memory", "good callers, %", "… good callers answered rightly within 5 s, %", 100),
     Goal("", "memory", "bytes held afterwards", "… bytes charged afterwards", most=0),

