@@ -70,11 +70,6 @@ def reserve(call: Call, media_type: str, count: int) -> None:
     call.reserve(count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12)))
 
 
-def reserve_png(call: Call, pixels: int, channels: int) -> None:
-    """Charge a PNG; raises TooLarge or Unavailable."""
-    call.reserve(pixels * channels * PNG_COPIES)
-
-
 async def png(
     call: Call, scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
 ) -> Answer:
@@ -98,7 +93,10 @@ async def arrays(
     count = sum(array.size for array in rows.values())
     if media_type == JSON:
         fields = {**told, **{name: array[0] if single else array for name, array in rows.items()}}
-        return Answer(await call.run(count * JSON_VALUE_S, _write_json, fields), JSON, headers)
+        seconds = count * JSON_VALUE_S
+        if seconds <= INLINE_S:  # as `run` does, without a coroutine
+            return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
+        return Answer(await call.run(seconds, _write_json, fields), JSON, headers)
     if media_type == NDJSON:
         seconds = count * JSON_VALUE_S + len(next(iter(rows.values()))) * LINE_S
         return Answer(await call.run(seconds, _write_lines, rows), NDJSON, headers)

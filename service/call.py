@@ -39,7 +39,9 @@ class Call(Request):
         self.reservation: Reservation | None = None
         """Where something is charged; it is closed once the answer is written."""
         if (body := scope.get("whole_body")) is not None:
-            self._take(body, more=False)
+            self.came = len(body)
+            self._chunks = [body]
+            self._more = False
 
     def field(self, name: bytes) -> str:
         """A header field, empty where it did not come."""

@@ -79,7 +79,7 @@ class Connection(asyncio.Protocol):
     __slots__ = (  # hundreds of these are used in turn, and fall out of the processor's caches between
         "__weakref__",
         "_address",
-        "_answered",
+        "_answer_is_charged",
         "_app",
         "_body_left",
         "_charged",
@@ -144,7 +144,7 @@ class Connection(asyncio.Protocol):
         self._refusal: ServiceError | None = None  # raised by a callback of the parser
         self._charged = 0  # bytes charged for what is held while reading is paused
         self._unsent = 0  # bytes charged for an answer that the client has not read yet
-        self._answered: Scope = {}  # of the request that was answered last
+        self._answer_is_charged = False  # the last one, while the client reads it
         self._body_left: int | None = None  # of the request whose body is coming; None where it comes in chunks
         self._in_head = False
         self._overhead = 0  # bytes that came since the last of a body
@@ -198,7 +198,7 @@ class Connection(asyncio.Protocol):
         data, start = self._unparsed, self._parsed
         size = len(data)
         pieces = 0
-        while start < size and not (self._closing or self._is_full()):
+        while start < size and not (self._closing or (self._cycles and self._is_full())):
             if self._incoming is None:
                 stop = start + HEAD_PIECE
             else:
@@ -216,7 +216,8 @@ class Connection(asyncio.Protocol):
             if pieces == PIECES_IN_A_TURN and start < size:
                 self._loop.call_soon(self._inbox.enter, self._go_on_reading)
                 break
-            if self._overhead > HEAD_LIMIT and (self._in_head or self._incoming):
+            too_many = self._in_head and len(self._fields) > FIELD_LIMIT
+            if too_many or (self._overhead > HEAD_LIMIT and (self._in_head or self._incoming)):
                 self._fail(_head_too_large())
                 break
         if self._parsed >= size:
@@ -235,8 +236,11 @@ class Connection(asyncio.Protocol):
     def pause_writing(self) -> None:
         """The caller reads too slowly."""
         self._writable.clear()
-        scope = self._cycles[0].scope if self._cycles and self._cycles[0].started else self._answered
-        if scope.get("charged"):  # not what all connections share: the page, the documentation, the test set's latents
+        if self._cycles and self._cycles[0].started:
+            self._answer_is_charged = self._cycles[0].scope.get("charged", False)
+        if (
+            self._answer_is_charged
+        ):  # not what all connections share: the page, the documentation, the test set's latents
             self._unsent = self.transport.get_write_buffer_size()
             self._memory.adjust(self._unsent)
         self._unread = self._untaken()
@@ -267,9 +271,6 @@ class Connection(asyncio.Protocol):
         """A header field; one behind the body (RFC 9110, section 6.5) is none of the request's."""
         if self._in_head:
             self._fields.append((name.lower(), value))
-            if len(self._fields) > FIELD_LIMIT:
-                self._refusal = _head_too_large()
-                raise self._refusal
 
     def on_headers_complete(self) -> None:
         """A request can be answered."""
@@ -278,7 +279,7 @@ class Connection(asyncio.Protocol):
             return
         self._in_head = False
         target, parser, fields = self._target, self._parser, self._fields
-        if (
+        if len(fields) > FIELD_LIMIT or (
             self._overhead + CHUNKED_PIECE > HEAD_LIMIT  # with what came of it in its first piece
             and len(target) + sum(map(len, chain.from_iterable(fields))) + 4 * len(fields) > HEAD_LIMIT
         ):
@@ -402,7 +403,7 @@ class Connection(asyncio.Protocol):
     def _end(self) -> None:
         """The first cycle has ended."""
         cycle = self._cycles.pop(0)
-        self._answered = cycle.scope
+        self._answer_is_charged = cycle.scope.get("charged", False)
         self._server.total_requests += 1
         if self._closing:
             return

@@ -154,9 +154,11 @@ class Cycle:
 
     def _open(self, status: int, fields: Fields) -> bytes:
         """The head of the answer."""
+        for name, value in fields:
+            if name == b"content-length":
+                self._left = int(value)
+                break
         fields = [*self._common_fields, *fields]
-        length = dict(fields).get(b"content-length")
-        self._left = None if length is None else int(length)
         if not self.whole:
             self.keep_alive = False
         if not self.keep_alive:

@@ -225,7 +225,8 @@ class Engine:
     @asynccontextmanager
     async def _turn_of_large(self) -> AsyncIterator[None]:
         try:
-            await asyncio.wait_for(self._large.acquire(), LARGE_WAIT_S)
+            async with asyncio.timeout(LARGE_WAIT_S):
+                await self._large.acquire()
         except TimeoutError:
             message = "Too many large requests wait to be computed; try again in a moment."
             raise Unavailable(message, "queue_full") from None

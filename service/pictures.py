@@ -14,7 +14,7 @@ from PIL.Image import Image
 from service.call import Call
 from service.images import Fit, memory_of, open_image, open_plain_png, to_array
 from service.limits import Limits
-from service.offloading import OPENING_S, PIXEL_S
+from service.offloading import INLINE_S, OPENING_S, PIXEL_S
 from service.orientation import upright_size
 
 FloatArray = npt.NDArray[np.float32]
@@ -41,9 +41,13 @@ class PictureReader:
     async def read(self, body: bytes) -> FloatArray:
         """One picture, (1, C, H, W) in [0, 1]; raises UnreadableBody, TooLarge or Unavailable."""
         if image := open_plain_png(body, self._limits.image_pixels):
-            shape = self._shape_for(image.height, image.width)
-            seconds = (image.width * image.height + prod(shape)) * PIXEL_S
-            self._call.reserve(4 * prod(shape))
+            width, height = image.size
+            shape = self._shape_for(height, width)
+            values = prod(shape)
+            self._call.reserve(4 * values)
+            seconds = (width * height + values) * PIXEL_S
+            if seconds <= INLINE_S:  # as `run` does, without a coroutine
+                return self._convert(image, shape, "The body")[np.newaxis]
             return (await self._call.run(seconds, self._convert, image, shape, "The body"))[np.newaxis]
         opened = await self._call.run(OPENING_S, self._open_or_decode, body)
         if isinstance(opened, np.ndarray):

@@ -15,7 +15,7 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service import npy
-from service.answers import OFFERS, PNG, Answer, arrays, png, reserve, reserve_png
+from service.answers import OFFERS, PNG, PNG_COPIES, Answer, arrays, png, reserve
 from service.arrays import Array
 from service.bodies import JSON, read_document, read_images, read_latents
 from service.call import Call
@@ -279,7 +279,7 @@ def _check_size(call: Call, loaded: Loaded, count: int, options: PngOptions, med
         columns, rows = grid(count, options.columns)
         images = columns * rows * options.scale**2
         loaded.limits.check_pixels(images, shape, "The PNG")
-        reserve_png(call, images * shape[1] * shape[2], shape[0])
+        call.reserve(images * prod(shape) * PNG_COPIES)
     else:
         loaded.limits.check_pixels(count, shape)
         reserve(call, media_type, count * (prod(shape) + prod(loaded.engine.config.latent_shape)))
