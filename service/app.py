@@ -94,6 +94,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         engine = Engine(
             served.network,
             micro_batch_limit=settings.micro_batch_limit,
+            deadline=settings.request_deadline,
             threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
             tally=counts.tally,
             on_batch=tracer.batch if tracer else None,

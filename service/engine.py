@@ -37,8 +37,6 @@ LANES = 2
 
 LARGE_AT_A_TIME = 2
 """Requests of several pieces. All at once they would be done late, all at once, their pieces long out of the caches."""
-LARGE_WAIT_S = 10.0
-"""Seconds that such a request waits for its turn; after more it would miss its deadline."""
 
 COMPARED_ROWS = 64
 """The most rows of the batches that are compared, at the start, to see how many are few."""
@@ -82,11 +80,14 @@ class Engine:
         network: Network,
         *,
         micro_batch_limit: int,
+        deadline: float = 30,
         threaded: bool | None = None,
         tally: Tally | None = None,
         on_batch: Callable[[str, Sequence[Timing], float, int], None] | None = None,
     ) -> None:
-        """`threaded` says whether a batch is computed in a thread beside the event loop; by default, if it is slow.
+        """A request of several pieces waits for its turn a third of the `deadline`, in seconds, and is then refused.
+
+        `threaded` says whether a batch is computed in a thread beside the event loop; by default, if it is slow.
 
         `tally` counts batches, and the losses of the images that come. `on_batch` is told of each batch its operation,
         the timings of its requests, how long it took, in seconds, and its rows.
@@ -102,6 +103,7 @@ class Engine:
             )
         self._threads = ThreadPoolExecutor(network.lanes, "engine", network.begin_thread) if threaded else None
         self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
+        self._longest_wait = deadline / 3
         self._tally = tally or Tally()
         self._on_batch = on_batch
         self._encoder = self._batcher("encode", self._encode)
@@ -225,7 +227,7 @@ class Engine:
     @asynccontextmanager
     async def _turn_of_large(self) -> AsyncIterator[None]:
         try:
-            async with asyncio.timeout(LARGE_WAIT_S):
+            async with asyncio.timeout(self._longest_wait):
                 await self._large.acquire()
         except TimeoutError:
             message = "Too many large requests wait to be computed; try again in a moment."

@@ -9,7 +9,11 @@ from tests.soak.server import serving
 
 CONNECTIONS = 2000
 """As many requests are in flight all the time; either worker has places for all of them."""
-FLAGS = ("--queue-limit", str(CONNECTIONS), "--request-deadline", str(HANGS_AFTER_S))
+MEMORY = 8 * 10**9
+"""Bytes for the requests of a worker: as many as CONNECTIONS answers of 64 images as JSON take."""
+FLAGS = (
+    "--queue-limit", str(CONNECTIONS), "--memory-limit", str(MEMORY), "--request-deadline", str(3 * HANGS_AFTER_S),
+)  # fmt: skip
 
 
 async def run(plan: Plan) -> Findings:

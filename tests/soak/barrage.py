@@ -6,9 +6,12 @@ Then attacks, several at a time and many of one kind at once, while /livez of ea
 from __future__ import annotations
 
 import asyncio
+import multiprocessing
 from collections import Counter
 from collections.abc import Iterator
-from contextlib import suppress
+from contextlib import contextmanager, suppress
+
+import uvloop
 
 from tests.soak import pillow_images
 from tests.soak.attacker import Outcome, send_all, send_at_once
@@ -93,15 +96,42 @@ class Barrage:
 
 
 class Probes:
-    """Asks /livez of each worker, on a connection that it serves, and of any worker on new connections."""
+    """Asks /livez of each worker, on a connection that it serves, and of any worker on new connections.
+
+    In a process of its own: building an attack can keep an event loop for a second.
+    """
 
     def __init__(self, server: Server) -> None:
-        self.asked = self.failed = 0
-        self.slowest_s = 0.0
+        self._figures = multiprocessing.get_context("fork").Array("d", 3, lock=False)
         self._server = server
 
-    async def run(self) -> None:
-        """Until cancelled."""
+    @property
+    def asked(self) -> int:
+        """How often."""
+        return int(self._figures[0])
+
+    @property
+    def failed(self) -> int:
+        """How often /livez was not answered with 200."""
+        return int(self._figures[1])
+
+    @property
+    def slowest_s(self) -> float:
+        """The longest time until an answer, in seconds."""
+        return self._figures[2]
+
+    @contextmanager
+    def running(self) -> Iterator[None]:
+        """Ask while the body runs."""
+        process = multiprocessing.get_context("fork").Process(target=lambda: uvloop.run(self._ask()))
+        process.start()
+        try:
+            yield
+        finally:
+            process.kill()
+            process.join()
+
+    async def _ask(self) -> None:
         connections = await self._one_to_each_worker()
         await asyncio.gather(self._ask_on(None), *(self._ask_on(connection) for connection in connections))
 
@@ -131,9 +161,9 @@ class Probes:
                     well = (await asked.ask(LIVEZ)).status == 200
             if asked and asked is not connection:
                 asked.transport.close()
-            self.asked += 1
-            self.failed += not well
-            self.slowest_s = max(self.slowest_s, loop.time() - begun)
+            self._figures[0] += 1
+            self._figures[1] += not well
+            self._figures[2] = max(self._figures[2], loop.time() - begun)
             await asyncio.sleep(LIVEZ_EVERY_S)
 
 
@@ -154,17 +184,16 @@ async def attack(plan: Plan, findings: Findings) -> Figures:
     async with serving(plan.core) as server:
         workers = server.workers()
         probes = Probes(server)
-        probing = asyncio.create_task(probes.run())
-        await send_all(server.port, chosen, ATTACKERS, judge)
-        tell(f"  {sent:,} attacks; /livez took at most {1000 * probes.slowest_s:.0f} ms")
-        for each in chosen:
-            if each.times > 1:
-                for outcome in await send_at_once(server.port, each, min(each.times, plan.attackers)):
-                    judge(each, outcome)
-        tell(f"  {sent:,} attacks with floods; /livez took at most {1000 * probes.slowest_s:.0f} ms")
-        images = await pillow_images.attacks(findings) if plan.pillow_images else []
-        await send_all(server.port, images, ATTACKERS, judge)
-        probing.cancel()
+        with probes.running():
+            await send_all(server.port, chosen, ATTACKERS, judge)
+            tell(f"  {sent:,} attacks; /livez took at most {1000 * probes.slowest_s:.0f} ms")
+            for each in chosen:
+                if each.times > 1:
+                    for outcome in await send_at_once(server.port, each, min(each.times, plan.attackers)):
+                        judge(each, outcome)
+            tell(f"  {sent:,} attacks with floods; /livez took at most {1000 * probes.slowest_s:.0f} ms")
+            images = await pillow_images.attacks(findings) if plan.pillow_images else []
+            await send_all(server.port, images, ATTACKERS, judge)
         foreign = foreign_lines(server.pinned.log_file)
         for line in foreign:
             findings.complain(f"This is no line of the log: {line[:200]}")

@@ -83,7 +83,7 @@ GOALS = (
     ),
     *(
         Goal(
-            "25", "slow", f"left, {mode}, %", f"… slow {mode}: connections not cut off after 45 s, %", most=1, size=True
+            "25", "slow", f"left, {mode}, %", f"… slow {mode}: connections not cut off after 60 s, %", most=1, size=True
         )
         for mode in ("headers", "body", "read")
     ),

@@ -25,7 +25,8 @@ class Plan:
     """Is an event loop blocked? It takes half a minute."""
     stops: int = 100
     overload_s: float = 40
-    slow_s: int = 45
+    slow_s: int = 60
+    """A slow reader may keep a connection for 35 s: READER_CREDIT in service/connection.py."""
     slow_connections: int = 2500
     """More than the queues of both workers have places by default."""
     brief_attacks: bool = False
