@@ -102,6 +102,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         app.state.loaded = routes.Loaded(
             provenance.name,
             engine,
+            provenance.fit,
             settings.limits,
             _model_json(served),
             latents,

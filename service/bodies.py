@@ -13,12 +13,12 @@ import numpy.typing as npt
 from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
+from pictures.opening import FORMATS
 from service.arrays import Array, Format, wrong
 from service.call import Call
 from service.errors import InvalidInput, Problem, TooLarge, UnsupportedMediaType
 from service.form import read_form
 from service.formats import ARRAY_FORMATS, missing
-from service.images import FORMATS, Fit
 from service.json_reader import VALUES, count, count_values, read_json
 from service.limits import Limits
 from service.memory_budget import Reserve
@@ -26,6 +26,7 @@ from service.offloading import FORM_BYTE_S, INLINE_S, JSON_BYTE_S, LONG_JSON_BYT
 from service.pictures import PictureReader
 from service.quoting import escape, shorten
 from service.schemas import LATENT_BOUND, latents_check
+from vae.provenance import Fit
 
 FloatArray = npt.NDArray[np.float32]
 Document = TypeVar("Document", bound=BaseModel)

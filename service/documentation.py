@@ -16,11 +16,11 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Route
 from starlette.types import Receive, Scope, Send
 
+from pictures.opening import FORMATS
 from service import errors, schemas
 from service.answers import OFFERS
 from service.bodies import JSON, MULTIPART, NDJSON
 from service.formats import ARRAY_FORMATS
-from service.images import FORMATS
 
 PNG, JPEG, TENSOR = "image/png", "image/jpeg", "tensor/binary"
 

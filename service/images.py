@@ -6,45 +6,33 @@ import io
 import struct
 from functools import lru_cache
 from math import ceil, sqrt
-from typing import Literal
 
 import numpy as np
 import numpy.typing as npt
 from isal import isal_zlib
-from PIL import Image, ImageChops, ImageFile, ImageOps, UnidentifiedImageError
-from PIL.PngImagePlugin import PngImageFile
+from PIL import Image
 
+from pictures.errors import PictureError, PictureTooLarge
+from pictures.metadata import PNG_SIGNATURE, without_metadata
+from pictures.opening import open_picture
+from pictures.orientation import read_orientation
+from pictures.pixels import STRIP_PIXELS, to_pixels
 from service import effort
 from service.errors import TooLarge, UnreadableBody
-from service.metadata import PNG_SIGNATURE, without_metadata
-from service.orientation import TURNS, read_orientation
+from vae.provenance import Fit
 
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
-Fit = Literal["contain", "cover", "stretch"]
 
 JPEG_QUALITY = 90
 PNG_LEVEL = 1
 """Of isal's compression; the higher ones make digits and photographs hardly smaller."""
-FORMATS = {
-    "image/png": "PNG",
-    "image/jpeg": "JPEG",
-    "image/webp": "WEBP",
-    "image/bmp": "BMP",
-    "image/gif": "GIF",
-}
-"""Media types taken, and Pillow's name for each. Pillow knows many more formats; none of those is ever tried."""
-
 PLAIN_BYTES, PLAIN_PIXELS = 4096, 4096
 """Of a PNG that is decoded where it is opened: what takes some microseconds."""
-STRIP_PIXELS = 2**18
-"""Of a picture that is converted in one go, a millisecond or two."""
 STRIP_BYTES = 32
 """A pixel of a strip, for its copies."""
 DECODER_BYTES = {"JPEG": 6, "WEBP": 12}
 """A pixel, that Pillow's decoders take beside the picture: a progressive JPEG's coefficients, a WebP's two canvases."""
-GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""Between two of the greys of a PNG of 2 or 4 bits, by Pillow's name for its samples."""
 LOSSLESS_GROUP_BYTES, LOSSLESS_GROUPS = 12_000, 65_536
 """Code tables of a lossless WebP, one for each 4×4 pixels at most."""
 STORED_BYTES = 4096
@@ -55,26 +43,16 @@ def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.I
     """Read an image's header, and the pixels only of a small PNG; raises UnreadableBody or TooLarge."""
     if plain := open_plain_png(body, pixel_limit):
         return plain
-    file, exif = without_metadata(body, name)
-    stream = effort.Stream(file)
     try:
-        if file.startswith(PNG_SIGNATURE):  # Pillow's search for the format takes as long as reading a small PNG
-            image: ImageFile.ImageFile = PngImageFile(stream)
-        else:
-            image = Image.open(stream, formats=tuple(FORMATS.values()))
-    except UnidentifiedImageError as error:
-        wanted = ", ".join(FORMATS.values())
-        raise UnreadableBody(f"{name} is not an image: none of {wanted} could be recognised in it.") from error
-    except Exception as error:  # Pillow's parsers raise whatever they trip over
-        raise UnreadableBody(f"{name} is not a whole image: its header cannot be read.") from error
-    if image.width * image.height > pixel_limit:
-        raise TooLarge(f"{name} is an image of {image.width}×{image.height} pixels; at most {pixel_limit} are taken.")
+        file, exif = without_metadata(body, name)
+        stream = effort.Stream(file)
+        image = open_picture(stream, exif, pixel_limit, name)
+    except PictureTooLarge as error:
+        raise TooLarge(str(error)) from error
+    except PictureError as error:
+        raise UnreadableBody(str(error)) from error
     effort.check_pixels(image, file, name)
-    if exif:
-        image.info["exif"] = exif
     effort.check_exif(image, name)
-    if "transparency" in image.info and image.tile and image.tile[0].args in GREY_STEPS:
-        image.info["transparency"] *= GREY_STEPS[image.tile[0].args]  # Pillow scales the samples alone
     stream.reads_left = effort.READS
     image.decodermaxblock = len(file)  # fed in pieces, a decoder may begin anew with each
     return image
@@ -125,76 +103,13 @@ def open_plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
 def to_array(
     image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, invert: bool, name: str = "The body"
 ) -> FloatArray:
-    """Decode an opened image and bring it to `shape` (C, H, W), float32 in [0, 1].
-
-    Colours are inverted where asked, alpha is laid over black, EXIF orientation is applied, the picture is turned grey
-    (ITU-R BT.601) or RGB and scaled with antialiasing. Raises UnreadableBody.
-    """
-    channels, height, width = shape
-    mode = "L" if channels == 1 else "RGB"
+    """Decode an opened image and bring it to `shape` (C, H, W), float32 in [0, 1]; raises UnreadableBody."""
     try:
-        picture = _fit(_decode(image, mode, (width, height), invert=invert), (width, height), fit)
-    except Exception as error:  # Pillow's decoders raise whatever they trip over
-        raise UnreadableBody(f"{name} is not a whole image: its pixels cannot be decoded.") from error
-    pixels = np.frombuffer(picture.tobytes(), np.uint8).astype(np.float32)
+        pixels = to_pixels(image, shape, fit=fit, invert=invert, name=name).astype(np.float32)
+    except PictureError as error:
+        raise UnreadableBody(str(error)) from error
     pixels /= np.float32(255)
-    return pixels.reshape(height, width, channels).transpose(2, 0, 1)
-
-
-def _decode(image: Image.Image, mode: str, size: tuple[int, int], *, invert: bool) -> Image.Image:
-    """All pixels, upright, of `mode` L or RGB; a JPEG at an eighth of its size where that is enough for `size`."""
-    image.draft(mode, (4 * size[0], 4 * size[1]))
-    image.load()
-    picture = (
-        image if image.mode == mode and not (invert or image.has_transparency_data) else _flatten(image, mode, invert)
-    )
-    turn = TURNS.get(read_orientation(image)) if image.info else None
-    return picture if turn is None else picture.transpose(turn)
-
-
-def _fit(picture: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
-    if picture.size == size:
-        return picture
-    shrinks = picture.width >= size[0] and picture.height >= size[1]
-    how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-    if fit == "contain":
-        return ImageOps.pad(picture, size, how)
-    if fit == "cover":
-        return ImageOps.fit(picture, size, how)
-    return picture.resize(size, how)
-
-
-def _flatten(image: Image.Image, mode: str, invert: bool) -> Image.Image:
-    """Any Pillow mode → L or RGB, 8 bits a channel, alpha laid over black.
-
-    In strips: some of Pillow's conversions hold Python's lock, and each takes a copy of the picture.
-    """
-    width, height = image.size
-    rows = max(1, STRIP_PIXELS // width)
-    if rows >= height:
-        return _flatten_strip(image, mode, invert)
-    flat = Image.new(mode, image.size)
-    for top in range(0, height, rows):
-        strip = image.crop((0, top, width, min(top + rows, height)))
-        flat.paste(_flatten_strip(strip, mode, invert), (0, top))
-    return flat
-
-
-def _flatten_strip(image: Image.Image, mode: str, invert: bool) -> Image.Image:
-    if image.mode.startswith("I"):  # 16 bits a pixel; Pillow's own conversion would clip it
-        wide, clear = np.asarray(image).astype(np.uint32), image.info.get("transparency")
-        image = Image.fromarray((wide // 257).astype(np.uint8))
-        if clear is not None:
-            image.putalpha(Image.fromarray(wide != clear))
-    if not image.has_transparency_data:
-        opaque = image if image.mode == mode else image.convert(mode)
-        return ImageChops.invert(opaque) if invert else opaque
-    layered = image.convert("RGBA")
-    alpha = layered.getchannel("A")
-    colour = layered.convert(mode)
-    if invert:
-        colour = ImageChops.invert(colour)
-    return Image.composite(colour, Image.new(mode, image.size), alpha)
+    return pixels
 
 
 def write_png(scanlines: ByteArray, channels: int, columns: int | None = None, scale: int = 1) -> bytes:

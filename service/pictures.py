@@ -11,11 +11,12 @@ import numpy as np
 import numpy.typing as npt
 from PIL.Image import Image
 
+from pictures.orientation import upright_size
 from service.call import Call
-from service.images import Fit, memory_of, open_image, open_plain_png, to_array
+from service.images import memory_of, open_image, open_plain_png, to_array
 from service.limits import Limits
 from service.offloading import INLINE_S, OPENING_S, PIXEL_S
-from service.orientation import upright_size
+from vae.provenance import Fit
 
 FloatArray = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]

@@ -42,6 +42,7 @@ from service.schemas import (
 )
 from service.walks import interpolate as interpolation
 from service.walks import traverse as traversal
+from vae.provenance import Fit
 
 FloatArray = npt.NDArray[np.float32]
 DRAWN = (PNG, *OFFERS)
@@ -53,6 +54,8 @@ class Loaded:
 
     name: str
     engine: Engine
+    fit: Fit
+    """How pictures of another shape are brought to the model's, where a caller does not say."""
     limits: Limits
     model_json: bytes
     latents: Mapping[str, Array] | None
@@ -68,7 +71,9 @@ async def encode(call: Call, options: Annotated[EncodeOptions, Query()]) -> Resp
     media_type = negotiate(call.field(b"accept"), OFFERS)
     loaded = _loaded(call)
     engine = loaded.engine
-    batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
+    batch = await read_images(
+        call, loaded.limits, engine.config.image_shape, fit=options.fit or loaded.fit, invert=options.invert
+    )
     reserve(call, media_type, 3 * len(batch.rows) * prod(engine.config.latent_shape))
     mean, log_variance = await engine.encode(batch.rows, timing=call.timing)
     posterior = {"mean": mean, "log_variance": log_variance}
@@ -98,7 +103,9 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
     media_type = negotiate(call.field(b"accept"), DRAWN)
     loaded = _loaded(call)
     engine = loaded.engine
-    batch = await read_images(call, loaded.limits, engine.config.image_shape, fit=options.fit, invert=options.invert)
+    batch = await read_images(
+        call, loaded.limits, engine.config.image_shape, fit=options.fit or loaded.fit, invert=options.invert
+    )
     _check_size(call, loaded, len(batch.rows), options, media_type)
     headers: dict[str, str] = {}
     noise = await _noise(call, options.seed, len(batch.rows), engine, headers) if options.draw else None

@@ -8,6 +8,8 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
+from vae.provenance import DEFAULT_FIT, Fit
+
 Vector = list[float]
 Latent = Vector | list[list[Vector]]
 """[D], or [C'][h][w] where the model's latents are maps."""
@@ -64,9 +66,10 @@ class SampleOptions(PngOptions):
 
 
 class _ImageInput(_Options):
-    fit: Literal["contain", "cover", "stretch"] = Field(
-        "contain",
-        description="How a picture of another shape is brought to the model's: with black bars, cut, or bent.",
+    fit: Fit | None = Field(
+        None,
+        description="How a picture of another shape is brought to the model's: with black bars, cropped, or distorted; "
+        f"as `training.pictures.fit` of /model says if absent, and {DEFAULT_FIT} if that says nothing.",
     )
     invert: bool = Field(False, description="For dark ink on white paper; the model knows light ink on black.")
     draw: bool = Field(False, description="Draw a sample of the posterior too (encode) or in place of the mean.")

@@ -9,10 +9,14 @@ from dataclasses import asdict, dataclass, field, fields
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vae.provenance import DEFAULT_FIT, Fit
+
 T = TypeVar("T")
 
 MACHINES_OWN = ("device", "resume", "start_from", "tensorboard")
 """Options that do not tell how a model came to be."""
+FOLDER_FIT: Fit = "cover"
+"""How a folder's pictures are brought to one shape."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
 
 
@@ -149,6 +153,11 @@ class FitConfig:
     def width(self) -> int:
         """`hidden_dim`, or the architecture's own."""
         return self.hidden_dim or {"mlp": 392, "conv": 64}[self.architecture]
+
+    @property
+    def fit(self) -> Fit:
+        """How the pictures of the data set were prepared; DEFAULT_FIT where it has arrays."""
+        return FOLDER_FIT if self.dataset.startswith("folder:") else DEFAULT_FIT
 
     def held_out(self, images: int) -> int:
         """How many of the training set's `images` are held out."""

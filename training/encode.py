@@ -33,7 +33,7 @@ def encode(checkpoint: Checkpoint, path: Path, out: Path, batch_size: int, devic
     path, out = path.absolute(), out.absolute()  # other machines have other working directories
     if out.resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"--out {out} lies in {path}, which is read: give a folder that does not.")
-    source = open_input(path, checkpoint.model.config.image_shape)
+    source = open_input(path, checkpoint.model.config.image_shape, checkpoint.fit)
     about = {
         "input": str(path),
         "fingerprint": source.fingerprint,

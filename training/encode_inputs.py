@@ -15,23 +15,24 @@ from training.encode_parquet import open_parquet
 from training.encode_pictures import open_folder
 from training.encode_rows import Shape, Source
 from training.folder import SUFFIXES
+from vae.provenance import Fit
 
 
-def open_input(path: Path, shape: Shape) -> Source:
-    """The images at `path`, for a model that takes `shape`; raises DataError."""
+def open_input(path: Path, shape: Shape, fit: Fit) -> Source:
+    """The images at `path`, for a model that takes `shape`; pictures are brought to it by `fit`. Raises DataError."""
     if path.is_dir():
         pictures, tables = _files(path, SUFFIXES, (".parquet",))
         if len(pictures) and len(tables):
             raise DataError(f"{path} holds pictures as well as .parquet files: encode them one after the other.")
         if len(pictures):
-            return open_folder(path, pictures, shape)
+            return open_folder(path, pictures, shape, fit)
         if len(tables):
-            return open_parquet(path, [path / os.fsdecode(name.as_py()) for name in tables], shape)
+            return open_parquet(path, [path / os.fsdecode(name.as_py()) for name in tables], shape, fit)
         raise DataError(f"{path} holds neither pictures ({', '.join(SUFFIXES)}) nor .parquet files.")
     if path.is_file() and path.suffix == ".npy":
         return open_npy(path, shape)
     if path.is_file() and path.suffix == ".parquet":
-        return open_parquet(path, [path], shape)
+        return open_parquet(path, [path], shape, fit)
     what = "is none of these" if path.exists() else "does not exist"
     raise DataError(f"{path} {what}: a folder of pictures or of .parquet files, a .npy or a .parquet file is wanted.")
 

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import io
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
@@ -14,6 +13,7 @@ import pyarrow.parquet as pq
 from training.data import DataError
 from training.encode_pictures import decode
 from training.encode_rows import PART_ROWS, Part, Rows, Shape, fingerprint
+from vae.provenance import Fit
 
 READ_AHEAD = 2**20
 """Bytes of a column that are held ahead of what is decoded."""
@@ -49,6 +49,7 @@ class Parquet:
     path: Path
     fingerprint: str
     shape: Shape
+    fit: Fit
     columns: Columns
     parts: Sequence[Part]
     row_groups: Sequence[RowGroups]
@@ -82,10 +83,10 @@ class Parquet:
         contents = batch[self.columns.image.partition(".")[0]]
         if pa.types.is_struct(contents.type):
             (contents,) = contents.flatten()
-        return decode(ids, [io.BytesIO(value.as_py() or b"") for value in contents], self.shape)
+        return decode(ids, [value.as_py() or b"" for value in contents], self.shape, self.fit)
 
 
-def open_parquet(path: Path, files: Sequence[Path], shape: Shape) -> Parquet:
+def open_parquet(path: Path, files: Sequence[Path], shape: Shape, fit: Fit) -> Parquet:
     """The rows of `files`, one after the other; raises DataError."""
     columns: Columns | None = None
     parts: list[Part] = []
@@ -113,7 +114,7 @@ def open_parquet(path: Path, files: Sequence[Path], shape: Shape) -> Parquet:
     if columns is None:
         raise DataError(f"{path} holds no .parquet files.")
     identity = fingerprint((str(file.relative_to(path)), file.stat()) for file in files)
-    return Parquet(path, identity, shape, columns, parts, row_groups)
+    return Parquet(path, identity, shape, fit, columns, parts, row_groups)
 
 
 def _columns(file: Path, schema: pa.Schema) -> Columns:

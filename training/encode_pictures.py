@@ -3,21 +3,20 @@
 from __future__ import annotations
 
 import errno
-import io
 import os
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import cast
 
 import pyarrow as pa
 import torch
-from PIL import UnidentifiedImageError
 from torch import Tensor
 
+from pictures.errors import PictureError
 from training.data import DataError
 from training.encode_rows import Part, Rows, Shape, batches, equal_parts, fingerprint
-from training.folder import Pictures
+from training.pictures import read_picture
+from vae.provenance import Fit
 
 
 @dataclass(frozen=True)
@@ -27,6 +26,7 @@ class Folder:
     path: Path
     fingerprint: str
     shape: Shape
+    fit: Fit
     names: pa.LargeBinaryArray
     """Those paths, as the file system has them: they need not be text."""
     parts: Sequence[Part]
@@ -38,14 +38,14 @@ class Folder:
         for part, rows in batches(parts, batch_size):
             names = self.names[rows.start : rows.stop].to_pylist()
             ids = pa.array([name.decode(errors="backslashreplace") for name in names], pa.string())
-            yield part, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape)
+            yield part, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape, self.fit)
 
 
-def open_folder(root: Path, names: pa.LargeBinaryArray, shape: Shape) -> Folder:
+def open_folder(root: Path, names: pa.LargeBinaryArray, shape: Shape, fit: Fit) -> Folder:
     """The pictures `names` in `root`."""
     paths = (os.fsdecode(name.as_py()) for name in names)
     identity = fingerprint((path, _state(root / path)) for path in paths)
-    return Folder(root, identity, shape, names, equal_parts(len(names)))
+    return Folder(root, identity, shape, fit, names, equal_parts(len(names)))
 
 
 def _state(path: Path) -> os.stat_result:
@@ -53,9 +53,9 @@ def _state(path: Path) -> os.stat_result:
     return path.stat() if path.exists() else path.lstat()
 
 
-def decode(ids: pa.Array, files: Sequence[Path | io.BytesIO], shape: Shape) -> Rows:
-    """The middle of each picture scaled to `shape`, in its number of channels."""
-    decoded = [_decode_one(file, shape) for file in files]
+def decode(ids: pa.Array, files: Sequence[Path | bytes], shape: Shape, fit: Fit) -> Rows:
+    """Each picture, or the file of one, brought to `shape` as `fit` says."""
+    decoded = [_decode_one(file, shape, fit) for file in files]
     images = [image for image in decoded if isinstance(image, Tensor)]
     return Rows(
         ids,
@@ -65,13 +65,14 @@ def decode(ids: pa.Array, files: Sequence[Path | io.BytesIO], shape: Shape) -> R
     )
 
 
-def _decode_one(file: Path | io.BytesIO, shape: Shape) -> Tensor | str:
+def _decode_one(file: Path | bytes, shape: Shape, fit: Fit) -> Tensor | str:
+    """An image, or what is wrong with it."""
     try:
-        return Pictures([cast("Path", file)], shape)[0]  # Pillow opens the one as well as the other
-    except Exception as error:  # what decoders raise on a damaged picture depends on where the damage is
-        cause = error.__cause__ or error
-    if isinstance(cause, UnidentifiedImageError):  # its own words hold the address of a BytesIO
-        return "It cannot be read as an image: it begins like no known kind of picture."
-    if isinstance(cause, OSError) and cause.errno not in (None, errno.ENOENT, errno.EACCES, errno.ELOOP):
-        raise DataError(f"{file} cannot be read: {cause.strerror}. Mend the disk; the same command goes on.") from cause
-    return f"It cannot be read as an image: {cause}."
+        return read_picture(file if isinstance(file, bytes) else file.read_bytes(), shape, fit, "It")
+    except PictureError as error:
+        return str(error)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.ELOOP):
+            return f"It cannot be read: {error.strerror}."
+        what = f"{file!s} cannot be read: {error.strerror}"
+        raise DataError(f"{what}. Mend the disk; the same command goes on.") from error

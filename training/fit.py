@@ -123,6 +123,7 @@ def _told(config: FitConfig, state: TrainingState, images: int, last_epoch: dict
     """What the checkpoint says of its training."""
     return config.recorded() | {
         "training_images": images,
+        "pictures": {"fit": config.fit},
         "epochs_finished": state.epoch,
         "seconds": round(state.seconds, 2),
         "torch": torch.__version__,

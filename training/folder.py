@@ -8,27 +8,34 @@ from __future__ import annotations
 
 import hashlib
 import os
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps, UnidentifiedImageError
+from PIL import Image
 from torch import Tensor
 from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as MapDataset
 from tqdm import tqdm
 
+from pictures.errors import PictureError
+from pictures.orientation import upright_size
+from training.config import FOLDER_FIT
 from training.data import NO_LABEL, DataError, Dataset, shuffled
 from training.npy import TEST_SHARE
+from training.pictures import open_file, read_picture
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
+READING = 2
+"""Version of the rules by which pictures become pixels; a new one makes what was decoded before be decoded anew."""
 CHUNK = 64
 """Pictures that a worker decodes before it hands them over."""
 
 
 class Pictures(MapDataset[Tensor]):
-    """Files → uint8 (C, H, W), the middle of each picture scaled with antialiasing to `shape`."""
+    """Files → uint8 (C, H, W), the middle of each picture scaled to `shape`, as `pictures.pixels` does."""
 
     def __init__(self, paths: Sequence[Path], shape: tuple[int, int, int]) -> None:
         self.paths = paths
@@ -39,17 +46,9 @@ class Pictures(MapDataset[Tensor]):
 
     def __getitem__(self, index: int) -> Tensor:
         """Decode one picture; raises DataError with its path."""
-        channels, height, width = self.shape
         path = self.paths[index]
-        try:
-            with Image.open(path) as image:
-                upright = ImageOps.exif_transpose(image).convert("L" if channels == 1 else "RGB")
-        except (UnidentifiedImageError, OSError, ValueError, SyntaxError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}. Mend it or remove it.") from error
-        shrinks = upright.width >= width and upright.height >= height
-        how = Image.Resampling.BOX if shrinks else Image.Resampling.BICUBIC
-        pixels = np.array(ImageOps.fit(upright, (width, height), how))
-        return torch.from_numpy(pixels).view(height, width, channels).permute(2, 0, 1)
+        with _named(path):
+            return read_picture(path.read_bytes(), self.shape, FOLDER_FIT, str(path))
 
 
 def load_folder(root: Path, cache_dir: Path, image_size: int | None) -> tuple[Dataset, Dataset]:
@@ -76,12 +75,11 @@ def _common_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, i
     first: tuple[int, int] | None = None
     channels = 1
     for path in tqdm(paths, desc="looking through", unit=" pictures", leave=False):
-        try:
-            with Image.open(path) as image:
-                size, mode = image.size, image.mode
-        except (UnidentifiedImageError, OSError) as error:
-            raise DataError(f"{path} cannot be read as an image: {error}. Mend it or remove it.") from error
-        if mode not in ("1", "L", "I;16"):
+        with _named(path):
+            image = open_file(path.read_bytes(), str(path))
+        upright_height, upright_width = upright_size(image)
+        size = (upright_width, upright_height)
+        if Image.getmodebase(image.mode) != "L":
             channels = 3
         first = first or size
         if image_size is None and size != first:
@@ -91,9 +89,20 @@ def _common_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, i
     return channels, image_size or height, image_size or width
 
 
+@contextmanager
+def _named(path: Path) -> Iterator[None]:
+    """Raise DataError, with the path, in place of what reading a picture raises."""
+    try:
+        yield
+    except PictureError as error:
+        raise DataError(f"{error} Mend it or remove it.") from error
+    except OSError as error:
+        raise DataError(f"{path} cannot be read: {error.strerror}. Mend it or remove it.") from error
+
+
 def _fingerprint(paths: Sequence[Path], shape: tuple[int, int, int]) -> str:
-    """Of what is decoded to what: another file, a changed one or another size gives another."""
-    digest = hashlib.sha256(repr(shape).encode())
+    """Of what is decoded to what: another file, a changed one, another size or other rules give another."""
+    digest = hashlib.sha256(repr((READING, shape)).encode())
     for path in paths:
         state = path.stat()
         digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())

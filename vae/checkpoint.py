@@ -24,7 +24,7 @@ from torch import Tensor
 from vae.config import VAEConfig
 from vae.files import write_atomically
 from vae.model import VAE
-from vae.provenance import CheckpointError, Provenance
+from vae.provenance import CheckpointError, Provenance, fit_of
 
 FORMAT = "vae-checkpoint"
 FORMAT_VERSION = 1
@@ -59,6 +59,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     try:
         read = _read_state_dict if path.suffix in (".pt", ".pth") else _read_safetensors
         config, tensors, metadata = read(content)
+        fit_of(metadata.get("training", {}))
         model = _assemble(config, tensors)
     except CheckpointError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be used: {error}") from error

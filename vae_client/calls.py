@@ -79,7 +79,7 @@ def failure(error: httpx.RequestError, timed_out: TimedOut, *, answered: bool) -
     return ConnectionFailed(f"No answer from {error.request.url}: {str(error) or type(error).__name__}.")
 
 
-def encode(images: ImageInput, *, fit: Fit, invert: bool, draw: bool, seed: int | None) -> Call[Posterior]:
+def encode(images: ImageInput, *, fit: Fit | None, invert: bool, draw: bool, seed: int | None) -> Call[Posterior]:
     """POST /encode."""
     body = image_body(images)
 
@@ -99,7 +99,7 @@ def decode(z: LatentInput) -> Call[Images]:
 
 
 def reconstruct(
-    images: ImageInput, *, losses: bool, fit: Fit, invert: bool, draw: bool, seed: int | None
+    images: ImageInput, *, losses: bool, fit: Fit | None, invert: bool, draw: bool, seed: int | None
 ) -> Call[Images]:
     """POST /reconstruct; losses, and the posterior, are no part of npy: they come as JSON."""
     body = image_body(images)

@@ -58,15 +58,16 @@ class Client:
         self,
         images: ImageInput,
         *,
-        fit: Fit = "contain",
+        fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
         seed: int | None = None,
     ) -> Posterior:
         """Images to their posterior q(z|x).
 
-        Pictures of another shape than the model's are brought to it as `fit` says; `invert` is for dark ink on white
-        paper. `draw` adds a sample `z` of the posterior, which `seed` makes repeatable.
+        Pictures of another shape than the model's are brought to it as `fit` says: `contain` puts black bars beside
+        them, `cover` crops them to their middle, `stretch` distorts them; None does as the training did. `invert` is
+        for dark ink on white paper. `draw` adds a sample `z` of the posterior, which `seed` makes repeatable.
         """
         return self._send(calls.encode(images, fit=fit, invert=invert, draw=draw, seed=seed))
 
@@ -80,7 +81,7 @@ class Client:
         images: ImageInput,
         *,
         losses: Literal[False] = False,
-        fit: Fit = "contain",
+        fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
         seed: int | None = None,
@@ -92,7 +93,7 @@ class Client:
         images: ImageInput,
         *,
         losses: Literal[True],
-        fit: Fit = "contain",
+        fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
         seed: int | None = None,
@@ -103,7 +104,7 @@ class Client:
         images: ImageInput,
         *,
         losses: bool = False,
-        fit: Fit = "contain",
+        fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
         seed: int | None = None,

@@ -32,7 +32,9 @@ SIGNATURES = {
     b"GIF8": "image/gif",
     b"BM": "image/bmp",
 }
-PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I", "I;16")
+PNG_MODES = ("1", "L", "LA", "P", "RGB", "RGBA", "I;16")
+PNG_MODE_OF = {"F": "L", "La": "LA"}
+"""The modes that others are sent as; what has neither is sent as RGB or RGBA."""
 
 
 class Body(NamedTuple):
@@ -121,10 +123,18 @@ def _load(item: Any) -> npt.NDArray[Any] | bytes:
 
 
 def _png(image: Image) -> bytes:
-    from PIL import ImageOps  # noqa: PLC0415  # whoever has a picture has imported it
+    """A picture as a PNG that the service prepares as it would the picture.
+
+    Samples of mode I are clipped to 16 bits, 0 to 65,535, those of mode F to 0 to 255; PNG knows neither.
+    """
+    from PIL import Image, ImageOps  # noqa: PLC0415  # whoever has a picture has imported it
 
     upright = ImageOps.exif_transpose(image)  # a PNG would not tell
-    if upright.mode not in PNG_MODES:
+    if upright.mode in PNG_MODE_OF:
+        upright = upright.convert(PNG_MODE_OF[upright.mode])
+    elif upright.mode.startswith("I") and upright.mode != "I;16":
+        upright = Image.fromarray(np.asarray(upright).clip(0, 65535).astype(np.uint16))
+    elif upright.mode not in PNG_MODES:
         upright = upright.convert("RGBA" if upright.has_transparency_data else "RGB")
     stream = io.BytesIO()
     upright.save(stream, "PNG", compress_level=1)

@@ -22,7 +22,7 @@ USER = "vae:x:10001:10001::/tmp:/sbin/nologin\n"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
 UNUSED_LIBRARY = ("config-*", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtledemo", "turtle.py")
 SBOM = Path("usr/share/sbom/vae-service.cdx.json")
-OWN = ("service", "vae", "weights", "vae_service-*")
+OWN = ("pictures", "service", "vae", "weights", "vae_service-*")
 IMPORTS = """
 import sys, service.server, service.supervisor
 files = [getattr(module, '__file__', None) or '' for module in sys.modules.values()]

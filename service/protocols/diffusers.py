@@ -19,10 +19,11 @@ from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
+from pictures.opening import FORMATS
 from service.answers import PNG, Answer, ByteArray, FloatArray, png
 from service.call import Call
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
-from service.images import FORMATS, Fit, write_jpeg
+from service.images import write_jpeg
 from service.limits import Limits
 from service.memory_budget import Reserve
 from service.negotiation import negotiate
@@ -32,6 +33,7 @@ from service.pictures import PictureReader
 from service.routes import Loaded, count_distances
 from service.schemas import LATENT_BOUND, PngOptions
 from vae.config import AutoencoderKLConfig, VAEConfig
+from vae.provenance import Fit
 
 TENSOR, JPEG = "tensor/binary", "image/jpeg"
 UNTOLD = ("", "application/octet-stream")
@@ -227,7 +229,7 @@ def _picture_reader(call: Call, loaded: Loaded) -> PictureReader:
         _check_tiles(config, shape)
         return shape
 
-    fit: Fit = "stretch" if isinstance(config, AutoencoderKLConfig) else "contain"
+    fit: Fit = "stretch" if isinstance(config, AutoencoderKLConfig) else loaded.fit
     return PictureReader(call, loaded.limits, shape_for, fit=fit, invert=False)
 
 

@@ -15,6 +15,7 @@ HEAVY = (
     "pydantic",
     "orjson",
     "safetensors",
+    "pictures",
     "service",
     "training",
     "vae",

@@ -42,6 +42,13 @@ ONE: dict[str, Make] = {
     "PIL, RGBA": lambda d, _: Image.fromarray(d).convert("RGBA"),
     "PIL, premultiplied alpha": lambda d, _: Image.fromarray(d).convert("RGBA").convert("RGBa"),
     "PIL, palette": lambda d, _: Image.fromarray(d).convert("P"),
+    "PIL, premultiplied grey": lambda d, _: Image.fromarray(d).convert("LA").convert("La"),
+    "PIL, palette with alpha": lambda d, _: Image.fromarray(d).convert("PA"),
+    "PIL, 16 bits": lambda d, _: Image.fromarray(d.astype(np.uint16) * 257),
+    "PIL, 16 bits, big-endian": lambda d, _: Image.frombytes("I;16B", (28, 28), (d.astype(">u2") * 257).tobytes()),
+    "PIL, 32 bits": lambda d, _: Image.fromarray(d.astype(np.int32) * 257),
+    "PIL, floating": lambda d, _: Image.fromarray(d.astype(np.float32)),
+    "PIL, YCbCr": lambda d, _: Image.fromarray(d).convert("YCbCr"),
     "PIL, CMYK": lambda d, _: Image.fromarray(d).convert("RGB").convert("CMYK"),
     "path": lambda d, folder: path_of(folder, "digit.png", png(d)),
     "path as a string": lambda d, folder: str(path_of(folder, "digit.png", png(d))),
@@ -91,6 +98,23 @@ def test_one_image(caller: Caller, served: Running, images: Bytes, tmp_path: Pat
     assert posterior.mean.shape == posterior.log_variance.shape == (3,)
     assert posterior.mean.dtype == np.float32
     np.testing.assert_allclose(posterior.mean, means(served, images[0]), atol=1e-4)
+
+
+def test_samples_of_mode_i_are_clipped_to_16_bits_and_those_of_mode_f_to_8(caller: Caller, images: Bytes) -> None:
+    deep, beyond = images[0].astype(np.int32) * 257, images[0].astype(np.int32) - 1
+    beyond[beyond == 254] = 300
+    for given, wanted in (
+        (np.where(deep == 65535, 10**6, deep - 5 * (deep == 0)).astype(np.int32), images[0]),
+        (beyond.astype(np.float32), np.where(images[0] == 255, 255, images[0] - (images[0] > 0))),
+    ):
+        expected = caller.ask("encode", wanted.astype(np.uint8)).mean
+        np.testing.assert_array_equal(caller.ask("encode", Image.fromarray(given)).mean, expected)
+
+
+def test_black_and_white(caller: Caller, images: Bytes) -> None:
+    ink = Image.fromarray(images[0]).convert("1")
+    expected = caller.ask("encode", np.asarray(ink.convert("L"))).mean
+    np.testing.assert_array_equal(caller.ask("encode", ink).mean, expected)
 
 
 @pytest.mark.parametrize("kind", MANY)

@@ -75,7 +75,9 @@ def test_it_runs_as_nobody_in_particular() -> None:
 def test_what_is_uninstalled_is_installed_and_no_service_imports_it() -> None:
     (names,) = re.findall(r"pip uninstall --quiet --yes \\\n(.*?) \\\n", DOCKERFILE)
     assert set(names.split()) <= pins("cpu").keys()
-    sources = "\n".join(path.read_text() for folder in ("service", "vae") for path in (ROOT / folder).rglob("*.py"))
+    sources = "\n".join(
+        path.read_text() for folder in ("pictures", "service", "vae") for path in (ROOT / folder).rglob("*.py")
+    )
     imported = set(re.findall(r"^ *(?:import|from) (\w+)", sources, re.MULTILINE))
     for name in names.split():
         provided = {file.parts[0].removesuffix(".py") for file in distribution(name).files or []}
@@ -95,4 +97,4 @@ def test_build_is_given_what_it_takes_and_nothing_else() -> None:
 def test_image_leaves_out_what_is_not_the_service() -> None:
     (left_out,) = re.findall(r"cd /opt/vae && rm -r (.*)", DOCKERFILE)
     packages = {path.rsplit("/", 1)[1] for path in left_out.split()} - {"vae-train"}
-    assert packages == PACKAGES - {"service", "vae", "weights"}
+    assert packages == PACKAGES - {"pictures", "service", "vae", "weights"}

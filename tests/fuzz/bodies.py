@@ -15,7 +15,9 @@ from pathlib import Path
 
 import atheris
 
-with atheris.instrument_imports(include=["PIL", "service.images", "service.effort", "service.npy", "numpy.lib"]):
+with atheris.instrument_imports(
+    include=["PIL", "pictures", "service.images", "service.effort", "service.npy", "numpy.lib"]
+):
     import numpy as np
     from PIL import Image
 

@@ -14,10 +14,10 @@ from schemathesis import GenerationMode
 from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.config import SchemathesisConfig
 
+from pictures.opening import FORMATS
 from service.app import INFERENCE
 from service.bodies import JSON, MULTIPART
 from service.documentation import ANSWERS, BODIES
-from service.images import FORMATS
 from tests.fuzz import inputs
 from tests.service.running import Running, running
 

@@ -25,7 +25,7 @@ from safetensors.torch import save as serialize
 import vae
 from service.arrow import read_arrow
 from service.errors import InvalidInput, NotAcceptable, ServiceError, Unauthorized
-from service.images import Fit, open_image, to_array
+from service.images import open_image, to_array
 from service.keys import Keyring
 from service.negotiation import negotiate
 from service.npy import read_npy
@@ -36,6 +36,7 @@ from service.settings import Settings, SettingsError, read_settings
 from tests.fuzz import inputs
 from tests.service.pictures import read_npy as read_answer
 from tests.service.problems import problem
+from vae.provenance import Fit
 
 JSON, NDJSON, NPY = "application/json", "application/x-ndjson", "application/x-npy"
 SAFETENSORS, ARROW = "application/x-safetensors", "application/vnd.apache.arrow.stream"

@@ -175,7 +175,7 @@ def test_strips_are_what_the_whole_picture_is(monkeypatch: pytest.MonkeyPatch, m
     body = picture(image, "TIFF")
 
     def pixels(strip: int) -> NDArray[np.float32]:
-        monkeypatch.setattr("service.images.STRIP_PIXELS", strip)
+        monkeypatch.setattr("pictures.pixels.STRIP_PIXELS", strip)
         with Image.open(io.BytesIO(body)) as opened:
             return to_array(opened, (3, 50, 31), fit="stretch", invert=invert)
 

@@ -12,10 +12,12 @@ from PIL.Image import Transpose
 from PIL.ImageFile import ImageFile
 
 import service.images
+from pictures.opening import FORMATS
 from service.errors import ServiceError, TooLarge, UnreadableBody
-from service.images import FORMATS, PLAIN_BYTES, Fit, open_image, to_array, write_png
+from service.images import PLAIN_BYTES, open_image, to_array, write_png
 from tests.service.pictures import ORIENTATION, STORED, Bytes, phone_photo, picture, png, read_png
 from tests.vae.reference import Reference
+from vae.provenance import Fit
 
 NEAR = 0.1
 """How far a latent may lie from the plain picture's: JPEG and scaling cost something."""

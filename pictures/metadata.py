@@ -5,7 +5,7 @@ Only the parts that the pixels need are left for Pillow, and EXIF, as bytes, for
 
 from __future__ import annotations
 
-from service.errors import TooLarge, UnreadableBody
+from pictures.errors import PictureError, PictureTooLarge
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = 20_000
@@ -28,8 +28,8 @@ APPLICATION, ADOBE, COMMENT = range(0xE1, 0xF0), 0xEE, 0xFE
 def without_metadata(picture: bytes, name: str) -> tuple[bytes, bytes]:
     """A PNG or JPEG without its metadata, any other file as it is; and its EXIF.
 
-    What is left is not checked. Raises TooLarge for a file in too many parts, UnreadableBody for a JPEG whose parts do
-    not follow one another.
+    What is left is not checked. Raises PictureTooLarge for a file in too many parts, PictureError for a JPEG whose
+    parts do not follow one another.
     """
     if picture.startswith(PNG_SIGNATURE):
         return _pixels_of_png(picture, name)
@@ -54,7 +54,7 @@ def _pixels_of_png(png: bytes, name: str) -> tuple[bytes, bytes]:
             begin = end
         position = end
     else:
-        raise TooLarge(f"{name} is a PNG of more than {PNG_CHUNKS} chunks.")
+        raise PictureTooLarge(f"{name} is a PNG of more than {PNG_CHUNKS} chunks.")
     return (b"".join((PNG_SIGNATURE, *kept, png[begin:])) if kept else png), exif
 
 
@@ -73,9 +73,9 @@ def _pixels_of_jpeg(jpeg: bytes, name: str) -> tuple[bytes, bytes]:
             continue
         length = int.from_bytes(jpeg[position + 2 : position + 4])
         if marker[0] in ARITHMETIC:
-            raise TooLarge(f"{name} is an arithmetic-coded JPEG, which takes too long to decode.")
+            raise PictureTooLarge(f"{name} is an arithmetic-coded JPEG, which takes too long to decode.")
         if marker[0] in WITHOUT_LENGTH or length < 2:
-            raise UnreadableBody(f"{name} is not a whole image: its header cannot be read.")
+            raise PictureError(f"{name} is not a whole image: its header cannot be read.")
         end = position + 2 + length
         if (marker[0] in APPLICATION and marker[0] != ADOBE) or marker[0] == COMMENT:
             if not exif and jpeg[position + 4 : position + 10] == b"Exif\0\0":
@@ -84,5 +84,5 @@ def _pixels_of_jpeg(jpeg: bytes, name: str) -> tuple[bytes, bytes]:
             begin = end
         position = end
     else:
-        raise TooLarge(f"{name} is a JPEG of more than {JPEG_SEGMENTS} segments.")
+        raise PictureTooLarge(f"{name} is a JPEG of more than {JPEG_SEGMENTS} segments.")
     return (b"".join((*kept, jpeg[begin:])) if kept else jpeg), exif

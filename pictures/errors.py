@@ -1,0 +1,11 @@
+"""What is wrong with a picture."""
+
+from __future__ import annotations
+
+
+class PictureError(ValueError):
+    """A file that is no picture of a known format, or a damaged one; the message is a sentence."""
+
+
+class PictureTooLarge(PictureError):
+    """A picture that takes too long to read, or too much memory."""
