@@ -186,7 +186,7 @@ class ModelCard(BaseModel):
     parameters: int
     sha256: str = Field(description="Of the checkpoint's bytes.")
     format_version: int
-    training: dict[str, object] = Field(description="How it was trained.")
+    training: dict[str, object] = Field(description="How it was trained; `pictures.fit`: how pictures were prepared.")
     figures: dict[str, object] = Field(description="What vae-train evaluate measured; losses in nats per image.")
 
 

@@ -8,6 +8,7 @@ import numpy as np
 import pyarrow.parquet as pq
 import pytest
 import torch
+from numpy.typing import NDArray
 
 import vae
 from tests.service.pictures import png, read_npy
@@ -19,12 +20,10 @@ OBLONG = np.zeros((8, 24), np.uint8)
 OBLONG[:, :12] = 255
 
 
-def mean(service: Running, query: str = "") -> np.ndarray:
+def mean(service: Running, query: str = "") -> NDArray[np.float32]:
     headers = {"content-type": "image/png", "accept": "application/x-npy"}
-    posterior: np.ndarray = read_npy(
-        service.client.post(f"/encode{query}", content=png(OBLONG), headers=headers).content
-    )
-    return posterior[0]
+    answer = service.client.post(f"/encode{query}", content=png(OBLONG), headers=headers)
+    return np.asarray(read_npy(answer.content)[0], np.float32)
 
 
 @pytest.fixture(scope="module")
