@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from training.config import ConfigError, FitConfig, add_options, from_options
+from training.config import NETWORK, ConfigError, FitConfig, add_options, from_options
 
 if TYPE_CHECKING:
     from training.data import Dataset
@@ -97,7 +97,7 @@ def _run(options: argparse.Namespace) -> int:
     # torch, torchvision and plotly take seconds to import: none of that before the options are known to be good
     from training.data import DataError  # noqa: PLC0415
     from training.export import ExportError  # noqa: PLC0415
-    from training.loop import TrainingError  # noqa: PLC0415
+    from training.state import TrainingError  # noqa: PLC0415
     from vae import CheckpointError  # noqa: PLC0415
 
     try:
@@ -115,7 +115,7 @@ def _run(options: argparse.Namespace) -> int:
 def _fit(options: argparse.Namespace) -> None:
     from training.fit import fit  # noqa: PLC0415
 
-    fit(options.config)
+    fit(options.config, given=[name for name in NETWORK if name in options])
 
 
 def _evaluate(options: argparse.Namespace) -> None:

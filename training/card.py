@@ -34,7 +34,10 @@ def card(checkpoint: Checkpoint) -> str:
     shape = "×".join(map(str, config.image_shape))
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
     started_from = training.get("started_from") or {}
-    started = f", from the weights of the checkpoint with SHA-256 {started_from['sha256']}" if started_from else ""
+    name = f"{started_from['checkpoint']}, " if "checkpoint" in started_from else ""
+    started = (
+        f", from the weights of {name}the checkpoint with SHA-256 {started_from['sha256']}" if started_from else ""
+    )
     held_out = "all but the last ones, held out for validation" if training["validation"] else "all of them"
     return f"""{MARK}
 # {checkpoint.name}
@@ -58,7 +61,10 @@ SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
 
 
 def command(checkpoint: Checkpoint) -> str:
-    """What trains `checkpoint` again: every option, none left to its default, but the machine's own paths."""
+    """What trains `checkpoint` again: every option, none left to its default, but the machine's own paths.
+
+    A checkpoint that it was started from is named without its folder.
+    """
     words = ["vae-train", "fit"]
     for each in fields(FitConfig):
         value = checkpoint.training.get(each.name)
@@ -66,6 +72,8 @@ def command(checkpoint: Checkpoint) -> str:
             words.append(flag(each.name) if value else "--no-" + flag(each.name)[2:])
         elif value is not None:
             words += [flag(each.name), str(value)]
+    if name := (checkpoint.training.get("started_from") or {}).get("checkpoint"):
+        words += ["--start-from", name]
     return shlex.join([*words, "--out", f"{checkpoint.name}.safetensors"])
 
 

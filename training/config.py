@@ -4,19 +4,22 @@ from __future__ import annotations
 
 import argparse
 import math
-from collections.abc import Callable, Sequence
-from dataclasses import asdict, dataclass, field, fields
+from collections.abc import Callable, Collection, Sequence
+from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from vae.config import VAEConfig
 from vae.provenance import DEFAULT_FIT, Fit
 
 T = TypeVar("T")
 
-MACHINES_OWN = ("device", "resume", "start_from", "tensorboard")
+MACHINES_OWN = ("device", "measure", "resume", "start_from", "tensorboard")
 """Options that do not tell how a model came to be."""
 FOLDER_FIT: Fit = "cover"
 """How a folder's pictures are brought to one shape."""
+NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim")
+"""Options that describe the network."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
 
 
@@ -62,7 +65,7 @@ class FitConfig:
         wanted="a file name that ends in .safetensors",
         valid=lambda path: path.suffix == ".safetensors" and not path.is_dir(),
     )
-    start_from: str = option("", "checkpoint whose weights to start from; none starts from new ones")
+    start_from: str = option("", "checkpoint whose network and weights to start from; none starts from new ones")
     epochs: int = option(10, "passes over the training images", wanted="0 or more", valid=lambda n: n >= 0)
     encoder_epochs: int = option(
         0,
@@ -126,6 +129,12 @@ class FitConfig:
         "torch's float32 matrix products while training: `medium` is faster where the processor has bfloat16",
         **one_of("highest", "high", "medium"),
     )
+    measure: str = option(
+        "quick",
+        "figures at the end: `quick` takes a tenth of the training's time, a second at least, and measures as many "
+        "images as that allows; `full` takes what it takes",
+        **one_of("quick", "full"),
+    )
     device: str = option("auto", "where to train: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps")
     tensorboard: bool = option(False, "write TensorBoard logs beside the checkpoint")
     resume: bool = option(False, "go on with the training that was cut while it wrote the same --out")
@@ -158,6 +167,22 @@ class FitConfig:
     def fit(self) -> Fit:
         """How the pictures of the data set were prepared; DEFAULT_FIT where it has arrays."""
         return FOLDER_FIT if self.dataset.startswith("folder:") else DEFAULT_FIT
+
+    def with_network(self, network: VAEConfig, given: Collection[str]) -> FitConfig:
+        """The same options with those of `network`; raises ConfigError where one that is named in `given` differs.
+
+        A hidden_dim of 0 differs from none.
+        """
+        ours = {name: getattr(self, name) for name in NETWORK}
+        theirs = {name: getattr(network, name) for name in NETWORK}
+        different = [name for name in NETWORK if name in given and ours[name] not in (0, theirs[name])]
+        if different:
+            has, asked = (", ".join(f"{flag(name)} {of[name]}" for name in different) for of in (theirs, ours))
+            raise ConfigError(
+                f"--start-from {self.start_from} has {has}; {asked} is asked for: leave it out, or start from another "
+                "checkpoint."
+            )
+        return replace(self, **theirs)
 
     def held_out(self, images: int) -> int:
         """How many of the training set's `images` are held out."""
@@ -193,26 +218,29 @@ def flag(name: str) -> str:
 
 
 def add_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Give `parser` a flag for each field of FitConfig, its default that of the recipe named in `arguments`."""
-    for each in fields(FitConfig):
-        kind = type(each.default)
-        words = each.metadata["help"] + " (default: %(default)s)"
-        if kind is bool:
-            parser.add_argument(flag(each.name), action=argparse.BooleanOptionalAction, help=words)
-        else:
-            convert = _CONVERTERS.get(kind, kind)
-            parser.add_argument(flag(each.name), type=convert, metavar=_METAVARS.get(kind, "NAME"), help=words)
+    """Give `parser` a flag for each field of FitConfig; its help tells the default of the recipe named in `arguments`.
+
+    Parsed options hold those alone that were given.
+    """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", default="default", nargs="?")
     recipe = first.parse_known_args(arguments)[0].recipe
     if recipe not in RECIPES:
         parser.error(f"--recipe is {recipe}; it must be one of: {', '.join(RECIPES)}.")
-    parser.set_defaults(**{each.name: getattr(RECIPES[recipe], each.name) for each in fields(FitConfig)})
+    for each in fields(FitConfig):
+        kind, default = type(each.default), getattr(RECIPES[recipe], each.name)
+        about: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{each.metadata['help']} (default: {default})"}
+        if kind is bool:
+            parser.add_argument(flag(each.name), action=argparse.BooleanOptionalAction, **about)
+        else:
+            convert = _CONVERTERS.get(kind, kind)
+            parser.add_argument(flag(each.name), type=convert, metavar=_METAVARS.get(kind, "NAME"), **about)
 
 
 def from_options(options: argparse.Namespace) -> FitConfig:
-    """The configuration that the parsed flags describe; raises ConfigError where one is out of bounds."""
-    return FitConfig(**{each.name: getattr(options, each.name) for each in fields(FitConfig)})
+    """The recipe's configuration with the parsed flags; raises ConfigError where one is out of bounds."""
+    given = {each.name: getattr(options, each.name) for each in fields(FitConfig) if each.name in options}
+    return replace(RECIPES[given.get("recipe", "default")], **given)
 
 
 def _whole_number(text: str) -> int:

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
 from pathlib import Path
 
 import torch
@@ -24,6 +24,8 @@ class Dataset:
     name: str
     images: Tensor
     labels: Tensor
+    classes: tuple[str, ...] = ()
+    """The name of each label from 0 on; empty where the labels have none."""
 
     def __len__(self) -> int:
         return len(self.images)
@@ -51,8 +53,8 @@ class Dataset:
             raise ConfigError(f"--validation is {count}; it must be less than the {len(self)} training images.")
         kept = len(self) - count
         return (
-            Dataset(self.name, self.images[:kept], self.labels[:kept]),
-            Dataset(self.name, self.images[kept:], self.labels[kept:]),
+            replace(self, images=self.images[:kept], labels=self.labels[:kept]),
+            replace(self, images=self.images[kept:], labels=self.labels[kept:]),
         )
 
     def split(self, share: float) -> tuple[Dataset, Dataset]:
@@ -63,7 +65,7 @@ class Dataset:
         """The same on `device`, if it fits there beside what training needs; else as it is, read batch by batch."""
         if device.type == "cuda" and self.images.nbytes > torch.cuda.mem_get_info(device)[0] // 2:
             return self
-        return Dataset(self.name, self.images.to(device), self.labels.to(device))
+        return replace(self, images=self.images.to(device), labels=self.labels.to(device))
 
 
 def to_pixels(images: Tensor) -> Tensor:

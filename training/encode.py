@@ -13,10 +13,12 @@ import pyarrow.parquet as pq
 from tqdm import tqdm
 
 from training.config import ConfigError
+from training.data import DataError
 from training.encode_inputs import open_input
 from training.encode_parts import Encoding
 from training.encode_rows import Part
 from vae import Checkpoint
+from vae.files import errors_of
 
 RUN = "encoding.json"
 """In the output: what was encoded with what."""
@@ -54,6 +56,8 @@ def encode(checkpoint: Checkpoint, path: Path, out: Path, batch_size: int, devic
             raise KeyboardInterrupt("Interrupted: whole parts are kept. The same command goes on.") from None
     failed = sum(pq.read_metadata(file).num_rows for file in out.glob("errors-*.parquet"))
     errors = f"; {failed:,} could not be read, {out}/errors-*.parquet say why" if failed else ""
+    if failed == total > 0:
+        raise DataError(f"None of the {total:,} images could be read: {out}/errors-*.parquet say why.")
     print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
 
 
@@ -86,9 +90,9 @@ def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
         if before := run.read():
             _compare(out, before, about)
         else:
-            run.write(json.dumps(about, indent=1))
-            run.flush()
-            os.fsync(run.fileno())
+            with errors_of(out / RUN):
+                os.write(run.fileno(), json.dumps(about, indent=1).encode())  # what is buffered would fail at the close
+                os.fsync(run.fileno())
         for cut_off in out.glob(".*.parquet.*"):
             cut_off.unlink()
         yield

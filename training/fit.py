@@ -5,8 +5,8 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
+from collections.abc import Collection, Iterator
+from contextlib import ExitStack, contextmanager
 from pathlib import Path
 from typing import Any
 
@@ -16,64 +16,105 @@ from tqdm import tqdm
 
 import vae
 from training.card import remove_card, write_card
-from training.config import ConfigError, FitConfig
+from training.config import NETWORK, ConfigError, FitConfig
 from training.data import Dataset, load
 from training.evaluate import SEED, Figures, evaluate, latent_means
 from training.loop import new_state, train_epochs
 from training.measure import measure
-from training.network import new_model
+from training.network import new_model, require_memory
 from training.optimizers import learning_rate_of
 from training.outputs import Outputs
-from training.state import TrainingState
+from training.report import left_out
+from training.state import TrainingError, TrainingState
 from training.workers import Workers, join_workers
-from vae.files import write_atomically
+from vae.files import errors_of, write_atomically
 
 IMPORTANCE_SAMPLES = 100
-"""K of the bound on log p(x) at the end of a training: seconds. `vae-train evaluate` takes 5,000: minutes."""
+"""K of the bound on log p(x) at the end of a training. `vae-train evaluate` takes 5,000."""
+MEASURE_SHARE = 0.1
+"""Of the training's time, which is added for the figures at its end."""
+MEASURE_LEAST_S = 1.0
+"""Seconds that the figures may take after the shortest training."""
 
 
-def fit(config: FitConfig) -> None:
+def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
     """Train as `config` says: checkpoint, history and state after every epoch; figures, card and latents at the end.
 
-    Raises ConfigError, DataError or TrainingError; a KeyboardInterrupt says what was kept.
+    A checkpoint of `config.start_from` brings its network; the options of NETWORK that `given` names must be its own.
+    Raises ConfigError, DataError or TrainingError; a KeyboardInterrupt and a TrainingError say what was kept.
     """
-    with join_workers(config.device) as workers, _precision(config.matmul_precision):
-        with workers.first_alone():
-            train, test = load(config.dataset, config.data_dir, config.image_size or None)
-        train, validation = train.hold_out(config.held_out(len(train)))
-        if workers.first:
-            _announce(config, workers, train, validation, test)
-        outputs = Outputs(config.out)
-        config.out.parent.mkdir(parents=True, exist_ok=True)
-        state = _begin(config, train, workers.device)
-        if config.resume and outputs.state.exists():
-            state.resume(outputs.state, config)
-            _say(workers, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
-        elif config.resume:
-            _say(workers, f"There is no {outputs.state} to resume: starting from the first step.")
-        try:
-            _train(config, outputs, state, train.to(workers.device), validation.to(workers.device), workers)
-        except KeyboardInterrupt:
-            epochs = len(state.history)
-            kept = f"{config.out} holds epoch {epochs}, whole, without figures and latents"
-            kept = kept if epochs else "no epoch was finished, no checkpoint was written"
-            raise KeyboardInterrupt(f"Interrupted: {kept}. The same command with --resume goes on.") from None
-    workers.leave()
-    _finish(config, outputs, state, train, test)
+    outputs = Outputs(config.out)
+    with ExitStack() as until_the_end:
+        with join_workers(config.device) as workers, _precision(config.matmul_precision):
+            config.out.parent.mkdir(parents=True, exist_ok=True)
+            if workers.first:
+                until_the_end.enter_context(outputs.locked())
+            with workers.first_alone():
+                train, test = load(config.dataset, config.data_dir, config.image_size or None)
+            train, validation = train.hold_out(config.held_out(len(train)))
+            if workers.first:
+                _announce(config, workers, train, validation, test)
+            config, state = _begin(config, given, train, workers)
+            if config.resume and outputs.state.exists():
+                state.resume(outputs.state, config)
+                _say(workers, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
+            elif config.resume:
+                _say(workers, f"There is no {outputs.state} to resume: starting from the first step.")
+            with _saying_what_is_kept(config.out, state):
+                _train(config, outputs, state, train.to(workers.device), validation.to(workers.device), workers)
+        workers.leave()
+        with _saying_what_is_kept(config.out, state):
+            _finish(config, outputs, state, train, test)
 
 
-def _begin(config: FitConfig, train: Dataset, device: torch.device) -> TrainingState:
-    """A training before its first step, of new weights or of a checkpoint's."""
+def _begin(
+    config: FitConfig, given: Collection[str], train: Dataset, workers: Workers
+) -> tuple[FitConfig, TrainingState]:
+    """The options with those of the network, and a training before its first step, of new weights or a checkpoint's."""
+    device = workers.device
     if not config.start_from:
-        return new_state(config, new_model(config, train).to(device), device)
+        require_memory(config, train.image_shape, device)
+        model = new_model(config, train).to(device)
+        config = config.with_network(model.config, given)
+        return config, new_state(config, model, device)
     checkpoint = vae.load(Path(config.start_from), device)
     model = checkpoint.model.requires_grad_(True)
     if model.config.image_shape != train.image_shape:
         theirs, ours = ("×".join(map(str, shape)) for shape in (model.config.image_shape, train.image_shape))
         raise ConfigError(f"--start-from takes images of {theirs}; the data set's are {ours}.")
+    config = config.with_network(model.config, given)
+    _say(
+        workers,
+        f"Starting from {config.start_from}: {config.architecture}, hidden width {config.hidden_dim}, "
+        f"{config.latent_dim} latent dimensions.",
+    )
     state = new_state(config, model, device)
-    state.started_from = {"sha256": checkpoint.sha256, "training": checkpoint.training}
-    return state
+    started_from = {"checkpoint": Path(config.start_from).name, "sha256": checkpoint.sha256}
+    state.started_from = started_from | {"training": checkpoint.training}
+    return config, state
+
+
+@contextmanager
+def _saying_what_is_kept(out: Path, state: TrainingState) -> Iterator[None]:
+    """Tell in an interrupt and in a TrainingError which epoch of this training the checkpoint `out` holds."""
+    try:
+        yield
+    except KeyboardInterrupt:
+        raise KeyboardInterrupt(f"Interrupted: {_kept(out, state)}. The same command with --resume goes on.") from None
+    except TrainingError as error:
+        raise TrainingError(f"{error} Now {_kept(out, state)}.") from error
+
+
+def _kept(out: Path, state: TrainingState) -> str:
+    try:
+        checkpoint = vae.load(out)
+    except vae.CheckpointError:
+        checkpoint = None
+    epoch = checkpoint and checkpoint.training.get("last_epoch")
+    if not checkpoint or epoch not in state.history:  # there may be an older training's
+        return "no epoch was finished, no checkpoint was written"
+    without = "" if checkpoint.figures else ", without figures and latents"
+    return f"{out} holds epoch {epoch['epoch']}, whole{without}"
 
 
 def _train(
@@ -84,6 +125,7 @@ def _train(
         reconstruction, kl = (workers.total(state.sums) / len(train)).tolist()
         if not workers.first:
             continue
+        state.require_finite()
         figures = {"train": Figures(reconstruction, kl)}
         if len(validation):
             figures["validation"] = evaluate(state.model, validation.images, draws=1, seed=SEED)
@@ -96,33 +138,41 @@ def _train(
 
         vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # what an older checkpoint left
         remove_card(outputs.card)
-        vae.save(config.out, state.model, training=_told(config, state, len(train), record), figures={})
         state.history.append(record)
+        vae.save(config.out, state.model, training=_told(config, state, train, record), figures={})
         write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
         if config.tensorboard:
-            with SummaryWriter(outputs.tensorboard) as writer:
+            with errors_of(outputs.tensorboard), SummaryWriter(outputs.tensorboard) as writer:
                 for name, value in record.items():
                     writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
 
 
 def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, test: Dataset) -> None:
     model = state.model
-    figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, progress=True)
+    state.require_finite()
+    seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
+    figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
     latents = vae.LatentSet(latent_means(model, test.images), test.labels)
-    vae.save(config.out, model, training=_told(config, state, len(train), state.history[-1]), figures=figures)
+    vae.save(config.out, model, training=_told(config, state, train, state.history[-1]), figures=figures)
     checkpoint = vae.load(config.out)
     latents.save(config.out, checkpoint.sha256)
     written = write_card(outputs.card, checkpoint)
     losses = Figures(figures["test_reconstruction_loss"], figures["test_kl_divergence"])
+    if less := left_out(figures, train, test):
+        print(
+            f"There were {seconds:.1f} s for the figures: {'; '.join(less)}. "
+            "vae-train evaluate measures all of it, and so does --measure full."
+        )
     print(f"test: {losses.describe()} (nats per image)")
     card = f", and {outputs.card}" if written else f"; {outputs.card} is not vae-train's and was left as it is"
     print(f"Wrote {config.out}, {vae.LatentSet.path_beside(config.out)}{card}.")
 
 
-def _told(config: FitConfig, state: TrainingState, images: int, last_epoch: dict[str, float]) -> dict[str, Any]:
+def _told(config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]) -> dict[str, Any]:
     """What the checkpoint says of its training."""
     return config.recorded() | {
-        "training_images": images,
+        "classes": train.classes,
+        "training_images": len(train),
         "pictures": {"fit": config.fit},
         "epochs_finished": state.epoch,
         "seconds": round(state.seconds, 2),

@@ -67,7 +67,7 @@ def load_folder(root: Path, cache_dir: Path, image_size: int | None) -> tuple[Da
     names = [path.relative_to(root).parts[0] if path.parent != root else None for path in paths]
     classes = sorted({name for name in names if name is not None})
     labels = torch.tensor([NO_LABEL if name is None else classes.index(name) for name in names])
-    return Dataset(root.name, images, labels).split(TEST_SHARE)
+    return Dataset(root.name, images, labels, tuple(classes)).split(TEST_SHARE)
 
 
 def _common_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int, int]:

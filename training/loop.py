@@ -16,7 +16,7 @@ from training.config import FitConfig
 from training.data import Dataset, to_pixels
 from training.network import Objective
 from training.optimizers import learning_rate_of, new_optimizers
-from training.state import TrainingState
+from training.state import TrainingError, TrainingState
 from training.variation import NUMBERS, vary
 from training.workers import Workers
 from vae import VAE
@@ -25,10 +25,6 @@ READ_EVERY = 50
 """Steps between two readings of the running averages on a GPU: a reading waits for it."""
 SAVE_EVERY_S = 60.0
 """Seconds after which the state is saved within an epoch, where one process holds all of it."""
-
-
-class TrainingError(Exception):
-    """A training that cannot go on; the message is a sentence that says how to mend it."""
 
 
 def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingState:
@@ -45,7 +41,7 @@ def train_epochs(
     The state is changed in place, yielded after each epoch, and saved to `state_path`.
 
     All processes draw the noise of the whole batch and take their share of it, so that the result depends on their
-    number by rounding alone. Raises TrainingError where the loss is no finite number.
+    number by rounding alone. Raises TrainingError where the loss or what would be saved is no finite number.
     """
     device, steps_per_epoch = workers.device, math.ceil(len(train) / config.batch_size)
     read_every = 1 if device.type == "cpu" else READ_EVERY
@@ -116,7 +112,7 @@ class Progress:
     """The bar: epoch, loss and its parts, images a second, time left."""
 
     def __init__(self, config: FitConfig, state: TrainingState, images: int, *, quiet: bool) -> None:
-        self._epochs, self._images = config.all_epochs, images
+        self._epochs, self._images, self._beta = config.all_epochs, images, config.beta
         self._bar = tqdm(
             total=config.all_epochs * images,
             initial=state.epoch * images + state.seen,
@@ -138,6 +134,7 @@ class Progress:
         if shown and not self._bar.disable:
             reconstruction, kl = (state.sums * workers.count / state.seen).tolist()
             self._bar.set_description(f"epoch {state.epoch + 1}/{self._epochs}", refresh=False)
+            loss, weight = reconstruction + self._beta * kl, "" if self._beta == 1 else f"{self._beta:g}·"
             self._bar.set_postfix_str(
-                f"loss {reconstruction + kl:.2f} = reconstruction {reconstruction:.2f} + KL {kl:.2f}", refresh=False
+                f"loss {loss:.2f} = reconstruction {reconstruction:.2f} + {weight}KL {kl:.2f}", refresh=False
             )

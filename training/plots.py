@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import sys
 from collections.abc import Callable
 from functools import partial
@@ -18,6 +19,7 @@ from training.posterior import Posterior
 from training.scatter import latent_picture, latent_scatter, project
 from training.strips import interpolations, reconstructions, samples
 from vae import VAE
+from vae.files import write_atomically
 
 DPI = 200
 
@@ -33,7 +35,7 @@ def draw_all(model: VAE, test: Dataset, checkpoint: Path, out: Path, seed: int) 
     points, axes = project(posterior.mean)
     noun = "digit" if test.name == "mnist" else "class"
     pictures: dict[str, Callable[[], Figure]] = {
-        "latents.png": lambda: latent_picture(points, axes, test.labels, noun),
+        "latents.png": lambda: latent_picture(points, axes, test.labels, noun, test.classes),
         "reconstructions.png": lambda: reconstructions(model, test),
         "samples.png": lambda: samples(model, seed),
         "interpolations.png": lambda: interpolations(model, test),
@@ -54,10 +56,12 @@ def draw_all(model: VAE, test: Dataset, checkpoint: Path, out: Path, seed: int) 
         print(f"There is no {Outputs(checkpoint).history}: the loss curves are left out.", file=sys.stderr)
     written = [out / "latent3d.html"]
     # plotly.js goes into the file (4.5 MB, most of it), so that it opens without a network
-    latent_scatter(points, axes, test.labels, noun).write_html(
-        written[0], include_plotlyjs=True, default_height="96vh", config={"displaylogo": False}
-    )
+    scatter = latent_scatter(points, axes, test.labels, noun, test.classes)
+    page = scatter.to_html(include_plotlyjs=True, default_height="96vh", config={"displaylogo": False})
+    write_atomically(written[0], page.encode())
     for name, draw in tqdm(pictures.items(), unit="picture", leave=False):
-        draw().savefig(out / name, dpi=DPI, bbox_inches="tight")
+        picture = io.BytesIO()
+        draw().savefig(picture, dpi=DPI, bbox_inches="tight")
+        write_atomically(out / name, picture.getvalue())
         written.append(out / name)
     return written

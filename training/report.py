@@ -5,8 +5,9 @@ from __future__ import annotations
 from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
+from training.data import NO_LABEL, Dataset
 from training.evaluate import DRAWS
-from training.measure import BOUND_LIMIT
+from training.measure import BOUND_LIMIT, TRAIN_LIMIT
 from training.neighbours import NEIGHBOURS
 from training.posterior import ACTIVE_ABOVE
 
@@ -47,6 +48,7 @@ def rows(figures: Mapping[str, float]) -> Iterator[Row]:
     if samples:
         name = f"−log p(x), upper bound, K = {samples:,.0f}"
         yield row(name, "neg_importance_weighted_bound", NATS, nats)
+        yield row("– images that this is a mean over", "bound_images", "", "{:,.0f}".format)
     yield row("active units", "active_units", f"of {len(dimensions)}", "{:.0f}".format)
     yield row("mean squared error", "squared_error", "per pixel, 0 to 1", "{:.5f}".format)
     yield row(f"{NEIGHBOURS}-nearest-neighbour accuracy", "neighbour_accuracy", "share of images", share)
@@ -61,9 +63,7 @@ def notes(figures: Mapping[str, float]) -> list[str]:
         "Mean squared error: of the image decoded from the posterior mean.",
     ]
     if "importance_samples" in figures:
-        said.insert(
-            1, f"−log p(x): importance-weighted bound of Burda et al. (2016), on at most {BOUND_LIMIT:,} images."
-        )
+        said.insert(1, "−log p(x): importance-weighted bound of Burda et al. (2016).")
     if "test_neighbour_accuracy" in figures:
         said.append(
             f"Nearest neighbours: the class of most of the {NEIGHBOURS} training images with the nearest latent means, "
@@ -74,6 +74,24 @@ def notes(figures: Mapping[str, float]) -> list[str]:
         said.insert(
             1, f"The {DIMENSIONS_SHOWN} dimensions with the largest KL divergence; --json has the other {hidden}."
         )
+    return said
+
+
+def left_out(figures: Mapping[str, float], train: Dataset, test: Dataset) -> list[str]:
+    """What a complete measurement would add to `figures`: a phrase for each that there was no time for."""
+    said = []
+    for part, name, dataset, most in (
+        ("test", "test", test, len(test)),
+        ("train", "training", train, min(len(train), TRAIN_LIMIT)),
+    ):
+        measured = figures[f"{part}_images"]
+        if measured < most:
+            said.append(f"{measured:,.0f} of {most:,} {name} images were measured")
+        if f"{part}_neighbour_accuracy" not in figures and bool((dataset.labels != NO_LABEL).any()):
+            said.append(f"neighbours were sought for no {name} image")
+        bounded, all_bounded = figures.get(f"{part}_bound_images", 0), min(most, BOUND_LIMIT)
+        if bounded < all_bounded:
+            said.append(f"log p(x) was bounded for {bounded:,.0f} of {all_bounded:,} {name} images")
     return said
 
 

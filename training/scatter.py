@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from itertools import combinations
 
 import numpy as np
@@ -40,10 +40,15 @@ def project(latents: Tensor) -> tuple[NDArray[np.float32], list[str]]:
     return (centred @ directions[:3].T).numpy(), names
 
 
-def latent_scatter(points: NDArray[np.float32], axes: list[str], labels: Tensor, noun: str = "class") -> go.Figure:
-    """Interactive scatter of `points` (N, 2 or 3): a trace and a legend entry per class, which is called `noun`."""
+def latent_scatter(
+    points: NDArray[np.float32], axes: list[str], labels: Tensor, noun: str = "class", names: Sequence[str] = ()
+) -> go.Figure:
+    """Interactive scatter of `points` (N, 2 or 3): a trace and a legend entry per class, which is called `noun`.
+
+    `names` are those of the labels from 0 on; without them the labels stand for themselves.
+    """
     figure = go.Figure()
-    for name, color, chosen in _classes(labels):
+    for name, color, chosen in _classes(labels, names):
         coordinates = dict(zip("xyz", points[chosen].T, strict=False))
         hover = f"{noun} {name}<br>" if name else ""
         look = {
@@ -70,20 +75,22 @@ def latent_scatter(points: NDArray[np.float32], axes: list[str], labels: Tensor,
     return figure
 
 
-def latent_picture(points: NDArray[np.float32], axes: list[str], labels: Tensor, noun: str = "class") -> Figure:
+def latent_picture(
+    points: NDArray[np.float32], axes: list[str], labels: Tensor, noun: str = "class", names: Sequence[str] = ()
+) -> Figure:
     """The same scatter as a still picture: a panel for each pair of axes."""
     pairs = list(combinations(range(len(axes)), 2))
     figure = Figure(figsize=(4 * len(pairs) + 0.6, 4), layout="constrained")
     for plot, (i, j) in zip(figure.subplots(1, len(pairs), squeeze=False).flat, pairs, strict=True):
-        for name, color, chosen in _classes(labels):
+        for name, color, chosen in _classes(labels, names):
             x, y = points[chosen, i], points[chosen, j]
             plot.scatter(x, y, s=3, alpha=0.5, linewidths=0, color=color, label=name or None)
         plot.set(xlabel=axes[i], ylabel=axes[j], aspect="equal", adjustable="datalim")
-    handles, names = plot.get_legend_handles_labels()
-    if names:
-        columns = -(-len(names) // LEGEND_ROWS)
+    handles, entries = plot.get_legend_handles_labels()
+    if entries:
+        columns = -(-len(entries) // LEGEND_ROWS)
         legend = figure.legend(
-            handles, names, title=noun, markerscale=4, frameon=False, loc="outside right center", ncols=columns
+            handles, entries, title=noun, markerscale=4, frameon=False, loc="outside right center", ncols=columns
         )
         for handle in legend.legend_handles:
             if handle is not None:
@@ -91,7 +98,7 @@ def latent_picture(points: NDArray[np.float32], axes: list[str], labels: Tensor,
     return figure
 
 
-def _classes(labels: Tensor) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
+def _classes(labels: Tensor, names: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
     """Name ("" of images without a label), colour and members of each class."""
     found = [int(label) for label in labels.unique()]
     for label in found:
@@ -99,7 +106,7 @@ def _classes(labels: Tensor) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
         if len(found) > len(COLORS):
             color = to_hex(colormaps["turbo"](label / max(found)))
         yield (
-            "" if label == NO_LABEL else str(label),
+            "" if label == NO_LABEL else names[label] if names else str(label),
             COLORS[0] if label == NO_LABEL else color,
             (labels == label).numpy(),
         )

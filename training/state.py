@@ -4,12 +4,14 @@ from __future__ import annotations
 
 import io
 import json
+import math
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor
+from torch.nn.utils import get_total_norm
 
 from training.config import ConfigError, FitConfig
 from training.data import DataError
@@ -17,6 +19,10 @@ from vae import VAE
 from vae.files import write_atomically
 
 PROGRESS = ("epoch", "position", "seen", "seconds", "history", "started_from")
+
+
+class TrainingError(Exception):
+    """A training that cannot go on; the message is a sentence that says how to mend it."""
 
 
 @dataclass
@@ -42,7 +48,8 @@ class TrainingState:
     """Hash and training of the checkpoint whose weights it began with, if any."""
 
     def save(self, path: Path, config: FitConfig) -> None:
-        """Write to `path`, atomically."""
+        """Write to `path`, atomically; raises TrainingError where it is not finite."""
+        self.require_finite()
         content = {
             "config": config.recorded(),
             "model": self.model.state_dict(),
@@ -54,6 +61,18 @@ class TrainingState:
         buffer = io.BytesIO()
         torch.save(content, buffer)
         write_atomically(path, buffer.getvalue())
+
+    @torch.no_grad()
+    def require_finite(self) -> None:
+        """Raise TrainingError where a weight, a value of an optimiser or a loss is infinite or NaN."""
+        of_optimizers = (
+            value for optimizer in self.optimizers for values in optimizer.state.values() for value in values.values()
+        )
+        tensors = [self.sums, *self.model.parameters(), *(each for each in of_optimizers if isinstance(each, Tensor))]
+        if not bool(get_total_norm(tensors, math.inf).isfinite()):
+            raise TrainingError(
+                f"A weight or the loss is no finite number in epoch {len(self.history) + 1}: lower --learning-rate."
+            )
 
     def resume(self, path: Path, config: FitConfig) -> None:
         """Go on from what `save` wrote; raises ConfigError where it is another training's, DataError where damaged."""

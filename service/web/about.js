@@ -10,6 +10,7 @@ const FIGURES = {
   reconstruction_loss: "Reconstruction loss, nats",
   kl_divergence: "KL divergence, nats",
   neg_importance_weighted_bound: "Bound on −log p(x), nats",
+  bound_images: "Images of that bound",
   squared_error: "Squared error per pixel",
   neighbour_accuracy: "Accuracy of the nearest neighbours' labels",
   active_units: "Active latent dimensions",

@@ -56,6 +56,7 @@ def fitted(tmp_path_factory: pytest.TempPathFactory, data_dir: Path) -> Path:
     """A checkpoint of a small model, fitted to the small MNIST through the command line."""
     out = tmp_path_factory.mktemp("fitted") / "small.safetensors"
     options = ["--epochs", "2", "--hidden-dim", "16", "--validation", "100", "--warmup-steps", "2", "--device", "cpu"]
+    options += ["--measure", "full"]
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), *options]) == 0
     return out
 

@@ -34,6 +34,7 @@ ANOTHER: dict[str, Any] = {
     "latent_dim": 2,
     "validation": 13,
     "matmul_precision": "medium",
+    "measure": "full",
     "device": "cpu",
     "seed": 17,
 }
@@ -122,6 +123,7 @@ def test_what_is_recorded_is_json_without_paths() -> None:
     recorded = json.loads(json.dumps(FitConfig().recorded()))
     assert recorded.keys() == {each.name for each in fields(FitConfig)} - {
         "data_dir",
+        "measure",
         "out",
         "resume",
         "start_from",

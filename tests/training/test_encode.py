@@ -6,6 +6,7 @@ import importlib.util
 import io
 import os
 import re
+import resource
 import signal
 import subprocess
 import sys
@@ -242,6 +243,29 @@ def test_bad_images_are_told_and_stop_nothing(
     said = capsys.readouterr().out
     assert "Encoded 196 images" in said
     assert "4 could not be read" in said
+
+
+def test_an_input_of_which_nothing_can_be_read_is_a_failure(
+    tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "a.npy", np.full((3, 28, 28), 2.0))
+    for _ in range(2):  # the second run finds the part done
+        assert run(tmp_path / "a.npy", out) == 1
+        assert sentence(capsys) == f"None of the 3 images could be read: {out}/errors-*.parquet say why."
+
+
+def test_a_full_disk_is_told_with_the_path_of_the_first_file(
+    tmp_path: Path, out: Path, images: Images, capsys: pytest.CaptureFixture[str]
+) -> None:
+    np.save(tmp_path / "a.npy", images)
+    soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
+    resource.setrlimit(resource.RLIMIT_FSIZE, (0, hard))
+    try:
+        assert run(tmp_path / "a.npy", out) == 1
+    finally:
+        resource.setrlimit(resource.RLIMIT_FSIZE, (soft, hard))
+    assert sentence(capsys) == f"{out}/encoding.json cannot be written or read: File too large."
+    assert run(tmp_path / "a.npy", out) == 0
 
 
 def test_bad_files_are_told_by_their_paths(tmp_path: Path, out: Path, images: Images) -> None:

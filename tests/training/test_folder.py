@@ -41,6 +41,12 @@ def test_every_picture_comes_once_with_its_label(pictures: Path, tmp_path: Path)
     assert seen != sorted(seen)
 
 
+def test_the_classes_are_named_by_their_folders(pictures: Path, tmp_path: Path) -> None:
+    train, test = load(f"folder:{pictures}", tmp_path)
+    assert train.classes == test.classes == ("cats", "dogs")
+    assert train.to(torch.device("cpu")).hold_out(2)[1].classes == ("cats", "dogs")
+
+
 def test_the_split_is_the_same_each_time_and_nothing_is_decoded_twice(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

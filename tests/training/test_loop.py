@@ -1,5 +1,6 @@
 import json
 import math
+import re
 import signal
 import subprocess
 import sys
@@ -151,7 +152,8 @@ def test_fit_lays_the_latents_beside(fitted: Path, data_dir: Path) -> None:
     assert latents.label.equal(test.labels)
     assert torch.allclose(latents.mean, checkpoint.model.encode(to_pixels(test.images))[0], atol=1e-5)
     assert {path.name for path in fitted.parent.iterdir()} == {
-        f"small.{kind}" for kind in ("safetensors", "latents.safetensors", "state.pt", "history.jsonl", "md")
+        ".small.safetensors.lock",
+        *(f"small.{kind}" for kind in ("safetensors", "latents.safetensors", "state.pt", "history.jsonl", "md")),
     }
 
 
@@ -166,6 +168,17 @@ def test_fit_says_what_it_does(data_dir: Path, tmp_path: Path) -> None:
     assert lines[-2].startswith("test: -ELBO ")
     assert "epoch 2/2: 100%" in done.stderr
     assert "images/s, loss " in done.stderr
+
+
+def test_the_loss_of_the_bar_is_what_is_minimised(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    options = ["--out", str(tmp_path / "a.safetensors"), "--hidden-dim", "8", "--epochs", "1", "--device", "cpu"]
+    assert main(["fit", "--data-dir", str(data_dir), *options, "--beta", "4"]) == 0
+    told = re.findall(r"loss ([\d.]+) = reconstruction ([\d.]+) \+ 4·KL ([\d.]+)", capsys.readouterr().err)
+    loss, reconstruction, kl = map(float, told[-1])
+    assert loss == pytest.approx(reconstruction + 4 * kl, abs=0.03)
+    assert kl > 0.01
 
 
 def test_an_interrupt_leaves_the_last_finished_epoch(data_dir: Path, tmp_path: Path) -> None:
@@ -186,7 +199,8 @@ def test_an_interrupt_leaves_the_last_finished_epoch(data_dir: Path, tmp_path: P
     assert f"Interrupted: {out} holds epoch {epoch}, whole" in said
     assert "Traceback" not in said
     left = {path.name for path in tmp_path.iterdir()}
-    assert left == {"long.safetensors", "long.state.pt", "long.history.jsonl"}  # no part of a file, no old latents
+    kept = {"long.safetensors", "long.state.pt", "long.history.jsonl", ".long.safetensors.lock"}
+    assert left == kept  # no part of a file, no old latents
 
 
 def test_an_interrupt_in_the_first_epoch_says_that_nothing_was_written(
@@ -208,7 +222,8 @@ def test_a_loss_that_is_no_number_stops_the_training(
     out = tmp_path / "a.safetensors"
     options = ["--learning-rate", "1e20", "--warmup-steps", "0", "--hidden-dim", "8", "--validation", "0"]
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), *options]) == 1
-    assert "lower --learning-rate" in capsys.readouterr().err
+    said = capsys.readouterr().err
+    assert "lower --learning-rate. Now no epoch was finished, no checkpoint was written." in said
     assert not out.exists()
 
 
@@ -216,6 +231,8 @@ def test_a_loss_that_is_no_number_stops_the_training(
     ("options", "status", "mend"),
     [
         (["--device", "abacus"], 2, "--device is abacus, which cannot be used here; auto or cpu can."),
+        (["--latent-dim", "1000000000"], 2, "takes at least 17,554 GiB of memory to train; cpu has"),
+        (["--hidden-dim", "10000000000000000000"], 2, "--hidden-dim 10000000000000000000 takes at least"),
         (["--validation", "400"], 2, "must be less than the 400 training images"),
         (["--validation", "0", "--out", "{file}/a.safetensors"], 1, "file cannot be written"),
     ],

@@ -73,6 +73,31 @@ def test_latents_without_labels_have_no_legend() -> None:
     assert len(scatter.latent_picture(points, names, torch.arange(20) % 2).legends) == 1
 
 
+def test_classes_are_called_by_their_names() -> None:
+    points, names = scatter.project(torch.randn(30, 2))
+    labels = torch.arange(30) % 3 - 1
+    assert labels.min() == NO_LABEL
+    figure = scatter.latent_scatter(points, names, labels, names=("cats", "dogs"))
+    assert [trace.name for trace in figure.data] == ["", "cats", "dogs"]
+    (legend,) = scatter.latent_picture(points, names, labels, names=("cats", "dogs")).legends
+    assert [text.get_text() for text in legend.get_texts()] == ["cats", "dogs"]
+
+
+def test_the_model_of_a_folder_is_drawn_with_the_names_of_its_classes(tmp_path: Path) -> None:
+    for number in range(40):
+        folder = tmp_path / "pictures" / ("cats", "dogs")[number % 2]
+        folder.mkdir(parents=True, exist_ok=True)
+        Image.new("L", (6, 6), 5 * number).save(folder / f"{number}.png")
+    checkpoint, data = tmp_path / "pets.safetensors", ["--data-dir", str(tmp_path)]
+    dataset = ["--dataset", f"folder:{tmp_path / 'pictures'}", *data]
+    network = ["--epochs", "1", "--hidden-dim", "4", "--latent-dim", "1", "--device", "cpu"]
+    assert main(["fit", *dataset, *network, "--out", str(checkpoint)]) == 0
+    assert vae.load(checkpoint).training["classes"] == ["cats", "dogs"]
+    assert main(["plot", str(checkpoint), *dataset, "--out", str(tmp_path / "plots")]) == 0
+    page = (tmp_path / "plots" / "latent3d.html").read_text(encoding="utf-8")
+    assert set(re.findall(r'"name":"(\w+)"', page)) >= {"cats", "dogs"}
+
+
 def test_many_classes_have_a_colour_each() -> None:
     points, names = scatter.project(torch.randn(94, 2))
     figure = scatter.latent_scatter(points, names, torch.arange(94) % 47)

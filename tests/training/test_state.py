@@ -16,9 +16,9 @@ from training import loop
 from training.__main__ import main
 from training.config import FitConfig
 from training.data import Dataset, load
-from training.loop import TrainingError, new_state, train_epochs
+from training.loop import new_state, train_epochs
 from training.network import new_model
-from training.state import TrainingState
+from training.state import TrainingError, TrainingState
 from training.workers import Workers
 
 ALONE = Workers(0, 1, torch.device("cpu"))
@@ -144,9 +144,34 @@ def test_a_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tr
     state = fresh(train)
     epochs = train_epochs(CONFIG, state, train, ALONE, path)
     next(epochs)
-    with torch.no_grad():
+
+    @torch.no_grad()
+    def spoil(*_: object) -> None:
         state.model.mean_layer.bias.fill_(torch.nan)
-    with pytest.raises(TrainingError, match=r"no finite number at step 14: lower --learning-rate"):
+
+    state.optimizers[0].register_step_post_hook(spoil)
+    with pytest.raises(TrainingError, match=r"no finite number at step 15: lower --learning-rate"):
         next(epochs)
     kept = torch.load(path, weights_only=True)
     assert kept["progress"]["epoch"] == 1
+    assert kept["model"]["mean_layer.bias"].isfinite().all()
+
+
+def test_a_state_within_an_epoch_is_not_replaced_by_one_that_is_not_finite(
+    train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1)  # after each step
+    path = tmp_path / "state.pt"
+    state = fresh(train)
+
+    @torch.no_grad()
+    def spoil(*_: object) -> None:
+        if state.position == 2:
+            state.model.mean_layer.bias.fill_(torch.nan)
+
+    state.optimizers[0].register_step_post_hook(spoil)
+    with pytest.raises(TrainingError, match=r"no finite number in epoch 1: lower --learning-rate"):
+        next(train_epochs(CONFIG, state, train, ALONE, path))
+    kept = torch.load(path, weights_only=True)
+    assert kept["progress"]["position"] == 2
+    assert kept["model"]["mean_layer.bias"].isfinite().all()
