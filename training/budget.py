@@ -32,7 +32,7 @@ class Budget:
             seconds = time.perf_counter() - started
             if seconds > TIMED * share * left:
                 fitting = max(1, int(count * share * left / seconds))
-                digit = 10 ** (len(str(fitting)) - 1)
+                digit: int = 10 ** (len(str(fitting)) - 1)
                 return min(most, fitting // digit * digit)
             count *= 2
         return most

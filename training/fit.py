@@ -133,6 +133,10 @@ def _train(
         record["learning_rate"] = learning_rate_of(config, state.epoch * steps_per_epoch - 1, steps_per_epoch)
         for part, figure in figures.items():
             record |= figure.as_dict(f"{part}_")
+        if not all(map(math.isfinite, record.values())):
+            raise TrainingError(
+                f"The validation loss is no finite number in epoch {state.epoch}: lower --learning-rate."
+            )
         words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
         tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
 

@@ -20,7 +20,9 @@ TRAIN_LIMIT = 60_000
 BOUND_LIMIT = 10_000
 """Of either set the first images are taken for the bound on log p(x): it takes minutes for so many."""
 LEAST = 100
-"""Images of either set that are measured however little time there is; of fewer, the bound is left out."""
+"""Images of either set that are measured however little time there is."""
+BOUND_LEAST = 1000
+"""Images below which the bound is left out, unless they are all: over fewer, their spread hides what it would show."""
 
 
 def measure(
@@ -37,13 +39,13 @@ def measure(
     The bound on log p(x) is computed with `importance_samples` (K) for each of BOUND_LIMIT images; 0 leaves it out.
 
     Where `seconds` are too few for all images, as many are measured as there is time for, at equal distances in their
-    set; nearest neighbours, which want all with all, and a bound on fewer than LEAST images are left out.
-    `…_images` is how many were measured, `…_bound_images` how many the bound is a mean over.
+    set. Left out are nearest neighbours that cannot be sought for all of those, and a bound on fewer than BOUND_LEAST
+    images. `…_images` is how many were measured, `…_bound_images` how many the bound is a mean over.
     """
     budget = Budget(seconds)
     train, _ = train.hold_out(max(0, len(train) - TRAIN_LIMIT))
-    test_figures, test_latents = _losses(model, test, budget, share=1 / 4, progress=progress)
-    train_figures, train_latents = _losses(model, train, budget, share=1 / 3, progress=progress)
+    test_figures, test_latents = _losses(model, test, budget, share=2 / 5, progress=progress)
+    train_figures, train_latents = _losses(model, train, budget, share=1 / 2, progress=progress)
     test_figures |= _neighbours(test_latents, train_latents, budget, progress=progress)
     train_figures |= _neighbours(train_latents, None, budget, progress=progress)
     if importance_samples:
@@ -94,8 +96,8 @@ def _bound(model: VAE, dataset: Dataset, samples: int, budget: Budget, *, progre
         return importance_weighted_bound(model, some.images, samples, SEED, progress=progress).mean().item()
 
     most, _ = dataset.hold_out(max(0, len(dataset) - BOUND_LIMIT))
-    count = budget.images(lambda count: bound(_spread(most, count)), len(most), share=1 / 2)
-    if count < min(LEAST, len(most)):
+    count = budget.images(lambda count: bound(_spread(most, count)), len(most), share=3 / 4)
+    if count < min(BOUND_LEAST, len(most)):
         return {}
     value = bound(_spread(most, count), progress=progress)
     return {"neg_importance_weighted_bound": -value, "bound_images": count}

@@ -231,7 +231,7 @@ def test_a_loss_that_is_no_number_stops_the_training(
     ("options", "status", "mend"),
     [
         (["--device", "abacus"], 2, "--device is abacus, which cannot be used here; auto or cpu can."),
-        (["--latent-dim", "1000000000"], 2, "takes at least 17,554 GiB of memory to train; cpu has"),
+        (["--latent-dim", "1000000000"], 2, "takes at least 18,507 GiB of memory to train; cpu has"),
         (["--hidden-dim", "10000000000000000000"], 2, "--hidden-dim 10000000000000000000 takes at least"),
         (["--validation", "400"], 2, "must be less than the 400 training images"),
         (["--validation", "0", "--out", "{file}/a.safetensors"], 1, "file cannot be written"),

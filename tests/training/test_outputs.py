@@ -1,5 +1,6 @@
 """What a training leaves in its files when it is interrupted, goes wrong or is not alone."""
 
+import math
 import resource
 import subprocess
 import sys
@@ -9,7 +10,7 @@ import pytest
 import torch
 
 import vae
-from training import fit
+from training import loop
 from training.__main__ import main
 from training.config import ConfigError, FitConfig
 from training.outputs import Outputs
@@ -70,29 +71,40 @@ def test_an_older_checkpoint_is_not_taken_for_this_trainings(
     assert "Interrupted: no epoch was finished, no checkpoint was written." in capsys.readouterr().err
 
 
-@pytest.mark.parametrize("spoiled", ["weight", "moment"])
+@pytest.mark.parametrize(
+    ("spoiled", "value", "told"),
+    [
+        ("weight", math.nan, "A weight or the loss"),
+        ("moment", math.inf, "A weight or the loss"),
+        ("weight", 1e30, "The validation loss"),  # finite, but its square is not
+    ],
+)
 def test_what_is_not_finite_replaces_no_checkpoint(
-    spoiled: str, data_dir: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    spoiled: str,
+    value: float,
+    told: str,
+    data_dir: Path,
+    out: Path,
+    monkeypatch: pytest.MonkeyPatch,
+    capsys: pytest.CaptureFixture[str],
 ) -> None:
-    new_state = fit.new_state
-
     def spoiled_state(config: FitConfig, model: vae.VAE, device: torch.device) -> TrainingState:
-        state = new_state(config, model, device)
+        state = loop.new_state(config, model, device)
         adam = state.optimizers[0]
 
         @torch.no_grad()
         def spoil(*_: object) -> None:
             if (state.epoch, state.position) == (1, 1):  # the last of two steps: no loss is computed any more
                 bias = model.mean_layer.bias
-                (bias if spoiled == "weight" else adam.state[bias]["exp_avg"]).fill_(torch.nan)
+                (bias if spoiled == "weight" else adam.state[bias]["exp_avg"]).fill_(value)
 
         adam.register_step_post_hook(spoil)
         return state
 
-    monkeypatch.setattr(fit, "new_state", spoiled_state)
-    assert start(data_dir, out, "--epochs", "3") == 1
+    monkeypatch.setattr("training.fit.new_state", spoiled_state)
+    assert start(data_dir, out, "--epochs", "3", "--validation", "100") == 1
     said = capsys.readouterr().err
-    assert "A weight or the loss is no finite number in epoch 2: lower --learning-rate." in said
+    assert f"{told} is no finite number in epoch 2: lower --learning-rate." in said
     assert f"Now {out} holds epoch 1, whole, without figures and latents." in said
     assert vae.load(out).training["epochs_finished"] == 1
     state = torch.load(out.with_suffix(".state.pt"), weights_only=True)
