@@ -292,7 +292,7 @@ def test_bad_values_of_an_array_are_told_by_their_rows(tmp_path: Path, out: Path
 
 def test_a_batch_without_any_image(tmp_path: Path, out: Path) -> None:
     np.save(tmp_path / "a.npy", np.full((100, 28, 28), 2.0))
-    assert run(tmp_path / "a.npy", out) == 0
+    assert run(tmp_path / "a.npy", out) == 1
     assert rows_of(out) == []
     assert len(rows_of(out, "errors")) == 100
 

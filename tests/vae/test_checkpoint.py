@@ -1,3 +1,4 @@
+import errno
 import hashlib
 import io
 import json
@@ -85,7 +86,7 @@ def test_failed_save_leaves_the_old_file(path: Path, small: vae.VAE, monkeypatch
     before = path.read_bytes()
 
     def full_disk(_: int) -> None:
-        raise OSError("No space left on device")
+        raise OSError(errno.ENOSPC, "No space left on device")
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
