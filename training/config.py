@@ -86,14 +86,22 @@ class FitConfig:
         wanted="above 0",
         valid=lambda rate: 0 < rate < math.inf,
     )
+    adam_learning_rate: float = option(
+        0.0,
+        "Adam's learning rate beside Muon; 0 takes --learning-rate for the biases and narrow layers of an mlp, and at "
+        "most 0.003 for convolutions and where no matrix is wide enough for Muon",
+        wanted="0 or more",
+        valid=lambda rate: 0 <= rate < math.inf,
+    )
     decay: str = option(
         "cosine",
         "what becomes of the learning rate after the warm-up: `cosine` lets it fall to 0, `constant` keeps it",
         **one_of("cosine", "constant"),
     )
     warmup_steps: int = option(
-        50, "steps in which the learning rate rises from 0", wanted="0 or more", valid=lambda n: n >= 0
-    )
+        50, "steps in which the learning rate rises from 0; at most half of the training's",
+        wanted="0 or more", valid=lambda n: n >= 0,
+    )  # fmt: skip
     output_bias: bool = option(True, "start the decoder's last bias at the logit of the mean training image")
     input_dropout: float = option(
         0.1,

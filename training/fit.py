@@ -22,7 +22,7 @@ from training.evaluate import SEED, Figures, evaluate, latent_means
 from training.loop import new_state, train_epochs
 from training.measure import measure
 from training.network import new_model, require_memory
-from training.optimizers import learning_rate_of
+from training.optimizers import describe_optimizers, describe_warmup
 from training.outputs import Outputs
 from training.report import left_out
 from training.state import TrainingError, TrainingState
@@ -55,6 +55,9 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
             if workers.first:
                 _announce(config, workers, train, validation, test)
             config, state = _begin(config, given, train, workers)
+            _say(workers, describe_optimizers(config, state.optimizers))
+            if cut := describe_warmup(config, math.ceil(len(train) / config.batch_size)):
+                _say(workers, cut)
             if config.resume and outputs.state.exists():
                 state.resume(outputs.state, config)
                 _say(workers, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
@@ -120,7 +123,6 @@ def _kept(out: Path, state: TrainingState) -> str:
 def _train(
     config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, workers: Workers
 ) -> None:
-    steps_per_epoch = math.ceil(len(train) / config.batch_size)
     for _ in train_epochs(config, state, train, workers, outputs.state):
         reconstruction, kl = (workers.total(state.sums) / len(train)).tolist()
         if not workers.first:
@@ -130,7 +132,7 @@ def _train(
         if len(validation):
             figures["validation"] = evaluate(state.model, validation.images, draws=1, seed=SEED)
         record: dict[str, float] = {"epoch": state.epoch, "seconds": round(state.seconds, 2)}
-        record["learning_rate"] = learning_rate_of(config, state.epoch * steps_per_epoch - 1, steps_per_epoch)
+        record["learning_rate"] = state.optimizers[-1].param_groups[0]["lr"]  # of the last step
         for part, figure in figures.items():
             record |= figure.as_dict(f"{part}_")
         if not all(map(math.isfinite, record.values())):

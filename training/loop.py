@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 
 import torch
-from torch import Tensor
+from torch import Tensor, nn
 from tqdm import tqdm
 
 from training.config import FitConfig
 from training.data import Dataset, to_pixels
 from training.network import Objective
-from training.optimizers import learning_rate_of, new_optimizers
+from training.optimizers import new_optimizers, set_learning_rates
 from training.state import TrainingError, TrainingState
 from training.variation import NUMBERS, vary
 from training.workers import Workers
@@ -53,26 +53,14 @@ def train_epochs(
                 state.model.decoder.requires_grad_(not encoder_alone)
                 objective = workers.parallel(Objective(state.model))
             started = time.perf_counter()
-            for indices in epoch_order(config, state.epoch, len(train)).split(config.batch_size)[state.position :]:
+            order = epoch_order(config, state.epoch, len(train)).to(train.images.device)
+            for indices in order.split(config.batch_size)[state.position :]:
                 step = state.epoch * steps_per_epoch + state.position
-                x = to_pixels(train.take(workers.share(indices)).to(device, non_blocking=True))
-                if encoder_alone:
-                    numbers = torch.rand(len(indices), NUMBERS, generator=state.generator, device=device)
-                    x = vary(x, workers.share(numbers))
-                noise = torch.randn(len(indices), config.latent_dim, generator=state.generator, device=device)
-                shown = hide_pixels(x, config.input_dropout, state.generator, len(indices), workers)
-
-                reconstruction, kl = objective(x, shown, workers.share(noise))
-                loss = (reconstruction + config.beta * kl) * workers.count / len(indices)
-                loss.backward()
-
-                state.sums += torch.stack([reconstruction.detach(), kl.detach()])
+                set_learning_rates(state.optimizers, config, step, steps_per_epoch)
+                images = train.take(workers.share(indices)).to(device, non_blocking=True)
+                train_step(config, state, objective, images, len(indices), workers, augment=encoder_alone)
                 if step % read_every == 0 and not bool(state.sums.isfinite().all()):
                     raise TrainingError(f"The loss is no finite number at step {step}: lower --learning-rate.")
-                for optimizer in state.optimizers:
-                    optimizer.param_groups[0]["lr"] = learning_rate_of(config, step, steps_per_epoch)
-                    optimizer.step()
-                    optimizer.zero_grad()
 
                 state.position += 1
                 state.seen += len(indices)
@@ -89,6 +77,37 @@ def train_epochs(
             if state_path and workers.first:
                 state.save(state_path, config)
                 saved = time.monotonic()
+
+
+def train_step(
+    config: FitConfig,
+    state: TrainingState,
+    objective: nn.Module,
+    images: Tensor,
+    count: int,
+    workers: Workers,
+    *,
+    augment: bool,
+) -> None:
+    """Update the weights by this process's `images`, uint8 (n, C, H, W), of a batch of `count`, and add up its losses.
+
+    Nothing is read from the device, so that a GPU is not waited for.
+    """
+    x = to_pixels(images)
+    if augment:
+        numbers = torch.rand(count, NUMBERS, generator=state.generator, device=x.device)
+        x = vary(x, workers.share(numbers))
+    noise = torch.randn(count, config.latent_dim, generator=state.generator, device=x.device)
+    shown = hide_pixels(x, config.input_dropout, state.generator, count, workers)
+
+    reconstruction, kl = objective(x, shown, workers.share(noise))
+    loss = (reconstruction + config.beta * kl) * workers.count / count
+    loss.backward()
+
+    state.sums += torch.stack([reconstruction.detach(), kl.detach()])
+    for optimizer in state.optimizers:
+        optimizer.step()
+        optimizer.zero_grad()
 
 
 def epoch_order(config: FitConfig, epoch: int, count: int) -> Tensor:

@@ -17,7 +17,6 @@ from training.__main__ import main
 from training.config import FitConfig
 from training.data import Dataset, to_pixels
 from training.network import new_model
-from training.optimizers import learning_rate, new_optimizers
 from training.vision import load_vision
 from training.workers import Workers
 
@@ -38,15 +37,6 @@ def trained(config: FitConfig, train: Dataset) -> vae.VAE:
 @pytest.fixture(scope="module")
 def train(data_dir: Path) -> Dataset:
     return load_vision("mnist", data_dir, train=True)
-
-
-def test_learning_rate_warms_up_and_decays() -> None:
-    cosine = FitConfig(learning_rate=1.0, warmup_steps=10)
-    assert [learning_rate(cosine, step, 110) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
-    assert learning_rate(cosine, 60, 110) == pytest.approx(0.5)
-    assert learning_rate(cosine, 109, 110) == pytest.approx(0, abs=1e-3)
-    constant = replace(cosine, decay="constant")
-    assert [learning_rate(constant, step, 110) for step in (4, 60, 109)] == [0.5, 1.0, 1.0]
 
 
 def test_hidden_pixels_are_zero_and_the_others_scaled_up() -> None:
@@ -113,20 +103,6 @@ def test_training_lowers_the_loss(optimizer: str, train: Dataset) -> None:
     assert state.epoch == 4
 
 
-def test_muon_takes_the_matrices_between_wide_layers(train: Dataset) -> None:
-    config = replace(TINY, optimizer="muon")
-    model = new_model(config, train)
-    names = {parameter: name for name, parameter in model.named_parameters()}
-    adam, muon = new_optimizers(config, model)
-    assert isinstance(muon, torch.optim.Muon)
-    taken = {names[parameter] for parameter in muon.param_groups[0]["params"]}
-    assert taken == {f"{part}.weight" for part in ("encoder.0", "encoder.2", "decoder.2", "decoder.4")}
-    left = {names[parameter] for parameter in adam.param_groups[0]["params"]}
-    assert taken | left == set(names.values())
-    assert not taken & left
-    assert len(new_optimizers(TINY, model)) == 1
-
-
 def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir: Path) -> None:
     checkpoint = vae.load(fitted)
     assert checkpoint.figures.keys() >= {"test_neg_elbo", "test_reconstruction_loss", "test_kl_divergence"}
@@ -164,6 +140,7 @@ def test_fit_says_what_it_does(data_dir: Path, tmp_path: Path) -> None:
     lines = done.stdout.splitlines()
     assert lines[0] == "Training on mnist: 400 images of 1×28×28, pixels 0 to 255, read as 0 to 1."
     assert lines[2] == "Recipe article: 2 epochs in batches of 128 on cpu."
+    assert lines[3] == "Adam: learning rate 0.001, 13,566 parameters."
     assert [line.split("   ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert lines[-2].startswith("test: -ELBO ")
     assert "epoch 2/2: 100%" in done.stderr
@@ -206,10 +183,10 @@ def test_an_interrupt_leaves_the_last_finished_epoch(data_dir: Path, tmp_path: P
 def test_an_interrupt_in_the_first_epoch_says_that_nothing_was_written(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    def interrupted(*_: object) -> float:
+    def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    monkeypatch.setattr(loop, "learning_rate_of", interrupted)
+    monkeypatch.setattr(loop, "train_step", interrupted)
     out = tmp_path / "a.safetensors"
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), "--validation", "0"]) == 130
     assert "Interrupted: no epoch was finished, no checkpoint was written." in capsys.readouterr().err
