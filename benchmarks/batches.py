@@ -28,15 +28,15 @@ CALLERS = 4
 SECONDS = 2
 
 
-async def latents_per_second(engine: Engine, rows: int) -> float:
-    """Decoded for CALLERS at a time, `rows` for each."""
+async def latents_per_second(engine: Engine, rows: int, seconds: float = SECONDS) -> float:
+    """Decoded in `seconds` for CALLERS at a time, `rows` for each."""
     z = np.random.default_rng(0).standard_normal((rows, *engine.config.latent_shape), np.float32)
     await engine.decode(z)
     calls, start = 0, time.perf_counter()
 
     async def caller() -> None:
         nonlocal calls
-        while time.perf_counter() - start < SECONDS:
+        while time.perf_counter() - start < seconds:
             await engine.decode(z)
             calls += 1
 

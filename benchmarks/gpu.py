@@ -1,0 +1,167 @@
+"""All that is measured on a GPU, in under eight minutes: training to its end, the service, both against the CPU.
+
+    python -m benchmarks.gpu [--data-dir DIR] [--device cuda:1]
+
+Trains the default recipe on MNIST once for each precision of torch's float32 matrix products, serves the first
+checkpoint, compares the service's answers with those of the CPU, and measures the decoder over the size of a
+micro-batch. Writes benchmarks/gpu.md. `--quick` does all of it with one epoch and tenths of a second, and writes
+nothing: with `--device cpu` it tries this program out where there is no GPU.
+"""
+
+from __future__ import annotations
+
+import argparse
+import asyncio
+import json
+import os
+import subprocess
+import sys
+import tempfile
+import time
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import numpy as np
+import torch
+
+import vae
+from benchmarks.batches import latents_per_second
+from benchmarks.calls import CALLS
+from benchmarks.client import free_port, send
+from benchmarks.machine import describe_machine
+from benchmarks.sections import table
+from service.engine import Engine
+from service.torch_network import choose_network
+from training.data import load, to_pixels
+from vae_client import Client
+
+PRECISIONS = ("highest", "high", "medium")
+ROWS = (1, 16, 256, 4096)
+SECONDS = 2.0
+IMAGES = 256
+"""Compared with the CPU."""
+TOLERANCE = 1e-2
+"""Largest difference from the CPU, absolute and relative: a GPU's convolutions may round to TF32."""
+START_LIMIT_S = 120
+
+
+class NoGpu(Exception):
+    """The GPU that is asked for cannot be used; the message is a sentence."""
+
+
+def check_device(device: str) -> str:
+    """The name of `device` for the page; raises NoGpu."""
+    if device == "cpu":
+        return "CPU"
+    if not torch.cuda.is_available():
+        raise NoGpu("torch finds no GPU here: run this where there is one, or try it out with --device cpu --quick.")
+    return torch.cuda.get_device_name(device)
+
+
+def train(folder: Path, precision: str, options: argparse.Namespace) -> tuple[Path, Sequence[str]]:
+    """The checkpoint of `vae-train fit`, run to its end, and a row of the table."""
+    out = folder / f"{precision}.safetensors"
+    command = [sys.executable, "-m", "training", "fit", "--device", options.device, "--data-dir", options.data_dir]
+    more = ["--epochs", "1", "--hidden-dim", "16"] if options.quick else []
+    start = time.perf_counter()
+    subprocess.run([*command, "--out", out, "--matmul-precision", precision, *more], check=True)
+    seconds = time.perf_counter() - start
+    history = [json.loads(line) for line in out.with_suffix(".history.jsonl").read_text().splitlines()]
+    epochs = np.diff([0, *(record["seconds"] for record in history)])
+    first, last = (f"{value:.2f}" for value in (epochs[0], epochs[-1]))
+    return out, (precision, first, last, f"{seconds:.0f}", f"{vae.load(out).figures['test_neg_elbo']:.2f}")
+
+
+@contextmanager
+def serving(checkpoint: Path, device: str) -> Iterator[str]:
+    """The address of the service, `checkpoint` on `device`."""
+    port = free_port()
+    settings = {"VAE_DEVICE": device, "VAE_CHECKPOINT": str(checkpoint), "VAE_PORT": str(port)}
+    with subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings) as process:
+        try:
+            give_up = time.monotonic() + START_LIMIT_S
+            while not _answers(port):
+                if process.poll() is not None or time.monotonic() > give_up:
+                    raise RuntimeError("The service has not started: its log says why.")
+                time.sleep(0.1)
+            yield f"http://127.0.0.1:{port}"
+        finally:
+            process.terminate()
+
+
+def _answers(port: int) -> bool:
+    try:
+        return send(port, CALLS["readyz"]).status == 200
+    except OSError:
+        return False
+
+
+def differences(url: str, checkpoint: Path, data_dir: Path) -> list[Sequence[str]]:
+    """Largest differences of the service's answers from the CPU's; raises RuntimeError above TOLERANCE."""
+    network = choose_network(vae.load(checkpoint).model)
+    images = load("mnist", data_dir)[1].images[:IMAGES]
+    mean, log_variance = network.encode(to_pixels(images).numpy())
+    with Client(url) as client:
+        posterior, decoded = client.encode(images.numpy()), client.decode(mean)
+    pairs = {
+        "mean of q(z|x)": (posterior.mean, mean),
+        "log-variance": (posterior.log_variance, log_variance),
+        "image, 0 to 1": (decoded.pixels, network.decode(mean)),
+    }
+    for name, (ours, cpus) in pairs.items():
+        if not np.allclose(ours, cpus, TOLERANCE, TOLERANCE):
+            raise RuntimeError(f"{name}: the service on the GPU differs from the CPU by {np.abs(ours - cpus).max():g}.")
+    return [(name, f"{np.abs(ours - cpus).max():.1e}") for name, (ours, cpus) in pairs.items()]
+
+
+def throughput(checkpoint: Path, device: str, seconds: float) -> list[Sequence[str]]:
+    """Latents decoded a second, for each size of a micro-batch."""
+    network = choose_network(vae.load(checkpoint, device).model, device=device)
+    rows: list[Sequence[str]] = []
+    for size in ROWS:
+        engine = Engine(network, micro_batch_limit=size, threaded=True)
+        rows.append((str(size), f"{asyncio.run(latents_per_second(engine, size, seconds)):,.0f}"))
+        engine.close()
+    return rows
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--data-dir", type=Path, default=Path("data"))
+    parser.add_argument("--device", default="cuda")
+    parser.add_argument("--quick", action="store_true")
+    options = parser.parse_args()
+    try:
+        name = check_device(options.device)
+    except NoGpu as error:
+        sys.exit(str(error))
+    start = time.perf_counter()
+    with tempfile.TemporaryDirectory() as temporary:
+        precisions = PRECISIONS[:1] if options.quick else PRECISIONS
+        checkpoints, trained = zip(*(train(Path(temporary), each, options) for each in precisions), strict=True)
+        checkpoint = checkpoints[0]
+        with serving(checkpoint, options.device) as url:
+            compared = differences(url, checkpoint, options.data_dir)
+        decoded = throughput(checkpoint, options.device, SECONDS / 20 if options.quick else SECONDS)
+    head = ("matrix products", "first epoch, s", "last epoch, s", "all of fit, s", "test −ELBO")
+    minutes = (time.perf_counter() - start) / 60
+    page = "\n\n".join(
+        [
+            "# On a GPU",
+            f"{describe_machine()}; {name}. `python -m benchmarks.gpu` wrote this in {minutes:.1f} minutes.",
+            "`vae-train fit`, default recipe; the first epoch compiles the network:",
+            table(head, trained),
+            "Largest difference of the service's answers from the CPU's:",
+            table(("of", "difference"), compared),
+            "The decoder in process:",
+            table(("rows of a micro-batch", "latents/s"), decoded),
+        ]
+    )
+    print(page)
+    if not options.quick:
+        (Path(__file__).parent / "gpu.md").write_text(page + "\n")
+
+
+if __name__ == "__main__":
+    main()
