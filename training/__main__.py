@@ -85,11 +85,13 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="encode on the Ray cluster there, such as auto on one of its machines; without it, on this machine alone",
     )  # fmt: skip
     options = parser.parse_args(arguments)
-    if options.command == "fit":
-        try:
+    try:
+        if options.command == "fit":
             options.config = from_options(options)
-        except ConfigError as error:
-            fit.error(str(error))
+        elif getattr(options, "dataset", None) is not None:
+            FitConfig(dataset=options.dataset)
+    except ConfigError as error:
+        commands.choices[options.command].error(str(error))
     return options
 
 
@@ -163,19 +165,20 @@ def _encode(options: argparse.Namespace) -> None:
 
 def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:
     from training.data import DataError, load  # noqa: PLC0415
+    from training.lineage import describe_data, find_dataset, find_doubts, is_called, training_images  # noqa: PLC0415
     from vae import load as load_checkpoint  # noqa: PLC0415
 
     checkpoint = load_checkpoint(options.checkpoint)
-    shape = checkpoint.model.config.image_shape
-    trained_on = checkpoint.training.get("dataset", "mnist")
-    name = options.dataset or trained_on
+    shape, training = checkpoint.model.config.image_shape, checkpoint.training
+    name = FitConfig(dataset=options.dataset or find_dataset(options.checkpoint, training)).dataset
     train, test = load(name, options.data_dir, shape[1] if shape[1] == shape[2] else None)
     wanted, given = ("×".join(map(str, each)) for each in (shape, test.image_shape))
     if wanted != given:
         raise DataError(f"{options.checkpoint} takes images of {wanted}; {name}'s are {given}.")
-    if FitConfig(dataset=name).recorded()["dataset"] == trained_on:  # without what was held out
-        train, _ = train.hold_out(max(0, len(train) - checkpoint.training.get("training_images", len(train))))
-    return checkpoint, train, test
+    if is_called(name, training):
+        for doubt in find_doubts(name, describe_data(train, 0), training):
+            print(doubt, file=sys.stderr)
+    return checkpoint, training_images(train, name, training), test
 
 
 def _count(text: str) -> int:

@@ -38,7 +38,7 @@ def card(checkpoint: Checkpoint) -> str:
     started = (
         f", from the weights of {name}the checkpoint with SHA-256 {started_from['sha256']}" if started_from else ""
     )
-    held_out = "all but the last ones, held out for validation" if training["validation"] else "all of them"
+    held_out = "all but those held out for validation" if training["validation"] else "all of them"
     return f"""{MARK}
 # {checkpoint.name}
 

@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import argparse
 import math
+import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
+from training.tree import printable
 from vae.config import VAEConfig
 from vae.provenance import DEFAULT_FIT, Fit
 
@@ -20,6 +22,8 @@ FOLDER_FIT: Fit = "cover"
 """How a folder's pictures are brought to one shape."""
 NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim")
 """Options that describe the network."""
+VALIDATION_SHARE = 1 / 12
+"""Share of the training images that is held out by default, about: 5,000 of MNIST's."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
 
 
@@ -50,7 +54,7 @@ class FitConfig:
         "mnist",
         f"images to learn: {', '.join(DATASETS)}, folder:PATH of pictures, or npy:PATH of an array",
         wanted=f"one of: {', '.join(DATASETS)}, folder:PATH, npy:PATH",
-        valid=lambda name: name in DATASETS or name.startswith(("folder:", "npy:")),
+        valid=lambda name: name in DATASETS or re.match("(folder|npy):.", name) is not None,
     )
     data_dir: Path = option(  # noqa: RUF009 - a Path is immutable
         Path("data"), "folder that holds the data sets, or that they are downloaded into"
@@ -127,8 +131,8 @@ class FitConfig:
     latent_dim: int = option(3, "dimensions of the latent space", wanted="1 or more", valid=lambda n: n >= 1)
     validation: int = option(
         -1,
-        "training images held out (the last ones) to be measured after each epoch; 0 trains on all, -1 holds out a "
-        "tenth, at most 5000",
+        "about how many training images are held out, chosen by a hash of their content, to be measured after each "
+        "epoch; 0 trains on all, -1 holds out one in twelve, the same ones however many are added",
         wanted="-1 or more",
         valid=lambda n: n >= -1,
     )
@@ -192,15 +196,23 @@ class FitConfig:
             )
         return replace(self, **theirs)
 
-    def held_out(self, images: int) -> int:
-        """How many of the training set's `images` are held out."""
-        return min(5000, images // 10) if self.validation == -1 else self.validation
+    def validation_share(self, images: int) -> float:
+        """About which share of the training set's `images` is held out; raises ConfigError where it is all of them."""
+        if self.validation >= images:
+            raise ConfigError(f"--validation is {self.validation}; it must be less than the {images} training images.")
+        return VALIDATION_SHARE if self.validation == -1 else self.validation / images
+
+    @property
+    def located(self) -> str:
+        """`dataset`, found from any working directory."""
+        kind, colon, path = self.dataset.partition(":")
+        return f"{kind}{colon}{Path(path).absolute()}" if colon else kind
 
     def recorded(self) -> dict[str, Any]:
         """What the checkpoint says of its training, as JSON: all but what is the machine's business."""
         own = {name: value for name, value in asdict(self).items() if name not in MACHINES_OWN}
         kind, colon, path = self.dataset.partition(":")
-        own["dataset"] = f"{kind}{colon}{Path(path).name}"
+        own["dataset"] = f"{kind}{colon}{printable(Path(path).absolute().name)}" if colon else kind
         return {name: value for name, value in own.items() if not isinstance(value, Path)}
 
 

@@ -8,7 +8,7 @@ from pathlib import Path
 import torch
 from torch import Tensor
 
-from training.config import ConfigError
+from training.split import UNKNOWN, Origin, fingerprint, positions
 
 NO_LABEL = -1
 
@@ -26,6 +26,9 @@ class Dataset:
     labels: Tensor
     classes: tuple[str, ...] = ()
     """The name of each label from 0 on; empty where the labels have none."""
+    positions: Tensor | None = None
+    """Of the images by their content, (N,) float64 in [0, 1), where they are known; see `training.split`."""
+    origin: Origin = UNKNOWN
 
     def __len__(self) -> int:
         return len(self.images)
@@ -49,9 +52,7 @@ class Dataset:
         return f"{len(self):,} images of {shape}, pixels {low} to {high}, read as {low / 255:g} to {high / 255:g}"
 
     def hold_out(self, count: int) -> tuple[Dataset, Dataset]:
-        """All but the last `count` images, and those; the same ones whatever the seed, so that runs can be compared."""
-        if count >= len(self):
-            raise ConfigError(f"--validation is {count}; it must be less than the {len(self)} training images.")
+        """All but the last `count` images, and those."""
         kept = len(self) - count
         return (
             replace(self, images=self.images[:kept], labels=self.labels[:kept]),
@@ -59,8 +60,21 @@ class Dataset:
         )
 
     def split(self, share: float) -> tuple[Dataset, Dataset]:
-        """All but a `share` (0 to 1) of the images, at least one, and those."""
-        return self.hold_out(max(1, round(share * len(self))))
+        """All but about a `share` (0 to below 1) of the images, and those: the ones with positions below `share`.
+
+        The positions of the others are spread over [0, 1) again. Images in the order of their positions, as a mapped
+        file has them, are not copied.
+        """
+        places = positions(self.images) if self.positions is None else self.positions
+        low = places < share
+        count = int(low.sum())
+        in_order = bool(low[:count].all())
+        kept, held_out = (slice(count, None), slice(count)) if in_order else (~low, low)
+        spread = (places[kept] - share) / (1 - share)
+        return (
+            replace(self, images=self.images[kept], labels=self.labels[kept], positions=spread),
+            replace(self, images=self.images[held_out], labels=self.labels[held_out], positions=places[held_out]),
+        )
 
     def to(self, device: torch.device) -> Dataset:
         """The same on `device`, if it fits there beside what training needs; else as it is, read batch by batch."""
@@ -74,15 +88,11 @@ def to_pixels(images: Tensor) -> Tensor:
     return images.float() / 255
 
 
-def shuffled(count: int) -> Tensor:
-    """The numbers below `count` in an order that is always the same: sets may come sorted by what they show."""
-    return torch.randperm(count, generator=torch.Generator().manual_seed(0))
-
-
 def load(name: str, data_dir: Path, image_size: int | None = None) -> tuple[Dataset, Dataset]:
     """Training and test set of `name`: one of torchvision's, `folder:PATH` or `npy:PATH`; raises DataError.
 
-    torchvision's lie in `data_dir`, or are downloaded into it. `image_size` is for folders.
+    torchvision's lie in `data_dir`, or are downloaded into it; what the others are decoded to is kept there.
+    `image_size` is for folders.
     """
     source, _, path = name.partition(":")
     if source == "folder":
@@ -92,7 +102,11 @@ def load(name: str, data_dir: Path, image_size: int | None = None) -> tuple[Data
     if source == "npy":
         from training.npy import load_npy  # noqa: PLC0415
 
-        return load_npy(Path(path))
+        return load_npy(Path(path), data_dir)
     from training.vision import load_vision  # noqa: PLC0415
 
-    return load_vision(name, data_dir, train=True), load_vision(name, data_dir, train=False)
+    parts = [load_vision(name, data_dir, train=train) for train in (True, False)]
+    places = [positions(part.images) for part in parts]
+    origin = Origin(fingerprint(*places))
+    train, test = (replace(part, positions=its, origin=origin) for part, its in zip(parts, places, strict=True))
+    return train, test

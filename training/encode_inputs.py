@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import os
-from collections.abc import Iterator
 from pathlib import Path
 
 import pyarrow as pa
@@ -15,6 +14,7 @@ from training.encode_parquet import open_parquet
 from training.encode_pictures import open_folder
 from training.encode_rows import Shape, Source
 from training.folder import SUFFIXES
+from training.tree import walk
 from vae.provenance import Fit
 
 
@@ -44,21 +44,10 @@ def _files(root: Path, *kinds: tuple[str, ...]) -> list[pa.LargeBinaryArray]:
     """
     chunks: list[list[pa.Array]] = [[] for _ in kinds]
     with tqdm(desc="looking through", unit=" files", leave=False) as bar:
-        for folder, names in _walk(root):
+        for folder, names in walk(root):
             for suffixes, found in zip(kinds, chunks, strict=True):
-                paths = (folder / name for name in names if Path(name).suffix.lower() in suffixes)
+                paths = (folder / name for name in names or () if Path(name).suffix.lower() in suffixes)
                 files = [os.fsencode(path.relative_to(root)) for path in paths if path.is_file() or not path.exists()]
                 found.append(pa.array(files, pa.large_binary()))
-            bar.update(len(names))
+            bar.update(len(names or ()))
     return [pa.concat_arrays(found) for found in chunks]
-
-
-def _walk(root: Path) -> Iterator[tuple[Path, list[str]]]:
-    """Each folder with the names in it; raises OSError where one cannot be read."""
-
-    def stop(error: OSError) -> None:
-        raise error
-
-    for folder, folders, names in os.walk(root, onerror=stop):
-        folders.sort()
-        yield Path(folder), sorted(names)

@@ -14,6 +14,7 @@ from numpy.typing import NDArray
 
 from training.data import DataError
 from training.encode_rows import Part, Rows, Shape, batches, equal_parts, fingerprint
+from training.npy import map_array
 
 
 @dataclass(frozen=True)
@@ -30,7 +31,7 @@ class Npy:
     def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
         """Map the file anew for each batch: what was read of an open map stays in the process's memory."""
         for part, rows in batches(parts, batch_size):
-            batch = _as_images(_mapped(self.path)[rows.start : rows.stop], self.shape)
+            batch = _as_images(map_array(self.path)[rows.start : rows.stop], self.shape)
             readable: NDArray[np.bool_] = np.ones(len(rows), np.bool_)
             if batch.dtype != np.uint8:
                 readable = np.all((batch >= 0) & (batch <= 1), axis=(1, 2, 3))
@@ -42,7 +43,7 @@ class Npy:
 
 def open_npy(path: Path, shape: Shape) -> Npy:
     """The array at `path`, in any layout that training reads; raises DataError where it has no images of `shape`."""
-    array = _mapped(path)
+    array = map_array(path)
     if array.dtype != np.uint8 and array.dtype.kind != "f":
         raise DataError(f"{path} holds {array.dtype}; uint8 (0 to 255) or floating (0 to 1) is wanted.")
     try:
@@ -52,14 +53,6 @@ def open_npy(path: Path, shape: Shape) -> Npy:
             f"{path} holds an array of shape {array.shape}; {error} is what the checkpoint takes."
         ) from None
     return Npy(path, fingerprint(iter([(str(array.shape), path.stat())])), shape, equal_parts(len(array)))
-
-
-def _mapped(path: Path) -> NDArray[Any]:
-    try:
-        array: NDArray[Any] = np.load(path, mmap_mode="r", allow_pickle=False)
-    except (OSError, ValueError, EOFError) as error:
-        raise DataError(f"{path} cannot be read as a .npy file of images: {error}.") from error
-    return array
 
 
 def _as_images(array: NDArray[Any], shape: Shape) -> NDArray[Any]:

@@ -19,6 +19,7 @@ from training.card import remove_card, write_card
 from training.config import NETWORK, ConfigError, FitConfig
 from training.data import Dataset, load
 from training.evaluate import SEED, Figures, evaluate, latent_means
+from training.lineage import describe_data, find_doubts
 from training.loop import new_state, train_epochs
 from training.measure import measure
 from training.network import new_model, require_memory
@@ -51,10 +52,17 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
                 until_the_end.enter_context(outputs.locked())
             with workers.first_alone():
                 train, test = load(config.dataset, config.data_dir, config.image_size or None)
-            train, validation = train.hold_out(config.held_out(len(train)))
+            share = config.validation_share(len(train))
+            train, validation = train.split(share)
+            if not len(train):
+                raise ConfigError(f"--validation is {config.validation}, which leaves no image to train on: give 0.")
             if workers.first:
                 _announce(config, workers, train, validation, test)
             config, state = _begin(config, given, train, workers)
+            state.data = describe_data(train, share)
+            if state.started_from and workers.first:
+                for doubt in find_doubts(config.dataset, state.data, state.started_from["training"]):
+                    print(f"--start-from: {doubt}", file=sys.stderr)
             _say(workers, describe_optimizers(config, state.optimizers))
             if cut := describe_warmup(config, math.ceil(len(train) / config.batch_size)):
                 _say(workers, cut)
@@ -177,6 +185,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
 def _told(config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]) -> dict[str, Any]:
     """What the checkpoint says of its training."""
     return config.recorded() | {
+        "data": state.data,
         "classes": train.classes,
         "training_images": len(train),
         "pictures": {"fit": config.fit},

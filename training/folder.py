@@ -1,18 +1,15 @@
-"""Pictures in a folder: decoded once by DataLoader workers, then mapped from a file of uint8.
-
-Decoding a picture takes longer than learning from it. It is done once, in parallel, into a file that is read like
-memory: what fits stays in the page cache, what does not is read from disk batch by batch.
-"""
+"""Pictures in a folder: decoded once by DataLoader workers, then mapped from a file of uint8."""
 
 from __future__ import annotations
 
 import hashlib
 import os
+import sys
 from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
+from dataclasses import replace
 from pathlib import Path
 
-import numpy as np
 import torch
 from PIL import Image
 from torch import Tensor
@@ -23,9 +20,11 @@ from tqdm import tqdm
 from pictures.errors import PictureError
 from pictures.orientation import upright_size
 from training.config import FOLDER_FIT
-from training.data import NO_LABEL, DataError, Dataset, shuffled
-from training.npy import TEST_SHARE
+from training.data import NO_LABEL, DataError, Dataset
 from training.pictures import open_file, read_picture
+from training.split import position
+from training.stored import load_stored
+from training.tree import describe_skipped, find_files, printable
 
 SUFFIXES = (".png", ".jpg", ".jpeg", ".webp", ".bmp", ".gif")
 READING = 2
@@ -54,20 +53,63 @@ class Pictures(MapDataset[Tensor]):
 def load_folder(root: Path, cache_dir: Path, image_size: int | None) -> tuple[Dataset, Dataset]:
     """Training and test set of the pictures under `root`; a picture's label is the sub-folder that it lies in.
 
-    Without `image_size` (height and width) all must be of one size. Grey pictures alone give C = 1, else 3. A tenth,
-    chosen once and for all, is the test set. What was decoded is kept in `cache_dir`. Raises DataError.
+    Without `image_size` (height and width) all must be of one size. Grey pictures alone give C = 1, else 3. About a
+    tenth, chosen by a hash of each file's bytes, is the test set: so it stays the same whatever size the pictures are
+    scaled to. What was decoded is kept in `cache_dir`. Which files were skipped is told on stderr. Raises DataError.
     """
-    paths = sorted(path for path in root.rglob("*") if path.suffix.lower() in SUFFIXES and path.is_file())
+    if not root.is_dir():
+        what = "is a file" if root.exists() else "does not exist"
+        raise DataError(f"{root} {what}; --dataset folder:PATH wants a folder of pictures.")
+    paths, skipped = find_files(root, SUFFIXES)
+    if skipped:
+        print(describe_skipped(root, skipped, SUFFIXES), file=sys.stderr)
     if len(paths) < 2:
         kinds = ", ".join(SUFFIXES)
         raise DataError(f"{root} holds {len(paths)} pictures ({kinds}), in sub-folders or not; at least 2 are wanted.")
-    shape = _common_shape(paths, image_size)
-    paths = [paths[index] for index in shuffled(len(paths)).tolist()]
-    images = _decoded(Pictures(paths, shape), cache_dir / "decoded" / f"{root.name}-{_fingerprint(paths, shape)}.uint8")
+    pictures = Folder(root, paths, _common_shape(paths, image_size))
     names = [path.relative_to(root).parts[0] if path.parent != root else None for path in paths]
     classes = sorted({name for name in names if name is not None})
     labels = torch.tensor([NO_LABEL if name is None else classes.index(name) for name in names])
-    return Dataset(root.name, images, labels, tuple(classes)).split(TEST_SHARE)
+    train, test = load_stored(pictures, printable(root.absolute().name), labels, cache_dir)
+    return replace(train, classes=tuple(classes)), replace(test, classes=tuple(classes))
+
+
+class Folder:
+    """Pictures at `paths` under `path`, decoded to `image_shape`, C×H×W."""
+
+    hashed = "files"
+
+    def __init__(self, path: Path, paths: Sequence[Path], image_shape: tuple[int, int, int]) -> None:
+        self.path = path
+        self.shape = len(paths), *image_shape
+        self._paths = paths
+
+    def state(self) -> str:
+        """Of each picture's path, size and time, and of the shape."""
+        digest = hashlib.sha256(f"by content, {READING}, {self.shape}".encode())
+        for path in self._paths:
+            state = path.stat()
+            digest.update(os.fsencode(path.absolute()) + f"\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
+        return digest.hexdigest()[:16]
+
+    def positions(self) -> Tensor:
+        """By the bytes of each file."""
+        with tqdm(self._paths, desc="hashing", unit=" pictures", leave=False) as paths:
+            return torch.tensor([_position(path) for path in paths], dtype=torch.float64)
+
+    def batches(self, order: Tensor) -> Iterator[Tensor]:
+        """As `training.stored.Source` has it."""
+        pictures = Pictures([self._paths[index] for index in order.tolist()], self.shape[1:])
+        workers = min(os.cpu_count() or 1, len(pictures) // CHUNK)
+        try:
+            yield from DataLoader(pictures, CHUNK, num_workers=workers)
+        except DataError as error:  # a worker's, told with the worker's stack before it
+            raise DataError(str(error).rpartition("DataError: ")[2]) from error
+
+
+def _position(path: Path) -> float:
+    with _named(path):
+        return position(path.read_bytes())
 
 
 def _common_shape(paths: Sequence[Path], image_size: int | None) -> tuple[int, int, int]:
@@ -98,37 +140,3 @@ def _named(path: Path) -> Iterator[None]:
         raise DataError(f"{error} Mend it or remove it.") from error
     except OSError as error:
         raise DataError(f"{path} cannot be read: {error.strerror}. Mend it or remove it.") from error
-
-
-def _fingerprint(paths: Sequence[Path], shape: tuple[int, int, int]) -> str:
-    """Of what is decoded to what: another file, a changed one, another size or other rules give another."""
-    digest = hashlib.sha256(repr((READING, shape)).encode())
-    for path in paths:
-        state = path.stat()
-        digest.update(f"{path}\0{state.st_size}\0{state.st_mtime_ns}\n".encode())
-    return digest.hexdigest()[:16]
-
-
-def _decoded(pictures: Pictures, path: Path) -> Tensor:
-    """All `pictures` as a mapped tensor, uint8 (N, C, H, W), decoded into `path` unless that was done before."""
-    if not path.exists():
-        path.parent.mkdir(parents=True, exist_ok=True)
-        partial = path.with_suffix(f".{os.getpid()}")
-        workers = min(os.cpu_count() or 1, len(pictures) // CHUNK)
-        loader = DataLoader(pictures, CHUNK, num_workers=workers)
-        try:
-            with partial.open("wb") as file, tqdm(total=len(pictures), desc="decoding", unit=" pictures") as bar:
-                for batch in loader:
-                    file.write(batch.numpy().tobytes())
-                    bar.update(len(batch))
-            partial.replace(path)
-        except DataError as error:  # a worker's, told with the worker's stack before it
-            raise DataError(str(error).rpartition("DataError: ")[2]) from error
-        except OSError as error:
-            raise DataError(
-                f"{path} cannot be written: {error.strerror}. Free the disk, or change --data-dir."
-            ) from error
-        finally:
-            partial.unlink(missing_ok=True)
-    shape = (len(pictures), *pictures.shape)
-    return torch.from_file(str(path), shared=False, size=int(np.prod(shape)), dtype=torch.uint8).view(shape)

@@ -19,6 +19,7 @@ from vae import VAE
 from vae.files import write_atomically
 
 PROGRESS = ("epoch", "position", "seen", "seconds", "history", "started_from")
+CONTENT = ("config", "dataset", "data", "model", "optimizers", "generator", "sums", "progress")
 
 
 class TrainingError(Exception):
@@ -47,11 +48,16 @@ class TrainingState:
     started_from: dict[str, Any] = field(default_factory=dict)
     """Hash and training of the checkpoint whose weights it began with, if any."""
 
+    data: dict[str, Any] = field(default_factory=dict)
+    """Fingerprint of the data set, and how it was split."""
+
     def save(self, path: Path, config: FitConfig) -> None:
         """Write to `path`, atomically; raises TrainingError where it is not finite."""
         self.require_finite()
         content = {
             "config": config.recorded(),
+            "dataset": config.located,
+            "data": self.data,
             "model": self.model.state_dict(),
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
@@ -76,17 +82,21 @@ class TrainingState:
 
     def resume(self, path: Path, config: FitConfig) -> None:
         """Go on from what `save` wrote; raises ConfigError where it is another training's, DataError where damaged."""
-        try:
-            content = torch.load(path, map_location="cpu", weights_only=True)
-            theirs, ours = content["config"], json.loads(json.dumps(config.recorded()))
-        except Exception as error:  # torch's unpickler raises whatever it trips over
-            raise DataError(f"{path} cannot be read as a training's state; start without --resume.") from error
-        for name in sorted(theirs.keys() | ours.keys()):
+        content = read_state(path)
+        theirs, ours = content["config"], json.loads(json.dumps(config.recorded()))
+        for name in sorted((theirs.keys() | ours.keys()) - {"dataset"}):  # known by its fingerprint, wherever it lies
             if theirs.get(name) != ours.get(name):
                 raise ConfigError(
                     f"--resume finds in {path} a training with {name} {theirs.get(name)}, not {ours.get(name)}: give "
                     "the options that it was started with, or start without --resume."
                 )
+        if content["data"] != self.data:
+            before, now = (data.get("fingerprint") for data in (content["data"], self.data))
+            raise ConfigError(
+                f"--resume finds in {path} a training on {content['dataset']} with fingerprint {before}, not on "
+                f"{config.located} with {now}: pictures were added, removed or changed since. Give the data set that "
+                "it was started with, or start without --resume."
+            )
         self.model.load_state_dict(content["model"])
         for optimizer, saved in zip(self.optimizers, content["optimizers"], strict=True):
             optimizer.load_state_dict(saved)
@@ -95,3 +105,12 @@ class TrainingState:
         progress: dict[str, Any] = content["progress"]
         for name, value in progress.items():
             setattr(self, name, value)
+
+
+def read_state(path: Path) -> dict[str, Any]:
+    """What `TrainingState.save` wrote to `path`; raises DataError where it is damaged or an older version's."""
+    try:
+        content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
+        return {name: content[name] for name in CONTENT}
+    except Exception as error:  # torch's unpickler raises whatever it trips over
+        raise DataError(f"{path} cannot be read as a training's state; start without --resume.") from error

@@ -40,7 +40,7 @@ def test_the_card_has_every_option_and_the_file_that_it_belongs_to(fitted: Path)
     written = fitted.with_suffix(".md").read_text()
     assert written == card(checkpoint)
     assert checkpoint.sha256 in written
-    assert "300 training images of mnist" in written
+    assert "301 training images of mnist" in written
     options = _parse(shlex.split(command(checkpoint))[1:])
     assert options.config.recorded().items() <= checkpoint.training.items()
     assert command(checkpoint) in written

@@ -12,7 +12,6 @@ import pytest
 from numpy.typing import NDArray
 from torchvision.datasets import MNIST
 
-from training.config import ConfigError
 from training.data import DataError, to_pixels
 from training.vision import load_vision
 
@@ -50,11 +49,6 @@ def test_holds_out_the_last_images(data_dir: Path) -> None:
     assert kept.images.equal(whole.images[:300])
     assert held_out.labels.equal(whole.labels[300:])
     assert [len(part) for part in whole.hold_out(0)] == [400, 0]
-
-
-def test_cannot_hold_out_everything(data_dir: Path) -> None:
-    with pytest.raises(ConfigError, match="must be less than the 400 training images"):
-        load_vision("mnist", data_dir, train=True).hold_out(400)
 
 
 def test_downloads_what_is_absent(

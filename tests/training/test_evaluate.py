@@ -81,7 +81,7 @@ def test_evaluate_prints_what_fit_measured(fitted: Path, data_dir: Path, capsys:
     answer = json.loads(capsys.readouterr().out)
     assert {name: answer[name] for name in checkpoint.figures} == pytest.approx(checkpoint.figures, abs=1e-4)
     assert (answer["sha256"], answer["images"], answer["draws"]) == (checkpoint.sha256, 200, 10)
-    assert answer["train_images"] == 300  # without those held out
+    assert answer["train_images"] == 301  # without those held out
 
 
 def test_no_importance_samples_leave_the_bound_out(

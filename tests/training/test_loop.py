@@ -108,7 +108,7 @@ def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir:
     assert checkpoint.figures.keys() >= {"test_neg_elbo", "test_reconstruction_loss", "test_kl_divergence"}
     training = checkpoint.training
     assert training.items() >= {
-        "recipe": "default", "epochs": 2, "epochs_finished": 2, "seed": 0, "dataset": "mnist", "training_images": 300,
+        "recipe": "default", "epochs": 2, "epochs_finished": 2, "seed": 0, "dataset": "mnist", "training_images": 301,
         "validation": 100, "torch": torch.__version__,
     }.items()  # fmt: skip
     figures = training["last_epoch"]
