@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import zipfile
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -32,19 +33,17 @@ def load_npy(path: Path, cache_dir: Path) -> tuple[Dataset, Dataset]:
 
 def map_array(path: Path) -> NDArray[Any]:
     """The array at `path`, mapped; raises DataError where the file is not one array."""
-    if path.is_dir():
-        raise DataError(f"{path} is a folder; a .npy file is wanted.")
-    try:
-        array = np.load(path, mmap_mode="r", allow_pickle=False)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; a .npy file is wanted.") from None
-    except EOFError:
-        raise DataError(f"{path} is empty; a .npy file is wanted.") from None
-    except Exception as error:  # NumPy's parsers raise what they trip over
-        raise DataError(f"{path} cannot be read as a .npy file of images: {error}.") from error
-    if not isinstance(array, np.ndarray):
-        array.close()
+    if not path.is_file():
+        what = "is a folder" if path.is_dir() else "does not exist"
+        raise DataError(f"{path} {what}; a .npy file is wanted.")
+    if path.stat().st_size == 0:
+        raise DataError(f"{path} is empty; a .npy file is wanted.")
+    if zipfile.is_zipfile(path):
         raise DataError(f"{path} is an archive (.npz) of arrays: save the one with the images by numpy.save.")
+    try:
+        array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
+    except Exception as error:  # NumPy's parser of the header raises what it trips over
+        raise DataError(f"{path} cannot be read as a .npy file of images: {error}.") from error
     return array
 
 

@@ -16,6 +16,7 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Protocol
 
+import numpy as np
 import torch
 from torch import Tensor
 from tqdm import tqdm
@@ -63,7 +64,7 @@ def load_stored(source: Source, name: str, labels: Tensor, cache_dir: Path) -> t
     if not path.exists():
         _write(path, source, state)
     count = source.shape[0]
-    content = torch.from_file(str(path), shared=False, size=8 * count + math.prod(source.shape), dtype=torch.uint8)
+    content = torch.from_numpy(np.memmap(path, np.uint8, "c"))  # torch.from_file takes no path that is not UTF-8
     positions, order = content[: 8 * count].view(torch.float64).sort(stable=True)
     low, high = positions[0].item(), positions[-1].item()
     if low == high:
@@ -89,7 +90,8 @@ def _write(path: Path, source: Source, state: str) -> None:
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}. Free the disk, or change --data-dir.") from error
     finally:
-        partial.unlink(missing_ok=True)
+        if partial.exists():
+            partial.unlink()
 
 
 def _is_unchanged(source: Source, state: str) -> bool:
