@@ -34,6 +34,15 @@ def test_a_wrong_command_is_a_sentence(arguments: list[str], capsys: pytest.Capt
     assert "Traceback" not in said
 
 
+@pytest.mark.parametrize("command", ["fit", "evaluate", "plot"])
+def test_an_unknown_data_set_is_a_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+    with pytest.raises(SystemExit) as stop:
+        main([command, *([] if command == "fit" else ["a.safetensors"]), "--dataset", "foo"])
+    said = capsys.readouterr().err
+    assert stop.value.code == 2
+    assert said.startswith(f"vae-train {command}: --dataset is foo; it must be one of: mnist, fashion-mnist, ")
+
+
 def test_an_interrupt_without_words_exits_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
