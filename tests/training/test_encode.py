@@ -176,6 +176,16 @@ def test_links_that_lead_nowhere_are_told(tmp_path: Path, out: Path, images: Ima
     assert [row["id"] for row in rows_of(out, "errors")] == ["b.png", "c.png"]
 
 
+def test_folders_behind_links_are_encoded_once(tmp_path: Path, out: Path, images: Images) -> None:
+    write(tmp_path / "in" / "a.png", png(images[0]))
+    write(tmp_path / "elsewhere" / "b.png", png(images[1]))
+    (tmp_path / "in" / "linked").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "in" / "linked too").symlink_to(tmp_path / "elsewhere")
+    (tmp_path / "elsewhere" / "loop").symlink_to(tmp_path / "in")
+    assert run(tmp_path / "in", out) == 0
+    assert [row["id"] for row in rows_of(out)] == ["a.png", "linked/b.png"]
+
+
 @pytest.mark.parametrize("row_group", [10, 1000])
 def test_parquet_with_and_without_ids(row_group: int, tmp_path: Path, out: Path, images: Images) -> None:
     pictures = [png(image) for image in images]
@@ -463,7 +473,7 @@ INPUTS: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str]] = {
         (lambda path: np.save(path, np.zeros((9, 28, 28), np.uint8)), lambda path: os.truncate(path, 900)),
         "in.npy cannot be read as a .npy file",
     ),
-    "empty array": ("in.npy", (lambda path: write(path, b""),), "in.npy cannot be read as a .npy file"),
+    "empty array": ("in.npy", (lambda path: write(path, b""),), "in.npy is empty; a .npy file is wanted"),
 }
 
 
