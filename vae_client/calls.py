@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import io
 import json
+import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
@@ -23,6 +24,9 @@ if TYPE_CHECKING:
 JSON = "application/json"
 IDLE_S = 60
 """After which a connection is not used again; the service closes an idle one after 75 s."""
+PORTS = range(1, 2**16)
+USER_INFORMATION = re.compile(r"//[^/]*@")
+"""User name and password of a URL, left out of error messages."""
 
 T = TypeVar("T")
 Fit = Literal["contain", "cover", "stretch"]
@@ -57,15 +61,40 @@ class Call(Generic[T]):
 
 
 def connection(url: str, key: str | None) -> dict[str, Any]:
-    """What httpx's clients are made with; each keeps its connections."""
-    if httpx.URL(url).scheme not in ("http", "https"):
-        raise ValueError(f"{url!r} is not the URL of a service; one like http://127.0.0.1:8000 is wanted.")
+    """What httpx's clients are made with; each keeps its connections. Raises ValueError for a bad `url` or `key`."""
     return {
-        "base_url": url,
-        "headers": {"authorization": f"Bearer {key}"} if key else {},
+        "base_url": _base_url(url),
+        "headers": {"authorization": f"Bearer {_check_key(key)}"} if key else {},
         "timeout": None,  # the course of each call says
         "limits": httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=IDLE_S),
     }
+
+
+def _base_url(url: str) -> httpx.URL:
+    try:
+        parsed = httpx.URL(url)
+    except httpx.InvalidURL:
+        parsed = httpx.URL()
+    if (
+        parsed.scheme not in ("http", "https")
+        or not parsed.host
+        or " " in url
+        or not (parsed.port is None or parsed.port in PORTS)
+    ):
+        shown = USER_INFORMATION.sub("//", url)
+        raise ValueError(
+            f"{shown!r} is not the URL of a service; one like http://127.0.0.1:8000 is wanted, with a port from 1 to "
+            "65535 or none."
+        )
+    return parsed
+
+
+def _check_key(key: str) -> str:
+    """`key` without white space around it, such as the newline at the end of a file; raises ValueError."""
+    key = key.strip()
+    if not (key and key.isascii() and key.isprintable()):
+        raise ValueError("key has other characters than printable ASCII, or none; a header field cannot hold it.")
+    return key
 
 
 def failure(error: httpx.RequestError, timed_out: TimedOut, *, answered: bool) -> VAEError:
@@ -76,7 +105,9 @@ def failure(error: httpx.RequestError, timed_out: TimedOut, *, answered: bool) -
         return UnexpectedAnswer(f"The answer's content encoding cannot be read: {error}.")
     if answered:
         return AnswerCut(f"The connection broke in the middle of an answer: {error}.")
-    return ConnectionFailed(f"No answer from {error.request.url}: {str(error) or type(error).__name__}.")
+    return ConnectionFailed(
+        f"No answer from {error.request.url.copy_with(userinfo=b'')}: {str(error) or type(error).__name__}."
+    )
 
 
 def encode(images: ImageInput, *, fit: Fit | None, invert: bool, draw: bool, seed: int | None) -> Call[Posterior]:

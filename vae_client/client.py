@@ -35,10 +35,19 @@ class Client:
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 60, retries: int = 5) -> None:
-        """`timeout`: about so many seconds for a call with all its attempts; `retries`: attempts after the first.
+        """Connections are opened when they are needed.
 
-        A service that sends the head of an answer in drops is waited for longer, until it pauses for as long as was
-        left; `AsyncClient` keeps to the time whatever comes.
+        Args:
+            url: Of the service, such as http://127.0.0.1:8000.
+            key: API key in printable ASCII; white space around it is removed.
+            timeout: Seconds for a call with all its attempts, about. A service that sends the head of an answer in
+                drops is waited for longer, until it pauses for as long as was left; `AsyncClient` keeps to the time
+                whatever comes.
+            retries: Attempts after the first.
+
+        Raises:
+            ValueError: `url` or `key` cannot be used.
+
         """
         self._http = httpx.Client(**calls.connection(url, key))
         self._timeout = timeout

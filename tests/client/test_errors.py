@@ -6,13 +6,14 @@ import pickle
 from datetime import UTC, datetime, timedelta
 from email.utils import format_datetime
 from http import HTTPStatus
+from traceback import format_exception
 
 import numpy as np
 import pytest
 
 import vae_client
 from tests.client.callers import Connect
-from tests.client.fake import HANG_UP, answer, fake, refused
+from tests.client.fake import HANG_UP, MODEL, answer, fake, refused
 from tests.live import free_port
 from tests.service.running import running
 from vae_client import (
@@ -83,10 +84,56 @@ def test_nobody_listens(connect: Connect) -> None:
         connect(f"http://127.0.0.1:{free_port()}", retries=1).ask("model")
 
 
-@pytest.mark.parametrize("url", ["localhost:8000", "ftp://localhost", "", "localhost"])
+BAD_URLS = [
+    "localhost:8000",
+    "ftp://localhost",
+    "",
+    "localhost",
+    "http://",
+    "http://[::1",
+    "http://localhost:99999",
+    "http://localhost:0",
+    "http://localhost:eighty",
+    "http://local host",
+    "http://localhost\n",
+    "http://user:hush@localhost:99999",
+]
+
+
+@pytest.mark.parametrize("url", BAD_URLS)
 def test_no_url_of_a_service(connect: Connect, url: str) -> None:
-    with pytest.raises(ValueError, match="is not the URL of a service"):
+    with pytest.raises(ValueError, match="is not the URL of a service") as caught:
         connect(url)
+    assert "hush" not in str(caught.value)
+
+
+@pytest.mark.parametrize("url", ["http://localhost", "https://[::1]:65535/prefix"])
+def test_the_url_of_a_service(connect: Connect, url: str) -> None:
+    connect(url)
+
+
+@pytest.mark.parametrize("key", ["hush\nhush", "hush\0", "hüsh hush", "ключ hush", "hush\x7f", " \n"])
+def test_a_key_that_no_header_field_can_hold(connect: Connect, key: str) -> None:
+    with pytest.raises(ValueError, match="key has other characters than printable ASCII, or none") as caught:
+        connect("http://localhost", key=key)
+    assert "hush" not in "".join(format_exception(caught.value))
+
+
+def test_white_space_around_a_key_is_removed(connect: Connect) -> None:
+    with fake((MODEL,)) as server:
+        connect(server.url, key=" hush\n").ask("model")
+    assert "authorization: bearer hush\r\n" in server.seen[0].head.lower()
+
+
+@pytest.mark.parametrize("answers", [HANG_UP, refused(401), answer(b"{}")], ids=["cut", "refused", "unreadable"])
+def test_neither_key_nor_password_is_in_a_text(connect: Connect, answers: bytes | None) -> None:
+    with fake((answers,)) as server:
+        url = server.url.replace("//", "//user:whisper@")
+        with pytest.raises(VAEError) as caught:
+            connect(url, key="hush", retries=0).ask("model")
+        shown = f"{Client(url, key='hush')!r} {caught.value!r} {''.join(format_exception(caught.value))}"
+    assert "whisper" not in shown
+    assert "hush" not in shown.replace('key="hush"', "")  # this test's own line
 
 
 def test_the_page_of_a_gateway(connect: Connect) -> None:
