@@ -15,6 +15,7 @@ from PIL import Image
 
 from service.heap import keep
 from service.images import JPEG_QUALITY
+from service.listener import bind
 from service.served import load_checkpoint
 from service.server import Server
 from service.settings import read_settings
@@ -27,7 +28,7 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
     served = load_checkpoint(settings)
     torch_network: Any = served.network
     _time_network(torch_network.model.network, own)
-    Server(settings, lambda: served).serve_forever()
+    Server(settings, lambda: served).serve_forever(bind(settings))
 
 
 def serve_barely(folder: Path, port: int, own: Synchronized[float]) -> None:

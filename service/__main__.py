@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import sys
 
+from service.listener import bind
 from service.settings import SettingsError, read_settings
 
 
@@ -11,18 +12,20 @@ def main() -> None:
     """Serve until told to stop; exit status 2 where the service cannot start."""
     try:
         settings = read_settings(sys.argv[1:])
+        listener = bind(settings)
     except SettingsError as error:
         sys.exit(_complain(str(error)))
+    settings = settings.model_copy(update={"port": listener.getsockname()[1]})
     if settings.workers > 1:
         from service.supervisor import Supervisor  # noqa: PLC0415 - a bad setting is told before
 
-        sys.exit(Supervisor(settings).run())
+        sys.exit(Supervisor(settings, listener).run())
     from service.served import begin_to_load  # noqa: PLC0415 - as above
 
     load = begin_to_load(settings)
     from service.server import Server  # noqa: PLC0415 - while the checkpoint is being read
 
-    sys.exit(Server(settings, load).serve_forever())
+    sys.exit(Server(settings, load).serve_forever(listener))
 
 
 def _complain(sentence: str) -> int:

@@ -120,11 +120,11 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         }
         counts.keep_posting()
         model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
-        logger.info("Serving %s at %s:%d: %s.", settings.checkpoint, settings.host, settings.port, model)
+        logger.info("Serving %s at %s: %s.", settings.checkpoint, settings.address, model)
         logger.info("The model's figures: %s", orjson.dumps(provenance.figures).decode())
         logger.info("Settings: %s", settings.model_dump_json())
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
-            logger.warning("No VAE_API_KEYS are set: whoever reaches %s:%d may call.", settings.host, settings.port)
+            logger.warning("No VAE_API_KEYS are set: whoever reaches %s may call.", settings.address)
         admission.status = "ok"
         yield {
             "admission": admission,

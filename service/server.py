@@ -9,27 +9,24 @@ import threading
 import time
 from collections.abc import Callable
 from concurrent.futures import ThreadPoolExecutor
-from functools import partial
+from functools import cache, partial
 from math import ceil
 from socket import fromfd, socket
 from types import FrameType
 from typing import cast
 
 import uvicorn
-from uvicorn.lifespan.on import LifespanOn, LifespanSendMessage
 
 from service.app import create_app
 from service.connection import Connection
 from service.heap import give_back, settle
 from service.metrics import Metrics
 from service.observability import log_config
-from service.served import Load, StartError
+from service.served import Load, StartError, load_checkpoint
 from service.settings import Settings
 
 logger = logging.getLogger("vae-service")
 
-CANNOT_LISTEN = "Choose another --host or --port, or stop what listens there."
-"""Said after the system's own reason."""
 THREADS = 2
 """Of the event loop's default executor: for /metrics and the page's files."""
 LISTENERS = 16
@@ -41,18 +38,6 @@ THREADS_END_S = 0.5
 BEAT_EVERY_S = 0.5
 IDLE_BEATS = 4
 """After so many without a request that was in flight, the memory that the last ones took is given back."""
-
-
-class Lifespan(LifespanOn):
-    """Tells why the service cannot start in one sentence, where that is the operator's to mend."""
-
-    async def send(self, message: LifespanSendMessage) -> None:
-        """Pass the application's message on, without the stack above a StartError."""
-        if message["type"] == "lifespan.startup.failed":
-            _, is_start_error, sentence = message.get("message", "").rpartition(f"{StartError.__name__}: ")
-            if is_start_error:
-                message["message"] = sentence.strip()
-        await super().send(message)
 
 
 class Server(uvicorn.Server):
@@ -73,8 +58,9 @@ class Server(uvicorn.Server):
         `beat` is called as long as the event loop turns. A supervisor sees to it that a second signal stops at once.
         `all_stop` tells whether all processes that accept on the same socket stop, and not this one alone.
         """
+        self._load = cache(load or partial(load_checkpoint, settings))
         config = uvicorn.Config(
-            partial(create_app, settings, load, metrics),
+            partial(create_app, settings, self._load, metrics),
             factory=True,
             host=settings.host,
             port=settings.port,
@@ -93,17 +79,19 @@ class Server(uvicorn.Server):
         self._drain_time = settings.drain_time
         self._drained_by = float("inf")
 
-    def serve_forever(self, sockets: list[socket] | None = None) -> int:
-        """Serve on `sockets`, or on the configured address, until told to stop; returns the exit status."""
-        self.config.load()
-        self.config.lifespan_class = Lifespan
+    def serve_forever(self, listener: socket) -> int:
+        """Serve on `listener`, which is bound, until told to stop; returns the exit status."""
         try:
+            self.config.load()
+            with self.capture_signals():
+                self._load()  # here, because in the lifespan uvicorn would log lines around a StartError
             with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
-                runner.run(self.serve(sockets))
+                runner.run(self.serve([listener]))
                 self._end_threads()
+        except StartError as error:
+            logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+            return 2
         except SystemExit:  # uvicorn could not start, and has said why
-            if not self.lifespan.should_exit:
-                logger.error(CANNOT_LISTEN)  # noqa: TRY400 - the sentence says it all
             return 2
         return 0
 

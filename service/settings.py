@@ -106,6 +106,11 @@ class Settings(BaseSettings):
         return read_keys(Path(value)) if isinstance(value, str | Path) else value
 
     @property
+    def address(self) -> str:
+        """HOST:PORT as in a URL, where an IPv6 address stands in brackets."""
+        return f"[{self.host}]:{self.port}" if ":" in self.host else f"{self.host}:{self.port}"
+
+    @property
     def keys(self) -> tuple[str, ...]:
         """All that may call, each once: they have equal shares."""
         return tuple({key.get_secret_value(): None for key in (*self.api_keys, *self.api_keys_file)})

@@ -10,6 +10,7 @@ import signal
 import sys
 import time
 from dataclasses import dataclass
+from logging.config import dictConfig
 from multiprocessing.connection import wait
 from multiprocessing.process import BaseProcess
 from socket import socket
@@ -18,8 +19,9 @@ from types import FrameType
 from service.heap import settle
 from service.metrics import Metrics
 from service.noticeboard import Noticeboard
+from service.observability import log_config
 from service.served import Served, StartError, load_checkpoint
-from service.server import CANNOT_LISTEN, Server
+from service.server import Server
 from service.settings import Settings
 
 logger = logging.getLogger("vae-service")
@@ -62,8 +64,11 @@ class Supervisor:
     through a fork; where there are such, each worker loads the checkpoint for itself.
     """
 
-    def __init__(self, settings: Settings) -> None:
+    def __init__(self, settings: Settings, listener: socket) -> None:
+        """`listener` is bound to the address of `settings`."""
+        dictConfig(log_config(settings.log_level, settings.log_format))
         self._settings = settings
+        self._listener = listener
         self._stopping = False
         self._all_stop = multiprocessing.get_context("fork").RawValue(ctypes.c_bool, False)  # the workers read it
         self._status = 0
@@ -76,12 +81,8 @@ class Supervisor:
     def run(self) -> int:
         """Serve until told to stop, or until a worker cannot start; returns the exit status."""
         try:
-            listener = Server(self._settings).config.bind_socket()
             is_shared = self._settings.device == "cpu" and self._settings.torch_threads == 1
             self._loaded = load_checkpoint(self._settings) if is_shared else None
-        except SystemExit:  # uvicorn could not bind, and has said why
-            logger.error(CANNOT_LISTEN)  # noqa: TRY400 - the sentence says it all
-            return START_FAILED
         except StartError as error:
             logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
             return START_FAILED
@@ -90,7 +91,7 @@ class Supervisor:
             signal.signal(stop, self._handle_stop)
         while not self._stopping:
             while self._lacks_workers():
-                self._start(listener)
+                self._start()
             self._look_after()
         give_up = time.monotonic() + self._settings.drain_time + STUCK_AFTER_S
         for worker in self._workers:
@@ -136,11 +137,11 @@ class Supervisor:
         self._paused_until = time.monotonic() + self._pause
         self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
 
-    def _start(self, listener: socket) -> None:
+    def _start(self) -> None:
         context = multiprocessing.get_context("fork")
         heartbeat = context.RawValue(ctypes.c_double, time.monotonic() + START_LIMIT_S)
         place = min(set(range(self._settings.workers)) - {worker.place for worker in self._workers})
-        arguments = (self._settings, self._loaded, self._board, place, listener, heartbeat, self._all_stop)
+        arguments = (self._settings, self._loaded, self._board, place, self._listener, heartbeat, self._all_stop)
         worker = Worker(place, context.Process(target=_work, args=arguments), heartbeat)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a stop reaches the worker once it can tell one
         if not self._stopping:  # a stop before the mask reached only the workers that were there
@@ -193,4 +194,4 @@ def _work(
         has_supervisor=True,
         all_stop=lambda: all_stop.value,
     )
-    sys.exit(server.serve_forever([listener]))
+    sys.exit(server.serve_forever(listener))

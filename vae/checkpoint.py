@@ -9,6 +9,7 @@ from __future__ import annotations
 import hashlib
 import io
 import json
+import warnings
 from collections.abc import Mapping
 from dataclasses import asdict, dataclass
 from math import isqrt
@@ -104,7 +105,8 @@ def _read_safetensors(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dic
 def _read_state_dict(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dict[str, Any]]:
     """The article's state_dict: sizes are read off the tensors; the image is taken to be square, grey or RGB."""
     try:
-        tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
+        with warnings.catch_warnings(action="ignore"):  # of pickle protocols, which say no more than the error does
+            tensors = torch.load(io.BytesIO(content), map_location="cpu", weights_only=True)
     except Exception as error:  # torch's unpickler raises whatever it trips over
         raise CheckpointError("it is not a state_dict that torch can read with weights_only=True.") from error
     if not isinstance(tensors, dict) or not all(map(_is_entry, tensors.items())):

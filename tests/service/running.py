@@ -21,7 +21,6 @@ from service.batching import Timing
 from service.connection import Connection
 from service.engine import ByteArray, Engine, FloatArray
 from service.outbox import Outbox
-from service.server import Lifespan
 from service.settings import Settings
 
 
@@ -67,7 +66,6 @@ def running(**settings: Any) -> Iterator[Running]:
     front = create_app(Settings(**{"log_level": "warning"} | settings))
     config = uvicorn.Config(front, http=Connection, lifespan="on", log_config=None)
     config.load()
-    config.lifespan_class = Lifespan
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]

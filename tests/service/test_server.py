@@ -19,8 +19,9 @@ from typing import Any
 import httpx
 import pytest
 import uvloop
+from uvicorn.lifespan.on import LifespanOn
 
-from service.server import LISTENERS, Lifespan, Server
+from service.server import LISTENERS, Server
 from service.settings import read_settings
 from tests.live import START_LIMIT_S, LiveServer, free_port, live_server, start
 from tests.service.problems import problem
@@ -29,7 +30,10 @@ from vae.checkpoint import save
 from vae.config import VAEConfig
 from vae.model import VAE
 
-TAKEN = r"(?i)(address already in use|choose another --host or --port, or stop what listens there\.)"
+TAKEN = (
+    r"The service cannot listen on 127\.0\.0\.1:\d+: Address already in use\. Choose another --host or --port, or stop "
+    r"what listens there\."
+)
 SAMPLE = "/sample?n=16&seed=7"
 SLOW = VAEConfig("conv")
 """Ten thousand images take it many seconds."""
@@ -48,6 +52,26 @@ with mock.patch("{}", sleep):
     main()
 """
 """The service, with one of its functions replaced by a long computation."""
+
+STOPPED_WHILE_IT_LOADS = """
+import signal
+from unittest import mock
+from service import __main__, served
+
+begin = served.begin_to_load
+
+def begin_to_load(settings):
+    load = begin(settings)
+
+    def load_and_be_stopped():
+        signal.raise_signal(signal.SIGINT)
+        return load()
+
+    return load_and_be_stopped
+
+with mock.patch.object(served, "begin_to_load", begin_to_load):
+    __main__.main()
+"""
 
 
 @contextmanager
@@ -69,7 +93,7 @@ async def served() -> AsyncIterator[Server]:
     """In this process."""
     server = Server(read_settings(["--port", str(free_port()), "--log-level", "error"]))
     server.config.load()
-    server.lifespan = Lifespan(server.config)
+    server.lifespan = LifespanOn(server.config)
     await server.startup()
     try:
         yield server
@@ -287,6 +311,12 @@ def test_what_is_not_answered_by_the_end_of_the_drain_time_is_cut_off(tmp_path: 
         assert "Traceback" not in server.log
 
 
+def test_a_stop_while_the_checkpoint_is_loaded_is_status_0(tmp_path: Path) -> None:
+    server = start(program=("-c", STOPPED_WHILE_IT_LOADS), log_file=tmp_path / "log")
+    assert server.process.wait(START_LIMIT_S) == 0
+    assert "Traceback" not in server.log
+
+
 # Starts that cannot be.
 
 
@@ -314,6 +344,7 @@ def failed_starts(folder: Path) -> Iterator[dict[str, LiveServer]]:
         flags: dict[str, tuple[str, ...]] = {
             "checkpoint": ("--checkpoint", str(folder / "missing.safetensors")),
             "checkpoint, two workers": ("--checkpoint", str(folder / "pickle.pt"), "--workers", "2"),
+            "checkpoint, torch": ("--checkpoint", str(folder / "missing.safetensors"), "--runtime", "torch"),
             "port": ("--port", port),
             "port, two workers": ("--port", port, "--workers", "2"),
         }
@@ -335,6 +366,7 @@ def failed_starts(folder: Path) -> Iterator[dict[str, LiveServer]]:
             "checkpoint, two workers",
             r"The checkpoint .*pickle\.pt cannot be used: it is not a state_dict that torch .*\.",
         ),
+        ("checkpoint, torch", r"The checkpoint .*missing\.safetensors cannot be read: No such file or directory\."),
         ("port", TAKEN),
         ("port, two workers", TAKEN),
     ],
@@ -344,8 +376,19 @@ def test_a_start_that_cannot_be_is_one_sentence_and_status_2(
 ) -> None:
     server = failed_starts[name]
     assert server.process.returncode == 2
-    assert "Traceback" not in server.log
-    complaints = [line for line in server.log.splitlines() if " ERROR " in line and "Exiting" not in line]
-    assert len(complaints) == (2 if said == TAKEN else 1)
-    assert all(re.search(rf"{said}$", line) for line in complaints), complaints
+    (line,) = server.log.splitlines()
+    assert re.search(rf"(^vae-serve:| ERROR  ) {said}$", line)
     assert not (folder / "sprung").exists()
+
+
+@pytest.mark.parametrize("workers", ["1", "2"])
+def test_the_log_tells_the_port_that_the_system_chose(workers: str, tmp_path: Path) -> None:
+    server = start("--port", "0", "--workers", workers, log_file=tmp_path / "log")
+    try:
+        wait_until(lambda: "Application startup complete." in server.log)
+        (address, *_) = re.findall(r"Serving \S+ at (\S+): ", server.log)
+        assert httpx.get(f"http://{address}/livez").status_code == 200
+        assert ":0:" not in server.log
+    finally:
+        server.process.terminate()
+        server.process.wait(START_LIMIT_S)

@@ -124,6 +124,11 @@ def test_a_file_whose_name_is_no_utf_8_is_told_of_all_the_same() -> None:
         read_settings(["--api-keys-file=keys\udcff"])
 
 
+def test_an_ipv6_address_stands_in_brackets() -> None:
+    assert read_settings(["--host", "::1"]).address == "[::1]:8000"
+    assert read_settings(["--host", "0.0.0.0", "--port", "80"]).address == "0.0.0.0:80"
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read_settings([]).port = 1

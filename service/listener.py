@@ -1,0 +1,26 @@
+"""The socket that the service listens on."""
+
+from __future__ import annotations
+
+import socket
+
+from service.settings import Settings, SettingsError
+
+
+def bind(settings: Settings) -> socket.socket:
+    """Bind a TCP socket to the host and port of `settings`; it does not listen yet, so that callers are refused.
+
+    Raises SettingsError where that address cannot be had.
+    """
+    listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
+    listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
+    try:
+        listener.bind((settings.host, settings.port))
+    except OSError as error:
+        listener.close()
+        reason = error.strerror or str(error)
+        raise SettingsError(
+            f"The service cannot listen on {settings.address}: {reason}. Choose another --host or --port, or stop what "
+            "listens there."
+        ) from error
+    return listener
