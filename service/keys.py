@@ -14,7 +14,7 @@ class Keyring:
     """The keys that open the service; with none, it is open to all."""
 
     def __init__(self, keys: Iterable[str]) -> None:
-        self._digests = [_digest(key.encode("utf-8", "surrogateescape")) for key in keys]
+        self._digests = [_digest(key.encode()) for key in keys]
 
     def __len__(self) -> int:
         return len(self._digests)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import difflib
 import os
+import re
 from collections.abc import Sequence
 from importlib.resources import files
 from pathlib import Path
@@ -18,6 +19,8 @@ from service.memory_budget import RECEIVING_SHARE
 
 PREFIX = "VAE_"
 BUNDLED = Path(str(files("weights"))) / "mnist.safetensors"
+ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
+"""What browsers send as `Origin`: scheme, host and port, without a path; or any of them."""
 Runtime = Literal["auto", "onnx", "torch"]
 
 
@@ -46,7 +49,9 @@ class Settings(BaseSettings):
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     workers: int = Field(1, ge=1, le=256, description="processes that serve")
     api_keys: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
-        (), description="keys that may call, separated by commas; without any the service is open"
+        (),
+        description="keys that may call, of printable ASCII characters, separated by commas; without any the service "
+        "is open",
     )
     api_keys_file: Annotated[tuple[SecretStr, ...], NoDecode] = Field(
         (), description="file with more such keys, one a line; lines that begin with # are none"
@@ -92,6 +97,27 @@ class Settings(BaseSettings):
             raise ValueError("There is nothing between the commas; leave it unset where nothing is meant")
         return parts
 
+    @field_validator("cors_origins")
+    @classmethod
+    def _check_origins(cls, value: tuple[str, ...]) -> tuple[str, ...]:
+        for origin in value:
+            if not ORIGIN.fullmatch(origin):
+                raise ValueError(
+                    f"{origin!r} is no origin; one like https://example.org or http://localhost:3000, or *"
+                )
+        return value
+
+    @field_validator("api_keys", "api_keys_file")
+    @classmethod
+    def _check_keys(cls, value: tuple[SecretStr, ...]) -> tuple[SecretStr, ...]:
+        for number, key in enumerate(value, 1):
+            text = key.get_secret_value()
+            if not (text.isascii() and text.isprintable()):
+                raise ValueError(
+                    f"Key {number} has other characters than printable ASCII, so that callers cannot send it"
+                )
+        return value
+
     @field_validator("memory_limit")
     @classmethod
     def _check_memory(cls, value: int, info: ValidationInfo) -> int:
@@ -104,6 +130,13 @@ class Settings(BaseSettings):
     @classmethod
     def _read(cls, value: object) -> object:
         return read_keys(Path(value)) if isinstance(value, str | Path) else value
+
+    @field_validator("checkpoint", "host", "api_keys_file", mode="before")
+    @classmethod
+    def _refuse_empty(cls, value: object) -> object:
+        if value == "":
+            raise ValueError("It is empty; leave it unset where the default is meant")
+        return value
 
     @property
     def address(self) -> str:
@@ -123,11 +156,12 @@ class Settings(BaseSettings):
 
 def read_settings(arguments: Sequence[str]) -> Settings:
     """Settings from flags and environment; raises SettingsError, and SystemExit for --help or an unknown flag."""
-    known = {PREFIX + name.upper() for name in Settings.model_fields}
+    known = {name.upper() for name in Settings.model_fields}
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name not in known:
-            near = difflib.get_close_matches(name, known, 1)
-            raise SettingsError(f"{name} is no setting of this service{f'; is {near[0]} meant?' if near else '.'}")
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known:
+            near = difflib.get_close_matches(name.removeprefix(PREFIX), known, 1)
+            guess = f"; is {PREFIX}{near[0]} meant?" if near else "."
+            raise SettingsError(f"{name} is no setting of this service{guess}")
     try:
         return CliApp.run(Settings, cli_args=list(arguments))
     except ValidationError as error:

@@ -129,6 +129,37 @@ def test_an_ipv6_address_stands_in_brackets() -> None:
     assert read_settings(["--host", "0.0.0.0", "--port", "80"]).address == "0.0.0.0:80"
 
 
+@pytest.mark.parametrize("key", ["ключ", "schlüssel", "a\tkey", "\udce9"])
+def test_a_key_that_no_caller_can_send_stops_the_start(monkeypatch: pytest.MonkeyPatch, key: str) -> None:
+    Path("keys").write_text(f"one\n{key}\n", "utf-8", "surrogateescape")
+    monkeypatch.setenv("VAE_API_KEYS", f"one,{key}")
+    for name, arguments in (("api_keys", []), ("api_keys_file", ["--api-keys=one", "--api-keys-file=keys"])):
+        with pytest.raises(SettingsError, match=rf"^{name}: Key 2 has other characters than printable ASCII") as caught:
+            read_settings(arguments)
+        assert key not in str(caught.value)
+
+
+@pytest.mark.parametrize("name", ["checkpoint", "host", "api_keys_file"])
+def test_an_empty_setting_is_called_empty(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
+    monkeypatch.setenv(environment_name(name), "")
+    with pytest.raises(SettingsError, match=rf"^{name}: It is empty; leave it unset where the default is meant\."):
+        read_settings([])
+
+
+@pytest.mark.parametrize(
+    "origin",
+    ["not an origin", "example.org", "https://", "https://a.example/", "https://a.example/b", "//a", "*.example"],
+)
+def test_what_no_browser_sends_as_its_origin_is_refused(origin: str) -> None:
+    with pytest.raises(SettingsError, match=r"^cors_origins: '.*' is no origin; one like https://"):
+        read_settings([f"--cors-origins=https://a.example,{origin}"])
+
+
+@pytest.mark.parametrize("origin", ["*", "http://localhost:3000", "https://[::1]:8080", "chrome-extension://abcdef"])
+def test_origins(origin: str) -> None:
+    assert read_settings([f"--cors-origins={origin}"]).cors_origins == (origin,)
+
+
 def test_settings_are_frozen() -> None:
     with pytest.raises(ValidationError, match="frozen"):
         read_settings([]).port = 1
@@ -141,6 +172,7 @@ def test_settings_are_frozen() -> None:
         ("VAE_API_KEY", "is VAE_API_KEYS meant?"),
         ("VAE_WORKER", "is VAE_WORKERS meant?"),
         ("VAE_XYZZY", "VAE_XYZZY is no setting of this service."),
+        ("VAE_FOO", "VAE_FOO is no setting of this service."),
     ],
 )
 def test_unknown_variables_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
