@@ -91,7 +91,13 @@ _INTERPOLATION = {"from": [-1, 0, 1], "to": [1, 1, 0], "steps": 8, "method": "sp
 _MAPS = {"$ref": "#/components/schemas/MapInterpolation"}
 _TRAVERSAL = {"at": [0, 0, 0], "dimensions": [0, 1], "low": -2, "high": 2, "steps": 9}
 _POSTERIOR = {"mean": Z, "log_variance": [-4.1, -3.8, -4.4]}
-_LOSSES = {"reconstruction_loss": 71.3, "kl_divergence": 8.9, "elbo": -80.2}
+_LOSSES = {
+    "reconstruction_loss": 71.3,
+    "kl_divergence": 8.9,
+    "plug_in_elbo": -80.2,
+    "elbo": -83.6,
+    "elbo_standard_error": 0.4,
+}
 _CARD = {
     "name": "mnist",
     "architecture": "mlp",

@@ -6,7 +6,7 @@ import asyncio
 import time
 from collections.abc import AsyncIterator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from contextlib import asynccontextmanager
+from contextlib import asynccontextmanager, nullcontext
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from service.batching import MicroBatcher, Timing
 from service.errors import Unavailable
 from service.network import DTYPES, Network
+from service.posterior import draw_posterior, kl_divergence
 from service.tally import Tally
 
 FloatArray = npt.NDArray[np.float32]
@@ -33,7 +34,7 @@ BATCH_BLOCKING_LIMIT_S = 0.005
 """… and one that takes longer for its largest micro-batch."""
 
 LANES = 2
-"""Pieces of one large request that wait at a time: others' requests come in between, and the engine has no rest."""
+"""Whole pieces of one large request that wait at a time: others' come in between, and the engine has no rest."""
 
 LARGE_AT_A_TIME = 2
 """Requests of several pieces. All at once they would be done late, all at once, their pieces long out of the caches."""
@@ -65,11 +66,6 @@ class Reconstruction:
     pixels: FloatArray
     reconstruction_loss: FloatArray
     kl_divergence: FloatArray
-
-    @property
-    def elbo(self) -> FloatArray:
-        """Evidence lower bound, (N,), nats."""
-        return -(self.reconstruction_loss + self.kl_divergence)
 
 
 class Engine:
@@ -111,12 +107,13 @@ class Engine:
         self._drawer = self._batcher("draw", self._draw)
         self._reconstructor = self._batcher("reconstruct", self._reconstruct)
         self._redrawer = self._batcher("redraw", self._redraw)
+        self._loss_sampler = self._batcher("losses", self._losses)
         self._signers = {dtype: self._batcher("signed", partial(self._network.signed, dtype=dtype)) for dtype in DTYPES}
 
     @property
     def waiting(self) -> int:
         """Rows that wait to be computed."""
-        batchers = (self._encoder, self._decoder, self._drawer, self._reconstructor, self._redrawer)
+        batchers = (self._encoder, self._decoder, self._drawer, self._reconstructor, self._redrawer, self._loss_sampler)
         return sum(batcher.waiting for batcher in (*batchers, *self._signers.values()))
 
     async def encode(self, images: FloatArray, *, timing: Timing | None = None) -> tuple[FloatArray, FloatArray]:
@@ -153,6 +150,31 @@ class Engine:
         noise = self._or_zeros(noise, len(images))
         scanlines, _, _ = await self._run(self._redrawer, (images, noise), timing)
         return scanlines
+
+    async def sample_losses(
+        self,
+        images: FloatArray,
+        mean: FloatArray,
+        log_variance: FloatArray,
+        noise: FloatArray,
+        *,
+        timing: Timing | None = None,
+    ) -> FloatArray:
+        """−log p(x|z) of N images under K draws z of each one's posterior, (K, N), nats.
+
+        `noise` (K, …) ~ N(0, I) is the same for all images, so that no image's losses depend on the others.
+        """
+        count = len(images)
+
+        def cut(start: int) -> Arrays:
+            draw, first = divmod(start, count)
+            rows = slice(first, first + self._limit)
+            return images[rows], mean[rows], log_variance[rows], np.broadcast_to(noise[draw], mean[rows].shape)
+
+        starts = [draw * count + first for draw in range(len(noise)) for first in range(0, count, self._limit)]
+        lanes = LANES * max(1, self._limit // count)
+        (losses,) = await self._run_in_pieces(self._loss_sampler, len(noise) * count, starts, cut, timing, lanes)
+        return losses.reshape(len(noise), count)
 
     def close(self) -> None:
         """Let the threads go, if there are any, without waiting for what they compute."""
@@ -195,33 +217,46 @@ class Engine:
     def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Awaitable[Arrays]:
         if len(rows[0]) <= self._limit:
             return batcher.submit(rows, timing)
-        return self._run_in_pieces(batcher, rows, timing)
+
+        def cut(start: int) -> Arrays:
+            return tuple(array[start : start + self._limit] for array in rows)
+
+        starts = range(0, len(rows[0]), self._limit)
+        return self._run_in_pieces(batcher, len(rows[0]), starts, cut, timing, LANES)
 
     async def _run_in_pieces(
-        self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None
+        self,
+        batcher: MicroBatcher[Arrays, Arrays],
+        count: int,
+        starts: Sequence[int],
+        cut: Callable[[int], Arrays],
+        timing: Timing | None,
+        lanes: int,
     ) -> Arrays:
-        count = len(rows[0])
-        starts = range(0, count, self._limit)
+        """The results of `count` rows, of which `cut` gives the piece that begins at each of `starts`.
+
+        As many pieces as there are `lanes` wait at a time.
+        """
         timing = timing or Timing()  # by which the batcher knows the pieces of a request
         results: list[npt.NDArray[Any]] = []
 
         async def go_through(starts: Sequence[int]) -> None:
             for start in starts:
-                piece = await batcher.submit(tuple(a[start : start + self._limit] for a in rows), timing)
+                piece = await batcher.submit(cut(start), timing)
                 if not results:
                     results.extend(np.empty((count, *array.shape[1:]), array.dtype) for array in piece)
                 for result, array in zip(results, piece, strict=True):
                     result[start : start + len(array)] = array
 
         since = time.perf_counter()
-        async with self._turn_of_large():
-            timing.queue = time.perf_counter() - since
-            lanes = [asyncio.create_task(go_through(starts[lane::LANES])) for lane in range(LANES)]
+        async with self._turn_of_large() if count > self._limit else nullcontext():
+            timing.queue += time.perf_counter() - since
+            tasks = [asyncio.create_task(go_through(starts[lane::lanes])) for lane in range(lanes)]
             try:
-                await asyncio.gather(*lanes)
+                await asyncio.gather(*tasks)
             finally:  # a TaskGroup of Python 3.11, cancelled, leaves a reference cycle around all of the request
-                while lanes:
-                    lanes.pop().cancel()
+                while tasks:
+                    tasks.pop().cancel()
         return tuple(results)
 
     @asynccontextmanager
@@ -264,7 +299,7 @@ class Engine:
 
     def _encode(self, images: FloatArray) -> Arrays:
         mean, log_variance = self._network.encode(images)
-        return mean, log_variance, _kl_divergence(mean, log_variance)
+        return mean, log_variance, kl_divergence(mean, log_variance)
 
     def _decode(self, z: FloatArray) -> Arrays:
         return (np.ascontiguousarray(self._network.decode(z)),)
@@ -281,13 +316,17 @@ class Engine:
     def _redraw(self, images: FloatArray, noise: FloatArray) -> Arrays:
         mean, log_variance = self._network.encode(images)
         scanlines, sums = self._draw(draw_posterior(mean, log_variance, noise))
-        return scanlines, sums, _kl_divergence(mean, log_variance)
+        return scanlines, sums, kl_divergence(mean, log_variance)
 
     def _reconstruct(self, images: FloatArray, noise: FloatArray) -> Arrays:
         mean, log_variance = self._network.encode(images)
         z = draw_posterior(mean, log_variance, noise)
         pixels, loss = self._network.reconstruct(z, images)
-        return mean, log_variance, z, np.ascontiguousarray(pixels), loss, _kl_divergence(mean, log_variance)
+        return mean, log_variance, z, np.ascontiguousarray(pixels), loss, kl_divergence(mean, log_variance)
+
+    def _losses(self, images: FloatArray, mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> Arrays:
+        _, loss = self._network.reconstruct(draw_posterior(mean, log_variance, noise), images)
+        return (loss,)
 
     def _seconds(self, rows: int) -> float:
         """How long `rows` rows take to be drawn; best of a few: the first passes allocate and choose kernels."""
@@ -327,16 +366,3 @@ def _is_finite(array: FloatArray) -> bool:
     if array.ndim == 1:
         return all(map(isfinite, array.tolist()))
     return isfinite(array.sum()) or bool(np.isfinite(array).all())
-
-
-def draw_posterior(mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> FloatArray:
-    """As `vae.model.reparameterize` does, and `Engine.reconstruct`; torch takes thrice as long for a few numbers."""
-    z: FloatArray = mean + np.exp(np.float32(0.5) * log_variance) * noise
-    return z
-
-
-def _kl_divergence(mean: FloatArray, log_variance: FloatArray) -> FloatArray:
-    """As `vae.objective.kl_divergence`."""
-    terms = np.square(mean) + np.exp(log_variance) - np.float32(1) - log_variance
-    divergence: FloatArray = np.float32(0.5) * terms.reshape(len(mean), -1).sum(1)
-    return divergence

@@ -16,10 +16,10 @@ class Limits:
     image_pixels: int
     batch: int
 
-    def check_batch(self, count: int) -> None:
+    def check_batch(self, count: int, what: str = "items") -> None:
         """Raise TooLarge where `count` images or latents are more than one request may hold."""
         if count > self.batch:
-            raise TooLarge(f"{brief(count)} items are asked for in one request; at most {self.batch} are taken.")
+            raise TooLarge(f"{brief(count)} {what} are asked for in one request; at most {self.batch} are taken.")
 
     def check_form(self, pixels: int) -> None:
         """Raise TooLarge where the pictures of a form have more pixels than one request may hold."""

@@ -20,7 +20,7 @@ from service.arrays import Array
 from service.bodies import JSON, read_document, read_images, read_latents
 from service.call import Call
 from service.draws import choose_seed, standard_normal
-from service.engine import Engine, draw_posterior
+from service.engine import Engine
 from service.errors import InvalidInput, NotFound, Problem
 from service.images import grid
 from service.json_reader import VALUES
@@ -30,6 +30,7 @@ from service.metrics import Metrics
 from service.negotiation import negotiate
 from service.offloading import VALUE_S
 from service.operation import Gate
+from service.posterior import draw_posterior, estimate_elbo
 from service.schemas import (
     EncodeOptions,
     Interpolation,
@@ -46,6 +47,9 @@ from vae.provenance import Fit
 
 FloatArray = npt.NDArray[np.float32]
 DRAWN = (PNG, *OFFERS)
+WITHOUT_LOSSES = (PNG, npy.MEDIA_TYPE)
+LOSS_BYTES = 16
+"""Of a loss: as float32 twice, and as float64 within its standard deviation."""
 
 
 @dataclass(frozen=True)
@@ -101,28 +105,43 @@ async def decode(call: Call, options: Annotated[PngOptions, Query()]) -> Respons
 async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()]) -> Response:
     """An image (or a batch) through the latent space and back, with its losses."""
     media_type = negotiate(call.field(b"accept"), DRAWN)
+    if options.draws and media_type in WITHOUT_LOSSES:
+        problem = f"draws: {media_type} has no losses; send 'Accept: {JSON}', or leave draws out."
+        raise InvalidInput(Problem("query", "/draws", problem))
     loaded = _loaded(call)
     engine = loaded.engine
     batch = await read_images(
         call, loaded.limits, engine.config.image_shape, fit=options.fit or loaded.fit, invert=options.invert
     )
     _check_size(call, loaded, len(batch.rows), options, media_type)
+    if options.draws:
+        _check_draws(call, loaded, len(batch.rows), options.draws)
     headers: dict[str, str] = {}
-    noise = await _noise(call, options.seed, len(batch.rows), engine, headers) if options.draw else None
+    seed = choose_seed() if options.seed is None else options.seed
+    noise = await _noise(call, seed, len(batch.rows), engine, headers) if options.draw else None
     if media_type == PNG:
         scanlines = await engine.redraw(batch.rows, noise, timing=call.timing)
         return await png(call, scanlines, engine.config.image_shape[0], options, headers)
     result = await engine.reconstruct(batch.rows, noise, timing=call.timing)
+    estimate = -(result.reconstruction_loss + result.kl_divergence)
     fields = {
         "mean": result.mean,
         "log_variance": result.log_variance,
         "reconstruction_loss": result.reconstruction_loss,
         "kl_divergence": result.kl_divergence,
-        "elbo": result.elbo,
+        "elbo": estimate,
         "pixels": result.pixels,
     }
     if options.draw:
         fields["z"] = result.z
+    else:
+        fields["plug_in_elbo"] = estimate
+    if options.draws:
+        noise = await _noise(call, seed, options.draws, engine, headers)
+        losses = await engine.sample_losses(batch.rows, result.mean, result.log_variance, noise, timing=call.timing)
+        seconds = losses.size * VALUE_S
+        fields["elbo"], error = await call.run(seconds, estimate_elbo, losses, result.kl_divergence)
+        fields["elbo_standard_error"] = error
     return await arrays(call, media_type, fields, single=batch.single, headers=headers)
 
 
@@ -290,6 +309,14 @@ def _check_size(call: Call, loaded: Loaded, count: int, options: PngOptions, med
     else:
         loaded.limits.check_pixels(count, shape)
         reserve(call, media_type, count * (prod(shape) + prod(loaded.engine.config.latent_shape)))
+
+
+def _check_draws(call: Call, loaded: Loaded, count: int, draws: int) -> None:
+    """Raise TooLarge or Unavailable, or charge `draws` of each of `count` images to the memory budget."""
+    decoded = count * draws
+    loaded.limits.check_batch(decoded, "decoded draws")
+    loaded.limits.check_pixels(decoded, loaded.engine.config.image_shape, "The images decoded for draws")
+    call.reserve(4 * draws * prod(loaded.engine.config.latent_shape) + LOSS_BYTES * decoded)
 
 
 def _with_columns(options: PngOptions, columns: int) -> PngOptions:

@@ -85,6 +85,13 @@ class EncodeOptions(_ImageInput):
 class ReconstructOptions(PngOptions, _ImageInput):
     """Query of /reconstruct."""
 
+    draws: int | None = Field(
+        None,
+        ge=2,
+        description="Estimate the ELBO as the mean over so many samples of the posterior, each decoded. They count "
+        "against the limits of a batch; answers of PNG and npy have no losses.",
+    )
+
 
 class _Way(BaseModel):
     model_config = ConfigDict(extra="forbid", populate_by_name=True)
@@ -148,11 +155,23 @@ class ReconstructionAnswer(Posterior, Images):
     """Answer of /reconstruct; losses in nats, a list each for a batch."""
 
     reconstruction_loss: float | Vector = Field(
-        description="Binary cross-entropy summed over pixels; for autoencoder_kl half of the squared error: "
-        "−log p(x|z) of a Gaussian with unit variance, less its constant."
+        description="Of `pixels`: binary cross-entropy summed over pixels. It takes grey values for probabilities and "
+        "is no negative log-density of the image (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845); for "
+        "autoencoder_kl half of the squared error: −log p(x|z) of a Gaussian with unit variance, less its constant."
     )
-    kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I).")
-    elbo: float | Vector = Field(description="−(reconstruction_loss + kl_divergence), a bound on log p(x).")
+    kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I), exact.")
+    plug_in_elbo: float | Vector | None = Field(
+        None,
+        description="−(reconstruction_loss + kl_divergence) of the image decoded from the posterior mean: no lower "
+        "bound, and usually above the ELBO. Absent with draw=true.",
+    )
+    elbo: float | Vector = Field(
+        description="With draws=K the evidence lower bound, as the mean over K samples of the posterior; with "
+        "draw=true its estimate from one sample. With neither it equals plug_in_elbo, for callers of earlier versions."
+    )
+    elbo_standard_error: float | Vector | None = Field(
+        None, description="With draws=K: standard error of `elbo` as an estimate, for the randomness of the draws."
+    )
 
 
 class Walk(BaseModel):
@@ -187,7 +206,11 @@ class ModelCard(BaseModel):
     sha256: str = Field(description="Of the checkpoint's bytes.")
     format_version: int
     training: dict[str, object] = Field(description="How it was trained; `pictures.fit`: how pictures were prepared.")
-    figures: dict[str, object] = Field(description="What vae-train evaluate measured; losses in nats per image.")
+    figures: dict[str, object] = Field(
+        description="What vae-train evaluate measured; losses in nats per image. Those of grey pixels under a "
+        "Bernoulli decoder, neg_elbo and neg_importance_weighted_bound among them, compare models on the same images "
+        "and are no negative log-densities."
+    )
 
 
 class Status(BaseModel):

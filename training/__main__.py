@@ -44,7 +44,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     evaluate.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
     evaluate.add_argument(
         "--importance-samples", type=_count, default=5000, metavar="N",
-        help="samples per test image in the bound on log p(x), each of them decoded; 0 leaves it out "
+        help="samples per test image in the importance-weighted bound, each of them decoded; 0 leaves it out "
         "(default: %(default)s)",
     )  # fmt: skip
     evaluate.add_argument("--device", default="auto", help="as of vae-train fit (default: %(default)s)")
@@ -79,6 +79,11 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--batch-size", type=int, default=1000, metavar="N",
         help="images read and encoded at a time; fewer need less memory (default: %(default)s)",
     )  # fmt: skip
+    encode.add_argument(
+        "--draws", type=int, metavar="N",
+        help="samples of each image's posterior, each decoded, of which elbo is the mean; without it, no column elbo",
+    )  # fmt: skip
+    encode.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
     encode.add_argument("--device", default="auto", help="as of vae-train fit (default: %(default)s)")
     encode.add_argument(
         "--ray", metavar="ADDRESS",
@@ -160,7 +165,10 @@ def _encode(options: argparse.Namespace) -> None:
     from vae import load  # noqa: PLC0415
 
     checkpoint = load(options.checkpoint)
-    encode(checkpoint, options.input, options.out, options.batch_size, options.device, options.ray)
+    encode(
+        checkpoint, options.input, options.out, options.batch_size, options.device, options.ray,
+        draws=options.draws, seed=options.seed,
+    )  # fmt: skip
 
 
 def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:

@@ -24,14 +24,28 @@ RUN = "encoding.json"
 """In the output: what was encoded with what."""
 
 
-def encode(checkpoint: Checkpoint, path: Path, out: Path, batch_size: int, device: str, ray: str | None) -> None:
+def encode(
+    checkpoint: Checkpoint,
+    path: Path,
+    out: Path,
+    batch_size: int,
+    device: str,
+    ray: str | None,
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+) -> None:
     """Encode the images at `path` into part-*.parquet in `out`, and what is wrong with others into errors-*.parquet.
 
-    What `out` has of them already is left as it is. Raises ConfigError or DataError; a KeyboardInterrupt says what was
-    done.
+    `draws` of each image's posterior, by noise of `seed`, add its ELBO. What `out` has of them already is left as it
+    is. Raises ConfigError or DataError; a KeyboardInterrupt says what was done.
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}; it must be 1 or more.")
+    if draws is not None and draws < 2:
+        raise ConfigError(f"--draws is {draws}; it must be 2 or more, for a standard error.")
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}; it must be 0 or more.")
     path, out = path.absolute(), out.absolute()  # other machines have other working directories
     if out.resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"--out {out} lies in {path}, which is read: give a folder that does not.")
@@ -42,7 +56,9 @@ def encode(checkpoint: Checkpoint, path: Path, out: Path, batch_size: int, devic
         "checkpoint": checkpoint.name,
         "sha256": checkpoint.sha256,
     }
-    encoding = Encoding(source, checkpoint.model, out, batch_size, device)
+    if draws:
+        about |= {"draws": str(draws), "seed": str(seed)}
+    encoding = Encoding(source, checkpoint.model, out, batch_size, device, draws, seed)
     with _begun(out, about):
         parts = [part for part in source.parts if not (out / f"part-{part.number:05}.parquet").exists()]
         total, left = (sum(part.stop - part.start for part in some) for some in (source.parts, parts))
@@ -108,6 +124,9 @@ def _compare(out: Path, written: str, about: dict[str, str]) -> None:
             f"--out {out} holds what another checkpoint, {before['checkpoint']}, made of {before['input']}: give "
             "another folder, or that checkpoint."
         )
+    if any(before.get(name) != about.get(name) for name in ("draws", "seed")):
+        has = f"--draws {before['draws']} --seed {before['seed']}" if "draws" in before else "no --draws"
+        raise ConfigError(f"--out {out} was begun with {has}: give the same, or another folder.")
     if before["fingerprint"] != about["fingerprint"]:
         raise ConfigError(
             f"--out {out} holds encodings of {before['input']} as it was then, which {about['input']} is not now: give "

@@ -17,6 +17,7 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.data import DataError
+from training.encode_elbo import estimate_elbo, posterior_noise
 from training.encode_rows import Part, Rows, Source, sweeps
 from training.workers import resolve_device
 from vae import VAE, kl_divergence, reconstruction_loss
@@ -36,6 +37,10 @@ class Encoding:
     out: Path
     batch_size: int
     device: str
+    draws: int | None
+    """Of each image's posterior, for its ELBO; None leaves that out."""
+    seed: int
+    """Of their noise."""
 
     def run(self, parts: Sequence[Part], readers: int) -> Iterator[int]:
         """Encode and write `parts`; yields the number of rows of each batch. Raises DataError.
@@ -46,7 +51,9 @@ class Encoding:
         _keep_freed_memory()
         reader = _Reader(self.source, sweeps(parts), self.batch_size)
         loader = DataLoader(reader, None, num_workers=min(readers, len(reader.sweeps)))
-        begun: dict[Part, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, model.config.latent_dim))
+        latent_dim = model.config.latent_dim
+        noise = posterior_noise(self.draws, self.seed, latent_dim) if self.draws else None
+        begun: dict[Part, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, latent_dim, noise))
         writing: Future[None] | None = None
         try:
             with ThreadPoolExecutor(1) as writer:
@@ -94,6 +101,8 @@ class _Tables:
 
     id_type: pa.DataType
     latent_dim: int
+    noise: Tensor | None
+    """Of the draws of the posterior, (K, D)."""
     encoded: list[pa.RecordBatch] = field(default_factory=list)
     errors: list[pa.RecordBatch] = field(default_factory=list)
     rows: int = 0
@@ -101,7 +110,7 @@ class _Tables:
     def add(self, rows: Rows, model: VAE) -> None:
         """Encode a batch."""
         if len(rows.images):
-            columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images)]
+            columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images, self.noise)]
             self.encoded.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
         if rows.sentences:
             columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.sentences)]
@@ -113,6 +122,8 @@ class _Tables:
         """Of part-*.parquet."""
         latent, nats = pa.list_(pa.float32(), self.latent_dim), pa.float32()
         types = {"mean": latent, "log_variance": latent, "reconstruction_loss": nats, "kl_divergence": nats}
+        if self.noise is not None:
+            types |= {"elbo": nats, "elbo_standard_error": nats}
         return pa.schema([("id", self.id_type), *types.items()])
 
     @property
@@ -137,13 +148,18 @@ class _Tables:
 
 
 @torch.inference_mode()
-def _encode(model: VAE, images: Tensor) -> list[pa.Array]:
-    """Mean and log-variance of q(z|x), (n, D); losses in nats, (n,), of what is decoded from the mean."""
+def _encode(model: VAE, images: Tensor, noise: Tensor | None) -> list[pa.Array]:
+    """Mean and log-variance of q(z|x), (n, D); losses in nats, (n,), of what is decoded from the mean.
+
+    With `noise` (K, D) the ELBO of K draws and its standard error, too.
+    """
     images = images.to(model.mean_layer.weight.device)
     pixels = images.float().div_(255) if images.dtype == torch.uint8 else images  # to_pixels, without a second copy
     mean, log_variance = model.encode(pixels)
     latents = [pa.array(values.flatten().cpu().numpy()) for values in (mean, log_variance)]
-    losses = (reconstruction_loss(model.decode(mean), pixels), kl_divergence(mean, log_variance))
+    losses = [reconstruction_loss(model.decode(mean), pixels), kl_divergence(mean, log_variance)]
+    if noise is not None:
+        losses += estimate_elbo(model, pixels, mean, log_variance, losses[1], noise.to(mean.device))
     return [
         *(pa.FixedSizeListArray.from_arrays(values, mean.shape[1]) for values in latents),
         *(pa.array(values.cpu().numpy()) for values in losses),

@@ -107,11 +107,21 @@ class Reconstruction(Images):
     mean: FloatArray
     log_variance: FloatArray
     reconstruction_loss: FloatArray
-    """Summed over pixels: binary cross-entropy, or for an autoencoder_kl half of the squared error."""
+    """Of `pixels`, summed: binary cross-entropy, or for an autoencoder_kl half of the squared error.
+
+    The cross-entropy of grey pixels is no negative log-density (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845).
+    """
     kl_divergence: FloatArray
     """Of the posterior from N(0, I)."""
     elbo: FloatArray
-    """−(reconstruction_loss + kl_divergence), a bound on log p(x)."""
+    """With `draws` the evidence lower bound, as their mean; with `draw` its estimate from the one sample.
+
+    With neither it is `plug_in_elbo`, which is no bound.
+    """
+    elbo_standard_error: FloatArray | None = None
+    """Of `elbo` as a mean over `draws`, where asked for."""
+    plug_in_elbo: FloatArray | None = None
+    """−(reconstruction_loss + kl_divergence) of the image decoded from the mean; None where a sample was decoded."""
     z: FloatArray | None = None
     """The draw that was decoded in place of the mean, where asked for."""
 

@@ -79,6 +79,7 @@ class AsyncClient:
         fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
+        draws: int | None = None,
         seed: int | None = None,
     ) -> Reconstruction: ...
 
@@ -90,10 +91,18 @@ class AsyncClient:
         fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
+        draws: int | None = None,
         seed: int | None = None,
     ) -> Images:
         """As `Client.reconstruct`."""
-        options: dict[str, Any] = {"losses": losses, "fit": fit, "invert": invert, "draw": draw, "seed": seed}
+        options: dict[str, Any] = {
+            "losses": losses,
+            "fit": fit,
+            "invert": invert,
+            "draw": draw,
+            "draws": draws,
+            "seed": seed,
+        }
         return await self._send(await asyncio.to_thread(calls.reconstruct, images, **options))
 
     async def sample(self, n: int = 1, *, seed: int | None = None, temperature: float = 1) -> Images:

@@ -130,7 +130,7 @@ def decode(z: LatentInput) -> Call[Images]:
 
 
 def reconstruct(
-    images: ImageInput, *, losses: bool, fit: Fit | None, invert: bool, draw: bool, seed: int | None
+    images: ImageInput, *, losses: bool, fit: Fit | None, invert: bool, draw: bool, draws: int | None, seed: int | None
 ) -> Call[Images]:
     """POST /reconstruct; losses, and the posterior, are no part of npy: they come as JSON."""
     body = image_body(images)
@@ -142,7 +142,7 @@ def reconstruct(
         return Reconstruction(**_known(Reconstruction, values), seed=_seed(reply))
 
     accept, reader = (JSON, read_losses) if losses else (NPY, partial(_images, lone=body.lone))
-    return _post("/reconstruct", body, accept, reader, fit=fit, invert=invert, draw=draw, seed=seed)
+    return _post("/reconstruct", body, accept, reader, fit=fit, invert=invert, draw=draw, draws=draws, seed=seed)
 
 
 def sample(n: int, *, seed: int | None, temperature: float) -> Call[Images]:

@@ -105,6 +105,7 @@ class Client:
         fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
+        draws: int | None = None,
         seed: int | None = None,
     ) -> Reconstruction: ...
 
@@ -116,14 +117,17 @@ class Client:
         fit: Fit | None = None,
         invert: bool = False,
         draw: bool = False,
+        draws: int | None = None,
         seed: int | None = None,
     ) -> Images:
         """Images through the latent space and back; options as of `encode`.
 
-        `losses` gives a Reconstruction, with the posterior, reconstruction loss, KL divergence and ELBO; the answer
-        then comes as JSON, three times as long. `draw` decodes a sample of the posterior in place of its mean.
+        `losses` gives a Reconstruction, with the posterior, reconstruction loss and KL divergence; the answer then
+        comes as JSON, three times as long. With `losses`, `draws` (2 or more) adds the ELBO, the mean over so many
+        samples of the posterior. `draw` decodes a sample of the posterior in place of its mean.
         """
-        return self._send(calls.reconstruct(images, losses=losses, fit=fit, invert=invert, draw=draw, seed=seed))
+        options: dict[str, Any] = {"losses": losses, "fit": fit, "invert": invert, "draw": draw, "draws": draws}
+        return self._send(calls.reconstruct(images, **options, seed=seed))
 
     def sample(self, n: int = 1, *, seed: int | None = None, temperature: float = 1) -> Images:
         """`n` images decoded from draws of the prior N(0, temperature²·I), (n, C, H, W), and their seed."""

@@ -13,7 +13,7 @@ from PIL import Image
 from tests.client.callers import Caller
 from tests.service.pictures import Bytes, npy, png, read_png
 from tests.service.running import Running
-from vae_client import Images, Posterior, Reconstruction
+from vae_client import Images, InvalidInput, Posterior, Reconstruction
 
 JSON = {"accept": "application/json"}
 Z = [-2.65, -0.36, 0.13]
@@ -48,8 +48,22 @@ def test_reconstruct(caller: Caller, served: Running, images: Bytes) -> None:
     assert said.keys() == {"mean", "log_variance", "reconstruction_loss", "kl_divergence", "elbo", "pixels", "z"}
     for name, value in said.items():
         np.testing.assert_array_equal(getattr(full, name), np.array(value, np.float32))
+    assert full.plug_in_elbo is full.elbo_standard_error is None
     one = caller.ask("reconstruct", images[0], losses=True)
+    assert one.plug_in_elbo == one.elbo
     assert (one.elbo.shape, one.pixels.shape, one.z) == ((), (1, 28, 28), None)
+
+
+def test_the_elbo_of_draws(caller: Caller, served: Running, images: Bytes) -> None:
+    said = served.client.post(
+        "/reconstruct?draws=5&seed=5", content=npy(images[:2]), headers={**JSON, "content-type": "application/x-npy"}
+    ).json()
+    full = caller.ask("reconstruct", images[:2], losses=True, draws=5, seed=5)
+    assert full.seed == 5
+    for name in ("elbo", "elbo_standard_error", "plug_in_elbo"):
+        np.testing.assert_array_equal(getattr(full, name), np.array(said[name], np.float32))
+    with pytest.raises(InvalidInput, match="draws: application/x-npy has no losses"):
+        caller.ask("reconstruct", images[:2], draws=5)
 
 
 def test_sample(caller: Caller, served: Running) -> None:
@@ -97,7 +111,8 @@ def test_arrays_come_as_npy_and_may_be_written_to(caller: Caller, images: Bytes)
 def test_tensors(caller: Caller, images: Bytes) -> None:
     full = caller.ask("reconstruct", images[:2], losses=True)
     tensors = full.to_torch()
-    assert tensors.keys() == {"pixels", "mean", "log_variance", "reconstruction_loss", "kl_divergence", "elbo"}
+    losses = {"reconstruction_loss", "kl_divergence", "elbo", "plug_in_elbo"}
+    assert tensors.keys() == {"pixels", "mean", "log_variance", *losses}
     for name, tensor in tensors.items():
         assert tensor.dtype == torch.float32
         np.testing.assert_array_equal(tensor.numpy(), getattr(full, name))

@@ -47,7 +47,7 @@ REMOTE = {"shape", "dtype", "do_scaling", "scaling_factor", "shift_factor"}
 PARAMETERS = {
     "/encode": {"fit", "invert", "draw", "seed"},
     "/decode": {"columns", "scale"},
-    "/reconstruct": {"fit", "invert", "draw", "seed", "columns", "scale"},
+    "/reconstruct": {"fit", "invert", "draw", "draws", "seed", "columns", "scale"},
     "/sample": {"n", "seed", "temperature", "columns", "scale"},
     "/interpolate": {"columns", "scale"},
     "/traverse": {"columns", "scale"},
@@ -217,11 +217,11 @@ def test_answers_are_what_is_documented(client: httpx.Client, images: Bytes, pat
     }
     headers = {"accept": JSON}
     if path in ("/encode", "/reconstruct"):
-        for query in ("", "?draw=true"):
+        for query in ("", "?draw=true", "?draws=2" if path == "/reconstruct" else ""):
             sent = {**headers, "content-type": PNG}
             answer = client.post(path + query, content=png(images[0]), headers=sent)
             matches(model, answer.json())
-            assert set(example) <= answer.json().keys()
+        assert set(example) <= answer.json().keys()
     else:
         method = "POST" if path in bodies else "GET"
         answer = client.request(method, path, headers=headers, **bodies.get(path, {}))

@@ -16,15 +16,16 @@ import vae
 from service import engine as engine_module
 from service.batching import Timing
 from service.draws import standard_normal
-from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput, draw_posterior
+from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput
 from service.network import OnnxNetwork
+from service.posterior import draw_posterior
 from service.settings import BUNDLED, Runtime
 from service.tally import Histogram, Tally
 from service.torch_network import TorchNetwork, choose_network
 from tests.service.pictures import Bytes
 from vae.config import Architecture
 
-ARRAYS = ("mean", "log_variance", "z", "pixels", "reconstruction_loss", "kl_divergence", "elbo")
+ARRAYS = ("mean", "log_variance", "z", "pixels", "reconstruction_loss", "kl_divergence")
 
 
 @pytest.fixture(scope="module")
@@ -249,7 +250,35 @@ def test_reconstruction_without_noise_is_the_means_image(engine: Engine, x: Floa
     assert np.array_equal(result.mean, mean)
     assert np.array_equal(result.log_variance, log_variance)
     assert np.array_equal(result.pixels, asyncio.run(engine.decode(mean)))
-    assert np.array_equal(result.elbo, -(result.reconstruction_loss + result.kl_divergence))
+
+
+def test_losses_of_draws_are_those_of_reconstructions(engine: Engine, x: FloatArray) -> None:
+    """Of any number of images, in any batch, bit for bit."""
+    noise = standard_normal(1, 9, (3,))
+    mean, log_variance = asyncio.run(engine.encode(x))
+    for count in (1, 5, 70, 200):
+        losses = asyncio.run(engine.sample_losses(x[:count], mean[:count], log_variance[:count], noise))
+        assert losses.shape == (9, count)
+        for row, found in zip(noise, losses, strict=True):
+            wanted = asyncio.run(engine.reconstruct(x[:count], np.tile(row, (count, 1))))
+            assert np.array_equal(found, wanted.reconstruction_loss)
+
+
+@pytest.mark.parametrize("count", [1, 64, 200])
+def test_many_draws_leave_room_for_others(engine: Engine, x: FloatArray, count: int) -> None:
+    noise = standard_normal(1, 4000 // count, (3,))
+
+    async def most_waiting() -> int:
+        mean, log_variance = await engine.encode(x[:count])
+        task = asyncio.create_task(engine.sample_losses(x[:count], mean, log_variance, noise))
+        most = 0
+        while not task.done():
+            most = max(most, engine.waiting)
+            await asyncio.sleep(0)
+        await task
+        return most
+
+    assert 0 < asyncio.run(most_waiting()) <= 2 * 64
 
 
 def test_what_is_drawn_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> None:

@@ -558,6 +558,37 @@ def test_the_readmes_commands_encode_what_they_say(
     assert len(namespace["table"]) == len(images)
 
 
+def test_draws_add_the_elbo_whatever_the_batch(npy: Path, tmp_path: Path, images: Images) -> None:
+    for name, size in (("whole", "200"), ("cut", "7")):
+        assert run(npy, tmp_path / name, "--draws", "30", "--seed", "5", "--batch-size", size) == 0
+    (whole, cut) = (rows_of(tmp_path / name) for name in ("whole", "cut"))
+    model, x = vae.load(BUNDLED).model, pixels_of(images)
+    mean, log_variance = model.encode(x)
+    noise = torch.from_numpy(np.random.Generator(np.random.PCG64(5)).standard_normal((30, 3), np.float32))
+    logits = [model.decode(mean + each * torch.exp(log_variance / 2)) for each in noise]
+    values = torch.stack([vae.elbo(each, x, mean, log_variance) for each in logits]).double()
+    wanted = {"elbo": values.mean(0), "elbo_standard_error": values.std(0) / 30**0.5}
+    for name, each in wanted.items():
+        for rows in (whole, cut):
+            np.testing.assert_allclose([row[name] for row in rows], each.numpy(), rtol=1e-4)
+
+
+def test_an_output_keeps_its_draws_and_seed(npy: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(npy, out, "--draws", "2", "--seed", "5") == 0
+    assert "elbo" in pq.read_schema(out / "part-00000.parquet").names
+    for options in ([], ["--draws", "3", "--seed", "5"], ["--draws", "2"]):
+        assert run(npy, out, *options) == 2
+        assert "was begun with --draws 2 --seed 5: give the same" in sentence(capsys)
+    assert run(npy, out, "--draws", "2", "--seed", "5") == 0
+
+
+@pytest.mark.parametrize("options", [["--draws", "1"], ["--draws", "-2"], ["--draws", "2", "--seed", "-1"]])
+def test_bad_draws(npy: Path, out: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(npy, out, *options) == 2
+    assert "; it must be " in sentence(capsys)
+    assert not out.exists()
+
+
 def test_an_interrupt_says_that_it_goes_on(
     npy: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:

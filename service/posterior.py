@@ -1,0 +1,33 @@
+"""Gaussian posteriors q(z|x) = N(mean, exp(log_variance)) in NumPy; torch takes thrice as long for a few numbers."""
+
+from __future__ import annotations
+
+from math import sqrt
+
+import numpy as np
+import numpy.typing as npt
+
+FloatArray = npt.NDArray[np.float32]
+
+
+def draw_posterior(mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> FloatArray:
+    """As `vae.model.reparameterize`."""
+    z: FloatArray = mean + np.exp(np.float32(0.5) * log_variance) * noise
+    return z
+
+
+def kl_divergence(mean: FloatArray, log_variance: FloatArray) -> FloatArray:
+    """As `vae.objective.kl_divergence`."""
+    terms = np.square(mean) + np.exp(log_variance) - np.float32(1) - log_variance
+    divergence: FloatArray = np.float32(0.5) * terms.reshape(len(mean), -1).sum(1)
+    return divergence
+
+
+def estimate_elbo(losses: FloatArray, kl_divergence: FloatArray) -> tuple[FloatArray, FloatArray]:
+    """The ELBO of N images and its standard error, (N,) each, nats.
+
+    `losses` (K, N) are −log p(x|z) under K ≥ 2 draws of the posterior; the KL divergence (N,) is exact.
+    """
+    elbo = -(losses.mean(0, np.float64) + kl_divergence)
+    error = losses.std(0, np.float64, ddof=1) / sqrt(len(losses))
+    return elbo.astype(np.float32), error.astype(np.float32)
