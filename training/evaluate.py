@@ -26,7 +26,7 @@ class Figures:
 
     @property
     def neg_elbo(self) -> float:
-        """What training minimises, and an upper bound on −log p(x)."""
+        """What training minimises; with grey pixels as Bernoulli probabilities it bounds no negative log-density."""
         return self.reconstruction_loss + self.kl_divergence
 
     def as_dict(self, prefix: str = "") -> dict[str, float]:

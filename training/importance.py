@@ -23,7 +23,8 @@ ROWS = 1000
 def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: int, *, progress: bool = False) -> Tensor:
     """log of the mean of `samples` weights p(x, z)/q(z|x), z ~ q(z|x), of uint8 `images`: (N,) float64, nats.
 
-    It bounds log p(x) from below, and comes closer the more samples there are.
+    It bounds log p(x) from below, and comes closer the more samples there are. p(x|z) is that of `vae.objective`: of
+    grey pixels no normalised density.
     """
     generator = torch.Generator().manual_seed(seed)
     device = model.mean_layer.weight.device

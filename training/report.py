@@ -14,6 +14,11 @@ from training.posterior import ACTIVE_ABOVE
 DIMENSIONS_SHOWN = 16
 NONE = "–"
 NATS = "nats per image"
+GREY = (
+    "Losses in nats take grey pixels for probabilities of a Bernoulli decoder, whose density of them is not normalised "
+    "(Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845): they compare models on the same images, and are no negative "
+    "log-densities."
+)
 
 
 class Row(NamedTuple):
@@ -64,6 +69,8 @@ def notes(figures: Mapping[str, float]) -> list[str]:
     ]
     if "importance_samples" in figures:
         said.insert(1, "−log p(x): importance-weighted bound of Burda et al. (2016).")
+    if "test_neg_elbo" in figures:
+        said.append(GREY)
     if "test_neighbour_accuracy" in figures:
         said.append(
             f"Nearest neighbours: the class of most of the {NEIGHBOURS} training images with the nearest latent means, "

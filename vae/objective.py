@@ -8,7 +8,8 @@ from torch.nn.functional import binary_cross_entropy_with_logits
 def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
     """Binary cross-entropy of images `x` (N, C, H, W) in [0, 1] under `logits` of that shape, summed over pixels.
 
-    Returns (N,), nats. Grey targets are taken as probabilities, as the article does.
+    Returns (N,), nats. Grey targets are taken as probabilities, as the article does: then exp(−loss) is no normalised
+    density of x (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845), and no figure made of the loss is one.
     """
     return binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
 
@@ -22,7 +23,10 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
 
 
 def elbo(logits: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
-    """Evidence lower bound on log p(x) with the posterior sample that `logits` was decoded from; (N,), nats."""
+    """One sample's estimate of the evidence lower bound, for `logits` decoded from a draw of the posterior; (N,), nats.
+
+    Of logits that were decoded from the posterior mean it gives the plug-in value, which is no bound.
+    """
     return -(reconstruction_loss(logits, x) + kl_divergence(mean, log_variance))
 
 

@@ -6,10 +6,10 @@ import { drawFrom, fit } from "./picture.js";
 
 const STEPS = 13;
 const FIGURES = {
-  neg_elbo: "Negative ELBO, nats",
-  reconstruction_loss: "Reconstruction loss, nats",
+  neg_elbo: "Negative ELBO, nats *",
+  reconstruction_loss: "Reconstruction loss, nats *",
   kl_divergence: "KL divergence, nats",
-  neg_importance_weighted_bound: "Bound on −log p(x), nats",
+  neg_importance_weighted_bound: "Bound on −log p(x), nats *",
   bound_images: "Images of that bound",
   squared_error: "Squared error per pixel",
   neighbour_accuracy: "Accuracy of the nearest neighbours' labels",
@@ -78,7 +78,7 @@ function listFigures(figures) {
       head.scope = "row";
       return line([head, ...["test", "train"].map((part) => element("td", shorten(figures[`${part}_${name}`])))]);
     });
-  table.hidden = !rows.length;
+  table.hidden = document.querySelector("#figures-note").hidden = !rows.length;
   table.append(line(heads), ...rows);
 }
 

@@ -268,6 +268,8 @@ def test_about(visit: Visit) -> None:
     for text in (model["sha256"], f"{model['parameters']:,}", "mlp", "28×28", "mnist"):
         expect(view.get_by_text(text).first).to_be_visible()
     expect(view.get_by_role("row", name="Negative ELBO")).to_contain_text(f"{model['figures']['test_neg_elbo']:.1f}")
+    expect(view.get_by_role("row", name="Bound on −log p(x), nats *")).to_be_visible()
+    expect(view.get_by_text("* Grey pixels are taken for probabilities")).to_be_visible()
     expect(view.get_by_role("link", name="API documentation")).to_have_attribute("href", "docs")
     wait_until(lambda: len(np.unique(pixels(view.locator("#manifold")))) > 50)
     view.get_by_role("link", name="API documentation").click()

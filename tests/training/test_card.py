@@ -28,6 +28,12 @@ def test_the_table_has_both_sets_and_units_in_columns() -> None:
     assert "| 10-nearest-neighbour accuracy | 0.900 | – | share of images |" in as_markdown(FIGURES)
 
 
+def test_figures_of_grey_pixels_are_called_no_densities() -> None:
+    for written in (as_text(FIGURES), as_markdown(FIGURES)):
+        assert "take grey pixels for probabilities of a Bernoulli decoder" in written
+        assert "no negative log-densities" in written
+
+
 def test_of_many_dimensions_those_of_largest_divergence_are_shown() -> None:
     figures = {f"test_kl_divergence_{dimension}": float(dimension) for dimension in range(1, 21)}
     said = as_text(figures)
