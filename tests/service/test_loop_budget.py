@@ -33,6 +33,8 @@ AT_ONCE = {
     "form of 2 parts, an open quotation mark": 64,
     "Arrow, 990 empty batches": 40,
     "head of 16,000 fields": 64,
+    "10,000 draws of 1 images": 8,
+    "10,000 draws of 100 images": 8,
 }
 """Connections that send the attack at the same time."""
 

@@ -753,6 +753,10 @@ def _costly() -> Iterator[Attack]:
     target = "/remote/decode?shape=10000&shape=3"
     request = partial(_sent, target, partial(bytes, 120_000), TENSOR, accept=TENSOR)
     yield Attack("10,000 latents to tensors in RGB", request, OK, times=4, brief=True)
+    for count in (1, 100):
+        body = partial(_npy_images, "u1", count)
+        request = partial(_sent, f"/reconstruct?draws={10_000 // count}", body, NPY, accept=JSON)
+        yield Attack(f"10,000 draws of {count} images", request, OK, times=20, brief=True)
     head = b"GET /livez HTTP/1.1\r\nhost: a\r\n" + b"a:\r\n" * 16_000 + b"\r\n"
     yield Attack("head of 16,000 fields", partial(bytes, head), frozenset({431}), times=64, brief=True)
 
