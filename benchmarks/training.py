@@ -76,7 +76,7 @@ def article_epoch(data_dir: Path) -> Callable[[], None]:
 def our_epoch(config: FitConfig, data_dir: Path) -> Callable[[], None]:
     """vae-train's loop, one epoch a call."""
     train, _ = load("mnist", data_dir)
-    train, _ = train.hold_out(config.held_out(len(train)))
+    train, _ = train.split(config.validation_share(len(train)))
     state = new_state(config, new_model(config, train), ALONE.device)
     epochs = train_epochs(replace(config, epochs=10_000), state, train, ALONE)
 

@@ -71,7 +71,9 @@ def load_stored(source: Source, name: str, labels: Tensor, cache_dir: Path) -> t
         raise DataError(f"All images of {name} are the same: at least 2 different ones are wanted.")
     share = TEST_SHARE if low < TEST_SHARE <= high else math.nextafter(low, 1)  # no part of a small set is empty
     origin = Origin(fingerprint(positions), source.hashed, TEST_SHARE)
-    return Dataset(name, content[8 * count :].view(source.shape), labels[order], positions, origin).split(share)
+    return Dataset(
+        name, content[8 * count :].view(source.shape), labels[order], positions=positions, origin=origin
+    ).split(share)
 
 
 def _write(path: Path, source: Source, state: str) -> None:

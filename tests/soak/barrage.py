@@ -118,7 +118,7 @@ class Probes:
     @property
     def slowest_s(self) -> float:
         """The longest time until an answer, in seconds."""
-        return self._figures[2]
+        return float(self._figures[2])
 
     @contextmanager
     def running(self) -> Iterator[None]:
