@@ -50,12 +50,12 @@ def test_a_key_is_asked_for_once_and_kept_for_the_tab(visitor: Visitor, tmp_path
 
 
 @pytest.mark.parametrize("key", ["käse", "鍵"])
-def test_a_key_of_any_letters_opens(visitor: Visitor, key: str) -> None:
-    with running(api_keys=(key,)) as service:
+def test_a_key_of_letters_that_no_key_has_is_refused(visitor: Visitor, key: str) -> None:
+    with running(api_keys=("sesame",)) as service:
         visit = visitor(service, faults=True)
         visit.page.get_by_label("API key").fill(key)
         visit.page.keyboard.press("Enter")
-        expect(visit.page.locator("#views")).to_be_visible()
+        expect(visit.page.get_by_role("alert")).to_contain_text("not one of this service's")
 
 
 def test_a_dialog_that_is_closed_without_a_key_asks_again(visitor: Visitor) -> None:

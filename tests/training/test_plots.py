@@ -84,10 +84,10 @@ def test_classes_are_called_by_their_names() -> None:
 
 
 def test_the_model_of_a_folder_is_drawn_with_the_names_of_its_classes(tmp_path: Path) -> None:
-    for number in range(40):
+    for number in range(120):
         folder = tmp_path / "pictures" / ("cats", "dogs")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
-        Image.new("L", (6, 6), 5 * number).save(folder / f"{number}.png")
+        Image.new("L", (6, 6), 2 * number).save(folder / f"{number}.png")
     checkpoint, data = tmp_path / "pets.safetensors", ["--data-dir", str(tmp_path)]
     dataset = ["--dataset", f"folder:{tmp_path / 'pictures'}", *data]
     network = ["--epochs", "1", "--hidden-dim", "4", "--latent-dim", "1", "--device", "cpu"]
