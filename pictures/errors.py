@@ -8,4 +8,4 @@ class PictureError(ValueError):
 
 
 class PictureTooLarge(PictureError):
-    """A picture that takes too long to read, or too much memory."""
+    """A picture that would take too long or too much memory to read."""

@@ -17,7 +17,7 @@ FORMATS = {
     "image/bmp": "BMP",
     "image/gif": "GIF",
 }
-"""Media types taken, and Pillow's name for each. Pillow knows many more formats; none of those is ever tried."""
+"""Accepted media types, and Pillow's name for each. Pillow's other formats are never tried."""
 GREY_STEPS = {"L;2": 85, "L;4": 17}
 """Between two of the greys of a PNG of 2 or 4 bits, by Pillow's name for its samples."""
 

@@ -36,7 +36,7 @@ def to_pixels(image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, inve
 
 
 def _decode(image: Image.Image, mode: str, size: tuple[int, int], *, invert: bool) -> Image.Image:
-    """All pixels, upright, of `mode` L or RGB; a JPEG at an eighth of its size where that is enough for `size`."""
+    """Decode to `mode` L or RGB, and turn upright; decode a JPEG at 1/2, 1/4 or 1/8 if that is enough for `size`."""
     image.draft(mode, (4 * size[0], 4 * size[1]))
     image.load()
     picture = (

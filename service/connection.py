@@ -47,7 +47,7 @@ HEAD_PIECE, CHUNKED_PIECE = 2**10, 2**12
 """Bytes parsed at a time where a request may begin, and in a chunked body, which may end anywhere. They limit how many
 pipelined requests are parsed before the first of them is answered, to some dozens."""
 PIECES_IN_A_TURN = 2
-"""Pieces parsed in one turn of the event loop: 4 kB may be seven hundred chunks of one byte."""
+"""Pieces parsed in one turn of the event loop. A piece of 4 kB can hold 700 chunks of one byte each."""
 ON_ITS_WAY_S = 0.3
 """In which a request reaches a connection that is to be closed."""
 NEVER = float("inf")
@@ -238,9 +238,7 @@ class Connection(asyncio.Protocol):
         self._writable.clear()
         if self._cycles and self._cycles[0].started:
             self._answer_is_charged = self._cycles[0].scope.get("charged", False)
-        if (
-            self._answer_is_charged
-        ):  # not what all connections share: the page, the documentation, the test set's latents
+        if self._answer_is_charged:  # connections share the page, the documentation and the test set's latents
             self._unsent = self.transport.get_write_buffer_size()
             self._memory.adjust(self._unsent)
         self._unread = self._untaken()

@@ -20,7 +20,7 @@ PIECE = 2**20
 DISPOSITION_BYTES = 1024
 """Of a Content-Disposition field; the time that it takes grows with the square."""
 TYPE_LETTERS = 1024
-"""Characters of the content type that are read; its boundary has at most 70 (RFC 2046)."""
+"""Characters read of the Content-Type field; a boundary has at most 70 (RFC 2046)."""
 
 
 def read_form(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]]:

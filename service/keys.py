@@ -28,7 +28,7 @@ class Keyring:
             return b""
         scheme, _, token = authorization.partition(" ")
         key = token.strip() if scheme.lower() == "bearer" else api_key
-        digest = _digest(key.encode("latin-1"))  # the bytes that came: curl sends those of UTF-8
+        digest = _digest(key.encode("latin-1"))  # the bytes that came
         matches = [hmac.compare_digest(digest, known) for known in self._digests]  # all of them: no early way out
         if not any(matches):
             given = "The API key is not one of this service's." if key else "This service asks for an API key."

@@ -71,7 +71,8 @@ def load_folder(root: Path, cache_dir: Path, image_size: int | None) -> tuple[Da
     classes = sorted({name for name in names if name is not None})
     labels = torch.tensor([NO_LABEL if name is None else classes.index(name) for name in names])
     train, test = load_stored(pictures, printable(root.absolute().name), labels, cache_dir)
-    return replace(train, classes=tuple(classes)), replace(test, classes=tuple(classes))
+    told = tuple(map(printable, classes))
+    return replace(train, classes=told), replace(test, classes=told)
 
 
 class Folder:

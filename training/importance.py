@@ -29,7 +29,8 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
     generator = torch.Generator().manual_seed(seed)
     device = model.mean_layer.weight.device
     chunks = [min(ROWS, samples - start) for start in range(0, samples, ROWS)]
-    bounds = []
+    bounds = torch.empty(len(images), dtype=torch.float64)
+    rows = max(1, ROWS // samples)
     with tqdm(
         total=len(images),
         desc="importance weights",
@@ -38,7 +39,7 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
         mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file should not fill with bars
         disable=not progress,
     ) as bar:
-        for block in images.split(max(1, ROWS // samples)):
+        for block, part in zip(images.split(rows), bounds.split(rows), strict=True):
             x = to_pixels(block.to(device))
             mean, log_variance = model.encode(x)
             log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64)
@@ -46,9 +47,9 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
                 noise = torch.randn(len(x), chunk, mean.shape[1], generator=generator).to(device)
                 log_weights = _log_weights(model, x, mean, log_variance, noise).cpu().double()
                 log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(1))
-            bounds.append(log_sum - math.log(samples))
+            part.copy_(log_sum - math.log(samples))  # kept one by one, they would split the heap into small pieces
             bar.update(len(x))
-    return torch.cat(bounds)
+    return bounds
 
 
 def _log_weights(model: VAE, x: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:

@@ -114,9 +114,9 @@ class Reconstruction(Images):
     kl_divergence: FloatArray
     """Of the posterior from N(0, I)."""
     elbo: FloatArray
-    """With `draws` the evidence lower bound, as their mean; with `draw` its estimate from the one sample.
+    """Evidence lower bound: the mean over `draws` samples of the posterior, or the estimate from one with `draw`.
 
-    With neither it is `plug_in_elbo`, which is no bound.
+    Without either it equals `plug_in_elbo`, which is not a bound.
     """
     elbo_standard_error: FloatArray | None = None
     """Of `elbo` as a mean over `draws`, where asked for."""

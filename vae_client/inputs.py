@@ -127,7 +127,7 @@ def _png(image: Image) -> bytes:
 
     Samples of mode I are clipped to 16 bits, 0 to 65,535, those of mode F to 0 to 255; PNG knows neither.
     """
-    from PIL import Image, ImageOps  # noqa: PLC0415  # whoever has a picture has imported it
+    from PIL import Image, ImageOps  # noqa: PLC0415  # Pillow is optional
 
     upright = ImageOps.exif_transpose(image)  # a PNG would not tell
     if upright.mode in PNG_MODE_OF:

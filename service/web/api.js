@@ -145,5 +145,5 @@ function goOn() {
   if (isWaiting) say("");
 }
 
-/** Header fields hold bytes, which `fetch` takes as characters: a key's are those of UTF-8, as curl sends them. */
+/** `fetch` throws for characters above 255. No key has them, but people mistype: the service says that it is wrong. */
 const latin1OfUtf8 = (text) => String.fromCharCode(...new TextEncoder().encode(text));

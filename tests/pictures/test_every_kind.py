@@ -1,4 +1,4 @@
-"""A picture of any kind has one latent: from `vae-train encode`, the service's routes and the client."""
+"""`vae-train encode`, the service's routes and the client give the same latent for a picture of any kind."""
 
 from __future__ import annotations
 

@@ -25,7 +25,7 @@ class Outcome(NamedTuple):
     seconds: float
     """Until the last of them came."""
     hung: bool = False
-    """Was the connection still open when the time was up?"""
+    """Whether the connection was still open after the time limit."""
     without_retry_after: int = 0
     """Answers of status 503 that do not say when to come again."""
 

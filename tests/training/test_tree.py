@@ -126,7 +126,9 @@ def test_names_need_not_be_text(root: Path, tmp_path: Path, capsys: pytest.Captu
     options = ["--data-dir", str(tmp_path), "--epochs", "1", "--hidden-dim", "4", "--device", "cpu"]
     assert main(["fit", "--dataset", f"folder:{strange}", "--out", str(out), *options]) == 0
     assert r"Training on caf\xe9" in capsys.readouterr().out
-    assert vae.load(out).training["dataset"] == r"folder:caf\xe9"
+    training = vae.load(out).training
+    assert training["dataset"] == r"folder:caf\xe9"
+    assert r"ch\xe2t" in training["classes"]
     evaluate = ["evaluate", str(out), "--importance-samples", "0", "--device", "cpu", "--data-dir", str(tmp_path)]
     assert main(evaluate) == 0
     assert r"1 .\xff" in capsys.readouterr().err
