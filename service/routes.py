@@ -117,7 +117,9 @@ async def reconstruct(call: Call, options: Annotated[ReconstructOptions, Query()
     if options.draws:
         _check_draws(call, loaded, len(batch.rows), options.draws)
     headers: dict[str, str] = {}
-    seed = choose_seed() if options.seed is None else options.seed
+    seed = options.seed
+    if seed is None and (options.draw or options.draws):
+        seed = choose_seed()  # one for both
     noise = await _noise(call, seed, len(batch.rows), engine, headers) if options.draw else None
     if media_type == PNG:
         scanlines = await engine.redraw(batch.rows, noise, timing=call.timing)

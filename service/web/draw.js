@@ -32,6 +32,7 @@ let pen = null; // of the keys: {at: [x, y], stroke or null}
 
 /** Build it; gives what to do when it is shown. */
 export function draw(model, spread) {
+  const method = model.training.pictures?.fit;
   let edits = 0;
   let isLatest = () => false; // is the drawing what was wanted last?
   const judge = new Newest(async ({ isDone, edit }, isStale) => {
@@ -63,7 +64,7 @@ export function draw(model, spread) {
       clearResults();
       return;
     }
-    if (picture) showPicture();
+    if (picture) showPicture(method);
     else {
       render(seen, strokes, imageShape(), ink.value);
       if (invert.checked) invertSeen(0, 0, seen.width, seen.height);
@@ -82,7 +83,7 @@ export function draw(model, spread) {
   listenToPictures((bitmap) => {
     leavePicture();
     [strokes, picture] = [[], bitmap];
-    invert.checked = imageShape()[0] === 1 && isInkOnPaper(...showPicture());
+    invert.checked = imageShape()[0] === 1 && isInkOnPaper(...showPicture(method));
     changed(true);
   });
   invert.addEventListener("change", () => changed(true));
@@ -240,16 +241,23 @@ function drawPad() {
   context.stroke();
 }
 
-/** The given picture as the model's image, black beside it; gives where it lies: left, top, width, height. */
-function showPicture() {
+/**
+ * Draw the given picture as the model's image, brought to its size as the service does it for `method`, the
+ * checkpoint's `training.pictures.fit`. Returns the part of the image that it covers: left, top, width, height.
+ */
+function showPicture(method = "contain") {
   const [channels, height, width] = imageShape();
-  const scale = Math.min(width / picture.width, height / picture.height);
-  const [wide, high] = [picture.width, picture.height].map((side) => Math.max(1, Math.round(side * scale)));
-  const place = [Math.floor((width - wide) / 2), Math.floor((height - high) / 2), wide, high];
+  const scales = [width / picture.width, height / picture.height];
+  const choose = { contain: Math.min, cover: Math.max }[method];
+  const [wide, high] = [picture.width, picture.height].map((side, axis) =>
+    Math.max(1, Math.round(side * (choose ? choose(...scales) : scales[axis]))),
+  );
+  const [left, top] = [Math.floor((width - wide) / 2), Math.floor((height - high) / 2)];
+  const place = [Math.max(0, left), Math.max(0, top), Math.min(wide, width), Math.min(high, height)];
   const context = fit(seen, width, height);
   context.imageSmoothingQuality = "high";
   context.clearRect(0, 0, width, height);
-  context.drawImage(picture, ...place);
+  context.drawImage(picture, left, top, wide, high);
   context.globalCompositeOperation = "destination-over"; // behind what can be seen through
   context.fillStyle = brightness(context.getImageData(...place).data) < 0.5 ? "#fff" : "#000";
   context.fillRect(...place);

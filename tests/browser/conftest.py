@@ -18,6 +18,7 @@ import vae
 from tests.browser.visit import PATIENCE_S, Visit, origin
 from tests.service.running import Running, running
 from vae import VAE, LatentSet, VAEConfig
+from vae.provenance import DEFAULT_FIT, Fit
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 Visitor = Callable[..., Visit]
@@ -84,8 +85,9 @@ def colour(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def flat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """Of two latent dimensions and an image that is no square."""
-    yield from _serve(tmp_path_factory.mktemp("flat"), VAEConfig(image_shape=(1, 20, 32), hidden_dim=16, latent_dim=2))
+    """Of two latent dimensions and an image that is no square; pictures of other proportions are cut."""
+    config = VAEConfig(image_shape=(1, 20, 32), hidden_dim=16, latent_dim=2)
+    yield from _serve(tmp_path_factory.mktemp("flat"), config, fit="cover")
 
 
 @pytest.fixture(scope="session")
@@ -97,7 +99,7 @@ def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield service
 
 
-def _serve(folder: Path, config: VAEConfig) -> Iterator[Running]:
+def _serve(folder: Path, config: VAEConfig, fit: Fit = DEFAULT_FIT) -> Iterator[Running]:
     path = folder / "random.safetensors"
     with torch.random.fork_rng():
         torch.manual_seed(0)
@@ -106,7 +108,7 @@ def _serve(folder: Path, config: VAEConfig) -> Iterator[Running]:
             for parameter in model.parameters():
                 parameter.mul_(3)
         latents = LatentSet(torch.randn(300, config.latent_dim), torch.arange(300) % 3)
-    vae.save(path, model, training={}, figures={})
+    vae.save(path, model, training={"pictures": {"fit": fit}}, figures={})
     latents.save(path, vae.load(path).sha256)
     with running(checkpoint=path) as service:
         yield service

@@ -302,6 +302,15 @@ def test_a_colour_model_sees_colour(visitor: Visitor, colour: Running) -> None:
     wait_until(lambda: (pixels(visit.page.locator("#seen")) == (0, 255, 0)).all(-1).any())
 
 
+def test_a_picture_is_cut_where_training_cut_it(visitor: Visitor, flat: Running) -> None:
+    visit = visitor(flat)
+    wide = Image.fromarray(np.repeat(np.linspace(0, 120, 64, dtype=np.uint8), 2)[None].repeat(40, 0))
+    visit.page.get_by_label("choose a picture").set_input_files(given(picture(wide)))
+    headers = {"content-type": "image/png"}
+    visit.wait_for_z(flat.client.post("/encode", content=picture(wide), headers=headers).json()["mean"])
+    np.testing.assert_array_equal(pixels(visit.page.locator("#seen"))[0, :, 0], np.asarray(wide)[0, 32:96:2])
+
+
 def test_without_latents_the_loss_alone_is_judged(visitor: Visitor, alone: Running, images: Bytes) -> None:
     visit = visitor(alone)
     assert [slider.get_attribute("min") for slider in visit.page.locator("#sliders input").all()] == ["-3"] * 3
