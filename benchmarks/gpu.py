@@ -33,7 +33,8 @@ from benchmarks.machine import describe_machine
 from benchmarks.sections import table
 from service.engine import Engine
 from service.torch_network import choose_network
-from training.data import load, to_pixels
+from training.data import to_pixels
+from training.load import load
 from vae_client import Client
 
 PRECISIONS = ("highest", "high", "medium")

@@ -34,8 +34,8 @@ from torchvision.transforms import ToTensor
 from benchmarks.machine import describe_machine
 from benchmarks.sections import table
 from training.config import RECIPES, FitConfig
-from training.data import load
 from training.evaluate import DRAWS, SEED, evaluate
+from training.load import load
 from training.loop import new_state, train_epochs
 from training.network import new_model
 from training.workers import Workers

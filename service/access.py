@@ -13,7 +13,7 @@ from typing import Any, Literal, NamedTuple
 
 import orjson
 
-from service.batching import Timing
+from service.timing import Timing
 
 FLUSH_EVERY_S = 0.1
 TOGETHER = 32

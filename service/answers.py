@@ -16,8 +16,8 @@ from service.bodies import JSON, NDJSON
 from service.call import Call
 from service.errors import ServiceError, problem_document
 from service.formats import ARRAY_FORMATS
-from service.images import write_png
 from service.offloading import INLINE_S, JSON_VALUE_S, PIXEL_S, VALUE_S
+from service.png import write_png
 from service.schemas import PngOptions
 
 PNG = "image/png"

@@ -25,6 +25,7 @@ from service.access import AccessLog
 from service.admission import Admission
 from service.answers import refuse
 from service.connection import Patience
+from service.context import Loaded
 from service.documentation import DESCRIPTION, describe, openapi, render_once
 from service.engine import Engine
 from service.front import Front
@@ -99,7 +100,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
             tally=counts.tally,
             on_batch=tracer.batch if tracer else None,
         )
-        app.state.loaded = routes.Loaded(
+        app.state.loaded = Loaded(
             provenance.name,
             engine,
             provenance.fit,

@@ -11,6 +11,8 @@ from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import Generic, TypeVar
 
+from service.timing import Timing
+
 logger = logging.getLogger("vae-service")
 
 Item = TypeVar("Item")
@@ -19,24 +21,6 @@ Result = TypeVar("Result")
 
 PAUSE, LONGEST_PAUSE = 0.06, 0.2
 """After a batch in an executor, as shares of the time that it took."""
-
-
-class Timing:
-    """How long a request waited and was computed, in seconds, and whether a part of it failed."""
-
-    __slots__ = ("batches", "compute", "failed", "queue", "span")
-
-    def __init__(self, span: object | None = None) -> None:
-        self.span = span
-        """The request's, where it is traced."""
-        self.batches = 0
-        """That it took, as yet."""
-        self.queue = 0.0
-        """Until the first of them was begun."""
-        self.compute = 0.0
-        """Of all of them."""
-        self.failed = False
-        """Where one of them did, the others are not computed."""
 
 
 _Waiting = tuple[Item, int, asyncio.Future[Result], Timing, float]

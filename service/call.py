@@ -9,12 +9,12 @@ from typing import TypeVar, TypeVarTuple, Unpack
 from starlette.requests import Request
 from starlette.types import Receive, Scope
 
-from service.batching import Timing
 from service.encodings import decompress
 from service.errors import TooLarge, UnreadableBody
 from service.memory_budget import UNCOUNTED, Reservation
 from service.offloading import BYTE_S, INLINE_S, UNPACKED_BYTE_S, Offloader
 from service.request_head import join_fields
+from service.timing import Timing
 
 EXPANSION = 1000
 """Most times that a body grows when it is unpacked; the bound of deflate is 1032."""

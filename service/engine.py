@@ -16,11 +16,12 @@ from typing import Any
 import numpy as np
 import numpy.typing as npt
 
-from service.batching import MicroBatcher, Timing
+from service.batching import MicroBatcher
 from service.errors import Unavailable
 from service.network import DTYPES, Network
 from service.posterior import draw_posterior, kl_divergence
 from service.tally import Tally
+from service.timing import Timing
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]

@@ -19,13 +19,13 @@ from starlette.types import Receive, Scope, Send
 from service.access import printable
 from service.admission import Admission
 from service.answers import refuse
-from service.batching import Timing
 from service.bodies import invalid
 from service.call import Call
 from service.engine import UnsoundOutput
 from service.errors import InternalError, InvalidInput, Problem, ServiceError
 from service.keys import Keyring
 from service.tally import Tally
+from service.timing import Timing
 
 logger = logging.getLogger("vae-service")
 

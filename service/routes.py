@@ -3,8 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
-from math import hypot, prod
+from math import prod
 from typing import Annotated
 
 import numpy as np
@@ -16,20 +15,18 @@ from starlette.responses import Response
 
 from service import npy
 from service.answers import OFFERS, PNG, PNG_COPIES, Answer, arrays, png, reserve
-from service.arrays import Array
 from service.bodies import JSON, read_document, read_images, read_latents
 from service.call import Call
+from service.context import Loaded, count_distances
 from service.draws import choose_seed, standard_normal
 from service.engine import Engine
 from service.errors import InvalidInput, NotFound, Problem
-from service.images import grid
 from service.json_reader import VALUES
-from service.limits import Limits
 from service.metrics import MEDIA_TYPE as METRICS
-from service.metrics import Metrics
 from service.negotiation import negotiate
 from service.offloading import VALUE_S
 from service.operation import Gate
+from service.png import grid
 from service.posterior import draw_posterior, estimate_elbo
 from service.schemas import (
     EncodeOptions,
@@ -43,31 +40,12 @@ from service.schemas import (
 )
 from service.walks import interpolate as interpolation
 from service.walks import traverse as traversal
-from vae.provenance import Fit
 
 FloatArray = npt.NDArray[np.float32]
 DRAWN = (PNG, *OFFERS)
 WITHOUT_LOSSES = (PNG, npy.MEDIA_TYPE)
 LOSS_BYTES = 16
 """Of a loss: as float32 twice, and as float64 within its standard deviation."""
-
-
-@dataclass(frozen=True)
-class Loaded:
-    """What the handlers work with, there once the service has started."""
-
-    name: str
-    engine: Engine
-    fit: Fit
-    """How pictures of another shape are brought to the model's, where a caller does not say."""
-    limits: Limits
-    model_json: bytes
-    latents: Mapping[str, Array] | None
-    """Of the test set: `mean` (M, D) and `label` (M,)."""
-    latents_json: bytes | None
-    """The same, written."""
-    metrics: Metrics
-    metrics_need_key: bool
 
 
 async def encode(call: Call, options: Annotated[EncodeOptions, Query()]) -> Response:
@@ -272,20 +250,6 @@ async def _noise(call: Call, seed: int | None, count: int, engine: Engine, heade
     headers["x-seed"] = str(seed)
     shape = engine.config.latent_shape
     return await call.run(count * prod(shape) * VALUE_S, standard_normal, seed, count, shape)
-
-
-async def count_distances(call: Call, loaded: Loaded, z: FloatArray) -> None:
-    """Count how far latents (N, …) lie from the prior's mean."""
-    histogram = loaded.metrics.tally.histogram("vae_latent_distance")
-    if len(z) == 1 and z.ndim == 2:
-        histogram.add(hypot(*z[0].tolist()))
-    else:
-        histogram.add_all(await call.run(z.size * VALUE_S, _distances, z))
-
-
-def _distances(z: FloatArray) -> list[float]:
-    distances: list[float] = np.linalg.norm(z.reshape(len(z), -1), axis=1).tolist()
-    return distances
 
 
 def _check_latent(loaded: Loaded, fields: Mapping[str, npt.ArrayLike]) -> None:

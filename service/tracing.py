@@ -10,7 +10,7 @@ from typing import TYPE_CHECKING, cast
 
 from starlette.types import ASGIApp, Message, Receive, Scope, Send
 
-from service.batching import Timing
+from service.timing import Timing
 
 if TYPE_CHECKING:
     from opentelemetry.trace import Span

@@ -172,8 +172,9 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:
-    from training.data import DataError, load  # noqa: PLC0415
+    from training.data import DataError  # noqa: PLC0415
     from training.lineage import describe_data, find_dataset, find_doubts, is_called, training_images  # noqa: PLC0415
+    from training.load import load  # noqa: PLC0415
     from vae import load as load_checkpoint  # noqa: PLC0415
 
     checkpoint = load_checkpoint(options.checkpoint)

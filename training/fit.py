@@ -17,9 +17,10 @@ from tqdm import tqdm
 import vae
 from training.card import remove_card, write_card
 from training.config import NETWORK, ConfigError, FitConfig
-from training.data import Dataset, load
+from training.data import Dataset
 from training.evaluate import SEED, Figures, evaluate, latent_means
 from training.lineage import describe_data, find_doubts
+from training.load import load
 from training.loop import new_state, train_epochs
 from training.measure import measure
 from training.network import new_model, require_memory

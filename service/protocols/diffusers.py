@@ -22,6 +22,7 @@ from starlette.responses import Response
 from pictures.opening import FORMATS
 from service.answers import PNG, Answer, ByteArray, FloatArray, png
 from service.call import Call
+from service.context import Loaded, count_distances
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
 from service.images import write_jpeg
 from service.limits import Limits
@@ -30,7 +31,6 @@ from service.negotiation import negotiate
 from service.network import DTYPES
 from service.offloading import BYTE_S, PIXEL_S, VALUE_S
 from service.pictures import PictureReader
-from service.routes import Loaded, count_distances
 from service.schemas import LATENT_BOUND, PngOptions
 from vae.config import AutoencoderKLConfig, VAEConfig
 from vae.provenance import Fit

@@ -25,12 +25,12 @@ from starlette.responses import Response
 from service.answers import Answer, FloatArray, reserve, write_values
 from service.bodies import CONVERTED_BYTES, JSON, invalid, without_subnormals
 from service.call import Call
+from service.context import Loaded, count_distances
 from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
 from service.json_reader import VALUES, read_json
 from service.memory_budget import Reserve
 from service.offloading import JSON_BYTE_S, JSON_VALUE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.operation import Gate, Operation
-from service.routes import Loaded, count_distances
 from service.schemas import LATENT_BOUND, NoOptions
 
 BINARY = "application/octet-stream"

@@ -16,7 +16,8 @@ from tests.pictures.kinds import HEIGHT, WIDTH, chunk, exif, kinds, sample_colou
 from tests.service.pictures import Bytes, picture, png
 from training import folder
 from training.__main__ import main
-from training.data import DataError, load
+from training.data import DataError
+from training.load import load
 from training.pictures import PIXEL_LIMIT, open_file, read_picture
 from vae.provenance import Fit
 

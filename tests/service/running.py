@@ -17,11 +17,11 @@ from fastapi import FastAPI
 
 from service.admission import Admission
 from service.app import create_app
-from service.batching import Timing
 from service.connection import Connection
 from service.engine import ByteArray, Engine, FloatArray
 from service.outbox import Outbox
 from service.settings import Settings
+from service.timing import Timing
 
 
 @dataclass(frozen=True)

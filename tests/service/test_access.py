@@ -10,7 +10,7 @@ from typing import Any, Literal
 import pytest
 
 from service.access import AccessLog, Exchange
-from service.batching import Timing
+from service.timing import Timing
 
 WHEN = datetime(2026, 11, 22, 20, 6, 15, 114_900, UTC).timestamp()
 TIMING = Timing()

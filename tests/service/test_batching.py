@@ -7,7 +7,8 @@ from concurrent.futures import Executor, ThreadPoolExecutor
 import pytest
 
 from service import batching
-from service.batching import MicroBatcher, Timing
+from service.batching import MicroBatcher
+from service.timing import Timing
 
 Numbers = list[int]
 

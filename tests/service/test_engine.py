@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import vae
 from service import engine as engine_module
-from service.batching import Timing
 from service.draws import standard_normal
 from service.engine import Engine, FloatArray, Reconstruction, UnsoundOutput
 from service.network import OnnxNetwork
 from service.posterior import draw_posterior
 from service.settings import BUNDLED, Runtime
 from service.tally import Histogram, Tally
+from service.timing import Timing
 from service.torch_network import TorchNetwork, choose_network
 from tests.service.pictures import Bytes
 from vae.config import Architecture

@@ -14,7 +14,8 @@ from PIL.ImageFile import ImageFile
 import service.images
 from pictures.opening import FORMATS
 from service.errors import ServiceError, TooLarge, UnreadableBody
-from service.images import PLAIN_BYTES, open_image, to_array, write_png
+from service.images import PLAIN_BYTES, open_image, to_array
+from service.png import write_png
 from tests.service.pictures import ORIENTATION, STORED, Bytes, phone_photo, picture, png, read_png
 from tests.vae.reference import Reference
 from vae.provenance import Fit

@@ -8,7 +8,8 @@ import torch
 from PIL import Image
 
 from training import folder
-from training.data import NO_LABEL, DataError, load
+from training.data import NO_LABEL, DataError
+from training.load import load
 
 
 def write(path: Path, size: tuple[int, int], colour: int | tuple[int, int, int], mode: str = "RGB") -> None:

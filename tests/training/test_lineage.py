@@ -12,7 +12,7 @@ from PIL import Image
 
 import vae
 from training.__main__ import _load, _parse, main
-from training.data import load
+from training.load import load
 
 TINY = ["--epochs", "1", "--hidden-dim", "4", "--device", "cpu"]
 MEASURE = ["--importance-samples", "0", "--device", "cpu", "--json"]

@@ -9,7 +9,8 @@ import torch
 
 from training import npy
 from training.config import FitConfig
-from training.data import DataError, load
+from training.data import DataError
+from training.load import load
 from training.network import new_model
 
 

@@ -9,7 +9,8 @@ import torch
 from PIL import Image
 
 from training.config import ConfigError, FitConfig
-from training.data import DataError, Dataset, load
+from training.data import DataError, Dataset
+from training.load import load
 from training.split import fingerprint, positions
 
 

@@ -15,7 +15,8 @@ from safetensors.torch import load_file
 from training import loop
 from training.__main__ import main
 from training.config import FitConfig
-from training.data import Dataset, load
+from training.data import Dataset
+from training.load import load
 from training.loop import new_state, train_epochs
 from training.network import new_model
 from training.state import TrainingError, TrainingState

@@ -9,7 +9,8 @@ from PIL import Image
 
 import vae
 from training.__main__ import main
-from training.data import DataError, load
+from training.data import DataError
+from training.load import load
 from training.tree import walk
 
 

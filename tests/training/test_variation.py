@@ -8,7 +8,8 @@ import torch
 
 import vae
 from training.__main__ import main
-from training.data import load, to_pixels
+from training.data import to_pixels
+from training.load import load
 from training.variation import AS_IT_IS, NUMBERS, SHIFT, vary
 
 
