@@ -18,9 +18,9 @@ import torch
 
 from benchmarks.machine import describe_machine
 from benchmarks.sections import table
-from service.engine import Engine
+from service.inference.engine import Engine
+from service.inference.torch_backend import choose_network
 from service.settings import read_settings
-from service.torch_network import choose_network
 from vae import load
 
 ROWS = (1, 4, 16, 64, 256, 1024, 4096)

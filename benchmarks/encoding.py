@@ -30,8 +30,8 @@ import torch
 from numpy.lib.format import open_memmap
 
 from benchmarks.machine import describe_machine
-from training.data import to_pixels
-from training.encode import encode
+from training.data.dataset import to_pixels
+from training.encode.command import encode
 from vae import kl_divergence, load, reconstruction_loss
 
 ROOT = Path(__file__).parents[1]

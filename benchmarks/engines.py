@@ -19,10 +19,10 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe_machine
-from service.network import OnnxNetwork
-from service.onnx_graph import translate
+from service.inference.backend import OnnxNetwork
+from service.inference.onnx_graph import translate
+from service.inference.torch_backend import lay_out
 from service.settings import BUNDLED
-from service.torch_network import lay_out
 from training.export import Decoder
 from vae import VAE, VAEConfig
 from vae.checkpoint import load

@@ -31,10 +31,10 @@ from benchmarks.calls import CALLS
 from benchmarks.client import free_port, send
 from benchmarks.machine import describe_machine
 from benchmarks.sections import table
-from service.engine import Engine
-from service.torch_network import choose_network
-from training.data import to_pixels
-from training.load import load
+from service.inference.engine import Engine
+from service.inference.torch_backend import choose_network
+from training.data.dataset import to_pixels
+from training.data.load import load
 from vae_client import Client
 
 PRECISIONS = ("highest", "high", "medium")

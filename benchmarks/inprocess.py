@@ -14,9 +14,9 @@ import numpy as np
 import torch
 
 from benchmarks.calls import LATENT
-from service.engine import Engine
+from service.inference.engine import Engine
+from service.inference.torch_backend import choose_network
 from service.settings import read_settings
-from service.torch_network import choose_network
 from vae import load
 
 

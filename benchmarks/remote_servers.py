@@ -13,13 +13,13 @@ import torch
 from diffusers import AutoencoderKL
 from PIL import Image
 
-from service.heap import keep
-from service.images import JPEG_QUALITY
-from service.listener import bind
-from service.served import load_checkpoint
-from service.server import Server
+from service.formats.images import JPEG_QUALITY
+from service.inference.loading import load_checkpoint
+from service.inference.torch_backend import lay_out
+from service.malloc import keep
+from service.processes.listener import bind
+from service.processes.server import Server
 from service.settings import read_settings
-from service.torch_network import lay_out
 
 
 def serve(folder: Path, port: int, own: Synchronized[float]) -> None:

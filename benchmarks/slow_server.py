@@ -11,7 +11,7 @@ import sys
 import time
 
 from service.__main__ import main
-from service.network import FloatArray, OnnxNetwork
+from service.inference.backend import FloatArray, OnnxNetwork
 
 
 def slow_down(pass_s: float) -> None:

@@ -34,11 +34,11 @@ from torchvision.transforms import ToTensor
 from benchmarks.machine import describe_machine
 from benchmarks.sections import table
 from training.config import RECIPES, FitConfig
-from training.evaluate import DRAWS, SEED, evaluate
-from training.load import load
-from training.loop import new_state, train_epochs
-from training.network import new_model
-from training.workers import Workers
+from training.data.load import load
+from training.fitting.distributed import Workers
+from training.fitting.initialization import new_model
+from training.fitting.loop import new_state, train_epochs
+from training.metrics.elbo import DRAWS, SEED, evaluate
 from vae import VAE, VAEConfig
 
 INSTRUCTIONS = {

@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from service.__main__ import main
-from service.tally import Histogram, Tally
+from service.telemetry.counters import Histogram, Tally
 
 
 class _Nothing(Counter[tuple[str, str, int, str]]):

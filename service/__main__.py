@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import sys
 
-from service.listener import bind
+from service.processes.listener import bind
 from service.settings import SettingsError, read_settings
 
 
@@ -17,13 +17,13 @@ def main() -> None:
         sys.exit(_complain(str(error)))
     settings = settings.model_copy(update={"port": listener.getsockname()[1]})
     if settings.workers > 1:
-        from service.supervisor import Supervisor  # noqa: PLC0415 - a bad setting is told before
+        from service.processes.supervisor import Supervisor  # noqa: PLC0415 - a bad setting is told before
 
         sys.exit(Supervisor(settings, listener).run())
-    from service.served import begin_to_load  # noqa: PLC0415 - as above
+    from service.inference.loading import begin_to_load  # noqa: PLC0415 - as above
 
     load = begin_to_load(settings)
-    from service.server import Server  # noqa: PLC0415 - while the checkpoint is being read
+    from service.processes.server import Server  # noqa: PLC0415 - while the checkpoint is being read
 
     sys.exit(Server(settings, load).serve_forever(listener))
 

@@ -20,28 +20,28 @@ from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route, Router
 
-from service import errors, routes
-from service.access import AccessLog
-from service.admission import Admission
-from service.answers import refuse
-from service.connection import Patience
-from service.context import Loaded
-from service.documentation import DESCRIPTION, describe, openapi, render_once
-from service.engine import Engine
-from service.front import Front
-from service.heap import map_large_pieces
-from service.inbox import Inbox
+from service import errors
+from service.api import diffusers, open_inference, routes
+from service.api.admission import Admission
+from service.api.application import Front
+from service.api.context import Loaded
+from service.api.offloading import Offloader
+from service.api.openapi import DESCRIPTION, describe, openapi, render_once
+from service.api.operation import NO_STORE, Gate, Operation, Probe
+from service.api.page import read_page
+from service.api.responses import refuse
+from service.http.connection import Patience
+from service.http.inbox import Inbox
+from service.inference.engine import Engine
+from service.inference.loading import Load, Served, StartError, load_checkpoint
 from service.keys import Keyring
+from service.malloc import map_large_pieces
 from service.memory_budget import MemoryBudget
-from service.metrics import Metrics
-from service.noticeboard import Noticeboard
-from service.offloading import Offloader
-from service.operation import NO_STORE, Gate, Operation, Probe
-from service.page import read_page
-from service.protocols import diffusers, open_inference
-from service.served import Load, Served, StartError, load_checkpoint
 from service.settings import Settings
-from service.tracing import Tracer
+from service.telemetry.access_log import AccessLog
+from service.telemetry.prometheus import Metrics
+from service.telemetry.shared_memory import Noticeboard
+from service.telemetry.tracing import Tracer
 
 logger = logging.getLogger("vae-service")
 

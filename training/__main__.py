@@ -13,7 +13,7 @@ from typing import TYPE_CHECKING, NoReturn
 from training.config import NETWORK, ConfigError, FitConfig, add_options, from_options
 
 if TYPE_CHECKING:
-    from training.data import Dataset
+    from training.data.dataset import Dataset
     from vae import Checkpoint
 
 
@@ -102,9 +102,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _run(options: argparse.Namespace) -> int:
     # torch, torchvision and plotly take seconds to import: none of that before the options are known to be good
-    from training.data import DataError  # noqa: PLC0415
+    from training.data.dataset import DataError  # noqa: PLC0415
     from training.export import ExportError  # noqa: PLC0415
-    from training.state import TrainingError  # noqa: PLC0415
+    from training.fitting.state import TrainingError  # noqa: PLC0415
     from vae import CheckpointError  # noqa: PLC0415
 
     try:
@@ -120,17 +120,17 @@ def _run(options: argparse.Namespace) -> int:
 
 
 def _fit(options: argparse.Namespace) -> None:
-    from training.fit import fit  # noqa: PLC0415
+    from training.fitting.fit import fit  # noqa: PLC0415
 
     fit(options.config, given=[name for name in NETWORK if name in options])
 
 
 def _evaluate(options: argparse.Namespace) -> None:
-    from training.evaluate import DRAWS  # noqa: PLC0415
-    from training.measure import measure  # noqa: PLC0415
-    from training.neighbours import NEIGHBOURS  # noqa: PLC0415
-    from training.report import as_text  # noqa: PLC0415
-    from training.workers import resolve_device  # noqa: PLC0415
+    from training.fitting.distributed import resolve_device  # noqa: PLC0415
+    from training.metrics.elbo import DRAWS  # noqa: PLC0415
+    from training.metrics.neighbours import NEIGHBOURS  # noqa: PLC0415
+    from training.metrics.report import as_text  # noqa: PLC0415
+    from training.metrics.summary import measure  # noqa: PLC0415
 
     checkpoint, train, test = _load(options)
     model = checkpoint.model.to(resolve_device(options.device))
@@ -145,7 +145,7 @@ def _evaluate(options: argparse.Namespace) -> None:
 
 
 def _plot(options: argparse.Namespace) -> None:
-    from training.plots import draw_all  # noqa: PLC0415
+    from training.plots.figures import draw_all  # noqa: PLC0415
 
     checkpoint, _, test = _load(options)
     for path in draw_all(checkpoint.model, test, options.checkpoint, options.out, options.seed):
@@ -161,7 +161,7 @@ def _export(options: argparse.Namespace) -> None:
 
 
 def _encode(options: argparse.Namespace) -> None:
-    from training.encode import encode  # noqa: PLC0415
+    from training.encode.command import encode  # noqa: PLC0415
     from vae import load  # noqa: PLC0415
 
     checkpoint = load(options.checkpoint)
@@ -172,9 +172,9 @@ def _encode(options: argparse.Namespace) -> None:
 
 
 def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:
-    from training.data import DataError  # noqa: PLC0415
-    from training.lineage import describe_data, find_dataset, find_doubts, is_called, training_images  # noqa: PLC0415
-    from training.load import load  # noqa: PLC0415
+    from training.data.dataset import DataError  # noqa: PLC0415
+    from training.data.load import load  # noqa: PLC0415
+    from training.fitting.lineage import describe_data, find_dataset, find_doubts, is_called, training_images  # noqa: PLC0415
     from vae import load as load_checkpoint  # noqa: PLC0415
 
     checkpoint = load_checkpoint(options.checkpoint)

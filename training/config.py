@@ -10,7 +10,7 @@ from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
 from typing import Any, TypeVar
 
-from training.tree import printable
+from training.data.tree import FOLDER_FIT, printable
 from vae.config import VAEConfig
 from vae.provenance import DEFAULT_FIT, Fit
 
@@ -18,8 +18,6 @@ T = TypeVar("T")
 
 MACHINES_OWN = ("device", "measure", "resume", "start_from", "tensorboard")
 """Options that do not tell how a model came to be."""
-FOLDER_FIT: Fit = "cover"
-"""How a folder's pictures are brought to one shape."""
 NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim")
 """Options that describe the network."""
 VALIDATION_SHARE = 1 / 12

@@ -11,7 +11,7 @@ from typing import Any
 import uvicorn
 
 from benchmarks.contenders.bare import app
-from service.connection import Connection, Patience
+from service.http.connection import Connection, Patience
 from service.settings import read_settings
 
 

@@ -24,7 +24,7 @@ UNUSED_LIBRARY = ("config-*", "ensurepip", "idlelib", "lib2to3", "test", "tkinte
 SBOM = Path("usr/share/sbom/vae-service.cdx.json")
 OWN = ("pictures", "service", "vae", "weights", "vae_service-*")
 IMPORTS = """
-import sys, service.server, service.supervisor
+import sys, service.processes.server, service.processes.supervisor
 files = [getattr(module, '__file__', None) or '' for module in sys.modules.values()]
 print(*[file for file in files if file.startswith('/') and file.endswith('.py')], sep='\\n')
 """

@@ -7,12 +7,12 @@ from logging.config import dictConfig
 
 from ray import serve
 
+from service.api.application import Front
 from service.app import create_app
-from service.front import Front
-from service.observability import log_config
-from service.served import load_checkpoint
+from service.inference.loading import load_checkpoint
+from service.processes.supervisor import STUCK_AFTER_S
 from service.settings import Settings, read_settings
-from service.supervisor import STUCK_AFTER_S
+from service.telemetry.log_config import log_config
 from vae.autoencoder_kl import load_folder
 from vae.checkpoint import load
 

@@ -21,10 +21,10 @@ from starlette.types import ASGIApp, Message, Receive, Scope, Send
 from uvicorn import Config
 from uvicorn.server import ServerState
 
-from service.answers import refuse
-from service.connection import Connection, Patience
+from service.api.application import REQUEST_ID
+from service.api.responses import refuse
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
-from service.front import REQUEST_ID
+from service.http.connection import Connection, Patience
 from service.memory_budget import MemoryBudget
 from service.settings import read_settings
 

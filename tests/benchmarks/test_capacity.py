@@ -15,7 +15,7 @@ import yaml
 from benchmarks import capacity_load, capacity_page, capacity_plan
 from benchmarks.calls import CALLS
 from benchmarks.capacity_simulation import RollOut, Service, Simulation
-from service.server import THREADS
+from service.processes.server import THREADS
 from tests.live import live_server
 
 ROOT = Path(__file__).parents[2]

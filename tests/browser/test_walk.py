@@ -13,7 +13,7 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmarks.page import walk_latency
-from service.engine import ByteArray, Engine, FloatArray
+from service.inference.engine import ByteArray, Engine, FloatArray
 from tests.browser.conftest import Visitor
 from tests.browser.visit import Visit, pixels, wait_until
 from tests.service.running import Running, running

@@ -11,8 +11,8 @@ import numpy as np
 import pytest
 from playwright.sync_api import Route, expect
 
-from service.engine import ByteArray, Engine, FloatArray
 from service.errors import InvalidInput, Problem
+from service.inference.engine import ByteArray, Engine, FloatArray
 from tests.browser.conftest import Visitor
 from tests.browser.visit import PLOT_MS, pixels, read_rgb, tiles, wait_until
 from tests.service.running import Running, running

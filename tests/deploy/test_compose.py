@@ -17,8 +17,8 @@ import httpx
 import pytest
 import yaml
 
+from service.processes.supervisor import STUCK_AFTER_S
 from service.settings import PREFIX, Settings, read_settings
-from service.supervisor import STUCK_AFTER_S
 from tests.live import ROOT, free_port, live_server
 from tests.tools import tool
 

@@ -14,8 +14,8 @@ import pytest
 import yaml
 
 from service.app import create_app
+from service.processes.supervisor import STUCK_AFTER_S
 from service.settings import PREFIX, Settings, read_settings
-from service.supervisor import STUCK_AFTER_S
 from tests.live import ROOT
 from tests.tools import tool
 

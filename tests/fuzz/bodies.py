@@ -16,14 +16,19 @@ from pathlib import Path
 import atheris
 
 with atheris.instrument_imports(
-    include=["PIL", "pictures", "service.images", "service.effort", "service.npy", "numpy.lib"]
+    include=[
+        "PIL",
+        "pictures",
+        "service.formats",
+        "numpy.lib",
+    ]
 ):
     import numpy as np
     from PIL import Image
 
     from service.errors import ServiceError
-    from service.images import open_image, to_array
-    from service.npy import read_npy
+    from service.formats.images import open_image, to_array
+    from service.formats.npy import read_npy
     from tests.fuzz.inputs import SEEDS
 
 LONGEST_S = 1

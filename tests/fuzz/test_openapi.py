@@ -15,9 +15,9 @@ from schemathesis.checks import CHECKS, load_all_checks
 from schemathesis.config import SchemathesisConfig
 
 from pictures.opening import FORMATS
+from service.api.bodies import JSON, MULTIPART
+from service.api.openapi import ANSWERS, BODIES
 from service.app import INFERENCE
-from service.bodies import JSON, MULTIPART
-from service.documentation import ANSWERS, BODIES
 from tests.fuzz import inputs
 from tests.service.running import Running, running
 

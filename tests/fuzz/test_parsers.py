@@ -23,15 +23,15 @@ from safetensors.torch import load as read_tensors
 from safetensors.torch import save as serialize
 
 import vae
-from service.arrow import read_arrow
+from service.api.negotiation import negotiate
+from service.api.operation import read_options
+from service.api.schemas import EncodeOptions, NoOptions, PngOptions, ReconstructOptions, SampleOptions
 from service.errors import InvalidInput, NotAcceptable, ServiceError, Unauthorized
-from service.images import open_image, to_array
+from service.formats.arrow import read_arrow
+from service.formats.images import open_image, to_array
+from service.formats.npy import read_npy
+from service.formats.safetensors import read_safetensors
 from service.keys import Keyring
-from service.negotiation import negotiate
-from service.npy import read_npy
-from service.operation import read_options
-from service.safetensors import read_safetensors
-from service.schemas import EncodeOptions, NoOptions, PngOptions, ReconstructOptions, SampleOptions
 from service.settings import Settings, SettingsError, read_settings
 from tests.fuzz import inputs
 from tests.service.pictures import read_npy as read_answer

@@ -11,14 +11,14 @@ import pytest
 from PIL import Image
 
 from pictures.pixels import to_pixels
-from service.images import open_image, to_array
+from service.formats.images import open_image, to_array
 from tests.pictures.kinds import HEIGHT, WIDTH, chunk, exif, kinds, sample_colours
 from tests.service.pictures import Bytes, picture, png
-from training import folder
 from training.__main__ import main
-from training.data import DataError
-from training.load import load
-from training.pictures import PIXEL_LIMIT, open_file, read_picture
+from training.data import folder
+from training.data.dataset import DataError
+from training.data.load import load
+from training.data.pictures import PIXEL_LIMIT, open_file, read_picture
 from vae.provenance import Fit
 
 KINDS = kinds()

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.ray.proxy import Problems, ProxyConnection, middlewares
-from service.answers import refuse
+from service.api.responses import refuse
 from service.errors import NotFound
 from tests.service.problems import problem
 

@@ -15,13 +15,13 @@ import httpx
 import uvicorn
 from fastapi import FastAPI
 
-from service.admission import Admission
+from service.api.admission import Admission
 from service.app import create_app
-from service.connection import Connection
-from service.engine import ByteArray, Engine, FloatArray
-from service.outbox import Outbox
+from service.http.connection import Connection
+from service.http.outbox import Outbox
+from service.inference.engine import ByteArray, Engine, FloatArray
 from service.settings import Settings
-from service.timing import Timing
+from service.telemetry.timing import Timing
 
 
 @dataclass(frozen=True)

@@ -11,13 +11,14 @@ import pytest
 
 import service
 import vae
-from service.served import StartError, load_checkpoint
+from service.inference.loading import StartError, load_checkpoint
 from service.settings import BUNDLED, Settings
 from tests.service.running import running
 from vae.latents import LatentSet
 
 ROOT = Path(__file__).parents[2]
-MODULES = sorted(path.stem for path in Path(str(service.__file__)).parent.glob("*.py"))
+PACKAGE = Path(str(service.__file__)).parent
+MODULES = sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))
 
 IMPORT = f"""
 import json, logging, signal, sys, threading
@@ -33,7 +34,7 @@ def watch(event, arguments):
 sys.dont_write_bytecode = True
 sys.addaudithook(watch)
 for name in {MODULES!r}:
-    __import__("service." + name if name != "__init__" else "service")
+    __import__(name.removesuffix(".__init__"))
 print(json.dumps({{
     "seen": seen,
     "threads": threading.active_count(),

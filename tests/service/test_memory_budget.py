@@ -15,14 +15,14 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from service import pictures
+from service.api import pictures
+from service.api.offloading import INLINE_S, LONG_BACKLOG_S, LONG_S, Offloader
 from service.errors import TooLarge, Unavailable
-from service.images import to_array
+from service.formats.images import to_array
 from service.memory_budget import RECEIVING_SHARE, SMALL_BODY, UNCOUNTED, MemoryBudget, Reservation
-from service.offloading import INLINE_S, LONG_BACKLOG_S, LONG_S, Offloader
+from tests.service.http.test_connection import connect
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until
-from tests.service.test_connection import connect
 from tests.service.test_threats import LIMIT
 
 MEGABYTE = 2**20

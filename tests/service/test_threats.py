@@ -26,14 +26,11 @@ import torch
 import zstandard
 from PIL import Image
 
-from service.engine import Engine
-from service.formats import ARRAY_FORMATS
-from service.offloading import THREADS
+from service.api.offloading import THREADS
+from service.formats.registry import ARRAY_FORMATS
+from service.inference.engine import Engine
 from tests.live import LiveServer, live_server
-from tests.service.pictures import Bytes, npy, picture, png
-from tests.service.problems import problem
-from tests.service.running import Running, running, wait_until
-from tests.service.test_errors import (
+from tests.service.api.test_errors import (
     EVERY_LOCKED,
     EVERY_POST,
     FORM,
@@ -46,6 +43,9 @@ from tests.service.test_errors import (
     chunk,
     form,
 )
+from tests.service.pictures import Bytes, npy, picture, png
+from tests.service.problems import problem
+from tests.service.running import Running, running, wait_until
 
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF"]
 LIMIT = 100_000

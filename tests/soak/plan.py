@@ -26,7 +26,7 @@ class Plan:
     stops: int = 100
     overload_s: float = 40
     slow_s: int = 60
-    """A slow reader may keep a connection for 35 s: READER_CREDIT in service/connection.py."""
+    """A slow reader may keep a connection for 35 s: READER_CREDIT in service/http/connection.py."""
     slow_connections: int = 2500
     """More than the queues of both workers have places by default."""
     brief_attacks: bool = False

@@ -19,7 +19,7 @@ def test_help_does_not_wait_for_torch(tmp_path: Path) -> None:
 
 
 def test_importing_the_loop_does_nothing_and_loads_no_plotting(tmp_path: Path) -> None:
-    code = "import training.loop, training.evaluate; print({'plotly', 'matplotlib'} & set(sys.modules))"
+    code = "import training.fitting.loop, training.metrics.elbo; print({'plotly', 'matplotlib'} & set(sys.modules))"
     assert python(code, tmp_path) == "set()\n"
     assert list(tmp_path.iterdir()) == []
 

@@ -1,0 +1,283 @@
+"""Request bodies → arrays and documents, every size and shape checked before anything is queued."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from itertools import islice
+from math import prod
+from reprlib import repr as brief
+from typing import Any, NamedTuple, TypeVar
+
+import numpy as np
+import numpy.typing as npt
+from pydantic import BaseModel, ValidationError
+from pydantic_core import ErrorDetails
+
+from pictures.opening import FORMATS
+from service.api.form import read_form
+from service.api.offloading import FORM_BYTE_S, INLINE_S, JSON_BYTE_S, LONG_JSON_BYTE_S, VALUE_S
+from service.api.pictures import PictureReader
+from service.api.quoting import escape, shorten
+from service.api.request import Call
+from service.api.schemas import LATENT_BOUND, latents_check
+from service.errors import InvalidInput, Problem, TooLarge, UnsupportedMediaType
+from service.formats.arrays import Array, Format, wrong
+from service.formats.json_reader import VALUES, count, count_values, read_json
+from service.formats.registry import ARRAY_FORMATS, missing
+from service.limits import Limits
+from service.memory_budget import Reserve
+from vae.provenance import Fit
+
+FloatArray = npt.NDArray[np.float32]
+Document = TypeVar("Document", bound=BaseModel)
+
+JSON = "application/json"
+NDJSON = "application/x-ndjson"
+"""A JSON value a line; https://github.com/ndjson/ndjson-spec has this type, none is registered."""
+MULTIPART = "multipart/form-data"
+IMAGE_TYPES = (*FORMATS, MULTIPART, *ARRAY_FORMATS)
+LATENT_TYPES = (JSON, NDJSON, *ARRAY_FORMATS)
+CONVERTED_BYTES = 7
+"""A number, that checking an array and converting it to float32 takes."""
+TINY = 1e-20
+"""No image shows less; products of less with weights are subnormal in float32."""
+BLANK_LINES = 4
+"""Lines of NDJSON, blank ones among them, for each item that a request may have."""
+MANY_PROBLEMS = 8
+"""After so many bad fields the rest go unsaid."""
+
+
+class Batch(NamedTuple):
+    """Rows (N, …) float32; `single` where the caller sent one item, not a batch of one."""
+
+    rows: FloatArray
+    single: bool
+
+
+async def read_images(call: Call, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool) -> Batch:
+    """One image, several in a multipart body, or an array → (N, C, H, W) in [0, 1]."""
+    content_type = call.media_type
+    if content_type not in IMAGE_TYPES:
+        raise _unsupported(content_type, IMAGE_TYPES)
+    body = await call.read(limits.body)
+    if array_format := ARRAY_FORMATS.get(content_type):
+        seconds = _seconds(array_format, body)
+        return await call.run(seconds, _images_of_array, array_format, body, limits, shape, call.reserve)
+    reader = PictureReader(call, limits, lambda *_: shape, fit=fit, invert=invert)
+    if content_type != MULTIPART:
+        limits.check_pixels(1, shape)
+        return Batch(await reader.read(body), single=True)
+    call.reserve(2 * len(body))  # its parts are copies, and are cut once more
+    pictures = await call.run(len(body) * FORM_BYTE_S, read_form, body, call.field(b"content-type"), limits.batch)
+    return Batch(await reader.read_all(pictures), single=len(pictures) == 1)
+
+
+async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Batch:
+    """JSON lists of `shape`, a list of such, or either as `{"z": …}`; such a line each; or an array → (N, *shape).
+
+    All are finite.
+    """
+    content_type = call.media_type
+    if content_type not in LATENT_TYPES:
+        raise _unsupported(content_type, LATENT_TYPES)
+    body = await call.read(limits.body)
+    if array_format := ARRAY_FORMATS.get(content_type):
+        seconds = _seconds(array_format, body)
+        return await call.run(seconds, _latents_of_array, array_format, body, limits, shape, call.reserve)
+    numbers = 0
+    if len(body) > VALUES:  # it may have more of them
+        _, height, width = call.scope["app"].state["loaded"].engine.config.image_shape
+        numbers = min(limits.batch, limits.image_pixels // (height * width)) * prod(shape)
+    read = _latents_of_lines if content_type == NDJSON else _latents_of_json
+    seconds = len(body) * (LONG_JSON_BYTE_S if numbers else JSON_BYTE_S)
+    if seconds <= INLINE_S:  # as `run` does, without a coroutine
+        return read(body, limits, shape, numbers, call.reserve)
+    return await call.run(seconds, read, body, limits, shape, numbers, call.reserve)
+
+
+async def read_document(call: Call, limits: Limits, document: type[Document], values: int = VALUES) -> Document:
+    """A JSON body of at most `values` values → `document`, or InvalidInput with a pointer for each bad field."""
+    content_type = call.media_type
+    if content_type != JSON:
+        raise _unsupported(content_type, (JSON,))
+    body = await call.read(limits.body)
+
+    def read() -> Document:
+        try:
+            return document.model_validate(read_json(body, call.reserve, values=values))
+        except ValidationError as error:
+            raise invalid("body", error) from error
+
+    return await call.run(len(body) * JSON_BYTE_S, read)
+
+
+def invalid(place: str, error: ValidationError) -> InvalidInput:
+    """What pydantic complains of in the body or the query, each field named."""
+    complaints = error.errors(include_url=False, include_context=False, include_input=False)
+    return InvalidInput(*(_problem(place, complaint) for complaint in complaints[:MANY_PROBLEMS]))
+
+
+def _problem(place: str, complaint: ErrorDetails) -> Problem:
+    location, message = complaint["loc"], complaint["msg"]
+    if place == "query" and complaint["type"] == "extra_forbidden":
+        message = "This route has no such parameter"
+    name = ".".join(map(shorten, location)) or f"The {place}"
+    return Problem(place, "".join(f"/{escape(part)}" for part in location), f"{name}: {message}.")
+
+
+def _unsupported(content_type: str, taken: tuple[str, ...]) -> UnsupportedMediaType:
+    sent = f"The content type is {content_type!r}" if content_type else "The request has no content type"
+    return UnsupportedMediaType(f"{sent}; this route takes {', '.join(taken)}.{missing(content_type)}")
+
+
+def _seconds(array_format: Format, body: bytes) -> float:
+    """An estimate of reading an array; a table may be in a thousand batches."""
+    return len(body) * VALUE_S + (2 * INLINE_S if array_format.is_table else 0)
+
+
+def _images_of_array(
+    array_format: Format, body: bytes, limits: Limits, shape: tuple[int, int, int], reserve: Reserve
+) -> Batch:
+    reserve(array_format.copies * len(body))
+    array = array_format.read(body, "pixels")
+    grey = shape[0] == 1
+    single = not array_format.is_table and (array.shape == shape or (grey and array.shape == shape[1:]))
+    batch = array.shape[1:] == shape or (grey and array.shape[1:] == shape[1:])
+    if not (single or batch) or not array.size:
+        c, h, w = shape
+        wanted = f"({c}, {h}, {w}) or (N, {c}, {h}, {w})" + (f", or ({h}, {w}) or (N, {h}, {w})," if grey else "")
+        raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
+    limits.check_batch(1 if single else len(array))
+    reserve(CONVERTED_BYTES * array.size)
+    if array.dtype == np.uint8:
+        rows = array.astype(np.float32)
+        rows /= np.float32(255)
+    elif (array >= 0).all() and (array <= 1).all():
+        rows = without_subnormals(array)
+    else:
+        raise wrong("The array holds numbers outside [0, 1]; scale it, or send uint8.")
+    return Batch(rows.reshape(-1, *shape), single=single)
+
+
+def without_subnormals(array: Array) -> FloatArray:
+    """As float32, what is next to nothing as 0: processors take a hundred times as long for such numbers."""
+    rows = array.astype(np.float32)
+    rows[np.abs(rows) < TINY] = 0
+    return rows
+
+
+def _latents_of_array(
+    array_format: Format, body: bytes, limits: Limits, shape: tuple[int, ...], reserve: Reserve
+) -> Batch:
+    reserve(array_format.copies * len(body))
+    array = array_format.read(body, "z")
+    single = not array_format.is_table and array.shape == shape
+    return _latents_of_numbers(array, limits, shape, reserve, single=single)
+
+
+def _latents_of_numbers(
+    array: Array, limits: Limits, shape: tuple[int, ...], reserve: Reserve, *, single: bool
+) -> Batch:
+    if not (single or array.shape[1:] == shape) or not array.size:
+        wanted = f"{shape} or (N, {', '.join(map(str, shape))})"
+        raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
+    limits.check_batch(1 if single else len(array))
+    reserve(CONVERTED_BYTES * array.size)
+    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+        rows = array.astype(np.float32, copy=False)
+    if not (np.abs(rows) <= LATENT_BOUND).all():
+        raise wrong(f"The array holds numbers that are not finite or beyond ±{LATENT_BOUND:g}.")
+    return Batch(rows.reshape(-1, *shape), single=single)
+
+
+def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
+    most = max(VALUES, numbers)
+    if count(body, b",") > most or count_values(body) > 2 * most:
+        raise TooLarge(f"The body holds more than the {most} values that are taken.")
+    if count(body, b"\n") > BLANK_LINES * limits.batch:
+        raise TooLarge(
+            f"The body has more than {BLANK_LINES} lines for each of the {limits.batch} items that are taken."
+        )
+    rows: list[FloatArray] = []
+    size = max(1, VALUES // prod(shape))
+    lines = ((number, line) for number, line in enumerate(body.split(b"\n"), start=1) if line.strip())
+    while piece := list(islice(lines, size)):
+        documents = [
+            read_json(line, reserve, values=VALUES + prod(shape), name=f"Line {number} of the body")
+            for number, line in piece
+        ]
+        first = len(rows) * size
+        limits.check_batch(first + len(piece))
+        found = [_z_of(document, f"/{first + index}") for index, document in enumerate(documents)]
+        reserve(4 * len(found) * prod(shape))
+        rows.append(_rows_of_json([z for z, _ in found], shape, [pointer for _, pointer in found].__getitem__))
+    if not rows:
+        raise wrong("The body has no lines; a latent in each is wanted.")
+    return Batch(np.concatenate(rows), single=False)
+
+
+def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
+    z, pointer = _z_of(read_json(body, reserve, numbers=numbers), "")
+    if isinstance(z, np.ndarray):
+        return _latents_of_numbers(z, limits, shape, reserve, single=z.shape == shape)
+    if not isinstance(z, list) or not z:
+        wanted = "×".join(map(str, shape))
+        raise InvalidInput(Problem("body", pointer, f"A latent of {wanted} numbers, or a list of them, is wanted."))
+    if _depth(z) <= len(shape):
+        return Batch(_rows_of_json([z], shape, lambda _: pointer), single=True)
+    limits.check_batch(len(z))
+    return Batch(_rows_of_json(z, shape, lambda index: f"{pointer}/{index}"), single=False)
+
+
+def _z_of(document: Any, pointer: str) -> tuple[Any, str]:
+    """What is in a `{"z": …}`, or what has none around it, and where."""
+    if not isinstance(document, dict):
+        return document, pointer
+    z = document.pop("z", None)
+    if document:
+        problem = "{} is no field of this object; 'z' is its only one."
+        names = sorted(document)[:MANY_PROBLEMS]
+        raise InvalidInput(
+            *(Problem("body", f"{pointer}/{escape(name)}", problem.format(brief(name))) for name in names)
+        )
+    return z, f"{pointer}/z"
+
+
+def _rows_of_json(latents: list[Any], shape: tuple[int, ...], pointer: Callable[[int], str]) -> FloatArray:
+    """Lists of `shape` → (N, *shape); `pointer` says where each is in the body. Raises InvalidInput."""
+    try:
+        latents_check(shape)(latents)
+    except ValidationError:
+        problems: list[Problem] = []
+        for index, latent in enumerate(latents):
+            problems += _latent_problems(latent, pointer(index), shape)
+            if len(problems) >= MANY_PROBLEMS:
+                break
+        raise InvalidInput(*problems[:MANY_PROBLEMS]) from None
+    return np.array(latents, np.float32)
+
+
+def _depth(document: Any) -> int:
+    """How many lists are in one another, by the first of each."""
+    depth = 0
+    while isinstance(document, list):
+        depth += 1
+        document = document[0] if document else None
+    return depth
+
+
+def _latent_problems(latent: Any, pointer: str, shape: tuple[int, ...]) -> list[Problem]:
+    """Each that `latents_check` stops at the first of, in the service's words."""
+    if not isinstance(latent, list) or len(latent) != shape[0]:
+        came = f"a list of {len(latent)}" if isinstance(latent, list) else "no list"
+        numbers = "×".join(map(str, shape))
+        return [Problem("body", pointer, f"A latent of {numbers} numbers is wanted; {came} came.")]
+    if len(shape) > 1:
+        return [
+            problem for i, part in enumerate(latent) for problem in _latent_problems(part, f"{pointer}/{i}", shape[1:])
+        ]
+    return [
+        Problem("body", f"{pointer}/{i}", f"{brief(value)} is not a finite number within ±{LATENT_BOUND:g}.")
+        for i, value in enumerate(latent)
+        if type(value) not in (int, float) or not -LATENT_BOUND <= value <= LATENT_BOUND
+    ]

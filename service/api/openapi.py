@@ -1,0 +1,280 @@
+"""The OpenAPI document: what FastAPI cannot read off the handlers' signatures."""
+
+from __future__ import annotations
+
+import json
+from copy import copy
+from inspect import signature
+from typing import Any
+
+from fastapi import FastAPI
+from fastapi.openapi.utils import get_openapi
+from fastapi.routing import APIRoute
+from pydantic import BaseModel
+from starlette.requests import Request
+from starlette.responses import Response
+from starlette.routing import BaseRoute, Route
+from starlette.types import Receive, Scope, Send
+
+from pictures.opening import FORMATS
+from service import errors
+from service.api import schemas
+from service.api.bodies import JSON, MULTIPART, NDJSON
+from service.api.responses import OFFERS
+from service.formats.registry import ARRAY_FORMATS
+
+PNG, JPEG, TENSOR = "image/png", "image/jpeg", "tensor/binary"
+
+DESCRIPTION = """\
+A variational autoencoder behind HTTP: `/encode` an image to its latent, `/decode` a latent to an image, `/reconstruct`,
+`/sample`, `/interpolate` and `/traverse`. Shape in, shape out: one image gives one vector, a batch of N gives N.
+Answers come as PNG, JSON or NDJSON (a line an item), or as arrays: one as npy, or all that JSON has, by the same names,
+as safetensors or an Arrow IPC stream (a row an item), as the `Accept` header asks. Losses are in nats.
+
+Errors are `application/problem+json` (RFC 9457): `detail` says how to mend the request, `errors` points at each field.
+"""
+
+Z = [0.1, -0.2, 0.3]
+PIXELS = [[[0.0, 0.02], [0.97, 0.4]]]
+BINARY = {"type": "string", "format": "binary"}
+SECURITY = {
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Where the service was given API keys."},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key, as a header."},
+}
+OPEN = ("/livez", "/readyz", "/metrics")
+
+_IMAGE_BODY = {
+    "description": "An image; several in a multipart form, the part `image` repeated; or an array, uint8 (0 to 255) "
+    "or floating (0 to 1), of the model's shape (C, H, W) or (N, C, H, W); (H, W) where C is 1. Of several arrays that "
+    "are named the one named `pixels` is taken.",
+    "required": True,
+    "content": {
+        MULTIPART: {
+            "schema": {
+                "type": "object",
+                "required": ["image"],
+                "properties": {"image": {"type": "array", "items": BINARY, "minItems": 1}},
+            }
+        },
+        **{media_type: {"schema": BINARY} for media_type in (*FORMATS, *ARRAY_FORMATS)},
+    },
+}
+
+
+def _json_body(model: type[BaseModel], *alternatives: dict[str, Any], **examples: Any) -> dict[str, Any]:
+    reference = {"$ref": f"#/components/schemas/{model.__name__}"}
+    body: dict[str, Any] = {"schema": {"anyOf": [*alternatives, reference]} if alternatives else reference}
+    if examples:
+        body["examples"] = {name.replace("_", " "): {"value": value} for name, value in examples.items()}
+    return body
+
+
+_VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
+_LATENT_BODY = {
+    "description": "A latent or a batch of them, as JSON, as NDJSON (a latent a line) or as an array, of the model's "
+    "latent shape: (D,) or (N, D); (C', h, w) or (N, C', h, w) where latents are maps. Of several arrays that are "
+    "named the one named `z` is taken.",
+    "required": True,
+    "content": {
+        JSON: _json_body(
+            schemas.Latents,
+            _VECTOR,
+            {"type": "array", "items": _VECTOR, "minItems": 1},
+            one_latent=Z,
+            a_batch=[Z, [1, 0, -1]],
+            with_a_name={"z": Z},
+        ),
+        NDJSON: {"schema": {"type": "string"}, "example": "[0.1, -0.2, 0.3]\n[1, 0, -1]\n"},
+        **{media_type: {"schema": BINARY} for media_type in ARRAY_FORMATS},
+    },
+}
+_INTERPOLATION = {"from": [-1, 0, 1], "to": [1, 1, 0], "steps": 8, "method": "spherical"}
+_MAPS = {"$ref": "#/components/schemas/MapInterpolation"}
+_TRAVERSAL = {"at": [0, 0, 0], "dimensions": [0, 1], "low": -2, "high": 2, "steps": 9}
+_POSTERIOR = {"mean": Z, "log_variance": [-4.1, -3.8, -4.4]}
+_LOSSES = {
+    "reconstruction_loss": 71.3,
+    "kl_divergence": 8.9,
+    "plug_in_elbo": -80.2,
+    "elbo": -83.6,
+    "elbo_standard_error": 0.4,
+}
+_CARD = {
+    "name": "mnist",
+    "architecture": "mlp",
+    "image_shape": [1, 28, 28],
+    "latent_shape": [3],
+    "latent_dim": 3,
+    "parameters": 927870,
+    "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
+    "format_version": 1,
+    "training": {"epochs": 60},
+    "figures": {"test_neg_elbo": 125.9},
+}
+
+BODIES: dict[str, dict[str, Any]] = {
+    "/encode": _IMAGE_BODY,
+    "/decode": _LATENT_BODY,
+    "/reconstruct": _IMAGE_BODY,
+    "/interpolate": {
+        "required": True,
+        "content": {JSON: _json_body(schemas.Interpolation, _MAPS, an_arc=_INTERPOLATION)},
+    },
+    "/traverse": {"required": True, "content": {JSON: _json_body(schemas.Traversal, a_grid=_TRAVERSAL)}},
+    "/remote/decode": {
+        "description": "The bytes of a tensor.",
+        "required": True,
+        "content": {TENSOR: {"schema": BINARY}},
+    },
+    "/remote/encode": {
+        "description": "The bytes of a tensor, where `shape` is given; else a picture.",
+        "required": True,
+        "content": {media_type: {"schema": BINARY} for media_type in (TENSOR, *FORMATS)},
+    },
+}
+
+ANSWERS: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]]] = {
+    "/encode": (OFFERS, schemas.Posterior, _POSTERIOR),
+    "/decode": ((PNG, *OFFERS), schemas.Images, {"pixels": PIXELS}),
+    "/reconstruct": ((PNG, *OFFERS), schemas.ReconstructionAnswer, {**_POSTERIOR, **_LOSSES, "pixels": PIXELS}),
+    "/sample": ((PNG, *OFFERS), schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
+    "/interpolate": ((PNG, *OFFERS), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
+    "/traverse": ((PNG, *OFFERS), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
+    "/latents": (OFFERS, schemas.TestLatents, {"mean": [Z], "label": [7]}),
+    "/model": ((JSON,), schemas.ModelCard, _CARD),
+    "/remote/decode": ((JPEG, PNG, TENSOR), None, {}),
+    "/remote/encode": ((TENSOR,), None, {}),
+    "/livez": ((JSON,), schemas.Status, {"status": "ok"}),
+    "/readyz": ((JSON,), schemas.Status, {"status": "ok"}),
+}
+
+_SEED = {"x-seed": {"description": "The seed of what was drawn, if anything was.", "schema": {"type": "integer"}}}
+_TENSOR = {
+    "shape": {"description": "Of a tensor, as a JSON list.", "schema": {"type": "string"}},
+    "dtype": {"description": "Of a tensor.", "schema": {"type": "string"}},
+}
+HEADERS = {
+    **{path: {"headers": _SEED} for path in ("/encode", "/reconstruct", "/sample")},
+    **{path: {"headers": _TENSOR} for path in ("/remote/decode", "/remote/encode")},
+}
+
+ABSENT = {
+    "/latents": "No latents came with the checkpoint.",
+    "/traverse": "The model's latents are maps, which have no single dimension to walk along.",
+}
+
+ERRORS: dict[type[errors.ServiceError], str] = {
+    errors.UnreadableBody: "The body is not of its content type, or is cut short.",
+    errors.Unauthorized: "This service asks for an API key, and none or a wrong one was sent.",
+    errors.NotAcceptable: "None of the media types in `Accept` can be given.",
+    errors.TooLarge: "The body, the picture or the batch is over the limit.",
+    errors.UnsupportedMediaType: "The body's content type is not taken.",
+    errors.InvalidInput: "A value of the wrong length, shape or range, or an unknown parameter.",
+    errors.ShareExceeded: "This API key holds its whole share of the queue.",
+    errors.Unavailable: "The queue is full, the memory is in use, or the service starts or stops; try again.",
+    errors.DeadlineExceeded: "Not answered within the deadline.",
+}
+ALWAYS = (errors.Unauthorized, errors.InvalidInput, errors.ShareExceeded, errors.Unavailable, errors.DeadlineExceeded)
+WITH_BODY = (errors.UnreadableBody, errors.TooLarge, errors.UnsupportedMediaType)
+
+
+def describe(path: str) -> dict[str, Any]:
+    """What `add_api_route` is told of the route at `path`, beside its handler."""
+    if path == "/metrics":
+        done = {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
+        unauthorized = _problem(ERRORS[errors.Unauthorized], errors.Unauthorized)
+        return {"tags": ["probes"], "responses": {200: done, 401: unauthorized}}
+    media_types, model, example = ANSWERS[path]
+    content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in media_types}
+    if model:
+        content[JSON] = {**_json_body(model), "example": example}
+    if NDJSON in content:
+        content[NDJSON] = {"schema": {"type": "string"}, "example": _line(example)}
+    responses: dict[int | str, dict[str, Any]] = {
+        200: {"description": "Done.", "content": content, **HEADERS.get(path, {})}
+    }
+    extra: dict[str, Any] = {}
+    if path in OPEN:
+        if path == "/readyz":
+            not_ready = {**_json_body(schemas.Status), "example": {"status": "draining"}}
+            responses[503] = {"description": "Starting or draining.", "content": {JSON: not_ready}}
+        return {"tags": ["probes"], "responses": responses}
+    if path in BODIES:
+        extra["requestBody"] = BODIES[path]
+    possible = [*ALWAYS, errors.NotAcceptable, *(WITH_BODY if path in BODIES else ())]
+    if path == "/sample":
+        possible.append(errors.TooLarge)
+    if path in ABSENT:
+        responses[404] = _problem(ABSENT[path], errors.NotFound)
+    for error in possible:
+        responses[int(error.status)] = _problem(ERRORS[error], error)
+    extra["security"] = [{}, *({name: []} for name in SECURITY)]
+    tag = "model" if path in ("/latents", "/model") else "latent space"
+    return {
+        "tags": [tag],
+        "responses": dict(sorted(responses.items(), key=lambda r: int(r[0]))),
+        "openapi_extra": extra,
+    }
+
+
+def _line(example: dict[str, Any]) -> str:
+    """The first item of `example` as a line of NDJSON, without what is told of all items."""
+    is_batch = "z" in example or "label" in example
+    fields = {name: value[0] if is_batch else value for name, value in example.items() if name != "seed"}
+    return json.dumps(fields) + "\n"
+
+
+def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, Any]:
+    example = {"type": "about:blank", "title": error.status.phrase, "status": int(error.status), "detail": description}
+    return {
+        "description": description,
+        "content": {errors.MEDIA_TYPE: {**_json_body(schemas.ProblemDocument), "example": example}},
+    }
+
+
+def render_once(route: Route) -> None:
+    """Let `route` keep its answer, which depends on the root path alone: of /openapi.json it takes milliseconds."""
+    endpoint = route.endpoint
+    takes_request = bool(signature(endpoint).parameters)
+    answers: dict[str, Response] = {}  # by root path, which is the server's, not the caller's
+
+    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+        root_path = scope.get("root_path", "")
+        if root_path not in answers:
+            answers[root_path] = await (endpoint(Request(scope)) if takes_request else endpoint())
+        await answers[root_path](scope, receive, send)
+
+    route.app = answer
+
+
+def _without_head(route: BaseRoute) -> BaseRoute:
+    """A copy that does not take HEAD: the document has GET alone, from which HEAD follows."""
+    if not isinstance(route, APIRoute):
+        return route
+    documented = copy(route)
+    documented.methods = {method for method in route.methods or () if method != "HEAD"}
+    return documented
+
+
+def openapi(app: FastAPI) -> dict[str, Any]:
+    """The document, made once."""
+    if app.openapi_schema is None:
+        routes = [_without_head(route) for route in app.routes]
+        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
+        components = document.setdefault("components", {})
+        components["securitySchemes"] = SECURITY
+        known = components["schemas"] = {}
+        models: list[type[BaseModel]] = [
+            schemas.Latents,
+            schemas.Interpolation,
+            schemas.MapInterpolation,
+            schemas.Traversal,
+            schemas.ProblemDocument,
+        ]
+        models += [answer for _, answer, _ in ANSWERS.values() if answer]
+        for model in models:
+            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+            known.update(schema.pop("$defs", {}))
+            known[model.__name__] = schema
+        app.openapi_schema = document
+    return app.openapi_schema

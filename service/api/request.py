@@ -1,0 +1,132 @@
+"""A request of the API, read at the speed of its handlers."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import lru_cache
+from typing import TypeVar, TypeVarTuple, Unpack
+
+from starlette.requests import Request
+from starlette.types import Receive, Scope
+
+from service.api.offloading import BYTE_S, INLINE_S, UNPACKED_BYTE_S, Offloader
+from service.errors import TooLarge, UnreadableBody
+from service.formats.content_encoding import decompress
+from service.http.request_head import join_fields
+from service.memory_budget import UNCOUNTED, Reservation
+from service.telemetry.timing import Timing
+
+EXPANSION = 1000
+"""Most times that a body grows when it is unpacked; the bound of deflate is 1032."""
+Arguments = TypeVarTuple("Arguments")
+Result = TypeVar("Result")
+
+
+class Call(Request):
+    """Starlette's request, its header fields and its body read in one go."""
+
+    def __init__(self, scope: Scope, receive: Receive) -> None:
+        self.scope = scope  # of Starlette's own attributes, those that this service's handlers reach
+        self._receive = receive
+        self.fields: dict[bytes, bytes] = scope.get("fields") or join_fields(scope["headers"])
+        """Header fields by lower-case name, joined."""
+        length = self.fields.get(b"content-length", b"")
+        self.came = 0
+        """Bytes of the body, as yet."""
+        self._declared = int(length) if length.isdigit() else 0
+        self._chunks: list[bytes] = []
+        self._more = True
+        self.reservation: Reservation | None = None
+        """Where something is charged; it is closed once the answer is written."""
+        if (body := scope.get("whole_body")) is not None:
+            self.came = len(body)
+            self._chunks = [body]
+            self._more = False
+
+    def field(self, name: bytes) -> str:
+        """A header field, empty where it did not come."""
+        return self.fields.get(name, b"").decode("latin-1")
+
+    @property
+    def timing(self) -> Timing:
+        """Where its time goes, for the log and the answer."""
+        timing: Timing = self.scope["timing"]
+        return timing
+
+    @property
+    def media_type(self) -> str:
+        """That of the body, lower case, without parameters; empty where it did not come."""
+        return _media_type(self.fields.get(b"content-type", b""))
+
+    @property
+    def awaits_body(self) -> bool:
+        """Is some of its body still to come, by what its head tells?"""
+        return self._more and (b"content-length" in self.fields or b"transfer-encoding" in self.fields)
+
+    @property
+    def memory(self) -> Reservation:
+        """What the request has charged to the worker's memory budget."""
+        if self.reservation is None:
+            self.reservation = Reservation(self.scope["app"].state["memory"])
+        return self.reservation
+
+    def reserve(self, size: int) -> None:
+        """Charge `size` bytes to the worker's memory budget, as `Reservation.add` does."""
+        if size > UNCOUNTED:
+            self.memory.add(size)
+
+    async def run(
+        self, seconds: float, function: Callable[[Unpack[Arguments]], Result], *arguments: *Arguments
+    ) -> Result:
+        """Call `function` on the event loop, or in a thread if its estimate of `seconds` is long."""
+        if seconds <= INLINE_S:
+            return function(*arguments)
+        offloader: Offloader = self.scope["app"].state["offloader"]
+        return await offloader.run(seconds, self.memory, function, *arguments)
+
+    async def arrive(self, limit: int) -> None:
+        """Wait until the body is whole, or known to be of more than `limit` bytes; raises Unavailable."""
+        while self._more and max(self._declared, self.came) <= limit:
+            await self._take_in()
+
+    async def read(self, limit: int) -> bytes:
+        """The body, decompressed. Raises TooLarge for one of more than `limit` bytes, before or after.
+
+        Its declared length is enough to know, where it has one.
+        """
+        if self._more:
+            await self.arrive(limit)
+        if max(self._declared, self.came) > limit:
+            raise TooLarge(f"The body is larger than the {limit} bytes that are taken.")
+        if self.came > UNCOUNTED:
+            self.memory.received(self.came)
+        body = self._chunks[0] if len(self._chunks) == 1 else await self._join()
+        encoding = self.fields.get(b"content-encoding", b"").decode("latin-1")
+        if not encoding or encoding.lower() == "identity":
+            return body
+        seconds = min(limit, EXPANSION * len(body)) * UNPACKED_BYTE_S
+        return await self.run(seconds, decompress, body, encoding, limit, self.memory)
+
+    async def _join(self) -> bytes:
+        with self.memory.hold(self.came):
+            body = await self.run(self.came * BYTE_S, b"".join, self._chunks)
+            self._chunks = [body]
+        return body
+
+    async def _take_in(self) -> None:
+        message = await self._receive()
+        if message["type"] == "http.disconnect":
+            raise UnreadableBody("The caller hung up before the body was whole.")
+        self._take(message.get("body", b""), more=message.get("more_body", False))
+        if self._more and self.came > UNCOUNTED:
+            self.memory.receive(self.came)
+
+    def _take(self, chunk: bytes, *, more: bool) -> None:
+        self._chunks.append(chunk)
+        self.came += len(chunk)
+        self._more = more
+
+
+@lru_cache(maxsize=64)
+def _media_type(content_type: bytes) -> str:
+    return content_type.decode("latin-1").partition(";")[0].strip().lower()

@@ -1,0 +1,134 @@
+"""Arrays → answers: PNG, JSON, or a format of arrays, as the caller's Accept header asks."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator, Mapping
+from typing import Any
+
+import numpy as np
+import numpy.typing as npt
+import orjson
+from starlette.responses import Response
+from starlette.types import Receive, Scope, Send
+
+from service import errors
+from service.api.bodies import JSON, NDJSON
+from service.api.offloading import INLINE_S, JSON_VALUE_S, PIXEL_S, VALUE_S
+from service.api.request import Call
+from service.api.schemas import PngOptions
+from service.errors import ServiceError, problem_document
+from service.formats.png import write_png
+from service.formats.registry import ARRAY_FORMATS
+
+PNG = "image/png"
+ByteArray = npt.NDArray[np.uint8]
+FloatArray = npt.NDArray[np.float32]
+OFFERS = (JSON, *ARRAY_FORMATS, NDJSON)
+"""What `arrays` gives."""
+
+PIECE = 25_000
+"""Numbers that are written in one go, a millisecond or two."""
+JSON_NUMBER_BYTES = 13
+"""Of a float32, on average, with its comma. All are held twice for a moment: in pieces, and joined."""
+LINE_S = 5e-6
+"""Writing a line of NDJSON, beside its numbers."""
+PNG_COPIES = 5
+"""Of a sheet's pixels: the images, side by side, enlarged, as scanlines, filtered; compressed they are few bytes."""
+
+
+class Answer(Response):
+    """An answer whose header fields are written once, as bytes."""
+
+    def __init__(
+        self,
+        body: bytes | memoryview,
+        media_type: str,
+        headers: Mapping[str, str] | None = None,
+        status: int = 200,
+    ) -> None:
+        self.body = body
+        self.media_type = media_type
+        self.status_code = status
+        self.background = None
+        self.raw_headers = [(b"content-type", media_type.encode()), (b"content-length", b"%d" % len(body))]
+        if headers:
+            self.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
+
+    async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Send it."""
+        await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
+        await send({"type": "http.response.body", "body": self.body})
+
+
+def refuse(error: ServiceError) -> Answer:
+    """An error as an answer, RFC 9457."""
+    return Answer(problem_document(error), errors.MEDIA_TYPE, error.headers, error.status)
+
+
+def reserve(call: Call, media_type: str, count: int) -> None:
+    """Charge an answer of `count` numbers, and the arrays that it is written from; raises TooLarge or Unavailable."""
+    call.reserve(count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12)))
+
+
+async def png(
+    call: Call, scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
+) -> Answer:
+    """Images on one sheet, as `write_png` takes them."""
+    seconds = scanlines.size * options.scale**2 * PIXEL_S
+    if seconds <= INLINE_S:  # as `run` does, without a coroutine
+        return Answer(write_png(scanlines, channels, options.columns, options.scale), PNG, headers)
+    return Answer(await call.run(seconds, write_png, scanlines, channels, options.columns, options.scale), PNG, headers)
+
+
+async def arrays(
+    call: Call,
+    media_type: str,
+    rows: Mapping[str, FloatArray],
+    *,
+    single: bool,
+    headers: Mapping[str, str] | None = None,
+    **told: int,
+) -> Answer:
+    """Named arrays (N, …) as one of OFFERS; a `single` item is given without the N. JSON tells `told` before them."""
+    count = sum(array.size for array in rows.values())
+    if media_type == JSON:
+        fields = {**told, **{name: array[0] if single else array for name, array in rows.items()}}
+        seconds = count * JSON_VALUE_S
+        if seconds <= INLINE_S:  # as `run` does, without a coroutine
+            return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
+        return Answer(await call.run(seconds, _write_json, fields), JSON, headers)
+    if media_type == NDJSON:
+        seconds = count * JSON_VALUE_S + len(next(iter(rows.values()))) * LINE_S
+        return Answer(await call.run(seconds, _write_lines, rows), NDJSON, headers)
+    write = ARRAY_FORMATS[media_type].write
+    return Answer(await call.run(count * VALUE_S, write, rows, single), media_type, headers)
+
+
+def _write_json(fields: Mapping[str, Any]) -> bytes:
+    """A JSON object whose values may be arrays; float32 is written with as few digits as tell it."""
+    if sum(np.size(value) for value in fields.values()) <= PIECE:
+        return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
+    pieces: list[bytes] = []
+    for name, value in fields.items():
+        pieces += b"," if pieces else b"{", orjson.dumps(name), b":", *write_values(value)
+    return b"".join((*pieces, b"}"))
+
+
+def write_values(value: Any) -> Iterator[bytes]:
+    """JSON in pieces, between which other threads may run: orjson holds Python's lock."""
+    if not isinstance(value, np.ndarray) or value.size <= PIECE:
+        yield orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
+        return
+    rows = max(1, PIECE * len(value) // value.size)
+    for start in range(0, len(value), rows):
+        yield b"," if start else b"["
+        yield orjson.dumps(value[start : start + rows], option=orjson.OPT_SERIALIZE_NUMPY)[1:-1]
+    yield b"]"
+
+
+def _write_lines(rows: Mapping[str, FloatArray]) -> bytes:
+    """A JSON object a row."""
+    option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
+    return b"".join(
+        orjson.dumps(dict(zip(rows, values, strict=True)), option=option) for values in zip(*rows.values(), strict=True)
+    )

@@ -1,0 +1,1 @@
+"""Bytes ↔ arrays and pictures."""

@@ -1,0 +1,1 @@
+"""The model: checkpoints, the micro-batcher and the backends that compute."""

@@ -1,0 +1,26 @@
+"""Checkpoints of either kind, as torch reads them."""
+
+from __future__ import annotations
+
+from dataclasses import fields
+from pathlib import Path
+
+import torch
+
+from service.inference.onnx_model import Known
+from vae.autoencoder_kl import AutoencoderKL, load_folder
+from vae.checkpoint import load
+from vae.latents import LatentSet
+from vae.model import VAE
+from vae.provenance import Provenance
+
+
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[VAE | AutoencoderKL, Known]:
+    """A file of ours or a folder of diffusers', and the latents beside it; raises CheckpointError."""
+    checkpoint = load_folder(path, device) if path.is_dir() else load(path, device)
+    provenance = Provenance(**{field.name: getattr(checkpoint, field.name) for field in fields(Provenance)})
+    latents = LatentSet.load(path, provenance.sha256)
+    arrays = None if latents is None else {"mean": latents.mean.numpy(), "label": latents.label.numpy()}
+    return checkpoint.model, Known(
+        provenance, sum(weights.numel() for weights in checkpoint.model.parameters()), arrays
+    )

@@ -1,0 +1,132 @@
+import asyncio
+import time
+from contextlib import ExitStack
+
+import pytest
+
+from service.api.admission import Admission
+from service.errors import DeadlineExceeded, ShareExceeded, Unavailable
+
+
+def open_admission(queue_limit: int = 4, keys: int = 0, deadline: float = 10) -> Admission:
+    admission = Admission(queue_limit=queue_limit, keys=keys, deadline=deadline)
+    admission.status = "ok"
+    return admission
+
+
+def hold(stack: ExitStack, admission: Admission, *keys: bytes) -> None:
+    for key in keys:
+        stack.enter_context(admission.place(key))
+
+
+def test_nobody_is_let_in_before_the_start() -> None:
+    async def come() -> None:
+        with Admission(queue_limit=1, keys=0, deadline=1).place(b""):
+            pytest.fail("let in")
+
+    with pytest.raises(Unavailable, match="starting") as caught:
+        asyncio.run(come())
+    assert caught.value.headers == {"Retry-After": "1"}
+
+
+def test_the_queue_is_bounded_and_empties() -> None:
+    admission = open_admission(queue_limit=2)
+
+    async def come() -> None:
+        with ExitStack() as stack:
+            hold(stack, admission, b"", b"")
+            assert admission.in_flight == 2
+            with pytest.raises(Unavailable, match="All 2 places") as caught:
+                hold(stack, admission, b"")
+            assert caught.value.headers == {"Retry-After": "1"}
+        assert admission.in_flight == 0
+        with admission.place(b""):
+            assert admission.in_flight == 1
+
+    asyncio.run(come())
+
+
+def test_a_key_holds_no_more_than_its_share() -> None:
+    admission = open_admission(queue_limit=5, keys=2)
+
+    async def come() -> None:
+        with ExitStack() as stack:
+            hold(stack, admission, b"a", b"a")
+            with pytest.raises(ShareExceeded, match="all 2 places of its share") as caught:
+                hold(stack, admission, b"a")
+            assert caught.value.headers == {"Retry-After": "1"}
+            hold(stack, admission, b"b", b"b")
+        with admission.place(b"a"):
+            assert admission.in_flight == 1
+
+    asyncio.run(come())
+
+
+def test_every_key_has_a_share_at_least_of_one() -> None:
+    async def come() -> None:
+        with open_admission(queue_limit=1, keys=3).place(b"a"):
+            pass
+
+    asyncio.run(come())
+
+
+def test_who_drains_lets_nobody_in_and_lets_finish() -> None:
+    admission = open_admission()
+
+    async def come() -> None:
+        with admission.place(b""):
+            admission.status = "draining"
+            with pytest.raises(Unavailable, match="draining"):
+                ExitStack().enter_context(admission.place(b""))
+            assert admission.in_flight == 1
+        assert admission.in_flight == 0
+
+    asyncio.run(come())
+
+
+def test_the_deadline_ends_what_takes_too_long() -> None:
+    admission = open_admission(deadline=0.02)
+
+    async def come() -> None:
+        with admission.place(b""):
+            await asyncio.sleep(10)
+
+    begun = time.monotonic()
+    with pytest.raises(DeadlineExceeded, match=r"within 0\.02 seconds"):
+        asyncio.run(come())
+    assert 0.02 <= time.monotonic() - begun < 1
+    assert admission.in_flight == 0
+
+
+def test_a_failure_gives_its_place_back() -> None:
+    admission = open_admission(queue_limit=1)
+
+    async def come() -> None:
+        with admission.place(b"a"):
+            raise ZeroDivisionError
+
+    for _ in range(3):
+        with pytest.raises(ZeroDivisionError):
+            asyncio.run(come())
+    assert admission.in_flight == 0
+
+
+def test_a_place_that_is_lent_is_another_ones() -> None:
+    admission = open_admission(queue_limit=2, keys=2)
+
+    async def come() -> None:
+        with admission.place(b"a", lent=True) as place:
+            with admission.place(b"a"):
+                assert admission.in_flight == 2
+                with pytest.raises(ShareExceeded):
+                    place.take()
+            place.take()
+            with pytest.raises(ShareExceeded):
+                hold(ExitStack(), admission, b"a")
+        assert admission.in_flight == 0
+        with ExitStack() as stack:
+            hold(stack, admission, b"a", b"b")
+            with pytest.raises(Unavailable):
+                stack.enter_context(admission.place(b"a", lent=True))
+
+    asyncio.run(come())

@@ -1,0 +1,598 @@
+"""HTTP/1.1 on a real socket, byte by byte."""
+
+from __future__ import annotations
+
+import asyncio
+import gc
+import json
+import socket
+import time
+from collections.abc import Iterator
+from contextlib import ExitStack, contextmanager, suppress
+from threading import Event, Thread
+
+import numpy as np
+import pytest
+import uvicorn
+from starlette.types import ASGIApp, Receive, Scope, Send
+
+from service.http.connection import FIELD_LIMIT, HEAD_LIMIT, Connection, Patience
+from service.http.cycle import Cycle
+from service.memory_budget import MemoryBudget
+from tests.service.running import Running, Stalled, running, wait_until
+
+PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
+LAST_PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
+DECODE = b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
+PATIENCE_S = 0.3
+TICK_S = 0.001
+"""uvloop's clock counts whole milliseconds: a wait ends up to one early."""
+
+
+@pytest.fixture(scope="module")
+def hasty() -> Iterator[Running]:
+    """A service that waits for nobody."""
+    with running(client_timeout=PATIENCE_S, keep_alive=PATIENCE_S, body_limit=2**20) as service:
+        yield service
+
+
+@contextmanager
+def serving(app: ASGIApp) -> Iterator[int]:
+    """Any ASGI application on this service's connections; gives the port."""
+
+    async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["type"] == "lifespan":
+            await receive()
+            scope["state"] |= {"patience": Patience(10, 10), "memory": MemoryBudget(2**30)}
+            await send({"type": "lifespan.startup.complete"})
+            await receive()
+            await send({"type": "lifespan.shutdown.complete"})
+        else:
+            await app(scope, receive, send)
+
+    server = uvicorn.Server(uvicorn.Config(with_lifespan, http=Connection, lifespan="on", log_config=None))
+    with socket.create_server(("127.0.0.1", 0)) as listener:
+        port: int = listener.getsockname()[1]
+        thread = Thread(target=server.run, args=([listener],))
+        thread.start()
+        try:
+            wait_until(lambda: server.started)
+            yield port
+        finally:
+            server.should_exit = True
+            thread.join()
+
+
+def connect(port: int) -> socket.socket:
+    return socket.create_connection(("127.0.0.1", port), timeout=10)
+
+
+def rest(connection: socket.socket) -> bytes:
+    """All that comes until the service hangs up."""
+    return b"".join(iter(lambda: connection.recv(65536), b""))
+
+
+def taken_in_the_end(connection: socket.socket) -> int:
+    """Bytes that come until the service hangs up, one way or the other."""
+    came = 0
+    with suppress(ConnectionResetError):
+        while piece := connection.recv(2**16):
+            came += len(piece)
+    return came
+
+
+def ask(port: int, request: bytes) -> bytes:
+    with connect(port) as connection:
+        connection.sendall(request)
+        return rest(connection)
+
+
+def until(connection: socket.socket, end: bytes) -> bytes:
+    """What comes up to `end`."""
+    came = b""
+    while not came.endswith(end):
+        piece = connection.recv(1)
+        assert piece, came
+        came += piece
+    return came
+
+
+# What HTTP allows.
+
+
+def test_pipelined_requests_are_answered_in_their_order(served: Running) -> None:
+    bodies = [b"[%d, 0, 0]" % i for i in range(20)]
+    requests = [DECODE + b"accept: application/json\r\ncontent-length: %d\r\n\r\n" % len(b) + b for b in bodies]
+    answers = served.exchange(b"".join(requests) + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert len(answers) == 21
+    headers = {"content-type": "application/json", "accept": "application/json"}
+    alone = [served.client.post("/decode", content=b, headers=headers) for b in bodies]
+    assert len({answer.content for answer in alone}) == 20
+    for answer, other in zip(answers, alone, strict=False):
+        assert answer.partition(b"\r\n\r\n")[2] == other.content
+
+
+def test_a_request_byte_by_byte(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.setsockopt(socket.IPPROTO_TCP, socket.TCP_NODELAY, 1)
+        request = DECODE + b"connection: close\r\ntransfer-encoding: chunked\r\n\r\n2\r\n[1\r\n5\r\n,2,3]\r\n0\r\n\r\n"
+        for byte in request:
+            connection.sendall(bytes([byte]))
+            time.sleep(0.0005)
+        assert b"\x89PNG" in rest(connection)
+
+
+def test_the_connection_is_kept_or_closed_as_asked(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(PROBE)
+        assert b"connection: close" not in until(connection, b"}")
+        connection.sendall(LAST_PROBE)
+        assert b"connection: close" in rest(connection)
+    assert b"connection: close" in served.exchange(b"GET /livez HTTP/1.0\r\n\r\n")
+
+
+def test_head_has_no_body(served: Running) -> None:
+    answer = served.exchange(b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    head, end, body = answer.partition(b"\r\n\r\n")
+    assert head.startswith(b"HTTP/1.1 200")
+    assert b"content-length: " in head
+    assert (end, body) == (b"\r\n\r\n", b"")
+
+
+def test_absolute_and_encoded_targets(served: Running) -> None:
+    assert served.exchange(LAST_PROBE.replace(b"/livez", b"http://x/livez?")).startswith(b"HTTP/1.1 200")
+    assert served.exchange(LAST_PROBE.replace(b"/livez", b"/%6Civez")).startswith(b"HTTP/1.1 200")
+    assert served.exchange(LAST_PROBE.replace(b"/livez", b"/liv\xffz")).startswith(b"HTTP/1.1 400")
+
+
+def test_who_waits_for_leave_to_send_is_given_it(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(DECODE + b"connection: close\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
+        assert until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        connection.sendall(b"[1, 2, 3]")
+        assert b"\x89PNG" in rest(connection)
+
+
+def test_an_offer_of_http_2_is_declined(served: Running) -> None:
+    """Java's client makes one with its first request."""
+    upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAAA\r\n"
+    answers = served.exchange(
+        DECODE
+        + upgrade
+        + b"content-length: 9\r\n\r\n[1, 2, 3]"
+        + PROBE.replace(b"host", upgrade + b"host")
+        + LAST_PROBE
+    )
+    assert answers.count(b"HTTP/1.1 200") == 3
+    assert b"\x89PNG" in answers
+
+
+def test_a_body_too_large_is_refused_before_it_has_come(hasty: Running) -> None:
+    """And the answer is not lost, though the caller goes on sending."""
+    with connect(hasty.port) as connection:
+        connection.sendall(DECODE + b"content-length: 100000000\r\n\r\n" + b"1" * 100_000)
+        answer = until(connection, b"}")
+        assert answer.startswith(b"HTTP/1.1 413")
+        assert b"connection: close" in answer
+        connection.sendall(b"1" * 1_000_000)
+        assert rest(connection) == b""
+
+
+def test_a_large_body_waits_to_be_read(served: Running) -> None:
+    """Reading stops and goes on, in one request and for the next."""
+    with connect(served.port) as connection:
+        for _ in range(3):
+            body = b" " * 3_000_000 + b"[1, 2, 3]"
+            connection.sendall(DECODE + b"content-length: %d\r\n\r\n" % len(body) + body)
+            assert until(connection, b"IEND\xaeB`\x82").startswith(b"HTTP/1.1 200")
+
+
+def test_what_nobody_takes_is_not_read() -> None:
+    """Neither of one body, nor of the requests behind it: the memory for it is the caller's."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(1.5)
+
+    with serving(app) as port:
+        for flood in (b"content-length: 50000000\r\n\r\n" + bytes(50_000_000), b"\r\n" + PROBE * 1_000_000):
+            with connect(port) as connection:
+                connection.settimeout(0.5)
+                with pytest.raises(TimeoutError):
+                    connection.sendall(b"POST / HTTP/1.1\r\nhost: x\r\n" + flood)
+
+
+# What is refused.
+
+
+@pytest.mark.parametrize(
+    "smuggled",
+    [
+        b"content-length: 9\r\ntransfer-encoding: chunked\r\n\r\n0\r\n\r\n",
+        b"content-length: 9\r\ncontent-length: 8\r\n\r\n[1, 2, 3]",
+        b"content-length: +9\r\n\r\n[1, 2, 3]",
+        b"transfer-encoding: chunked, identity\r\n\r\n0\r\n\r\n",
+        b"transfer-encoding : chunked\r\n\r\n0\r\n\r\n",
+        b" folded: field\r\ncontent-length: 9\r\n\r\n[1, 2, 3]",
+    ],
+)
+def test_what_could_hide_a_second_request(served: Running, smuggled: bytes) -> None:
+    answer = served.exchange(DECODE + smuggled + LAST_PROBE)
+    assert answer.startswith(b"HTTP/1.1 400")
+    assert answer.count(b"HTTP/1.1 ") == 1
+
+
+@pytest.mark.parametrize(
+    "head",
+    [
+        b"GET /" + b"a" * (HEAD_LIMIT + 1) + b" HTTP/1.1\r\nhost: x\r\n\r\n",
+        b"GET / HTTP/1.1\r\n" + b"".join(b"x-%d: %b\r\n" % (i, b"y" * 1000) for i in range(70)) + b"\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 500_000,
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 20_000 + b"\r\n",
+        b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * FIELD_LIMIT + b"\r\n",
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 5_000_000,  # sent to its end before the answer is read
+    ],
+)
+def test_a_head_too_large(served: Running, head: bytes) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(head)
+        answer = rest(connection)
+    assert answer.startswith(b"HTTP/1.1 431")
+    assert b"application/problem+json" in answer
+
+
+def test_a_head_as_large_as_may_be(served: Running) -> None:
+    fields = b"".join(b"x-%d: %b\r\n" % (i, b"y" * 1000) for i in range(60))
+    assert served.exchange(LAST_PROBE.replace(b"host", fields + b"host")).startswith(b"HTTP/1.1 200")
+
+
+# Who keeps the service waiting.
+
+
+@pytest.mark.parametrize(("request_bytes", "part"), [(b"GET /livez HTT", b"head"), (DECODE + b"x: y\r\n", b"head")])
+def test_a_slow_head(hasty: Running, request_bytes: bytes, part: bytes) -> None:
+    begun = time.monotonic()
+    answer = ask(hasty.port, request_bytes)
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"Nothing more of the request's %b came in 0.3 s" % part in answer
+    assert PATIENCE_S - TICK_S <= time.monotonic() - begun < 5
+
+
+def test_a_head_that_drips(hasty: Running) -> None:
+    """More of it gives no more time."""
+    with connect(hasty.port) as connection:
+        connection.settimeout(0.05)
+        begun, answer = time.monotonic(), b""
+        connection.sendall(b"GET /livez HTTP/1.1\r\n")
+        while not answer and time.monotonic() - begun < 5:
+            connection.sendall(b"x: y\r\n")
+            try:
+                answer = connection.recv(65536)
+            except TimeoutError:
+                continue
+    assert answer.startswith(b"HTTP/1.1 408")
+
+
+def test_a_slow_body(hasty: Running) -> None:
+    answer = ask(hasty.port, DECODE + b"content-length: 9\r\n\r\n[1, 2")
+    assert answer.startswith(b"HTTP/1.1 408")
+    assert b"request's body" in answer
+    hasty.wait_for(in_flight=0)
+
+
+@pytest.mark.parametrize("before", [b"", PROBE])
+def test_an_idle_connection_is_closed(hasty: Running, before: bytes) -> None:
+    begun = time.monotonic()
+    assert ask(hasty.port, before).count(b"HTTP/1.1") == (1 if before else 0)
+    assert PATIENCE_S - TICK_S <= time.monotonic() - begun < 5
+
+
+def test_who_does_not_take_the_answer_is_cut_off(hasty: Running) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", hasty.port))
+        connection.sendall(b"GET /sample?n=4000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
+        hasty.wait_for(in_flight=0)
+        time.sleep(6 * PATIENCE_S)
+        assert taken_in_the_end(connection) < 4000 * 28 * 28 * 4
+
+
+@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone cuts off what the system has taken in")
+def test_who_does_not_take_what_the_system_has_taken_in_is_cut_off(hasty: Running) -> None:
+    """An answer that fits into its buffers is, for the service, sent."""
+    whole = len(hasty.client.get("/latents").content)
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", hasty.port))
+        connection.sendall(b"GET /latents HTTP/1.1\r\nhost: x\r\n\r\n")
+        time.sleep(6 * PATIENCE_S)
+        assert taken_in_the_end(connection) < whole
+
+
+def test_a_steady_reader_may_take_longer_than_the_callers_time(hasty: Running) -> None:
+    with socket.socket() as connection:
+        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
+        connection.settimeout(10)
+        connection.connect(("127.0.0.1", hasty.port))
+        connection.sendall(b"GET /sample?n=9000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
+        begun, came = time.monotonic(), 0
+        while came < 9000 * 28 * 28 * 4:
+            piece = connection.recv(2**18)
+            assert piece, f"cut off after {came} bytes"
+            came += len(piece)
+            time.sleep(0.005)
+    assert time.monotonic() - begun > 2 * PATIENCE_S
+
+
+def test_slow_bodies_take_nobodys_place() -> None:
+    """Not even where much of them has come."""
+    with running(queue_limit=2) as service, ExitStack() as stack:
+        for _ in range(3):
+            slow = stack.enter_context(connect(service.port))
+            slow.sendall(DECODE + b"content-length: 400000\r\n\r\n" + b" " * 390_000)
+        service.wait_for(in_flight=3)
+        wait_until(lambda: service.app.state.memory.used >= 3 * 390_000)
+        assert service.client.post("/decode", json=[0, 0, 0]).status_code == 200
+
+
+def test_the_services_own_time_is_not_the_callers(hasty: Running) -> None:
+    stalled: list[Stalled] = []
+
+    def make(engine: object) -> Stalled:
+        stalled.append(Stalled(engine))  # type: ignore[arg-type]
+        return stalled[0]
+
+    loaded = hasty.app.state.loaded
+    hasty.swap_engine(make)
+    try:
+        with connect(hasty.port) as connection:
+            connection.sendall(DECODE + b"content-length: 9\r\nconnection: close\r\n\r\n[1, 2, 3]")
+            hasty.wait_for(in_flight=1)
+            time.sleep(5 * PATIENCE_S)
+            stalled[0].released.set()
+            assert b"\x89PNG" in rest(connection)
+    finally:
+        hasty.app.state.loaded = loaded
+
+
+# Who is gone.
+
+
+def test_who_hangs_up_is_not_computed_for(served: Running) -> None:
+    cancelled: list[bool] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        try:
+            await asyncio.sleep(30)
+        except asyncio.CancelledError:
+            cancelled.append(True)
+            raise
+
+    with serving(app) as port:
+        with connect(port) as connection:
+            connection.sendall(PROBE)
+            time.sleep(0.2)
+            assert not cancelled
+        wait_until(lambda: bool(cancelled))
+
+
+# What an application may do wrong, or seldom does.
+
+
+def test_an_answer_of_unknown_length_goes_in_chunks() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": []})
+        for piece in (b"one", b"", b"three"):
+            await send({"type": "http.response.body", "body": piece, "more_body": True})
+        await send({"type": "http.response.body"})
+
+    with serving(app) as port:
+        answer = ask(port, LAST_PROBE)
+    head, _, body = answer.partition(b"\r\n\r\n")
+    assert b"transfer-encoding: chunked" in head
+    assert body == b"3\r\none\r\n5\r\nthree\r\n0\r\n\r\n"
+
+
+@pytest.mark.parametrize("sent", [b"too", b"too much"])
+def test_the_length_told_is_the_length_sent(sent: bytes) -> None:
+    """What follows would be taken for the next answer."""
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
+        await send({"type": "http.response.body", "body": sent})
+
+    with serving(app) as port, connect(port) as connection:
+        connection.sendall(PROBE)
+        answer = until(connection, sent[:5])
+        if len(sent) < 5:
+            assert rest(connection) == b""
+        else:
+            connection.sendall(PROBE)
+            assert until(connection, sent[:5]).startswith(b"HTTP/1.1 200")
+    assert answer.endswith(b"\r\n\r\n" + sent[:5])
+
+
+@pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb"])
+def test_a_field_cannot_hold_another(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"x-seed", value)]})
+        await send({"type": "http.response.body", "body": b""})
+
+    with serving(app) as port:
+        answer = ask(port, LAST_PROBE)
+    assert answer.startswith(b"HTTP/1.1 500")
+    assert b"cookie" not in answer
+    assert "line break" in caplog.text
+
+
+def test_a_failure_before_the_answer_and_one_in_it(caplog: pytest.LogCaptureFixture) -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        if scope["path"] == "/late":
+            await send({"type": "http.response.start", "status": 200, "headers": []})
+            await send({"type": "http.response.body", "body": b"x", "more_body": True})
+        raise RuntimeError("the secret")
+
+    with serving(app) as port:
+        early, late = ask(port, LAST_PROBE), ask(port, LAST_PROBE.replace(b"livez", b"late"))
+        silent = ask(port, LAST_PROBE.replace(b"livez", b"late").replace(b"GET", b"HEAD"))
+    assert early.startswith(b"HTTP/1.1 500")
+    assert b"secret" not in early
+    assert late.endswith(b"1\r\nx\r\n")  # without the last chunk
+    assert silent.startswith(b"HTTP/1.1 200")
+    assert caplog.text.count("RuntimeError: the secret") == 3
+
+
+def test_an_application_that_says_nothing_is_no_answer() -> None:
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        return
+
+    with serving(app) as port:
+        assert ask(port, LAST_PROBE) == b""
+
+
+# What a connection sends ahead.
+
+
+@pytest.mark.parametrize("junk", [b"junk\r\n\r\n", b"\0" * 9, b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00"])
+def test_what_came_whole_is_answered_before_junk_is_refused(served: Running, junk: bytes) -> None:
+    body = DECODE + b"accept: application/json\r\ncontent-length: 9\r\n\r\n[1, 2, 3]"
+    first, second, refusal = served.exchange(body + PROBE + junk).split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert b"pixels" in first
+    assert second.startswith(b"200 ")
+    assert refusal[:3] in (b"400", b"505")
+    assert b"connection: close" in refusal
+
+
+def test_what_came_whole_is_answered_before_half_a_request_is_refused(served: Running) -> None:
+    chunked = DECODE + b"transfer-encoding: chunked\r\n\r\nno number\r\n"
+    first, refusal = served.exchange(PROBE + chunked).split(b"HTTP/1.1 ")[1:]
+    assert first.startswith(b"200 ")
+    assert refusal.startswith(b"400 ")
+
+
+def test_a_last_request_is_answered_whatever_follows() -> None:
+    with running(log_level="warning") as service:
+        (answer,) = service.exchange(LAST_PROBE + PROBE).split(b"HTTP/1.1 ")[1:]
+        assert answer.startswith(b"200 ")
+        assert 'status="400"' not in service.client.get("/metrics").text
+
+
+def test_few_requests_are_parsed_before_the_first_is_answered() -> None:
+    begun: list[int] = []
+    goes_on = Event()
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        begun.append(len(parsed()))
+        await asyncio.to_thread(goes_on.wait, 10)
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    def parsed() -> list[Cycle]:
+        return [each for each in gc.get_objects() if type(each) is Cycle]
+
+    with serving(app) as port, connect(port) as connection:
+        connection.sendall(PROBE * 10_000)
+        wait_until(lambda: bool(begun))
+        time.sleep(0.2)
+        assert 1 < len(parsed()) < 100
+        goes_on.set()
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+
+
+def test_a_connection_that_pipelines_has_one_answer_a_turn() -> None:
+    """Of two, each is answered as often."""
+    order: list[bytes] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        order.append(scope["raw_path"])
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    with serving(app) as port, connect(port) as greedy, connect(port) as other:
+        greedy.sendall(b"GET /greedy HTTP/1.1\r\nhost: x\r\n\r\n" * 20_000)
+        wait_until(lambda: bool(order))
+        other.sendall(b"GET /other HTTP/1.1\r\nhost: x\r\n\r\n")
+        assert other.recv(100).startswith(b"HTTP/1.1 200")
+        wait_until(lambda: len(order) == 20_001)
+    assert order.index(b"/other") < 19_000
+
+
+def test_a_large_body_between_pipelined_requests(served: Running) -> None:
+    z = np.random.default_rng(0).normal(size=(9000, 3)).tolist()
+    body = json.dumps(z).encode()
+    fields = b"accept: application/x-npy\r\n"
+    for framed in (
+        b"content-length: %d\r\n\r\n%b" % (len(body), body),
+        b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
+    ):
+        answers = served.exchange(PROBE + (DECODE + fields + framed) * 2 + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")
+        assert len(answers) == 5
+        assert answers[2].partition(b"\r\n\r\n")[2] == answers[3].partition(b"\r\n\r\n")[2]
+        assert len(answers[2]) > 9000 * 28 * 28 * 4
+
+
+def test_nothing_is_parsed_within_the_task_that_takes_the_body() -> None:
+    """A refusal would cancel that task, which might answer all the same, behind the end of the connection."""
+    parsed: list[int] = []
+
+    async def app(scope: Scope, receive: Receive, send: Send) -> None:
+        await asyncio.sleep(0.2)
+        await receive()
+        parsed.append(receive.__self__.buffered)  # type: ignore[attr-defined]  # it is a Cycle's
+        await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"0")]})
+        await send({"type": "http.response.body"})
+
+    with serving(app) as port, connect(port) as connection:
+        connection.sendall(DECODE + b"content-length: 1000000\r\n\r\n" + b" " * 700_000)
+        assert connection.recv(100).startswith(b"HTTP/1.1 200")
+    assert parsed == [0]
+
+
+def test_many_fields_are_refused_as_they_come(served: Running) -> None:
+    with connect(served.port) as connection:
+        connection.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * (FIELD_LIMIT + 1))
+        assert connection.recv(1000).startswith(b"HTTP/1.1 431")
+
+
+def test_what_is_wrong_is_told_behind_an_answer_that_is_an_error(served: Running) -> None:
+    """The parser is called while an exception is being handled there."""
+    nothing = b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n"
+    too_many = b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 200 + b"\r\n"
+    answers = served.exchange(nothing + PROBE + too_many).split(b"HTTP/1.1 ")[1:]
+    assert [answer[:3] for answer in answers] == [b"404", b"200", b"431"]
+
+
+def test_a_connection_that_is_not_read_any_more_is_let_go() -> None:
+    """With all that it has sent ahead, and that was charged."""
+    chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
+    nothing = b"POST /nothing HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
+    large = b"GET /sample?n=2500 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n"
+    with running(client_timeout=2) as service, connect(service.port) as connection:
+        sender = Thread(target=connection.sendall, args=(large + nothing + chunk * 160,))
+        sender.start()
+        time.sleep(1)
+        assert service.app.state.memory.used > 0
+        taken_in_the_end(connection)
+        sender.join()
+        wait_until(lambda: service.app.state.memory.used == 0, limit=8)
+
+
+def test_small_pieces_of_a_body_count_for_what_they_take() -> None:
+    cycle = Cycle({}, *[None] * 3, keep_alive=True, common_fields=(), on_receive=int, on_end=int)  # type: ignore[arg-type]
+    for _ in range(1000):
+        cycle.feed(b"x")
+    assert cycle.buffered > 50_000
+
+
+def test_what_all_share_is_charged_to_nobody(served: Running) -> None:
+    wait_until(lambda: served.app.state.memory.used == 0)
+    with ExitStack() as stack:
+        for _ in range(5):
+            connection = stack.enter_context(socket.socket())
+            connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
+            connection.connect(("127.0.0.1", served.port))
+            connection.sendall(b"GET /latents HTTP/1.1\r\nhost: x\r\n\r\n" * 20)
+        time.sleep(0.3)
+        assert served.app.state.memory.used == 0

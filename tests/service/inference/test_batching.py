@@ -1,0 +1,323 @@
+import asyncio
+import threading
+import time
+from collections.abc import Callable, Sequence
+from concurrent.futures import Executor, ThreadPoolExecutor
+
+import pytest
+
+from service.inference import batching
+from service.inference.batching import MicroBatcher
+from service.telemetry.timing import Timing
+
+Numbers = list[int]
+
+
+class Recorder:
+    """Doubles numbers, and remembers in which batches they came."""
+
+    def __init__(self) -> None:
+        self.batches: list[list[Numbers]] = []
+
+    def __call__(self, items: Sequence[Numbers]) -> list[Numbers]:
+        self.batches.append(list(items))
+        return [[2 * number for number in item] for item in items]
+
+
+def batcher(
+    compute: Callable[[Sequence[Numbers]], Sequence[Numbers]], limit: int = 4, executor: Executor | None = None
+) -> MicroBatcher[Numbers, Numbers]:
+    return MicroBatcher(compute, limit=limit, size=len, executor=executor)
+
+
+def submit(micro_batcher: MicroBatcher[Numbers, Numbers], *items: Numbers) -> list[Numbers]:
+    async def all_of_them() -> list[Numbers]:
+        return list(await asyncio.gather(*map(micro_batcher.submit, items)))
+
+    return asyncio.run(all_of_them())
+
+
+def test_what_comes_in_one_tick_is_computed_in_one_call() -> None:
+    recorder = Recorder()
+    assert submit(batcher(recorder), [1], [2, 3], [4]) == [[2], [4, 6], [8]]
+    assert recorder.batches == [[[1], [2, 3], [4]]]
+
+
+def test_a_batch_is_at_most_the_limit_unless_it_is_one_item() -> None:
+    recorder = Recorder()
+    items = [[1, 1], [2], [3, 3], [4, 4, 4], [5, 5, 5, 5, 5, 5], [6]]
+    assert submit(batcher(recorder), *items) == [[2 * number for number in item] for item in items]
+    assert recorder.batches == [[[1, 1], [2]], [[3, 3]], [[4, 4, 4]], [[5, 5, 5, 5, 5, 5]], [[6]]]
+
+
+def test_it_can_be_used_again_after_it_was_idle() -> None:
+    recorder = Recorder()
+    micro_batcher = batcher(recorder)
+
+    async def twice() -> list[Numbers]:
+        first = await micro_batcher.submit([1])
+        await asyncio.sleep(0.01)
+        return [first, await micro_batcher.submit([2])]
+
+    assert asyncio.run(twice()) == [[2], [4]]
+    assert recorder.batches == [[[1]], [[2]]]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_failure_reaches_its_batch_and_nobody_else(threaded: bool) -> None:
+    def fails_on_zero(items: Sequence[Numbers]) -> list[Numbers]:
+        if [0] in items:
+            raise ZeroDivisionError
+        return list(items)
+
+    async def some() -> list[Numbers | BaseException]:
+        micro_batcher = batcher(fails_on_zero, limit=2, executor=pool if threaded else None)
+        return await asyncio.gather(*map(micro_batcher.submit, [[0], [1], [2], [3]]), return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        first, second, *others = asyncio.run(some())
+    assert isinstance(first, ZeroDivisionError)
+    assert isinstance(second, ZeroDivisionError)
+    assert others == [[2], [3]]
+
+
+def test_an_exception_among_the_results_is_for_its_item_alone() -> None:
+    def compute(items: Sequence[Numbers]) -> list[Numbers | Exception]:
+        return [ValueError("odd") if item[0] % 2 else item for item in items]
+
+    async def all_of_them() -> list[Numbers | BaseException]:
+        submit = MicroBatcher(compute, limit=4, size=len).submit
+        return await asyncio.gather(*(submit([number]) for number in range(4)), return_exceptions=True)
+
+    even, odd = (results := asyncio.run(all_of_them()))[::2], results[1::2]
+    assert even == [[0], [2]]
+    assert all(isinstance(result, ValueError) for result in odd)
+
+
+def test_too_few_results_are_a_failure() -> None:
+    with pytest.raises(ValueError, match="0 results were computed for 1 items"):
+        submit(batcher(lambda _: []), [1])
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_failure_cancels_what_waits_of_its_request(threaded: bool) -> None:
+    recorder = Recorder()
+
+    def fails_on_zero(items: Sequence[Numbers]) -> list[Numbers]:
+        if [0] in recorder(items):
+            raise ZeroDivisionError
+        return list(items)
+
+    async def two_requests() -> list[Numbers | BaseException]:
+        micro_batcher = batcher(fails_on_zero, limit=1, executor=pool if threaded else None)
+        first, second = Timing(), Timing()
+        items = [([0], first), ([1], second), ([2], first), ([3], second)]
+        futures = [micro_batcher.submit(item, timing) for item, timing in items]
+        return await asyncio.gather(*futures, return_exceptions=True)
+
+    with ThreadPoolExecutor(1) as pool:
+        failed, one, cancelled, three = asyncio.run(two_requests())
+    assert isinstance(failed, ZeroDivisionError)
+    assert isinstance(cancelled, asyncio.CancelledError)
+    assert (one, three) == ([1], [3])
+    assert recorder.batches == [[[0]], [[1]], [[3]]]
+
+
+@pytest.mark.parametrize("threaded", [False, True])
+def test_a_batch_that_cannot_be_counted_stops_no_other(threaded: bool, caplog: pytest.LogCaptureFixture) -> None:
+    def observe(*_: object) -> None:
+        raise ZeroDivisionError
+
+    async def some() -> list[Numbers]:
+        executor = pool if threaded else None
+        micro_batcher = MicroBatcher(Recorder(), limit=2, size=len, executor=executor, observe=observe)
+        first = await asyncio.wait_for(micro_batcher.submit([1]), 5)
+        await asyncio.sleep(0.01)
+        others = asyncio.gather(*map(micro_batcher.submit, [[2], [3], [4]]))
+        return [first, *await asyncio.wait_for(others, 5)]
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(some()) == [[2], [4], [6], [8]]
+    assert [record.name for record in caplog.records] == 3 * ["vae-service"]
+
+
+def test_who_has_gone_is_not_computed() -> None:
+    recorder = Recorder()
+    micro_batcher = batcher(recorder)
+
+    async def one_leaves() -> Numbers:
+        leaving = micro_batcher.submit([1])
+        staying = micro_batcher.submit([2])
+        await asyncio.sleep(0)
+        leaving.cancel()
+        return await staying
+
+    assert asyncio.run(one_leaves()) == [4]
+    assert recorder.batches == [[[2]]]
+
+
+def test_who_goes_during_the_computation_spoils_nothing() -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        entered.set()
+        go_on.wait(10)
+        return list(items)
+
+    async def one_leaves() -> Numbers:
+        micro_batcher = batcher(slow, executor=pool)
+        leaving = micro_batcher.submit([1])
+        staying = micro_batcher.submit([2])
+        await asyncio.to_thread(entered.wait, 10)
+        leaving.cancel()
+        await asyncio.sleep(0)
+        go_on.set()
+        return await staying
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(one_leaves()) == [2]
+
+
+def test_a_batch_may_outlast_the_event_loop(caplog: pytest.LogCaptureFixture) -> None:
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        entered.set()
+        go_on.wait(10)
+        return list(items)
+
+    async def leave() -> None:
+        batcher(slow, executor=pool).submit([1])
+        await asyncio.to_thread(entered.wait, 10)
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(leave())
+        go_on.set()
+    assert not caplog.records
+
+
+def test_with_a_thread_the_next_batch_gathers_meanwhile() -> None:
+    recorder = Recorder()
+    entered, go_on = threading.Event(), threading.Event()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        entered.set()
+        go_on.wait(10)
+        return recorder(items)
+
+    async def under_load() -> list[Numbers]:
+        micro_batcher = batcher(slow, executor=pool)
+        first = micro_batcher.submit([1])
+        await asyncio.to_thread(entered.wait, 10)
+        others = []
+        for number in (2, 3, 4):
+            others.append(micro_batcher.submit([number]))
+            await asyncio.sleep(0)  # the event loop is free
+        go_on.set()
+        return await asyncio.gather(first, *others)
+
+    with ThreadPoolExecutor(1) as pool:
+        assert asyncio.run(under_load()) == [[2], [4], [6], [8]]
+    assert recorder.batches == [[[1]], [[2], [3], [4]]]
+
+
+def test_with_a_thread_who_was_answered_comes_again_in_time() -> None:
+    """Clients that wait for their answers are computed all together, not in two halves by turns."""
+    recorder = Recorder()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        time.sleep(0.05)
+        return recorder(items)
+
+    async def calls(micro_batcher: MicroBatcher[Numbers, Numbers], late: float) -> None:
+        await asyncio.sleep(late)
+        for _ in range(6):
+            await micro_batcher.submit([1])
+            await asyncio.sleep(0.002)  # the way there and back
+
+    async def load() -> None:
+        micro_batcher = batcher(slow, limit=8, executor=pool)
+        await asyncio.gather(*(calls(micro_batcher, late) for late in 4 * [0.0] + 4 * [0.02]))
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(load())
+    assert [len(batch) for batch in recorder.batches][:6] == [4, 8, 8, 8, 8, 8]
+
+
+def test_with_a_thread_a_whole_batch_waits_for_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Items of several rows are as many as their rows, at the end of a batch and in the pause after it."""
+    monkeypatch.setattr(batching, "PAUSE", 1e6)
+    monkeypatch.setattr(batching, "LONGEST_PAUSE", 1e6)
+    recorder = Recorder()
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        time.sleep(0.1)
+        return recorder(items)
+
+    async def load() -> None:
+        micro_batcher = batcher(slow, executor=pool)
+        await asyncio.gather(*(micro_batcher.submit(4 * [number]) for number in (1, 2)))
+        third = micro_batcher.submit(4 * [3])
+        await asyncio.sleep(0.01)
+        others = [micro_batcher.submit([4])]
+        await third
+        others += [micro_batcher.submit([5, 5]), micro_batcher.submit([6])]
+        await asyncio.gather(*others)
+
+    with ThreadPoolExecutor(1) as pool:
+        asyncio.run(asyncio.wait_for(load(), 10))
+    assert recorder.batches == [[4 * [1]], [4 * [2]], [4 * [3]], [[4], [5, 5], [6]]]
+
+
+def test_with_two_lanes_whole_batches_are_computed_side_by_side() -> None:
+    recorder = Recorder()
+    both = threading.Barrier(2, timeout=10)
+
+    def meet(items: Sequence[Numbers]) -> list[Numbers]:
+        if len(items) == 2:
+            both.wait()
+        return recorder(items)
+
+    async def load() -> list[Numbers]:
+        micro_batcher = MicroBatcher(meet, limit=2, size=len, executor=pool, lanes=2)
+        results = []
+        for number in range(5):
+            results.append(micro_batcher.submit([number]))
+            await asyncio.sleep(0)
+        return await asyncio.gather(*results)
+
+    with ThreadPoolExecutor(2) as pool:
+        assert asyncio.run(load()) == [[0], [2], [4], [6], [8]]
+    assert sorted(recorder.batches[:2]) == [[[0], [1]], [[2], [3]]]
+    assert recorder.batches[2:] == [[[4]]]
+
+
+def test_with_two_lanes_what_is_no_whole_batch_waits_for_both() -> None:
+    """Whoever of those that wait has gone meanwhile."""
+    recorder = Recorder()
+    lanes = [threading.Event(), threading.Event()]
+
+    def slow(items: Sequence[Numbers]) -> list[Numbers]:
+        if items[0][0] < 2:
+            lanes[items[0][0]].wait(10)
+        return recorder(items)
+
+    async def load() -> list[Numbers]:
+        micro_batcher: MicroBatcher[Numbers, Numbers]
+        micro_batcher = MicroBatcher(slow, limit=2, size=sum, executor=pool, lanes=2)
+        computed = [micro_batcher.submit([0, 2]), micro_batcher.submit([1, 1])]
+        await asyncio.sleep(0.01)
+        gone = [micro_batcher.submit([2]), micro_batcher.submit([2])]
+        for future in gone:
+            future.cancel()
+        lanes[0].set()
+        await computed[0]
+        computed.append(micro_batcher.submit([1]))
+        await asyncio.sleep(0.01)
+        assert micro_batcher.waiting == 1
+        lanes[1].set()
+        return list(await asyncio.gather(*computed))
+
+    with ThreadPoolExecutor(2) as pool:
+        assert asyncio.run(load()) == [[0, 4], [2, 2], [2]]
+    assert recorder.batches == [[[0, 2]], [[1, 1]], [[1]]]

@@ -1,0 +1,336 @@
+"""GET /metrics, and what counts for it."""
+
+from __future__ import annotations
+
+import asyncio
+import os
+import re
+import signal
+import threading
+import time
+from collections.abc import Iterator
+from math import sqrt
+from pathlib import Path
+from statistics import median
+from typing import Any
+from unittest.mock import Mock
+
+import httpx
+import pytest
+from prometheus_client import CollectorRegistry, generate_latest
+from prometheus_client.parser import text_string_to_metric_families
+
+from service.errors import ServiceError
+from service.telemetry.counters import BOUNDS, REASONS, Histogram
+from service.telemetry.prometheus import CPU, HISTOGRAMS, Metrics
+from service.telemetry.shared_memory import ROOM, Noticeboard
+from tests.live import live_server
+from tests.service.pictures import Bytes, png
+from tests.service.problems import problem
+from tests.service.processes.test_supervisor import workers
+from tests.service.running import Broken, Running, running, wait_until
+
+README = (Path(__file__).parents[3] / "README.md").read_text()
+Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
+
+
+@pytest.fixture
+def fresh() -> Iterator[Running]:
+    """A service that has counted nothing yet."""
+    with running(queue_limit=7) as service:
+        yield service
+
+
+def scrape(client: httpx.Client) -> Samples:
+    answer = client.get("/metrics")
+    assert answer.status_code == 200
+    assert answer.headers["content-type"].startswith("text/plain; version=0.0.4")
+    return {
+        (sample.name, frozenset(sample.labels.items())): sample.value
+        for family in text_string_to_metric_families(answer.text)
+        for sample in family.samples
+    }
+
+
+def value(samples: Samples, name: str, **labels: str) -> float:
+    return samples.get((name, frozenset(labels.items())), 0)
+
+
+def decode(client: httpx.Client, z: object = (3, 4, 0), **headers: str) -> httpx.Response:
+    return client.post("/decode", json=z, headers=headers)
+
+
+def test_requests_by_route_status_and_media_type(fresh: Running) -> None:
+    client = fresh.client
+    for _ in range(3):
+        decode(client)
+    decode(client, accept="application/json")
+    decode(client, z=[1])
+    client.get("/nowhere/at/all")
+    client.request("BREW", "/decode")
+    samples = scrape(client)
+
+    def requests(route: str, method: str, status: int, media_type: str) -> float:
+        return value(
+            samples, "vae_requests_total", route=route, method=method, status=str(status), media_type=media_type
+        )
+
+    assert requests("/decode", "POST", 200, "image/png") == 3
+    assert requests("/decode", "POST", 200, "application/json") == 1
+    assert requests("/decode", "POST", 422, "application/problem+json") == 1
+    assert requests("other", "GET", 404, "application/problem+json") == 1
+    assert value(samples, "vae_request_duration_seconds_count", route="/decode") >= 5
+    assert not [labels for name, labels in samples if "nowhere" in str(labels) or "BREW" in str(labels)]
+
+
+def test_batches_and_what_a_vae_alone_can_tell(fresh: Running, images: Bytes) -> None:
+    client = fresh.client
+    decode(client)
+    decode(client, z=[[0, 0, 0], [0, 0, 2]])
+    sent: Any = {"content": png(images[0]), "headers": {"content-type": "image/png", "accept": "application/json"}}
+    client.post("/encode", **sent)
+    reconstruction = client.post("/reconstruct", **sent).json()
+    samples = scrape(client)
+    assert value(samples, "vae_batch_rows_count", operation="draw") == 2
+    assert value(samples, "vae_batch_rows_sum", operation="draw") == 3
+    assert value(samples, "vae_queue_duration_seconds_count", operation="draw") == 2
+    assert value(samples, "vae_compute_duration_seconds_count", operation="draw") == 2
+    assert 0 < value(samples, "vae_compute_duration_seconds_sum", operation="draw") < 10
+    assert value(samples, "vae_latent_distance_count") == 3
+    assert value(samples, "vae_latent_distance_sum") == 5 + 0 + 2
+    assert value(samples, "vae_latent_distance_bucket", le="2") == 2
+    assert value(samples, "vae_kl_divergence_nats_count") == 2
+    kl = reconstruction["kl_divergence"]
+    assert value(samples, "vae_kl_divergence_nats_sum") == pytest.approx(2 * kl, rel=1e-5)
+    loss = value(samples, "vae_reconstruction_loss_nats_sum")
+    assert loss == pytest.approx(reconstruction["reconstruction_loss"], rel=1e-5)
+
+
+def test_state_and_info(fresh: Running) -> None:
+    card = fresh.client.get("/model").json()
+    samples = scrape(fresh.client)
+    assert value(samples, "vae_places") == 7
+    assert value(samples, "vae_requests_in_flight") == 0
+    assert value(samples, "vae_queue_rows") == 0
+    assert ("vae_worker_replacements_total", frozenset()) in samples
+    assert value(samples, "vae_worker_replacements_total") == 0
+    assert value(samples, "process_resident_memory_bytes") > 10**8
+    assert value(samples, "process_cpu_seconds_total") > 0
+    (info,) = (dict(labels) for name, labels in samples if name == "vae_model_info")
+    assert (info["sha256"], info["latent_dim"], info["image_shape"]) == (card["sha256"], "3", "1×28×28")
+
+
+def test_refusals_by_reason(caplog: pytest.LogCaptureFixture) -> None:
+    with running(api_keys=("key",), body_limit=100, metrics="open") as service:
+        decode(service.client)
+        held = {"x-api-key": "key"}
+        decode(service.client, **held)
+        decode(service.client, z=[1] * 500, **held)
+        service.swap_engine(Broken)
+        decode(service.client, **held)
+        service.exchange(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n")
+        samples = scrape(service.client)
+    refusals = {dict(labels)["reason"]: count for (name, labels), count in samples.items() if "refusals" in name}
+    assert refusals == dict.fromkeys(REASONS, 0) | {"key": 1, "too_large": 2, "failure": 1}
+
+
+def reasons_of(error: type[ServiceError]) -> set[str]:
+    return {error.reason}.union(*map(reasons_of, error.__subclasses__()))
+
+
+def test_every_reason_is_told_before_anything_is_refused(fresh: Running) -> None:
+    samples = scrape(fresh.client)
+    refusals = {dict(labels)["reason"]: count for (name, labels), count in samples.items() if "refusals" in name}
+    assert refusals == dict.fromkeys(REASONS, 0)
+    assert reasons_of(ServiceError) - {""} <= {*REASONS}
+    row = next(line for line in README.splitlines() if line.startswith("| `vae_refusals_total`"))
+    assert {*row.split("|")[3].strip().split(", ")} == {*REASONS}
+
+
+def test_a_key_may_be_asked_for_and_it_may_be_off() -> None:
+    with running(api_keys=("key",), metrics="key") as service:
+        assert "API key" in problem(service.client.get("/metrics"), 401)["detail"]
+        assert service.client.get("/metrics", headers={"x-api-key": "key"}).status_code == 200
+        assert service.client.get("/livez").status_code == 200
+    with running(metrics="off") as service:
+        problem(service.client.get("/metrics"), 404)
+
+
+def test_workers_count_together_and_go_on_where_a_dead_one_was() -> None:
+    with live_server("--workers", "2") as server:
+        wait_until(lambda: len(workers(server)) == 2)
+        for asleep in workers(server):  # each answers some
+            os.kill(asleep, signal.SIGSTOP)
+            with httpx.Client(base_url=server.url) as client:
+                for _ in range(5):
+                    decode(client)
+                scrape(client)
+            os.kill(asleep, signal.SIGCONT)
+
+        def answered() -> float:
+            with httpx.Client(base_url=server.url) as client:
+                samples = scrape(client)
+            route = {"route": "/decode", "method": "POST", "status": "200", "media_type": "image/png"}
+            return value(samples, "vae_requests_total", **route)
+
+        assert answered() == 10
+        os.kill(workers(server)[0], signal.SIGKILL)
+        wait_until(lambda: len(workers(server)) == 3)
+        with httpx.Client(base_url=server.url) as client:
+            wait_until(lambda: value(scrape(client), "vae_worker_replacements_total") == 1)
+        assert answered() == 10
+
+
+def test_callers_at_once_share_a_rendering_that_is_begun_after_they_came(
+    fresh: Running, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+
+    def slow(registry: CollectorRegistry) -> bytes:
+        threads.append(threading.current_thread().name)
+        time.sleep(0.2)
+        return generate_latest(registry)
+
+    monkeypatch.setattr("service.telemetry.prometheus.generate_latest", slow)
+
+    async def ask(counted: int) -> None:
+        reader, writer = await asyncio.open_connection("127.0.0.1", fresh.port)
+        writer.write(b"GET /metrics HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+        answer = await reader.read()
+        writer.close()
+        await writer.wait_closed()
+        (line,) = re.findall(rb'vae_requests_total\{.*route="/decode".*\} (\S+)', answer)
+        assert float(line) >= counted
+
+    async def come() -> None:
+        async with asyncio.TaskGroup() as callers:
+            for counted in range(1, 5):
+                await asyncio.to_thread(decode, fresh.client)
+                for _ in range(50):
+                    callers.create_task(ask(counted))
+
+    asyncio.run(come())
+    assert 2 <= len(threads) <= 10
+    assert not [name for name in threads if "serve" in name]  # the event loop's
+
+
+def test_a_caller_who_has_gone_takes_the_text_from_no_other() -> None:
+    metrics = Metrics(Noticeboard(1), 0)
+
+    async def one_leaves() -> bytes:
+        leaving, staying = (asyncio.create_task(metrics.exposition()) for _ in range(2))
+        await asyncio.sleep(0)
+        leaving.cancel()
+        return await staying
+
+    assert b"vae_requests_total" in asyncio.run(one_leaves())
+
+
+def test_rendering_leaves_time_to_other_threads() -> None:
+    """A thread that computes holds the interpreter's lock for 5 ms at a time."""
+    metrics = Metrics(Noticeboard(1), 0)
+    for route in range(300):
+        metrics.tally.histogram("vae_request_duration_seconds", f"/{route}").add(1)
+
+    async def render() -> list[float]:
+        rendering = asyncio.create_task(metrics.exposition())
+        turns = []
+        while not rendering.done():
+            begun = time.perf_counter()
+            await asyncio.sleep(0.0001)
+            turns.append(time.perf_counter() - begun)
+        return turns
+
+    assert median(asyncio.run(render())) < 0.003
+
+
+def exposition(metrics: Metrics) -> bytes:
+    return asyncio.run(metrics.exposition())
+
+
+def cpu_seconds(metrics: Metrics) -> float:
+    lines = exposition(metrics).decode().splitlines()
+    (line,) = (line for line in lines if line.startswith(CPU))
+    return float(line.split()[1])
+
+
+def test_processor_time_never_falls() -> None:
+    board = Noticeboard(1)
+    first = cpu_seconds(Metrics(board, 0))
+    second = Metrics(board, 0)  # in the same process, which has spent it twice now
+    assert cpu_seconds(second) >= 2 * first > 0
+    second._collector = Mock(collect=list)  # as without a free file descriptor
+    assert cpu_seconds(second) >= 2 * first
+
+
+def test_workers_that_start_one_after_the_other_replace_nobody() -> None:
+    board = Noticeboard(2)
+    for place in (0, 1):
+        assert b"vae_worker_replacements_total 0.0" in exposition(Metrics(board, place))
+    assert b"vae_worker_replacements_total 1.0" in exposition(Metrics(board, 0))
+
+
+def test_posting_goes_on_after_one_that_failed(
+    monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
+) -> None:
+    monkeypatch.setattr("service.telemetry.prometheus.POST_EVERY_S", 0.001)
+    metrics, values = Metrics(Noticeboard(1), 0), iter([1.0, "no number", 3.0])
+    posted = asyncio.Event()
+
+    def ask() -> float:
+        value = next(values)
+        if value == 3.0:
+            posted.set()
+        return 1 / value  # type: ignore[operator]
+
+    async def post() -> None:
+        metrics.gauges = {"vae_places": ("", ask)}
+        metrics.keep_posting()
+        await asyncio.wait_for(posted.wait(), 5)
+
+    asyncio.run(post())
+    assert "TypeError" in caplog.text
+
+
+def test_the_bounds_belong_to_their_buckets() -> None:
+    histogram = Histogram((1, 2))
+    histogram.add_all([0.5, 1, 1.5, 2, sqrt(5)])
+    assert histogram.counts == [2, 2, 1]
+    assert BOUNDS.keys() == HISTOGRAMS.keys()
+
+
+def test_a_notice_is_never_seen_half_written() -> None:
+    board = Noticeboard(2)
+    assert board.read_all() == []
+    board.post(1, b"one")
+    before = board.read(1)
+    board.post(1, b"another")
+    assert (before, board.read(1), board.read_all()) == (b"one", b"another", [b"another"])
+    with pytest.raises(ValueError, match="does not fit"):
+        board.post(0, b"x" * (ROOM + 1))
+
+
+def test_a_notice_that_a_worker_was_killed_over_is_nobody_s() -> None:
+    board = Noticeboard(1)
+    before = Metrics(board, 0)
+    before.tally.refusals["key"] += 1
+    before.post()
+    board.post(0, b"cut off")
+    board._memory[board._memory.find(b"cut off")] ^= 1
+    assert Metrics(board, 0).tally.refusals["key"] == 1
+    board.post(0, b"whole")
+    assert board.read_all() == [b"whole"]
+
+
+def test_counts_are_of_one_service_alone() -> None:
+    first, second = Metrics(Noticeboard(1), 0), Metrics(Noticeboard(1), 0)
+    first.tally.refusals["queue_full"] += 1
+    assert b'vae_refusals_total{reason="queue_full"} 1.0' in exposition(first)
+    assert b'vae_refusals_total{reason="queue_full"} 0.0' in exposition(second)
+
+
+def test_every_metric_stands_in_the_readme(fresh: Running) -> None:
+    families = text_string_to_metric_families(fresh.client.get("/metrics").text)
+    own = {family.name for family in families if family.name.startswith("vae_")}
+    assert len(own) > 10
+    assert not {name for name in own if f"`{name}" not in README}

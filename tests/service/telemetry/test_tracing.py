@@ -1,0 +1,113 @@
+"""Spans, as a collector of OpenTelemetry's receives them."""
+
+from __future__ import annotations
+
+import gzip
+import signal
+import socket
+import time
+from collections.abc import Iterator
+from dataclasses import dataclass, field
+from http.server import BaseHTTPRequestHandler, HTTPServer
+from threading import Thread
+from typing import Any
+
+import pytest
+
+from service.processes.supervisor import STUCK_AFTER_S
+from tests.live import live_server
+
+trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
+trace_proto = pytest.importorskip("opentelemetry.proto.trace.v1.trace_pb2")
+
+TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
+
+
+@dataclass
+class Received:
+    """What has been sent to a collector."""
+
+    environment: dict[str, str]
+    """Of a service that sends it there."""
+    spans: list[Any] = field(default_factory=list)
+    resources: list[dict[str, str]] = field(default_factory=list)
+
+
+@pytest.fixture
+def collector() -> Iterator[Received]:
+    server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
+    received = Received(tracing_to(server.server_port))
+
+    class Handler(BaseHTTPRequestHandler):
+        def do_POST(self) -> None:
+            body = self.rfile.read(int(self.headers["content-length"]))
+            if self.headers.get("content-encoding") == "gzip":
+                body = gzip.decompress(body)
+            request = trace_service.ExportTraceServiceRequest.FromString(body)
+            for each in request.resource_spans:
+                received.resources.append({pair.key: pair.value.string_value for pair in each.resource.attributes})
+                for scope in each.scope_spans:
+                    received.spans.extend(scope.spans)
+            self.send_response(200)
+            self.end_headers()
+
+        def log_message(self, *args: object) -> None:
+            """Say nothing."""
+
+    server.RequestHandlerClass = Handler
+    thread = Thread(target=server.serve_forever)
+    thread.start()
+    yield received
+    server.shutdown()
+    thread.join()
+    server.server_close()
+
+
+def tracing_to(port: int) -> dict[str, str]:
+    return {"VAE_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
+
+
+def test_a_request_is_a_span_of_its_callers_trace_and_its_batch_is_linked(collector: Received) -> None:
+    with live_server(environment=collector.environment) as server:
+        server.get("/sample?seed=1", traceparent=f"00-{TRACE}-{PARENT}-01")
+        server.get("/nowhere")
+    by_name = {span.name: span for span in collector.spans}  # sent at the latest when the service ends
+    request, batch = by_name["GET /sample"], by_name["batch draw"]
+    assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
+    (link,) = batch.links
+    assert (link.trace_id, link.span_id) == (request.trace_id, request.span_id)
+    assert request.start_time_unix_nano <= batch.start_time_unix_nano <= batch.end_time_unix_nano
+    status = {attribute.key: attribute.value for attribute in request.attributes}["http.response.status_code"]
+    assert status.int_value == 200
+    assert "GET other" in by_name
+    assert {resource["service.name"] for resource in collector.resources} == {"vae-service"}
+
+
+def test_an_answer_of_500_or_more_is_an_error_and_one_below_is_none(collector: Received) -> None:
+    late = b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n["
+    with live_server("--request-deadline", "0.1", environment=collector.environment) as server:
+        assert server.get("/nowhere").status_code == 404
+        with socket.create_connection(("127.0.0.1", server.port)) as caller:
+            caller.sendall(late)
+            assert caller.recv(65536).startswith(b"HTTP/1.1 504 ")
+    status = {span.name: span.status.code for span in collector.spans}
+    kinds = trace_proto.Status
+    assert (status["POST /decode"], status["GET other"]) == (kinds.STATUS_CODE_ERROR, kinds.STATUS_CODE_UNSET)
+
+
+@pytest.mark.parametrize("name", [{"OTEL_SERVICE_NAME": "mine"}, {"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine"}])
+def test_the_service_has_the_name_that_opentelemetry_is_told(name: dict[str, str], collector: Received) -> None:
+    with live_server(environment=collector.environment | name) as server:
+        server.get("/sample")
+    assert {resource["service.name"] for resource in collector.resources} == {"mine"}
+
+
+def test_a_collector_that_does_not_answer_holds_up_no_stop() -> None:
+    silent = socket.create_server(("127.0.0.1", 0))
+    with silent, live_server(environment=tracing_to(silent.getsockname()[1])) as server:
+        server.get("/sample")
+        server.process.send_signal(signal.SIGTERM)
+        begun = time.monotonic()
+        assert server.process.wait(60) == 0
+        assert time.monotonic() - begun < STUCK_AFTER_S
+        assert " GET /sample 200, " in server.log

@@ -1,0 +1,100 @@
+"""Training on a GPU, with tensors that have a device but no values: an operation across devices is refused."""
+
+from collections.abc import Iterator
+from dataclasses import replace
+
+import pytest
+import torch
+from torch import Tensor
+from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
+from torch.fx.experimental.symbolic_shapes import ShapeEnv
+
+from training.config import FitConfig
+from training.data.dataset import Dataset
+from training.fitting.distributed import Workers
+from training.fitting.initialization import Objective
+from training.fitting.loop import epoch_order, train_step
+from training.fitting.optimizers import new_optimizers, set_learning_rates
+from training.fitting.state import TrainingState
+from training.metrics.elbo import evaluate, squared_error
+from training.metrics.importance import importance_weighted_bound
+from training.metrics.posterior import Posterior
+from vae import VAE, VAEConfig
+
+GPU = Workers(0, 1, torch.device("cuda"))
+SHARED = Workers(1, 2, torch.device("cuda"))
+MLP = VAEConfig(hidden_dim=8)
+CONV = VAEConfig("conv", hidden_dim=8)
+CONFIG = FitConfig(hidden_dim=8, batch_size=4, input_dropout=0.1)
+
+
+@pytest.fixture(autouse=True)
+def fake_tensors() -> Iterator[None]:
+    """A ShapeEnv lets values be read as symbols."""
+    with FakeTensorMode(shape_env=ShapeEnv()):
+        yield
+
+
+def digits(device: str) -> Dataset:
+    images = torch.zeros(10, 1, 28, 28, dtype=torch.uint8, device=device)
+    return Dataset("digits", images, torch.zeros(10, dtype=torch.int64, device=device))
+
+
+def model_on_the_gpu(config: VAEConfig) -> VAE:
+    with torch.device("cuda"):
+        return VAE(config)
+
+
+def test_tensors_of_two_devices_do_not_meet() -> None:
+    with pytest.raises(FakeTensorDeviceMismatchError):
+        torch.zeros(2, device="cuda").index_select(0, torch.zeros(1, dtype=torch.int64))
+
+
+@pytest.mark.parametrize("images", ["cuda", "cpu"])
+@pytest.mark.parametrize("indices", ["cuda", "cpu"])
+def test_images_are_taken_by_indices_of_either_device(images: str, indices: str) -> None:
+    taken = digits(images).take(epoch_order(CONFIG, 0, 10)[:3].to(indices))
+    assert taken.shape == (3, 1, 28, 28)
+    assert taken.device.type == images
+
+
+@pytest.mark.parametrize("optimizer", ["adam", "muon"])
+@pytest.mark.parametrize("network", [MLP, CONV], ids=["mlp", "conv"])
+@pytest.mark.parametrize("encoder_alone", [False, True], ids=["both", "encoder"])
+@pytest.mark.parametrize("workers", [GPU, SHARED], ids=["alone", "shared"])
+def test_a_step(
+    *, optimizer: str, network: VAEConfig, encoder_alone: bool, workers: Workers, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    config = replace(CONFIG, optimizer=optimizer, architecture=network.architecture)
+    model = model_on_the_gpu(network)
+    optimizers = new_optimizers(config, model)
+    generator = torch.Generator()  # without a GPU none of CUDA can be made; tensors without values take any
+    state = TrainingState(model, optimizers, generator, torch.zeros(2, device="cuda"))
+    model.decoder.requires_grad_(not encoder_alone)
+    trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
+
+    def backward(loss: Tensor) -> None:
+        """Autograd's engine asks the CUDA driver for its context, without values too."""
+        assert loss.shape == ()
+        for parameter in trained:
+            parameter.grad = torch.zeros_like(parameter)
+
+    monkeypatch.setattr(Tensor, "backward", backward)
+    train = digits("cuda")
+    for step, indices in enumerate(epoch_order(config, 0, len(train)).split(config.batch_size)):
+        set_learning_rates(optimizers, config, step, 3)
+        images = train.take(workers.share(indices))
+        train_step(config, state, Objective(model), images, len(indices), workers, augment=encoder_alone)
+    assert len(optimizers) == (2 if optimizer == "muon" else 1)
+    assert {tensor.device.type for tensor in (*model.parameters(), state.sums)} == {"cuda"}
+
+
+@pytest.mark.parametrize("images", ["cuda", "cpu"])
+@pytest.mark.parametrize("network", [MLP, CONV], ids=["mlp", "conv"])
+def test_measuring(network: VAEConfig, images: str) -> None:
+    model, pictures = model_on_the_gpu(network).requires_grad_(False), digits(images).images
+    evaluate(model, pictures, draws=2, seed=0)
+    squared_error(model, pictures)
+    assert importance_weighted_bound(model, pictures, samples=3, seed=0).device.type == "cpu"
+    posterior = Posterior.of(model, pictures)
+    assert posterior.mean.device.type == posterior.log_variance.device.type == "cpu"

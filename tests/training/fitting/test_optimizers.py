@@ -1,0 +1,190 @@
+import json
+import os
+import subprocess
+import sys
+from collections.abc import Callable
+from dataclasses import replace
+from pathlib import Path
+
+import pytest
+import torch
+from torch import nn
+
+from training.__main__ import main
+from training.config import FitConfig
+from training.fitting.muon import FLOAT32_INTERVAL, ITERATIONS, Muon, fast_dtype, orthogonalize
+from training.fitting.optimizers import (
+    ADAM_RATE,
+    describe_optimizers,
+    describe_warmup,
+    new_optimizers,
+    rate_factor,
+    set_learning_rates,
+)
+from vae import VAE, VAEConfig
+
+CONFIG = FitConfig(hidden_dim=8)
+SHAPES = [(12, 24), (16, 16), (24, 12)]
+AVX2 = {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}
+
+
+def test_learning_rate_warms_up_and_decays() -> None:
+    cosine = FitConfig(warmup_steps=10)
+    assert [rate_factor(cosine, step, 110) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
+    assert rate_factor(cosine, 60, 110) == pytest.approx(0.5)
+    assert rate_factor(cosine, 109, 110) == pytest.approx(0, abs=1e-3)
+    constant = replace(cosine, decay="constant")
+    assert [rate_factor(constant, step, 110) for step in (4, 60, 109)] == [0.5, 1.0, 1.0]
+
+
+def test_a_long_warm_up_takes_half_of_the_training() -> None:
+    config = FitConfig(warmup_steps=50, epochs=2, encoder_epochs=1)
+    assert [rate_factor(config, step, 20) for step in (0, 9, 10)] == [0.1, 1.0, 1.0]
+    assert rate_factor(config, 19, 20) < 0.1
+    assert rate_factor(config, 0, 1) == 1
+    assert describe_warmup(config, 10) == (
+        "The warm-up of 50 steps is cut to 10 steps, half of the training and to 5 steps, half of the epochs of the "
+        "encoder alone."
+    )
+    assert describe_warmup(config, 50) == (
+        "The warm-up of 50 steps is cut to 25 steps, half of the epochs of the encoder alone."
+    )
+    assert not describe_warmup(config, 100)
+
+
+def test_muon_takes_the_matrices_between_wide_layers_at_its_own_rate() -> None:
+    config = replace(CONFIG, learning_rate=4e-3, adam_learning_rate=1e-3)
+    model = VAE(VAEConfig(hidden_dim=8))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    adam, muon = optimizers = new_optimizers(config, model)
+    assert isinstance(muon, torch.optim.Muon)
+    taken = {names[parameter] for parameter in muon.param_groups[0]["params"]}
+    assert taken == {f"{part}.weight" for part in ("encoder.0", "encoder.2", "decoder.2", "decoder.4")}
+    left = {names[parameter] for parameter in adam.param_groups[0]["params"]}
+    assert taken | left == set(names.values())
+    assert not taken & left
+    set_learning_rates(optimizers, config, 24, 100)  # of 50 steps of warm-up
+    assert [each.param_groups[0]["lr"] for each in optimizers] == [0.5e-3, 2e-3]
+    description = describe_optimizers(config, optimizers)
+    assert description.startswith("Muon in ")
+    assert ": learning rate 0.004, 12,672 parameters. Adam: learning rate 0.001, 894 parameters." in description
+
+
+@pytest.mark.parametrize("network", [VAEConfig(hidden_dim=3), VAEConfig(hidden_dim=8, latent_dim=8)], ids=str)
+def test_where_muon_has_no_matrix_adam_keeps_its_own_rate_and_says_so(network: VAEConfig) -> None:
+    (adam,) = optimizers = new_optimizers(CONFIG, VAE(network))
+    assert isinstance(adam, torch.optim.Adam)
+    assert adam.param_groups[0]["lr"] == ADAM_RATE < CONFIG.learning_rate
+    said = describe_optimizers(CONFIG, optimizers)
+    assert said.startswith(
+        "Muon trains nothing: no matrix has both sides above --latent-dim. Adam: learning rate 0.003, "
+    )
+
+
+def test_convolutions_are_adams_at_its_own_rate() -> None:
+    model = VAE(VAEConfig("conv", hidden_dim=8))
+    adam, muon = new_optimizers(replace(CONFIG, architecture="conv"), model)
+    assert {parameter.ndim for parameter in muon.param_groups[0]["params"]} == {2}
+    assert {parameter.ndim for parameter in adam.param_groups[0]["params"]} == {1, 2, 4}
+    assert [each.param_groups[0]["lr"] for each in (adam, muon)] == [ADAM_RATE, CONFIG.learning_rate]
+    slow, _ = new_optimizers(replace(CONFIG, architecture="conv", learning_rate=1e-3), model)
+    assert slow.param_groups[0]["lr"] == 1e-3
+    given, _ = new_optimizers(replace(CONFIG, architecture="conv", adam_learning_rate=4e-3), model)
+    assert given.param_groups[0]["lr"] == 4e-3
+
+
+def test_beside_muon_an_mlp_s_narrow_layers_have_its_rate() -> None:
+    adam, muon = new_optimizers(CONFIG, VAE(VAEConfig(hidden_dim=8)))
+    assert adam.param_groups[0]["lr"] == muon.param_groups[0]["lr"] == CONFIG.learning_rate
+
+
+def test_adam_alone_has_the_learning_rate() -> None:
+    config = replace(CONFIG, optimizer="adam", learning_rate=2e-3)
+    (adam,) = optimizers = new_optimizers(config, VAE(VAEConfig(hidden_dim=8)))
+    assert adam.param_groups[0]["lr"] == 2e-3
+    assert describe_optimizers(config, optimizers) == "Adam: learning rate 0.002, 13,566 parameters."
+
+
+def matrices(seed: int = 0) -> list[nn.Parameter]:
+    generator = torch.Generator().manual_seed(seed)
+    return [nn.Parameter(torch.randn(shape, generator=generator)) for shape in SHAPES]
+
+
+def trained(optimizer: torch.optim.Optimizer, parameters: list[nn.Parameter], steps: range) -> None:
+    for step in steps:
+        for parameter, gradient in zip(parameters, matrices(seed=step + 1), strict=True):
+            parameter.grad = gradient.detach()
+        optimizer.step()
+
+
+def test_in_bfloat16_it_is_torchs_muon_to_the_bit() -> None:
+    ours, theirs = matrices(), matrices()
+    torchs = torch.optim.Muon(theirs, 0.1, weight_decay=0, ns_steps=ITERATIONS, adjust_lr_fn="match_rms_adamw")
+    trained(Muon(ours, 0.1, torch.bfloat16), ours, range(3))
+    trained(torchs, theirs, range(3))
+    assert all(one.equal(other) for one, other in zip(ours, theirs, strict=True))
+    assert not ours[0].equal(matrices()[0])
+
+
+@pytest.mark.parametrize("shape", SHAPES)
+def test_float32_orthogonalizes_as_bfloat16_does(shape: tuple[int, int]) -> None:
+    matrix = torch.randn(shape, generator=torch.Generator().manual_seed(0))
+    exact, rounded = orthogonalize(matrix), orthogonalize(matrix.bfloat16())
+    assert exact.dtype == torch.float32
+    assert torch.dist(exact, rounded.float()) < 0.02 * exact.norm()
+    assert torch.linalg.svdvals(exact).max().item() < 1.3
+    assert orthogonalize(torch.zeros(shape)).equal(torch.zeros(shape))
+
+
+def test_in_float32_each_matrix_is_updated_at_every_fourth_step() -> None:
+    parameters = matrices()
+    optimizer = Muon(parameters, 0.1, torch.float32)
+    updated = []
+    for step in range(2 * FLOAT32_INTERVAL):
+        before = [parameter.clone() for parameter in parameters]
+        trained(optimizer, parameters, range(step, step + 1))
+        updated.append([not old.equal(new) for old, new in zip(before, parameters, strict=True)])
+    assert [sum(steps) for steps in zip(*updated, strict=True)] == [2, 2, 2]
+    assert max(sum(matrices) for matrices in updated) == 1
+
+
+@pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
+def test_its_state_goes_on(dtype: torch.dtype) -> None:
+    whole, cut = matrices(), matrices()
+    trained(Muon(whole, 0.1, dtype), whole, range(11))
+    first, second = Muon(cut, 0.1, dtype), Muon(cut, 0.1, dtype)
+    trained(first, cut, range(6))
+    second.load_state_dict(first.state_dict())
+    trained(second, cut, range(6, 11))
+    assert all(one.equal(other) for one, other in zip(whole, cut, strict=True))
+
+
+def test_a_gpu_computes_in_bfloat16() -> None:
+    assert fast_dtype(torch.device("cuda")) == torch.bfloat16
+
+
+def test_without_instructions_for_bfloat16_it_is_float32() -> None:
+    words = "import torch; from training.fitting.muon import fast_dtype; print(fast_dtype(torch.device('cpu')))"
+    command = [sys.executable, "-c", words]
+    found = subprocess.run(command, env=os.environ | AVX2, capture_output=True, text=True, timeout=60, check=True)
+    assert found.stdout == "torch.float32\n"
+
+
+@pytest.fixture
+def said(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """What `vae-train fit` of the small data set says, with the given options."""
+
+    def fit(*options: str) -> str:
+        paths = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--device", "cpu"]
+        assert main(["fit", *paths, *options]) == 0
+        return capsys.readouterr().out
+
+    return fit
+
+
+def test_fit_tells_its_optimizers_and_a_warm_up_that_is_cut(said: Callable[..., str], tmp_path: Path) -> None:
+    told = said("--hidden-dim", "3", "--epochs", "2", "--validation", "0", "--decay", "constant")
+    assert "Muon trains nothing: " in told
+    assert "The warm-up of 50 steps is cut to 2 steps, half of the training.\n" in told
+    history = (tmp_path / "a.history.jsonl").read_text().splitlines()
+    assert [json.loads(line)["learning_rate"] for line in history] == [0.003, 0.003]

@@ -1,0 +1,178 @@
+"""A training that was cut goes on to the same tensors, to the bit."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+import torch
+from safetensors.torch import load_file
+
+from training.__main__ import main
+from training.config import FitConfig
+from training.data.dataset import Dataset
+from training.data.load import load
+from training.fitting import loop
+from training.fitting.distributed import Workers
+from training.fitting.initialization import new_model
+from training.fitting.loop import new_state, train_epochs
+from training.fitting.state import TrainingError, TrainingState
+
+ALONE = Workers(0, 1, torch.device("cpu"))
+CONFIG = FitConfig(epochs=3, hidden_dim=8, batch_size=30, warmup_steps=5, input_dropout=0.1, optimizer="muon")
+
+
+class Cut(Exception):
+    """Stands for whatever ends a process."""
+
+
+@pytest.fixture(scope="module")
+def train(data_dir: Path) -> Dataset:
+    return load("mnist", data_dir)[0]
+
+
+def fresh(train: Dataset) -> TrainingState:
+    return new_state(CONFIG, new_model(CONFIG, train), ALONE.device)
+
+
+def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
+    return {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+
+
+@pytest.mark.parametrize("steps", [1, 13, 14, 15, 30, 41])
+def test_resumed_after_any_step_it_ends_with_the_same_tensors(
+    steps: int, train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    whole = fresh(train)
+    whole_sums = [each.sums.clone() for each in train_epochs(CONFIG, whole, train, ALONE)]
+
+    path = tmp_path / "state.pt"
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1)  # after each step
+    saves = 0
+    save = TrainingState.save
+
+    def save_and_cut(state: TrainingState, to: Path, config: FitConfig) -> None:
+        nonlocal saves
+        save(state, to, config)
+        saves += 1
+        if saves == steps:
+            raise Cut
+
+    monkeypatch.setattr(TrainingState, "save", save_and_cut)
+    with pytest.raises(Cut):
+        list(train_epochs(CONFIG, fresh(train), train, ALONE, path))
+    resumed = fresh(train)
+    torch.manual_seed(steps)  # the global generator has no say
+    resumed.resume(path, CONFIG)
+    sums = [each.sums.clone() for each in train_epochs(CONFIG, resumed, train, ALONE, path)]
+    assert all(tensors(whole)[name].equal(tensor) for name, tensor in tensors(resumed).items())
+    assert len(sums) in (1, 2, 3)
+    assert all(one.equal(other) for one, other in zip(reversed(whole_sums), reversed(sums), strict=False))
+
+
+def test_killed_and_resumed_the_command_writes_the_same_checkpoint(data_dir: Path, tmp_path: Path) -> None:
+    options = [
+        "--epochs",
+        "12",
+        "--hidden-dim",
+        "64",
+        "--batch-size",
+        "16",
+        "--device",
+        "cpu",
+        "--input-dropout",
+        "0.1",
+    ]
+    command = ["fit", "--data-dir", str(data_dir), *options, "--out"]
+    assert main([*command, str(tmp_path / "whole.safetensors")]) == 0
+    cut = tmp_path / "cut.safetensors"
+    with subprocess.Popen(
+        [sys.executable, "-m", "training", *command, str(cut)], stdout=subprocess.PIPE, text=True
+    ) as process:
+        assert process.stdout is not None
+        for line in process.stdout:
+            if line.startswith("epoch 3/"):
+                break
+        time.sleep(0.05)
+        os.kill(process.pid, signal.SIGKILL)
+    assert vae_epochs(cut) < 12
+    assert main([*command, str(cut), "--resume"]) == 0
+    whole, resumed = load_file(tmp_path / "whole.safetensors"), load_file(cut)
+    assert all(whole[name].equal(resumed[name]) for name in whole)
+    histories = [
+        [{**json.loads(line), "seconds": 0} for line in (tmp_path / f"{name}.history.jsonl").read_text().splitlines()]
+        for name in ("whole", "cut")
+    ]
+    assert histories[0] == histories[1]
+    assert [line["epoch"] for line in histories[0]] == list(range(1, 13))
+
+
+def vae_epochs(path: Path) -> int:
+    return int(json.loads(path.with_suffix(".history.jsonl").read_text().splitlines()[-1])["epoch"])
+
+
+def test_resume_refuses_another_training(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--hidden-dim", "16", "--epochs", "2", "--validation", "100", "--device", "cpu", "--batch-size", "7"]
+    assert main(["fit", "--data-dir", str(data_dir), "--out", str(fitted), "--resume", *options]) == 2
+    assert "with batch_size 256, not 7: give the options that it was started with" in capsys.readouterr().err
+
+
+def test_resume_of_a_damaged_state_is_a_sentence(tmp_path: Path, train: Dataset) -> None:
+    path = tmp_path / "state.pt"
+    state = fresh(train)
+    state.save(path, CONFIG)
+    path.write_bytes(path.read_bytes()[:2000])
+    with pytest.raises(Exception, match="cannot be read as a training's state; start without --resume"):
+        fresh(train).resume(path, CONFIG)
+
+
+def test_resume_without_a_state_starts_and_says_so(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    out = str(tmp_path / "new.safetensors")
+    assert (
+        main(["fit", "--data-dir", str(data_dir), "--out", out, "--epochs", "1", "--hidden-dim", "4", "--resume"]) == 0
+    )
+    assert "new.state.pt to resume: starting from the first step." in capsys.readouterr().out
+
+
+def test_a_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(train: Dataset, tmp_path: Path) -> None:
+    path = tmp_path / "state.pt"
+    state = fresh(train)
+    epochs = train_epochs(CONFIG, state, train, ALONE, path)
+    next(epochs)
+
+    @torch.no_grad()
+    def spoil(*_: object) -> None:
+        state.model.mean_layer.bias.fill_(torch.nan)
+
+    state.optimizers[0].register_step_post_hook(spoil)
+    with pytest.raises(TrainingError, match=r"no finite number at step 15: lower --learning-rate"):
+        next(epochs)
+    kept = torch.load(path, weights_only=True)
+    assert kept["progress"]["epoch"] == 1
+    assert kept["model"]["mean_layer.bias"].isfinite().all()
+
+
+def test_a_state_within_an_epoch_is_not_replaced_by_one_that_is_not_finite(
+    train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(loop, "SAVE_EVERY_S", -1)  # after each step
+    path = tmp_path / "state.pt"
+    state = fresh(train)
+
+    @torch.no_grad()
+    def spoil(*_: object) -> None:
+        if state.position == 2:
+            state.model.mean_layer.bias.fill_(torch.nan)
+
+    state.optimizers[0].register_step_post_hook(spoil)
+    with pytest.raises(TrainingError, match=r"no finite number in epoch 1: lower --learning-rate"):
+        next(train_epochs(CONFIG, state, train, ALONE, path))
+    kept = torch.load(path, weights_only=True)
+    assert kept["progress"]["position"] == 2
+    assert kept["model"]["mean_layer.bias"].isfinite().all()

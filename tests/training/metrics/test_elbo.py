@@ -1,0 +1,120 @@
+import json
+import math
+from pathlib import Path
+
+import pytest
+import torch
+
+import vae
+from training.__main__ import main
+from training.data.builtin import load_vision
+from training.data.dataset import to_pixels
+from training.metrics.elbo import Figures, evaluate, latent_means, squared_error
+from training.metrics.report import as_markdown, as_text
+
+
+@pytest.fixture(scope="module")
+def images(data_dir: Path) -> torch.Tensor:
+    return load_vision("mnist", data_dir, train=False).images
+
+
+def test_a_model_of_zeros_costs_what_arithmetic_says(images: torch.Tensor) -> None:
+    model = vae.VAE(vae.VAEConfig(hidden_dim=4))
+    for parameter in model.parameters():
+        parameter.data.zero_()
+    figures = evaluate(model, images, draws=2, seed=0)
+    assert figures.reconstruction_loss == pytest.approx(784 * math.log(2))  # every pixel one half
+    assert figures.kl_divergence == pytest.approx(0)  # q(z|x) is the prior
+    model.mean_layer.bias.data.fill_(2)
+    assert evaluate(model, images, draws=2, seed=0).kl_divergence == pytest.approx(3 * 2**2 / 2)
+
+
+def test_figures_are_averages_over_images_and_draws(fitted: Path, images: torch.Tensor) -> None:
+    model = vae.load(fitted).model
+    figures = evaluate(model, images, draws=3, seed=5)
+    generator = torch.Generator().manual_seed(5)
+    x = to_pixels(images)
+    mean, log_variance = model.encode(x)
+    per_image = torch.zeros(len(x))
+    for _ in range(3):
+        z = mean + torch.randn(mean.shape, generator=generator) * torch.exp(log_variance / 2)
+        per_image += vae.reconstruction_loss(model.decode(z), x) / 3
+    assert figures.reconstruction_loss == pytest.approx(per_image.mean().item(), rel=1e-5)
+    assert figures.kl_divergence == pytest.approx(vae.kl_divergence(mean, log_variance).mean().item(), rel=1e-5)
+    assert figures.neg_elbo == figures.reconstruction_loss + figures.kl_divergence
+
+
+def test_the_squared_error_is_that_of_the_posterior_mean(fitted: Path, images: torch.Tensor) -> None:
+    model = vae.load(fitted).model
+    x = to_pixels(images)
+    decoded = torch.sigmoid(model.decode(model.encode(x)[0])).double()
+    assert squared_error(model, images) == pytest.approx((decoded - x).square().mean().item(), rel=1e-5)
+
+
+def test_the_seed_decides(fitted: Path, images: torch.Tensor) -> None:
+    model = vae.load(fitted).model
+    once, again, other = (evaluate(model, images, draws=1, seed=seed) for seed in (0, 0, 1))
+    assert once == again
+    assert once != other
+
+
+def test_more_images_than_a_batch_are_all_counted(fitted: Path, images: torch.Tensor) -> None:
+    model = vae.load(fitted).model
+    many = images.repeat(6, 1, 1, 1)  # 1,200
+    assert latent_means(model, many).shape == (1200, 3)
+    one, six = evaluate(model, images, draws=1, seed=0), evaluate(model, many, draws=1, seed=0)
+    assert six.kl_divergence == pytest.approx(one.kl_divergence, rel=1e-5)
+
+
+def test_figures_for_a_person() -> None:
+    assert Figures(130.25, 7.5).describe() == "-ELBO 137.75 = reconstruction 130.25 + KL 7.50"
+
+
+def test_evaluate_prints_what_fit_measured(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    options = ["--data-dir", str(data_dir), "--importance-samples", "100", "--device", "cpu"]
+    assert main(["evaluate", str(fitted), *options]) == 0
+    printed = capsys.readouterr().out
+    checkpoint = vae.load(fitted)
+    assert printed == f"small on mnist\n{as_text(checkpoint.figures)}\n"
+    assert as_markdown(checkpoint.figures) in fitted.with_suffix(".md").read_text()
+    assert main(["evaluate", str(fitted), *options, "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert {name: answer[name] for name in checkpoint.figures} == pytest.approx(checkpoint.figures, abs=1e-4)
+    assert (answer["sha256"], answer["images"], answer["draws"]) == (checkpoint.sha256, 200, 10)
+    assert answer["train_images"] == 301  # without those held out
+
+
+def test_no_importance_samples_leave_the_bound_out(
+    fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    assert main(["evaluate", str(fitted), "--data-dir", str(data_dir), "--importance-samples", "0", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert not [name for name in answer if "importance" in name]
+    with pytest.raises(SystemExit):
+        main(["evaluate", str(fitted), "--importance-samples", "-1"])
+    assert "'-1' is not a whole number from 0" in capsys.readouterr().err
+
+
+def test_evaluate_takes_the_articles_state_dict(
+    fitted: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    checkpoint = vae.load(fitted)
+    torch.save(checkpoint.model.state_dict(), tmp_path / "variational_autoencoder.pt")
+    path = tmp_path / "variational_autoencoder.pt"
+    assert main(["evaluate", str(path), "--data-dir", str(data_dir), "--importance-samples", "1", "--json"]) == 0
+    answer = json.loads(capsys.readouterr().out)
+    assert answer["test_neg_elbo"] == pytest.approx(checkpoint.figures["test_neg_elbo"], abs=1e-4)
+
+
+def test_a_missing_checkpoint_is_a_sentence(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+    assert main(["evaluate", str(tmp_path / "none.safetensors"), "--data-dir", str(data_dir)]) == 1
+    assert "none.safetensors cannot be read" in capsys.readouterr().err
+
+
+def test_a_checkpoint_for_other_images_is_a_sentence(
+    tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    path = tmp_path / "rgb.safetensors"
+    vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, figures={})
+    assert main(["evaluate", str(path), "--data-dir", str(data_dir)]) == 1
+    assert "takes images of 3×8×8; mnist's are 1×28×28." in capsys.readouterr().err

@@ -1,0 +1,1 @@
+"""`vae-train encode`: latents of files, folders and tables of any size."""

@@ -1,0 +1,134 @@
+"""Latents and losses of as many images as there are, in a folder of Parquet files; a run that is cut goes on."""
+
+from __future__ import annotations
+
+import fcntl
+import json
+import os
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
+from pathlib import Path
+
+import pyarrow.parquet as pq
+from tqdm import tqdm
+
+from training.config import ConfigError
+from training.data.dataset import DataError
+from training.encode.inputs import open_input
+from training.encode.rows import Part
+from training.encode.shards import Encoding
+from vae import Checkpoint
+from vae.files import errors_of
+
+RUN = "encoding.json"
+"""In the output: what was encoded with what."""
+
+
+def encode(
+    checkpoint: Checkpoint,
+    path: Path,
+    out: Path,
+    batch_size: int,
+    device: str,
+    ray: str | None,
+    *,
+    draws: int | None = None,
+    seed: int = 0,
+) -> None:
+    """Encode the images at `path` into part-*.parquet in `out`, and what is wrong with others into errors-*.parquet.
+
+    `draws` of each image's posterior, by noise of `seed`, add its ELBO. What `out` has of them already is left as it
+    is. Raises ConfigError or DataError; a KeyboardInterrupt says what was done.
+    """
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}; it must be 1 or more.")
+    if draws is not None and draws < 2:
+        raise ConfigError(f"--draws is {draws}; it must be 2 or more, for a standard error.")
+    if seed < 0:
+        raise ConfigError(f"--seed is {seed}; it must be 0 or more.")
+    path, out = path.absolute(), out.absolute()  # other machines have other working directories
+    if out.resolve().is_relative_to(path.resolve()):
+        raise ConfigError(f"--out {out} lies in {path}, which is read: give a folder that does not.")
+    source = open_input(path, checkpoint.model.config.image_shape, checkpoint.fit)
+    about = {
+        "input": str(path),
+        "fingerprint": source.fingerprint,
+        "checkpoint": checkpoint.name,
+        "sha256": checkpoint.sha256,
+    }
+    if draws:
+        about |= {"draws": str(draws), "seed": str(seed)}
+    encoding = Encoding(source, checkpoint.model, out, batch_size, device, draws, seed)
+    with _begun(out, about):
+        parts = [part for part in source.parts if not (out / f"part-{part.number:05}.parquet").exists()]
+        total, left = (sum(part.stop - part.start for part in some) for some in (source.parts, parts))
+        if left < total:
+            print(f"Going on after {total - left:,} images.", flush=True)
+        try:
+            with tqdm(total=total, initial=total - left, desc="encoding", unit=" images", unit_scale=True) as bar:
+                for rows in _run(encoding, parts, ray):
+                    bar.update(rows)
+        except KeyboardInterrupt:
+            raise KeyboardInterrupt("Interrupted: whole parts are kept. The same command goes on.") from None
+    failed = sum(pq.read_metadata(file).num_rows for file in out.glob("errors-*.parquet"))
+    errors = f"; {failed:,} could not be read, {out}/errors-*.parquet say why" if failed else ""
+    if failed == total > 0:
+        raise DataError(f"None of the {total:,} images could be read: {out}/errors-*.parquet say why.")
+    print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
+
+
+def _run(encoding: Encoding, parts: Sequence[Part], ray: str | None) -> Iterator[int]:
+    if not parts:
+        return iter(())
+    if ray is None:
+        return encoding.run(parts, readers=0 if encoding.source.is_decoded else os.cpu_count() or 1)
+    from training.encode.ray import run_on_ray  # noqa: PLC0415 - ray is in an extra of its own
+
+    return run_on_ray(encoding, parts, ray)
+
+
+@contextmanager
+def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
+    """Hold `out` ready for what `about` says; raises ConfigError where it holds anything else, or is another run's."""
+    if out.exists() and not out.is_dir():
+        raise ConfigError(f"--out {out} is a file; give a folder.")
+    out.mkdir(parents=True, exist_ok=True)
+    if any(out.iterdir()) and not (out / RUN).exists():
+        raise ConfigError(f"--out {out} holds something else than encodings: give a new folder.")
+    with (out / RUN).open("a+") as run:
+        try:
+            fcntl.lockf(run, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, here or by the end of the process
+        except BlockingIOError:
+            raise ConfigError(
+                f"--out {out} is being written by another run: wait for it, or give another folder."
+            ) from None
+        run.seek(0)
+        if before := run.read():
+            _compare(out, before, about)
+        else:
+            with errors_of(out / RUN):
+                os.write(run.fileno(), json.dumps(about, indent=1).encode())  # what is buffered would fail at the close
+                os.fsync(run.fileno())
+        for cut_off in out.glob(".*.parquet.*"):
+            cut_off.unlink()
+        yield
+
+
+def _compare(out: Path, written: str, about: dict[str, str]) -> None:
+    try:
+        before = json.loads(written)
+    except ValueError:
+        raise ConfigError(f"--out {out} holds something else than encodings: give a new folder.") from None
+    if before["sha256"] != about["sha256"]:
+        raise ConfigError(
+            f"--out {out} holds what another checkpoint, {before['checkpoint']}, made of {before['input']}: give "
+            "another folder, or that checkpoint."
+        )
+    if any(before.get(name) != about.get(name) for name in ("draws", "seed")):
+        has = f"--draws {before['draws']} --seed {before['seed']}" if "draws" in before else "no --draws"
+        raise ConfigError(f"--out {out} was begun with {has}: give the same, or another folder.")
+    if before["fingerprint"] != about["fingerprint"]:
+        raise ConfigError(
+            f"--out {out} holds encodings of {before['input']} as it was then, which {about['input']} is not now: give "
+            "another folder."
+        )

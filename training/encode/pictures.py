@@ -1,0 +1,78 @@
+"""Pictures to encode: decoded as training decodes them, from the files of a folder or from bytes."""
+
+from __future__ import annotations
+
+import errno
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass
+from pathlib import Path
+
+import pyarrow as pa
+import torch
+from torch import Tensor
+
+from pictures.errors import PictureError
+from training.data.dataset import DataError
+from training.data.pictures import read_picture
+from training.encode.rows import Part, Rows, Shape, batches, equal_parts, fingerprint
+from vae.provenance import Fit
+
+
+@dataclass(frozen=True)
+class Folder:
+    """Pictures in a folder and its sub-folders; a picture's id is its path from there."""
+
+    path: Path
+    fingerprint: str
+    shape: Shape
+    fit: Fit
+    names: pa.LargeBinaryArray
+    """Those paths, as the file system has them: they need not be text."""
+    parts: Sequence[Part]
+    id_type = pa.string()
+    is_decoded = False
+
+    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
+        """Decode file after file."""
+        for part, rows in batches(parts, batch_size):
+            names = self.names[rows.start : rows.stop].to_pylist()
+            ids = pa.array([name.decode(errors="backslashreplace") for name in names], pa.string())
+            yield part, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape, self.fit)
+
+
+def open_folder(root: Path, names: pa.LargeBinaryArray, shape: Shape, fit: Fit) -> Folder:
+    """The pictures `names` in `root`."""
+    paths = (os.fsdecode(name.as_py()) for name in names)
+    identity = fingerprint((path, _state(root / path)) for path in paths)
+    return Folder(root, identity, shape, fit, names, equal_parts(len(names)))
+
+
+def _state(path: Path) -> os.stat_result:
+    """Of a link that leads nowhere its own."""
+    return path.stat() if path.exists() else path.lstat()
+
+
+def decode(ids: pa.Array, files: Sequence[Path | bytes], shape: Shape, fit: Fit) -> Rows:
+    """Each picture, or the file of one, brought to `shape` as `fit` says."""
+    decoded = [_decode_one(file, shape, fit) for file in files]
+    images = [image for image in decoded if isinstance(image, Tensor)]
+    return Rows(
+        ids,
+        pa.array([isinstance(image, Tensor) for image in decoded], pa.bool_()),
+        torch.stack(images) if images else torch.empty(0, *shape, dtype=torch.uint8),
+        [sentence for sentence in decoded if isinstance(sentence, str)],
+    )
+
+
+def _decode_one(file: Path | bytes, shape: Shape, fit: Fit) -> Tensor | str:
+    """An image, or what is wrong with it."""
+    try:
+        return read_picture(file if isinstance(file, bytes) else file.read_bytes(), shape, fit, "It")
+    except PictureError as error:
+        return str(error)
+    except OSError as error:
+        if error.errno in (errno.ENOENT, errno.EACCES, errno.ELOOP):
+            return f"It cannot be read: {error.strerror}."
+        what = f"{file!s} cannot be read: {error.strerror}"
+        raise DataError(f"{what}. Mend the disk; the same command goes on.") from error

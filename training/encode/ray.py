@@ -1,0 +1,85 @@
+"""Parts of an input encoded by a Ray cluster: a Ray Data set of parts, through actors as many as the cluster holds."""
+
+from __future__ import annotations
+
+import logging
+import platform
+import socket
+from collections.abc import Iterator, Sequence
+from pathlib import Path
+from typing import Any
+
+from training.config import ConfigError
+from training.data.dataset import DataError
+from training.encode.rows import Part, sweeps
+from training.encode.shards import Encoding
+
+
+def run_on_ray(encoding: Encoding, parts: Sequence[Part], address: str) -> Iterator[int]:
+    """Encode and write `parts` on the cluster at `address`; yields the number of rows of each.
+
+    Raises ConfigError or DataError. A part whose machine is lost is done again by another one.
+    """
+    try:
+        import ray  # noqa: PLC0415 - only this needs it
+        import ray.data  # noqa: PLC0415
+    except ModuleNotFoundError:
+        raise ConfigError("--ray needs Ray: pip install 'vae-service[training,ray]'.") from None
+    try:
+        _knock(address)
+        ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
+    except (OSError, RuntimeError, ValueError) as error:
+        reason = str(error).strip().splitlines()[0].rstrip(".")
+        raise ConfigError(f"--ray {address} cannot be reached: {reason}. Start it: ray start --head.") from error
+    try:
+        ray.data.DataContext.get_current().enable_progress_bars = False
+        gpus = 1 if encoding.device != "cpu" and ray.cluster_resources().get("GPU") else 0
+        items = [{"parts": together} for together in sweeps(parts)]
+        encoded = ray.data.from_items(items, override_num_blocks=len(items)).map(
+            PartEncoder,
+            fn_constructor_args=(ray.put(encoding),),
+            compute=ray.data.ActorPoolStrategy(min_size=1),
+            num_cpus=1,
+            num_gpus=gpus,
+        )
+        for row in encoded.iter_rows():
+            if row["sentence"]:
+                raise DataError(row["sentence"])
+            yield row["rows"]
+    finally:
+        ray.shutdown()
+
+
+class PartEncoder:
+    """An actor: encodes one sweep after the other."""
+
+    def __init__(self, encoding: Any) -> None:
+        """`encoding` is the reference of an Encoding."""
+        import ray  # noqa: PLC0415 - only this needs it
+
+        self.encoding: Encoding = ray.get(encoding)
+
+    def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
+        """The parts of a sweep → how many rows they had, or what stopped it: an exception would be told with stacks."""
+        parts = [Part(*map(int, part)) for part in row["parts"]]
+        try:
+            _check_shared(self.encoding.source.path, self.encoding.out)
+            return {"rows": sum(self.encoding.run(parts, readers=0)), "sentence": ""}
+        except (ConfigError, DataError) as error:
+            return {"rows": 0, "sentence": str(error)}
+
+
+def _knock(address: str) -> None:
+    """Raise OSError where nobody listens at `address`, HOST:PORT: Ray itself would try for many minutes."""
+    host, _, port = address.rpartition("/")[2].rpartition(":")
+    if host:
+        socket.create_connection((host, int(port)), timeout=10).close()
+
+
+def _check_shared(*paths: Path) -> None:
+    for path in paths:
+        if not path.exists():
+            raise DataError(
+                f"{path} is not seen on {platform.node()}, which belongs to the cluster: input and output must lie "
+                "where all its machines see them."
+            )

@@ -1,0 +1,180 @@
+"""Parts of an input through the model, each into a file of its own, which is there whole or not at all."""
+
+from __future__ import annotations
+
+import ctypes
+from collections import defaultdict
+from collections.abc import Iterable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from dataclasses import dataclass, field
+from pathlib import Path
+
+import pyarrow as pa
+import pyarrow.compute as pc
+import pyarrow.parquet as pq
+import torch
+from torch import Tensor
+from torch.utils.data import DataLoader, IterableDataset, get_worker_info
+
+from training.data.dataset import DataError
+from training.encode.elbo import estimate_elbo, posterior_noise
+from training.encode.rows import Part, Rows, Source, sweeps
+from training.fitting.distributed import resolve_device
+from vae import VAE, kl_divergence, reconstruction_loss
+from vae.files import write_atomically
+
+Batch = tuple[Part, Rows]
+M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
+"""Of malloc.h."""
+
+
+@dataclass(frozen=True)
+class Encoding:
+    """What is encoded, with what, and where to; picklable, so that other machines can take some of the parts."""
+
+    source: Source
+    model: VAE
+    out: Path
+    batch_size: int
+    device: str
+    draws: int | None
+    """Of each image's posterior, for its ELBO; None leaves that out."""
+    seed: int
+    """Of their noise."""
+
+    def run(self, parts: Sequence[Part], readers: int) -> Iterator[int]:
+        """Encode and write `parts`; yields the number of rows of each batch. Raises DataError.
+
+        `readers` processes read and decode ahead; 0 reads in this one.
+        """
+        model = self.model.to(resolve_device(self.device))
+        _keep_freed_memory()
+        reader = _Reader(self.source, sweeps(parts), self.batch_size)
+        loader = DataLoader(reader, None, num_workers=min(readers, len(reader.sweeps)))
+        latent_dim = model.config.latent_dim
+        noise = posterior_noise(self.draws, self.seed, latent_dim) if self.draws else None
+        begun: dict[Part, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, latent_dim, noise))
+        writing: Future[None] | None = None
+        try:
+            with ThreadPoolExecutor(1) as writer:
+                for part, rows in _read_ahead(loader):
+                    tables = begun[part]
+                    tables.add(rows, model)
+                    if tables.rows == part.stop - part.start:
+                        if writing:
+                            writing.result()
+                        writing = writer.submit(begun.pop(part).write, self.out, part)
+                    yield len(rows.ids)
+                if writing:
+                    writing.result()
+        except DataError as error:  # a reader's, told with the reader's stack before it
+            raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
+
+
+def _read_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
+    """Read a batch while the one before it is encoded."""
+    batches = iter(loader)
+    with ThreadPoolExecutor(1) as reader:
+        coming = reader.submit(next, batches, None)
+        while batch := coming.result():
+            coming = reader.submit(next, batches, None)
+            yield batch
+
+
+class _Reader(IterableDataset[tuple[Part, Rows]]):
+    """Batches of all sweeps, of which each worker of a DataLoader reads its own."""
+
+    def __init__(self, source: Source, sweeps: Sequence[Sequence[Part]], batch_size: int) -> None:
+        self.source = source
+        self.sweeps = sweeps
+        self.batch_size = batch_size
+
+    def __iter__(self) -> Iterator[tuple[Part, Rows]]:
+        worker = get_worker_info()
+        for parts in self.sweeps if worker is None else self.sweeps[worker.id :: worker.num_workers]:
+            yield from self.source.read(parts, self.batch_size)
+
+
+@dataclass
+class _Tables:
+    """The rows of one part: those that were encoded, and those that could not be."""
+
+    id_type: pa.DataType
+    latent_dim: int
+    noise: Tensor | None
+    """Of the draws of the posterior, (K, D)."""
+    encoded: list[pa.RecordBatch] = field(default_factory=list)
+    errors: list[pa.RecordBatch] = field(default_factory=list)
+    rows: int = 0
+
+    def add(self, rows: Rows, model: VAE) -> None:
+        """Encode a batch."""
+        if len(rows.images):
+            columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images, self.noise)]
+            self.encoded.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
+        if rows.sentences:
+            columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.sentences)]
+            self.errors.append(pa.RecordBatch.from_arrays(columns, schema=self.error_schema))
+        self.rows += len(rows.ids)
+
+    @property
+    def schema(self) -> pa.Schema:
+        """Of part-*.parquet."""
+        latent, nats = pa.list_(pa.float32(), self.latent_dim), pa.float32()
+        types = {"mean": latent, "log_variance": latent, "reconstruction_loss": nats, "kl_divergence": nats}
+        if self.noise is not None:
+            types |= {"elbo": nats, "elbo_standard_error": nats}
+        return pa.schema([("id", self.id_type), *types.items()])
+
+    @property
+    def error_schema(self) -> pa.Schema:
+        """Of errors-*.parquet."""
+        return pa.schema([("id", self.id_type), ("sentence", pa.string())])
+
+    def write(self, out: Path, part: Part) -> None:
+        """Errors first: it is the other file that says that the part is done."""
+        errors = out / f"errors-{part.number:05}.parquet"
+        try:
+            if self.errors:
+                _write(errors, pa.Table.from_batches(self.errors))
+            else:
+                errors.unlink(missing_ok=True)  # of a time before the cut, when a file could not be read
+            _write(out / f"part-{part.number:05}.parquet", pa.Table.from_batches(self.encoded, self.schema))
+        except OSError as error:
+            raise DataError(
+                f"Part {part.number} cannot be written to {out}: {error.strerror}. Free the disk; the same command "
+                "goes on."
+            ) from error
+
+
+@torch.inference_mode()
+def _encode(model: VAE, images: Tensor, noise: Tensor | None) -> list[pa.Array]:
+    """Mean and log-variance of q(z|x), (n, D); losses in nats, (n,), of what is decoded from the mean.
+
+    With `noise` (K, D) the ELBO of K draws and its standard error, too.
+    """
+    images = images.to(model.mean_layer.weight.device)
+    pixels = images.float().div_(255) if images.dtype == torch.uint8 else images  # to_pixels, without a second copy
+    mean, log_variance = model.encode(pixels)
+    latents = [pa.array(values.flatten().cpu().numpy()) for values in (mean, log_variance)]
+    losses = [reconstruction_loss(model.decode(mean), pixels), kl_divergence(mean, log_variance)]
+    if noise is not None:
+        losses += estimate_elbo(model, pixels, mean, log_variance, losses[1], noise.to(mean.device))
+    return [
+        *(pa.FixedSizeListArray.from_arrays(values, mean.shape[1]) for values in latents),
+        *(pa.array(values.cpu().numpy()) for values in losses),
+    ]
+
+
+def _keep_freed_memory() -> None:
+    """Let glibc keep a batch's memory for the next one: giving it back and getting it page by page takes a fifth."""
+    mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
+    if mallopt is not None:
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; the most that it takes
+        mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
+
+
+def _write(path: Path, table: pa.Table) -> None:
+    buffer = pa.BufferOutputStream()
+    pq.write_table(table, buffer, use_dictionary=False)  # nearly every value is another one
+    write_atomically(path, buffer.getvalue().to_pybytes())

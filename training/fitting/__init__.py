@@ -1,0 +1,1 @@
+"""`vae-train fit`: from a configuration to a checkpoint."""

@@ -1,0 +1,82 @@
+"""The model card beside a checkpoint: what it was trained on, with which options, and its figures."""
+
+from __future__ import annotations
+
+import shlex
+from dataclasses import fields
+from pathlib import Path
+
+from training.config import FitConfig, flag
+from training.metrics.report import as_markdown
+from vae import Checkpoint
+from vae.files import write_atomically
+
+MARK = "<!-- Written by vae-train fit; without this line it is never replaced. -->"
+
+
+def write_card(path: Path, checkpoint: Checkpoint) -> bool:
+    """Write the card of `checkpoint` to `path`, and True; False where a file stands there that is no card of ours."""
+    if path.exists() and not _is_ours(path):
+        return False
+    write_atomically(path, card(checkpoint).encode())
+    return True
+
+
+def remove_card(path: Path) -> None:
+    """Remove what an older checkpoint left at `path`, if it is a card."""
+    if path.exists() and _is_ours(path):
+        path.unlink()
+
+
+def card(checkpoint: Checkpoint) -> str:
+    """Markdown."""
+    training, config = checkpoint.training, checkpoint.model.config
+    shape = "×".join(map(str, config.image_shape))
+    parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
+    started_from = training.get("started_from") or {}
+    name = f"{started_from['checkpoint']}, " if "checkpoint" in started_from else ""
+    started = (
+        f", from the weights of {name}the checkpoint with SHA-256 {started_from['sha256']}" if started_from else ""
+    )
+    held_out = "all but those held out for validation" if training["validation"] else "all of them"
+    return f"""{MARK}
+# {checkpoint.name}
+
+A variational autoencoder ({config.architecture}, hidden width {config.hidden_dim}, {parameters:,} parameters) of
+images of {shape} in {config.latent_dim} latent dimensions.
+
+## Training
+{training["training_images"]:,} training images of {training["dataset"]} ({held_out}),
+{training["epochs_finished"]} epochs, {training["seconds"]:.0f} seconds, torch {training["torch"]}{started}:
+
+```sh
+{command(checkpoint)}
+```
+
+## Figures
+{as_markdown(checkpoint.figures)}
+
+SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
+"""
+
+
+def command(checkpoint: Checkpoint) -> str:
+    """What trains `checkpoint` again: every option, none left to its default, but the machine's own paths.
+
+    A checkpoint that it was started from is named without its folder.
+    """
+    words = ["vae-train", "fit"]
+    for each in fields(FitConfig):
+        value = checkpoint.training.get(each.name)
+        if isinstance(value, bool):
+            words.append(flag(each.name) if value else "--no-" + flag(each.name)[2:])
+        elif value is not None:
+            words += [flag(each.name), str(value)]
+    if name := (checkpoint.training.get("started_from") or {}).get("checkpoint"):
+        words += ["--start-from", name]
+    return shlex.join([*words, "--out", f"{checkpoint.name}.safetensors"])
+
+
+def _is_ours(path: Path) -> bool:
+    with path.open(encoding="utf-8", errors="replace") as file:
+        return file.readline().rstrip() == MARK

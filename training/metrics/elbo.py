@@ -1,0 +1,82 @@
+"""What a model costs on a set of images: −ELBO, and the two terms that it is the sum of."""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+import torch
+from torch import Tensor
+from tqdm import tqdm
+
+from training.data.dataset import to_pixels
+from training.metrics.posterior import BATCH, Posterior
+from vae import VAE, kl_divergence, reconstruction_loss
+from vae.model import reparameterize
+
+DRAWS, SEED = 10, 0
+"""Posterior samples per image, and the seed of their noise, in every figure of a test set."""
+
+
+@dataclass(frozen=True)
+class Figures:
+    """Averages over images, in nats per image."""
+
+    reconstruction_loss: float
+    kl_divergence: float
+
+    @property
+    def neg_elbo(self) -> float:
+        """What training minimises; with grey pixels as Bernoulli probabilities it bounds no negative log-density."""
+        return self.reconstruction_loss + self.kl_divergence
+
+    def as_dict(self, prefix: str = "") -> dict[str, float]:
+        """`{prefix}neg_elbo`, `{prefix}reconstruction_loss` and `{prefix}kl_divergence`."""
+        return {
+            f"{prefix}neg_elbo": self.neg_elbo,
+            f"{prefix}reconstruction_loss": self.reconstruction_loss,
+            f"{prefix}kl_divergence": self.kl_divergence,
+        }
+
+    def describe(self, name: str = "-ELBO") -> str:
+        """All three, for a person; `name` is that of the sum."""
+        return (
+            f"{name} {self.neg_elbo:.2f} = reconstruction {self.reconstruction_loss:.2f} + KL {self.kl_divergence:.2f}"
+        )
+
+
+@torch.inference_mode()
+def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: bool = False) -> Figures:
+    """Figures of uint8 `images` (N, C, H, W), each decoded from `draws` posterior samples.
+
+    The noise is drawn on the CPU, so that a seed means the same samples on every device.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    reconstruction = kl = 0.0
+    device = model.mean_layer.weight.device
+    batches = tqdm(images.split(BATCH), desc="evaluating", unit="batch", leave=False, disable=not progress)
+    for batch in batches:
+        x = to_pixels(batch.to(device))
+        mean, log_variance = model.encode(x)
+        kl += kl_divergence(mean, log_variance).cpu().double().sum().item()
+        for _ in range(draws):
+            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
+            logits = model.decode(reparameterize(mean, log_variance, noise=noise))
+            reconstruction += reconstruction_loss(logits, x).cpu().double().sum().item() / draws
+    return Figures(reconstruction / len(images), kl / len(images))
+
+
+@torch.inference_mode()
+def squared_error(model: VAE, images: Tensor) -> float:
+    """Mean squared error of uint8 `images`, read as 0 to 1, decoded from the means of q(z|x): per pixel and channel."""
+    device = model.mean_layer.weight.device
+    total = 0.0
+    for batch in images.split(BATCH):
+        x = to_pixels(batch.to(device))
+        decoded = torch.sigmoid(model.decode(model.encode(x)[0]))
+        total += (decoded - x).square().flatten(1).mean(1).cpu().double().sum().item()
+    return total / len(images)
+
+
+def latent_means(model: VAE, images: Tensor) -> Tensor:
+    """Means of q(z|x) for uint8 `images` (N, C, H, W): (N, D) float32 on the CPU."""
+    return Posterior.of(model, images).mean

@@ -1,0 +1,65 @@
+"""The importance-weighted bound on log p(x) (Burda et al. 2016, arXiv:1509.00519)."""
+
+from __future__ import annotations
+
+import math
+import sys
+
+import torch
+from torch import Tensor
+from torch.nn.functional import softplus
+from tqdm import tqdm
+
+from training.data.dataset import to_pixels
+from vae import VAE
+
+SAMPLES = 5000
+"""K of Burda et al."""
+ROWS = 1000
+"""Latents decoded at a time: what one core's cache holds. The same on every device, so that a seed is, too."""
+
+
+@torch.inference_mode()
+def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: int, *, progress: bool = False) -> Tensor:
+    """log of the mean of `samples` weights p(x, z)/q(z|x), z ~ q(z|x), of uint8 `images`: (N,) float64, nats.
+
+    It bounds log p(x) from below, and comes closer the more samples there are. p(x|z) is that of `vae.objective`: of
+    grey pixels no normalised density.
+    """
+    generator = torch.Generator().manual_seed(seed)
+    device = model.mean_layer.weight.device
+    chunks = [min(ROWS, samples - start) for start in range(0, samples, ROWS)]
+    bounds = torch.empty(len(images), dtype=torch.float64)
+    rows = max(1, ROWS // samples)
+    with tqdm(
+        total=len(images),
+        desc="importance weights",
+        unit=" images",
+        leave=False,
+        mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file should not fill with bars
+        disable=not progress,
+    ) as bar:
+        for block, part in zip(images.split(rows), bounds.split(rows), strict=True):
+            x = to_pixels(block.to(device))
+            mean, log_variance = model.encode(x)
+            log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64)
+            for chunk in chunks:
+                noise = torch.randn(len(x), chunk, mean.shape[1], generator=generator).to(device)
+                log_weights = _log_weights(model, x, mean, log_variance, noise).cpu().double()
+                log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(1))
+            part.copy_(log_sum - math.log(samples))  # kept one by one, they would split the heap into small pieces
+            bar.update(len(x))
+    return bounds
+
+
+def _log_weights(model: VAE, x: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
+    """`vae.objective.log_importance_weight` of every image x (N, C, H, W) with each of its K latents: (N, K).
+
+    log p(x|z) = x·l − Σ softplus(l) for logits l, so x and l meet in a matrix product alone; noise is (N, K, D).
+    """
+    images, samples, dimensions = noise.shape
+    z = mean.unsqueeze(1) + noise * torch.exp(0.5 * log_variance).unsqueeze(1)
+    logits = model.decode(z.view(-1, dimensions)).view(images, samples, -1)
+    log_likelihood = (logits @ x.flatten(1).unsqueeze(2)).squeeze(2) - softplus(logits).sum(2)
+    log_prior_over_posterior = 0.5 * (noise.square() + log_variance.unsqueeze(1) - z.square()).sum(2)
+    return log_likelihood + log_prior_over_posterior

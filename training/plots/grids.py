@@ -1,0 +1,97 @@
+"""Images side by side: reconstructions, interpolations and samples of a model."""
+
+from __future__ import annotations
+
+import torch
+from matplotlib.axes import Axes
+from matplotlib.figure import Figure
+from torch import Tensor
+
+from training.data.dataset import Dataset, to_pixels
+from vae import VAE
+
+SHOWN = 10
+"""Test images in a picture."""
+
+
+def examples(labels: Tensor, count: int = SHOWN) -> list[int]:
+    """Where the first image of each class stands, then the second of each, and so on, up to `count`."""
+    members = [(labels == label).nonzero().flatten()[:count].tolist() for label in labels.unique()]
+    in_turn = [each[turn] for turn in range(count) for each in members if turn < len(each)]
+    return in_turn[:count]
+
+
+def reconstructions(model: VAE, test: Dataset) -> Figure:
+    """Test images, one of each class as far as there is room, above what the mean of q(z|x) is decoded to."""
+    x = to_pixels(test.images[examples(test.labels)])
+    with torch.inference_mode():
+        decoded = torch.sigmoid(model.decode(model.encode(x)[0]))
+    figure, grid = _grid(2, len(x), x)
+    for column, pair in enumerate(zip(x, decoded, strict=True)):
+        for row, image in enumerate(pair):
+            _show(grid[row][column], image)
+    for row, name in enumerate(("test image", "reconstruction")):
+        grid[row][0].text(-0.15, 0.5, name, ha="right", va="center", transform=grid[row][0].transAxes)
+    return figure
+
+
+def interpolations(model: VAE, test: Dataset, steps: int = 11) -> Figure:
+    """From one test image to another of another class: `steps` images decoded between the means of their q(z|x).
+
+    The latents lie on the straight line z = (1 − t)·z₀ + t·z₁; the test images themselves stand at both ends.
+    """
+    chosen = examples(test.labels)
+    if len(chosen) == 1:
+        chosen *= 2
+    chosen = chosen[: len(chosen) // 2 * 2]
+    x = to_pixels(test.images[chosen])
+    figure, grid = _grid(len(x) // 2, steps + 4, x, ends=True)
+    with torch.inference_mode():
+        mean = model.encode(x)[0]
+        for row, (start, end) in enumerate(zip(mean[::2], mean[1::2], strict=True)):
+            line = torch.stack([torch.lerp(start, end, t) for t in torch.linspace(0, 1, steps)])
+            decoded = torch.sigmoid(model.decode(line))
+            for column, image in zip(range(2, steps + 2), decoded, strict=True):
+                _show(grid[row][column], image)
+            _show(grid[row][0], x[2 * row])
+            _show(grid[row][-1], x[2 * row + 1])
+    for column, name in (
+        (0, "test\nimage"),
+        (2, "$t = 0$"),
+        (steps // 2 + 2, "$t = ½$"),
+        (-3, "$t = 1$"),
+        (-1, "test\nimage"),
+    ):
+        grid[0][column].set_title(name, fontsize=9)
+    return figure
+
+
+def samples(model: VAE, seed: int, side: int = 10) -> Figure:
+    """A square grid of images decoded from z ~ N(0, I)."""
+    z = torch.randn(side * side, model.config.latent_dim, generator=torch.Generator().manual_seed(seed))
+    with torch.inference_mode():
+        decoded = torch.sigmoid(model.decode(z))
+    figure, grid = _grid(side, side, decoded, inches=0.5)
+    for plot, image in zip((plot for row in grid for plot in row), decoded, strict=True):
+        _show(plot, image)
+    return figure
+
+
+def _grid(
+    rows: int, columns: int, x: Tensor, *, inches: float = 0.7, ends: bool = False
+) -> tuple[Figure, list[list[Axes]]]:
+    """A figure of `rows`×`columns` panels of the shape of the images `x`; with `ends` a gap sets off the outer ones."""
+    height, width = x.shape[2:]
+    scale = inches / max(height, width)
+    widths = [0.3 if ends and column in (1, columns - 2) else 1 for column in range(columns)]
+    figure = Figure(figsize=(sum(widths) * width * scale * 1.06, rows * height * scale * 1.06))
+    spacing = {"wspace": 0.06, "hspace": 0.06, "left": 0, "right": 1, "bottom": 0, "top": 1}
+    grid = figure.subplots(rows, columns, squeeze=False, gridspec_kw=spacing, width_ratios=widths)
+    for plot in grid.flat:
+        plot.set_axis_off()
+    return figure, grid.tolist()
+
+
+def _show(plot: Axes, image: Tensor) -> None:
+    channels_last = image.permute(1, 2, 0).numpy()
+    plot.imshow(channels_last, cmap="gray", vmin=0, vmax=1)  # of one channel: by the colour map
