@@ -51,19 +51,19 @@ def main() -> None:
     options = parser.parse_args()
     torch.set_num_threads(1)
     network = choose_network(load(options.checkpoint, options.device).model, device=options.device)
-    lanes = sorted({1, network.lanes})
+    max_concurrent_batches = sorted({1, network.max_concurrent_batches})
     lines = []
     for rows in ROWS:
         cells = []
-        for count in lanes:
-            network.lanes = count
+        for count in max_concurrent_batches:
+            network.max_concurrent_batches = count
             engine = Engine(network, micro_batch_limit=rows, threaded=True)
             cells.append(f"{asyncio.run(latents_per_second(engine, rows)):,.0f}")
             engine.close()
         lines.append((str(rows), *cells))
         print(*lines[-1], flush=True)
     where = torch.cuda.get_device_name(options.device) if options.device.startswith("cuda") else "one thread"
-    head = ("rows of a micro-batch", *("one lane, latents/s", "two lanes, latents/s")[: len(lanes)])
+    head = ("rows of a micro-batch", *("one lane, latents/s", "two lanes, latents/s")[: len(max_concurrent_batches)])
     page = f"{describe_machine()}; {where}. `python -m benchmarks.batches` wrote this.\n\n{table(head, lines)}\n"
     (Path(__file__).parent / "batches.md").write_text(f"# Latents decoded a second, by the micro-batch\n\n{page}")
 

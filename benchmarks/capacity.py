@@ -26,7 +26,7 @@ from benchmarks.machine import describe_machine
 
 HERE = Path(__file__).parent
 SERVER_CORE, CLIENT_CORE = 0, 1
-Figures = list[dict[str, float]]
+Metrics = list[dict[str, float]]
 PARTS = ("bench", "curve", "poisson", "memory", "connections", "wire", "proxy", "roll_out")
 
 
@@ -57,7 +57,7 @@ def main() -> None:
 def _measure(part: str, results: dict[str, Any], options: argparse.Namespace) -> Any:
     core, seconds = SERVER_CORE, options.seconds
 
-    def poisson() -> Figures:
+    def poisson() -> Metrics:
         return measure.measure_poisson(core, seconds, capacity_plan.service_of(results).best_rate)
 
     parts: dict[str, Callable[[], Any]] = {
@@ -73,7 +73,7 @@ def _measure(part: str, results: dict[str, Any], options: argparse.Namespace) ->
     return parts[part]()
 
 
-def _medians(measure_once: Callable[[], Figures], rounds: int) -> Figures:
+def _medians(measure_once: Callable[[], Metrics], rounds: int) -> Metrics:
     """Of each figure, over the rounds."""
     rounds_of = zip(*(measure_once() for _ in range(rounds)), strict=True)
     return [{key: median(each[key] for each in point) for key in point[0]} for point in rounds_of]

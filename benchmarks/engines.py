@@ -19,7 +19,7 @@ import torch
 from torch import nn
 
 from benchmarks.machine import describe_machine
-from service.inference.backend import OnnxNetwork
+from service.inference.backend import OnnxBackend
 from service.inference.onnx_graph import translate
 from service.inference.torch_backend import lay_out
 from service.settings import BUNDLED
@@ -59,7 +59,7 @@ def torch_compiled(model: VAE) -> Decode:
 
 
 def onnx_runtime(model: VAE) -> Decode:
-    return OnnxNetwork(translate(model)).decode
+    return OnnxBackend(translate(model)).decode
 
 
 def bundled() -> VAE:

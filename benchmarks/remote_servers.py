@@ -16,7 +16,7 @@ from PIL import Image
 from service.formats.images import JPEG_QUALITY
 from service.inference.loading import load_checkpoint
 from service.inference.torch_backend import lay_out
-from service.malloc import keep
+from service.malloc import tune_malloc
 from service.processes.listener import bind
 from service.processes.server import Server
 from service.settings import read_settings
@@ -26,7 +26,7 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
     """A service that tells in `own` how long the network took for its last batch, in seconds."""
     settings = read_settings(["--checkpoint", str(folder), "--port", str(port), "--log-level", "warning"])
     served = load_checkpoint(settings)
-    torch_network: Any = served.network
+    torch_network: Any = served.backend
     _time_network(torch_network.model.network, own)
     Server(settings, lambda: served).serve_forever(bind(settings))
 
@@ -34,7 +34,7 @@ def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
 def serve_barely(folder: Path, port: int, own: Synchronized[float]) -> None:
     """The same answers to the same four calls."""
     torch.set_num_threads(1)
-    keep()
+    tune_malloc()
     network = AutoencoderKL.from_pretrained(folder).eval().requires_grad_(False)
     lay_out(network)
     _time_network(network, own)

@@ -11,19 +11,19 @@ import sys
 import time
 
 from service.__main__ import main
-from service.inference.backend import FloatArray, OnnxNetwork
+from service.inference.backend import FloatArray, OnnxBackend
 
 
 def slow_down(pass_s: float) -> None:
-    decode = OnnxNetwork.decode
+    decode = OnnxBackend.decode
 
-    def slow_decode(network: OnnxNetwork, z: FloatArray) -> FloatArray:
+    def slow_decode(network: OnnxBackend, z: FloatArray) -> FloatArray:
         over = time.perf_counter() + pass_s
         logits = decode(network, z)
         time.sleep(max(0, over - time.perf_counter()))
         return logits
 
-    OnnxNetwork.decode = slow_decode  # type: ignore[assignment,method-assign]  # the one thing that is slow
+    OnnxBackend.decode = slow_decode  # type: ignore[assignment,method-assign]  # the one thing that is slow
 
 
 if __name__ == "__main__":

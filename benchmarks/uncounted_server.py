@@ -9,7 +9,7 @@ from collections import Counter
 from collections.abc import Iterable
 
 from service.__main__ import main
-from service.telemetry.counters import Histogram, Tally
+from service.telemetry.counters import Counters, Histogram
 
 
 class _Nothing(Counter[tuple[str, str, int, str]]):
@@ -24,14 +24,14 @@ def count_nothing() -> None:
     def add_all(_: Histogram, _values: Iterable[float]) -> None:
         return None
 
-    make = Tally.__init__
+    make = Counters.__init__
 
-    def make_without(tally: Tally) -> None:
-        make(tally)
-        tally.requests = _Nothing()
+    def make_without(counters: Counters) -> None:
+        make(counters)
+        counters.requests = _Nothing()
 
     Histogram.add, Histogram.add_all = add, add_all  # type: ignore[assignment,method-assign]  # what counting costs
-    Tally.__init__ = make_without  # type: ignore[assignment,method-assign]  # as above
+    Counters.__init__ = make_without  # type: ignore[assignment,method-assign]  # as above
 
 
 if __name__ == "__main__":

@@ -23,24 +23,24 @@ from starlette.routing import Route, Router
 from service import errors
 from service.api import diffusers, open_inference, routes
 from service.api.admission import Admission
-from service.api.application import Front
-from service.api.context import Loaded
+from service.api.application import Application
+from service.api.context import ModelContext
 from service.api.offloading import Offloader
 from service.api.openapi import DESCRIPTION, describe, openapi, render_once
-from service.api.operation import NO_STORE, Gate, Operation, Probe
+from service.api.operation import NO_STORE, AccessControl, Operation, Probe
 from service.api.page import read_page
 from service.api.responses import refuse
-from service.http.connection import Patience
+from service.http.connection import Timeouts
 from service.http.inbox import Inbox
 from service.inference.engine import Engine
-from service.inference.loading import Load, Served, StartError, load_checkpoint
+from service.inference.loading import Load, LoadedModel, StartError, load_checkpoint
 from service.keys import Keyring
 from service.malloc import map_large_pieces
 from service.memory_budget import MemoryBudget
 from service.settings import Settings
 from service.telemetry.access_log import AccessLog
 from service.telemetry.prometheus import Metrics
-from service.telemetry.shared_memory import Noticeboard
+from service.telemetry.shared_memory import SharedSnapshots
 from service.telemetry.tracing import Tracer
 
 logger = logging.getLogger("vae-service")
@@ -69,12 +69,12 @@ FIELDS_GIVEN = ("x-seed", "x-request-id", "server-timing", "retry-after", "shape
 """Header fields that other sites' pages may send, and may read."""
 
 
-def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | None = None) -> Front:
+def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | None = None) -> Application:
     """The service as an ASGI application; its checkpoint is there, by `load`, once its lifespan has begun.
 
     `metrics` are given where several workers count together.
     """
-    counts = metrics or Metrics(Noticeboard(1), 0)
+    counts = metrics or Metrics(SharedSnapshots(1), 0)
     tracer = _tracer() if settings.tracing else None
     keyring = Keyring(settings.keys)
     admission = Admission(
@@ -93,14 +93,14 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         served = load() if load else load_checkpoint(settings)
         provenance, latents = served.known.provenance, served.known.latents
         engine = Engine(
-            served.network,
+            served.backend,
             micro_batch_limit=settings.micro_batch_limit,
             deadline=settings.request_deadline,
             threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
-            tally=counts.tally,
+            counters=counts.counters,
             on_batch=tracer.batch if tracer else None,
         )
-        app.state.loaded = Loaded(
+        app.state.loaded = ModelContext(
             provenance.name,
             engine,
             provenance.fit,
@@ -131,7 +131,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
             "admission": admission,
             "memory": memory,
             "inbox": Inbox(asyncio.get_running_loop(), settings.micro_batch_limit),
-            "patience": Patience(settings.client_timeout, settings.keep_alive, front.refuse),
+            "patience": Timeouts(settings.client_timeout, settings.keep_alive, front.refuse),
         }
         engine.close()
         offloader.close()
@@ -156,7 +156,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
     for route in app.routes:  # as yet those of the documentation
         if isinstance(route, Route):
             render_once(route)
-    app.state.gate = Gate(keyring, admission, counts.tally)
+    app.state.gate = AccessControl(keyring, admission, counts.counters)
     _add_routes(app, settings)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     for exception in (errors.ServiceError, HTTPException, Exception):
@@ -164,7 +164,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
     app.mount("/web", Router(page.files, redirect_slashes=False))
     app.router.add_route("/", page.home, include_in_schema=False)
     _add_head(app)
-    front = Front(app, cors=_cors(app, settings), access_log=access_log, tally=counts.tally, tracer=tracer)
+    front = Application(app, cors=_cors(app, settings), access_log=access_log, counters=counts.counters, tracer=tracer)
     return front
 
 
@@ -248,8 +248,8 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
             return errors.InternalError()
 
 
-def _model_json(served: Served) -> bytes:
-    provenance, config = served.known.provenance, served.network.config
+def _model_json(served: LoadedModel) -> bytes:
+    provenance, config = served.known.provenance, served.backend.config
     return orjson.dumps(
         {
             "name": provenance.name,
@@ -261,8 +261,8 @@ def _model_json(served: Served) -> bytes:
     )
 
 
-def _model_info(served: Served, service_version: str) -> dict[str, str]:
-    provenance, config = served.known.provenance, served.network.config
+def _model_info(served: LoadedModel, service_version: str) -> dict[str, str]:
+    provenance, config = served.known.provenance, served.backend.config
     return {
         "name": provenance.name,
         "architecture": config.architecture,

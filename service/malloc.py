@@ -20,11 +20,11 @@ TRIM_THRESHOLD, TOP_PAD, MMAP_THRESHOLD = -1, -2, -3
 """glibc's names for them are M_TRIM_THRESHOLD and so on (mallopt(3))."""
 
 
-def keep() -> None:
+def tune_malloc() -> None:
     """Keep what a batch has used for the next one.
 
     A thread's arena is else given back whole after each pass of a network of some size, and all its pages are cleared
-    anew in the next one: up to a third of the time of a small AutoencoderKL. `give_back` takes it once nobody calls.
+    anew in the next one: up to a third of the time of a small AutoencoderKL. `trim_malloc` takes it once nobody calls.
     """
     if mallopt := getattr(ctypes.CDLL(None), "mallopt", None):
         for parameter, value in ((TRIM_THRESHOLD, KEPT), (TOP_PAD, KEPT), (MMAP_THRESHOLD, KEPT_PIECE)):
@@ -37,18 +37,18 @@ def map_large_pieces() -> None:
         mallopt(MMAP_THRESHOLD, LARGE_PIECE)
 
 
-def settle() -> None:
+def freeze_gc() -> None:
     """Give back what loading has left free, and hide what was loaded from the collector.
 
     It would walk a hundred thousand objects, with torch half a million in 100 ms, at each full collection, and in a
     forked worker copy the pages that it shares.
     """
-    give_back()
+    trim_malloc()
     gc.freeze()
     gc.set_threshold(YOUNG_OBJECTS)
 
 
-def give_back() -> None:
+def trim_malloc() -> None:
     """Let the system have the memory that is free: glibc keeps whatever something lies above that is not."""
     if malloc_trim := getattr(ctypes.CDLL(None), "malloc_trim", None):
         malloc_trim(0)

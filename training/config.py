@@ -16,7 +16,7 @@ from vae.provenance import DEFAULT_FIT, Fit
 
 T = TypeVar("T")
 
-MACHINES_OWN = ("device", "measure", "resume", "start_from", "tensorboard")
+RUNTIME_ONLY_FIELDS = ("device", "measure", "resume", "start_from", "tensorboard")
 """Options that do not tell how a model came to be."""
 NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim")
 """Options that describe the network."""
@@ -206,9 +206,9 @@ class FitConfig:
         kind, colon, path = self.dataset.partition(":")
         return f"{kind}{colon}{Path(path).absolute()}" if colon else kind
 
-    def recorded(self) -> dict[str, Any]:
+    def to_metadata(self) -> dict[str, Any]:
         """What the checkpoint says of its training, as JSON: all but what is the machine's business."""
-        own = {name: value for name, value in asdict(self).items() if name not in MACHINES_OWN}
+        own = {name: value for name, value in asdict(self).items() if name not in RUNTIME_ONLY_FIELDS}
         kind, colon, path = self.dataset.partition(":")
         own["dataset"] = f"{kind}{colon}{printable(Path(path).absolute().name)}" if colon else kind
         return {name: value for name, value in own.items() if not isinstance(value, Path)}

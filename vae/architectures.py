@@ -9,11 +9,11 @@ from torch import nn
 
 from vae.config import VAEConfig
 
-COARSEST = 4
+MIN_FEATURE_SIZE = 4
 """A convolutional encoder halves the image until neither side is longer."""
 
 
-class Halves(NamedTuple):
+class EncoderDecoder(NamedTuple):
     """`encoder`: images (N, C·H·W) → features (N, F); `decoder`: latents (N, D) → logits (N, …) of C·H·W values."""
 
     encoder: nn.Sequential
@@ -21,7 +21,7 @@ class Halves(NamedTuple):
     decoder: nn.Sequential
 
 
-def mlp(config: VAEConfig) -> Halves:
+def mlp(config: VAEConfig) -> EncoderDecoder:
     """Hidden layers of one width on either side; the article's has two."""
     pixels, hidden, slope = config.pixels, config.hidden_dim, config.negative_slope
 
@@ -30,10 +30,10 @@ def mlp(config: VAEConfig) -> Halves:
         return [layer for width in widths[:-1] for layer in (nn.Linear(width, hidden), nn.LeakyReLU(slope))]
 
     decoder = nn.Sequential(*layers(config.latent_dim), nn.Linear(hidden, pixels))
-    return Halves(nn.Sequential(*layers(pixels)), hidden, decoder)
+    return EncoderDecoder(nn.Sequential(*layers(pixels)), hidden, decoder)
 
 
-def conv(config: VAEConfig) -> Halves:
+def conv(config: VAEConfig) -> EncoderDecoder:
     """Strided convolutions down to a coarse map of `hidden_dim` channels, and transposed ones up again.
 
     Channels double as the sides halve, as in DCGAN (Radford et al. 2016); a hidden layer of 4·`hidden_dim` on either
@@ -41,7 +41,7 @@ def conv(config: VAEConfig) -> Halves:
     """
     channels, height, width = config.image_shape
     sides = [(height, width)]
-    while len(sides) == 1 or max(sides[-1]) > COARSEST:
+    while len(sides) == 1 or max(sides[-1]) > MIN_FEATURE_SIZE:
         sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
     stages = len(sides) - 1
     widths = [max(8, config.hidden_dim >> (stages - 1 - stage)) for stage in range(stages)]
@@ -59,7 +59,7 @@ def conv(config: VAEConfig) -> Halves:
         target = widths[max(stage - 1, 0)]
         up += [nn.ConvTranspose2d(widths[stage], target, kernel, stride=2, padding=1), nn.LeakyReLU(slope)]
     up.append(nn.Conv2d(widths[0], channels, 3, padding=1))
-    return Halves(nn.Sequential(*down), hidden, nn.Sequential(*up))
+    return EncoderDecoder(nn.Sequential(*down), hidden, nn.Sequential(*up))
 
 
-ARCHITECTURES: dict[str, Callable[[VAEConfig], Halves]] = {"mlp": mlp, "conv": conv}
+ARCHITECTURES: dict[str, Callable[[VAEConfig], EncoderDecoder]] = {"mlp": mlp, "conv": conv}

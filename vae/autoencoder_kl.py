@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.config import AutoencoderKLConfig
-from vae.provenance import CheckpointError, Provenance
+from vae.provenance import CheckpointError, CheckpointMetadata
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -45,9 +45,9 @@ class AutoencoderKL(nn.Module):
 
     def decode(self, z: Tensor) -> Tensor:
         """Latents (N, C', h, w) → images (N, C, H, W), about in [0, 1]."""
-        return self.signed(z).div_(2).add_(0.5)
+        return self.decode_raw(z).div_(2).add_(0.5)
 
-    def signed(self, z: Tensor) -> Tensor:
+    def decode_raw(self, z: Tensor) -> Tensor:
         """Latents (N, C', h, w) → images (N, C, H, W) as diffusers has them: about in [-1, 1], and not clipped.
 
         Their channels may lie last in memory.
@@ -69,7 +69,7 @@ class AutoencoderKL(nn.Module):
 
 
 @dataclass(frozen=True)
-class Folder(Provenance):
+class Folder(CheckpointMetadata):
     """A loaded folder; `model` is in evaluation mode, float32, without gradients."""
 
     model: AutoencoderKL

@@ -25,14 +25,14 @@ from torch import Tensor
 from vae.config import VAEConfig
 from vae.files import write_atomically
 from vae.model import VAE
-from vae.provenance import CheckpointError, Provenance, fit_of
+from vae.provenance import CheckpointError, CheckpointMetadata, fit_of
 
 FORMAT = "vae-checkpoint"
 FORMAT_VERSION = 1
 
 
 @dataclass(frozen=True)
-class Checkpoint(Provenance):
+class Checkpoint(CheckpointMetadata):
     """A loaded checkpoint; `model` is in evaluation mode, float32, without gradients."""
 
     model: VAE

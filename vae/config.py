@@ -28,7 +28,7 @@ class VAEConfig:
     negative_slope: float = 0.3
     """Slope of the leaky ReLU (Maas et al. 2013) below zero."""
 
-    row_by_row: ClassVar[bool] = False
+    per_sample: ClassVar[bool] = False
     """Whether the rows of a batch are computed one after the other, each being work enough."""
     scaling_factor: ClassVar[float] = 1.0
     shift_factor: ClassVar[float] = 0.0
@@ -78,7 +78,7 @@ class AutoencoderKLConfig:
     """What the service has to know of the network."""
 
     architecture: ClassVar[str] = "autoencoder_kl"
-    row_by_row: ClassVar[bool] = True
+    per_sample: ClassVar[bool] = True
 
     image_shape: tuple[int, int, int]
     """C×H×W, the nominal one: the network is convolutional, and takes others."""

@@ -33,7 +33,7 @@ class VAE(nn.Module):
         logits: Tensor = self.decoder(z)
         return logits.reshape(-1, *self.config.image_shape)
 
-    def signed(self, z: Tensor) -> Tensor:
+    def decode_raw(self, z: Tensor) -> Tensor:
         """Latents (N, D) → images (N, C, H, W) in [-1, 1], as diffusers has them."""
         return self.image(self.decode(z)) * 2 - 1
 

@@ -28,7 +28,7 @@ def fit_of(training: Mapping[str, Any]) -> Fit:
 
 
 @dataclass(frozen=True)
-class Provenance:
+class CheckpointMetadata:
     """Where a loaded model comes from."""
 
     name: str

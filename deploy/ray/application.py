@@ -7,7 +7,7 @@ from logging.config import dictConfig
 
 from ray import serve
 
-from service.api.application import Front
+from service.api.application import Application
 from service.app import create_app
 from service.inference.loading import load_checkpoint
 from service.processes.supervisor import STUCK_AFTER_S
@@ -26,7 +26,7 @@ class Replica:
         dictConfig(log_config(settings.log_level, settings.log_format))
         self._settings = settings
 
-    def __serve_build_asgi_app__(self) -> Front:
+    def __serve_build_asgi_app__(self) -> Application:
         """Make the application; Serve runs its lifespan."""
         served = load_checkpoint(self._settings)
         return create_app(self._settings, lambda: served)

@@ -24,7 +24,7 @@ from uvicorn.server import ServerState
 from service.api.application import REQUEST_ID
 from service.api.responses import refuse
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
-from service.http.connection import Connection, Patience
+from service.http.connection import Connection, Timeouts
 from service.memory_budget import MemoryBudget
 from service.settings import read_settings
 
@@ -104,9 +104,9 @@ def _memory() -> MemoryBudget:
 
 
 @cache
-def _patience() -> Patience:
+def _patience() -> Timeouts:
     settings = read_settings([])
-    return Patience(settings.client_timeout, settings.keep_alive)
+    return Timeouts(settings.client_timeout, settings.keep_alive)
 
 
 def _translate(status: int) -> ServiceError:

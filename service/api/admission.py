@@ -24,7 +24,7 @@ class Admission:
         self._limit = queue_limit
         self._share = max(1, queue_limit // max(1, keys))
         self._deadline = deadline
-        self._due: dict[Place, float] = {}  # until when; the first to come is the first to be overdue
+        self._due: dict[Slot, float] = {}  # until when; the first to come is the first to be overdue
         self._taken = 0
         self._taken_by: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -41,43 +41,43 @@ class Admission:
         """Those of them whose places are not lent."""
         return self._taken
 
-    def place(self, key: bytes, *, lent: bool = False) -> Place:
-        """A place to hold while a request is answered, or, if `lent`, from when it is taken.
+    def slot(self, key: bytes, *, provisional: bool = False) -> Slot:
+        """A place to hold while a request is answered, or, if `provisional`, from when it is taken.
 
         Entering it, and taking it, raise Unavailable or ShareExceeded.
         """
-        return Place(self, key, self._deadline, lent)
+        return Slot(self, key, self._deadline, provisional)
 
-    def enter(self, place: Place) -> None:
+    def enter(self, slot: Slot) -> None:
         """Let in, or raise."""
         if self.status != "ok":
             raise Unavailable(f"The service is {self.status}; try again in a moment.", self.status)
-        if place.lent:
-            self._check(place.key)
+        if slot.provisional:
+            self._check(slot.key)
         else:
-            self.take(place)
+            self.take(slot)
         if not self._due:
             self.loop = asyncio.get_running_loop()  # a system call, in Python 3.11
-        self._due[place] = time.monotonic() + self._deadline
+        self._due[slot] = time.monotonic() + self._deadline
         if self._timer is None:
             self._timer = self.loop.call_later(self._deadline, self._end_overdue)
 
-    def take(self, place: Place) -> None:
+    def take(self, slot: Slot) -> None:
         """Lend it no longer, or raise."""
-        self._check(place.key)
+        self._check(slot.key)
         self._taken += 1
-        self._taken_by[place.key] = self._taken_by.get(place.key, 0) + 1
-        place.lent = False
+        self._taken_by[slot.key] = self._taken_by.get(slot.key, 0) + 1
+        slot.provisional = False
 
-    def leave(self, place: Place) -> None:
+    def leave(self, slot: Slot) -> None:
         """Give the place back."""
-        del self._due[place]
-        if place.lent:
+        del self._due[slot]
+        if slot.provisional:
             return
         self._taken -= 1
-        taken = self._taken_by.pop(place.key)
+        taken = self._taken_by.pop(slot.key)
         if taken > 1:
-            self._taken_by[place.key] = taken - 1
+            self._taken_by[slot.key] = taken - 1
 
     def _check(self, key: bytes) -> None:
         if self._taken >= self._limit:
@@ -90,22 +90,22 @@ class Admission:
 
     def _end_overdue(self) -> None:
         """One timer for all: each request has the same time, so they fall due in the order in which they came."""
-        for place, due in self._due.items():
+        for slot, due in self._due.items():
             if (left := due - time.monotonic()) > 0:
                 self._timer = self.loop.call_later(left, self._end_overdue)
                 return
-            place.end()
+            slot.end()
         self._timer = None
 
 
-class Place:
+class Slot:
     """A request's place in the queue, held in a `with` block, which is cancelled when its time is over."""
 
-    __slots__ = ("_admission", "_cancelling", "_deadline", "_ended", "_task", "key", "lent")
+    __slots__ = ("_admission", "_cancelling", "_deadline", "_ended", "_task", "key", "provisional")
 
-    def __init__(self, admission: Admission, key: bytes, deadline: float, lent: bool) -> None:
+    def __init__(self, admission: Admission, key: bytes, deadline: float, provisional: bool) -> None:
         self.key = key
-        self.lent = lent
+        self.provisional = provisional
         """Is it others' as yet?"""
         self._admission = admission
         self._deadline = deadline

@@ -15,10 +15,10 @@ from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
 from service.api.operation import Operation
-from service.api.request import Call
+from service.api.request import Request
 from service.errors import MEDIA_TYPE, ServiceError
 from service.telemetry.access_log import AccessLog, Exchange
-from service.telemetry.counters import Tally
+from service.telemetry.counters import Counters
 from service.telemetry.tracing import Tracer
 
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
@@ -27,7 +27,7 @@ HUNG_UP = 499
 REQUEST_ID = re.compile(rb"[\w.:+/=@-]{1,128}", re.ASCII)
 
 
-class Front:
+class Application:
     """The service as an ASGI application: FastAPI's, with a short cut to the operations; names, counts and logs all.
 
     An operation needs none of FastAPI's middleware and router.
@@ -39,14 +39,14 @@ class Front:
         *,
         cors: CORSMiddleware | None,
         access_log: AccessLog | None,
-        tally: Tally,
+        counters: Counters,
         tracer: Tracer | None,
     ) -> None:
         """`cors` is a middleware around `api`; it adds its header fields to the answers of operations too."""
         self.api = api
         self._cors = cors
         self._access_log = access_log
-        self._tally = tally
+        self._counters = counters
         self._tracer = tracer
         self._operations: dict[tuple[str, str], Operation] = {
             (method, route.path): route
@@ -74,31 +74,31 @@ class Front:
         started = time.perf_counter()
         operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
         if operation is None:
-            await self._go_round(scope, receive, send, started)
+            await self._dispatch_fastapi(scope, receive, send, started)
             return
         scope["app"] = self.api
-        call = Call(scope, receive)
-        name = scope["request_id"] = self._name(call.fields.get(b"x-request-id"))
+        request = Request(scope, receive)
+        name = scope["request_id"] = self._request_id(request.fields.get(b"x-request-id"))
         status, media_type, size = HUNG_UP, "", 0
         try:
-            response = await operation.respond(call)
+            response = await operation.respond(request)
             response.raw_headers.append((b"x-request-id", name))
-            scope["charged"] = call.reservation is not None
+            scope["charged"] = request.reservation is not None
             if self._cors:
                 send = partial(self._cors.send, send=send, request_headers=Headers(scope=scope))
             await response(scope, receive, send)
             status, media_type, size = response.status_code, response.media_type or "", len(response.body)
         finally:
-            if call.reservation is not None:
-                call.reservation.close()
-            traceparent = call.fields.get(b"traceparent", b"")
-            self._note(scope, operation.path, status, media_type, call.came, size, started, traceparent)
+            if request.reservation is not None:
+                request.reservation.close()
+            traceparent = request.fields.get(b"traceparent", b"")
+            self._record(scope, operation.path, status, media_type, request.bytes_received, size, started, traceparent)
 
-    async def _go_round(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+    async def _dispatch_fastapi(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
         """Answer by FastAPI, or a preflight by the CORS middleware."""
         status, media_type, size = HUNG_UP, "", 0
         fields = dict(scope["headers"])
-        name = scope["request_id"] = self._name(fields.get(b"x-request-id"))
+        name = scope["request_id"] = self._request_id(fields.get(b"x-request-id"))
 
         async def see(message: Message) -> None:
             nonlocal status, media_type, size
@@ -113,20 +113,20 @@ class Front:
             await (self._cors or self.api)(scope, receive, see)
         finally:
             route, traceparent = self._route(scope["path"]), fields.get(b"traceparent", b"")
-            self._note(scope, route, status, media_type.partition(";")[0], 0, size, started, traceparent)
+            self._record(scope, route, status, media_type.partition(";")[0], 0, size, started, traceparent)
 
     def refuse(self, error: ServiceError, scope: Scope) -> bytes:
         """Note what a connection refuses by itself; returns the id of the request, or of what was to be one."""
-        self._tally.refuse(error)
+        self._counters.refuse(error)
         if "request_id" in scope:
             scope["refused"] = error.status
         else:
-            scope["request_id"] = self._name(None)
-            self._note(scope, "other", error.status, MEDIA_TYPE, 0, 0, time.perf_counter(), b"")
+            scope["request_id"] = self._request_id(None)
+            self._record(scope, "other", error.status, MEDIA_TYPE, 0, 0, time.perf_counter(), b"")
         name: bytes = scope["request_id"]
         return name
 
-    def _name(self, given: bytes | None) -> bytes:
+    def _request_id(self, given: bytes | None) -> bytes:
         """The request's id: the caller's, if it can stand in a log, or one of our own."""
         if given and REQUEST_ID.fullmatch(given):
             return given
@@ -147,7 +147,7 @@ class Front:
         patterns = (operation.path for _, pattern, operation in self._patterns if pattern.match(path))
         return next(patterns, "page" if path.startswith("/web/") else "other")
 
-    def _note(
+    def _record(
         self,
         scope: Scope,
         route: str,
@@ -164,8 +164,8 @@ class Front:
         method = scope["method"]
         if method == "HEAD":
             size = 0  # the connection leaves the body out
-        self._tally.requests[route, method if method in METHODS else "other", status, media_type] += 1
-        self._tally.histogram("vae_request_duration_seconds", route).add(seconds)
+        self._counters.requests[route, method if method in METHODS else "other", status, media_type] += 1
+        self._counters.histogram("vae_request_duration_seconds", route).add(seconds)
         if self._access_log:
             client = scope["client"]
             self._access_log.add(

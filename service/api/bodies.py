@@ -18,7 +18,7 @@ from service.api.form import read_form
 from service.api.offloading import FORM_BYTE_S, INLINE_S, JSON_BYTE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.api.pictures import PictureReader
 from service.api.quoting import escape, shorten
-from service.api.request import Call
+from service.api.request import Request
 from service.api.schemas import LATENT_BOUND, latents_check
 from service.errors import InvalidInput, Problem, TooLarge, UnsupportedMediaType
 from service.formats.arrays import Array, Format, wrong
@@ -54,61 +54,63 @@ class Batch(NamedTuple):
     single: bool
 
 
-async def read_images(call: Call, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool) -> Batch:
+async def read_images(
+    request: Request, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool
+) -> Batch:
     """One image, several in a multipart body, or an array → (N, C, H, W) in [0, 1]."""
-    content_type = call.media_type
+    content_type = request.media_type
     if content_type not in IMAGE_TYPES:
         raise _unsupported(content_type, IMAGE_TYPES)
-    body = await call.read(limits.body)
+    body = await request.read(limits.body)
     if array_format := ARRAY_FORMATS.get(content_type):
         seconds = _seconds(array_format, body)
-        return await call.run(seconds, _images_of_array, array_format, body, limits, shape, call.reserve)
-    reader = PictureReader(call, limits, lambda *_: shape, fit=fit, invert=invert)
+        return await request.run(seconds, _images_of_array, array_format, body, limits, shape, request.reserve)
+    reader = PictureReader(request, limits, lambda *_: shape, fit=fit, invert=invert)
     if content_type != MULTIPART:
         limits.check_pixels(1, shape)
         return Batch(await reader.read(body), single=True)
-    call.reserve(2 * len(body))  # its parts are copies, and are cut once more
-    pictures = await call.run(len(body) * FORM_BYTE_S, read_form, body, call.field(b"content-type"), limits.batch)
+    request.reserve(2 * len(body))  # its parts are copies, and are cut once more
+    pictures = await request.run(len(body) * FORM_BYTE_S, read_form, body, request.field(b"content-type"), limits.batch)
     return Batch(await reader.read_all(pictures), single=len(pictures) == 1)
 
 
-async def read_latents(call: Call, limits: Limits, shape: tuple[int, ...]) -> Batch:
+async def read_latents(request: Request, limits: Limits, shape: tuple[int, ...]) -> Batch:
     """JSON lists of `shape`, a list of such, or either as `{"z": …}`; such a line each; or an array → (N, *shape).
 
     All are finite.
     """
-    content_type = call.media_type
+    content_type = request.media_type
     if content_type not in LATENT_TYPES:
         raise _unsupported(content_type, LATENT_TYPES)
-    body = await call.read(limits.body)
+    body = await request.read(limits.body)
     if array_format := ARRAY_FORMATS.get(content_type):
         seconds = _seconds(array_format, body)
-        return await call.run(seconds, _latents_of_array, array_format, body, limits, shape, call.reserve)
+        return await request.run(seconds, _latents_of_array, array_format, body, limits, shape, request.reserve)
     numbers = 0
     if len(body) > VALUES:  # it may have more of them
-        _, height, width = call.scope["app"].state["loaded"].engine.config.image_shape
+        _, height, width = request.scope["app"].state["loaded"].engine.config.image_shape
         numbers = min(limits.batch, limits.image_pixels // (height * width)) * prod(shape)
     read = _latents_of_lines if content_type == NDJSON else _latents_of_json
     seconds = len(body) * (LONG_JSON_BYTE_S if numbers else JSON_BYTE_S)
     if seconds <= INLINE_S:  # as `run` does, without a coroutine
-        return read(body, limits, shape, numbers, call.reserve)
-    return await call.run(seconds, read, body, limits, shape, numbers, call.reserve)
+        return read(body, limits, shape, numbers, request.reserve)
+    return await request.run(seconds, read, body, limits, shape, numbers, request.reserve)
 
 
-async def read_document(call: Call, limits: Limits, document: type[Document], values: int = VALUES) -> Document:
+async def read_document(request: Request, limits: Limits, document: type[Document], values: int = VALUES) -> Document:
     """A JSON body of at most `values` values → `document`, or InvalidInput with a pointer for each bad field."""
-    content_type = call.media_type
+    content_type = request.media_type
     if content_type != JSON:
         raise _unsupported(content_type, (JSON,))
-    body = await call.read(limits.body)
+    body = await request.read(limits.body)
 
     def read() -> Document:
         try:
-            return document.model_validate(read_json(body, call.reserve, values=values))
+            return document.model_validate(read_json(body, request.reserve, values=values))
         except ValidationError as error:
             raise invalid("body", error) from error
 
-    return await call.run(len(body) * JSON_BYTE_S, read)
+    return await request.run(len(body) * JSON_BYTE_S, read)
 
 
 def invalid(place: str, error: ValidationError) -> InvalidInput:

@@ -10,7 +10,7 @@ import numpy as np
 import numpy.typing as npt
 
 from service.api.offloading import VALUE_S
-from service.api.request import Call
+from service.api.request import Request
 from service.formats.arrays import Array
 from service.inference.engine import Engine
 from service.limits import Limits
@@ -21,7 +21,7 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True)
-class Loaded:
+class ModelContext:
     """What the handlers work with, there once the service has started."""
 
     name: str
@@ -38,13 +38,13 @@ class Loaded:
     metrics_need_key: bool
 
 
-async def count_distances(call: Call, loaded: Loaded, z: FloatArray) -> None:
+async def count_distances(request: Request, loaded: ModelContext, z: FloatArray) -> None:
     """Count how far latents (N, …) lie from the prior's mean."""
-    histogram = loaded.metrics.tally.histogram("vae_latent_distance")
+    histogram = loaded.metrics.counters.histogram("vae_latent_distance")
     if len(z) == 1 and z.ndim == 2:
         histogram.add(hypot(*z[0].tolist()))
     else:
-        histogram.add_all(await call.run(z.size * VALUE_S, _distances, z))
+        histogram.add_all(await request.run(z.size * VALUE_S, _distances, z))
 
 
 def _distances(z: FloatArray) -> list[float]:

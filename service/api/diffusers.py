@@ -20,11 +20,11 @@ from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
 from pictures.opening import FORMATS
-from service.api.context import Loaded, count_distances
+from service.api.context import ModelContext, count_distances
 from service.api.negotiation import negotiate
 from service.api.offloading import BYTE_S, PIXEL_S, VALUE_S
 from service.api.pictures import PictureReader
-from service.api.request import Call
+from service.api.request import Request
 from service.api.responses import PNG, Answer, ByteArray, FloatArray, png
 from service.api.schemas import LATENT_BOUND, PngOptions
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
@@ -89,7 +89,7 @@ class RemoteDecodeOptions(TensorOptions):
     width: Size | None = Field(None, description="Of the image, where its latent is packed.")
 
 
-async def decode(call: Call, options: Annotated[RemoteDecodeOptions, Query()]) -> Response:
+async def decode(request: Request, options: Annotated[RemoteDecodeOptions, Query()]) -> Response:
     """A latent (or a batch) to its image, for `remote_decode` of diffusers.
 
     A picture by `output_type=pil`; where `Accept` asks for tensor/binary, as for diffusers' video models, the tensor
@@ -97,59 +97,59 @@ async def decode(call: Call, options: Annotated[RemoteDecodeOptions, Query()]) -
     """
     picture = PNG if options.image_format == "png" else JPEG
     offers = (picture, TENSOR) if options.output_type == "pil" else (TENSOR,)
-    media_type = negotiate(call.field(b"accept"), offers)
-    loaded: Loaded = call.scope["app"].state["loaded"]
+    media_type = negotiate(request.field(b"accept"), offers)
+    loaded: ModelContext = request.scope["app"].state["loaded"]
     engine = loaded.engine
-    if call.media_type not in (TENSOR, *UNTOLD):
-        raise UnsupportedMediaType(f"The content type is {brief(call.media_type)}; this route takes {TENSOR}.")
-    body = await call.read(loaded.limits.body)
+    if request.media_type not in (TENSOR, *UNTOLD):
+        raise UnsupportedMediaType(f"The content type is {brief(request.media_type)}; this route takes {TENSOR}.")
+    body = await request.read(loaded.limits.body)
 
     def read() -> tuple[FloatArray, tuple[int, int, int]]:
-        return _latents(_read_tensor(body, options, call.reserve), options, engine.config, loaded.limits)
+        return _latents(_read_tensor(body, options, request.reserve), options, engine.config, loaded.limits)
 
-    z, image_shape = await call.run(len(body) * VALUE_S, read)
+    z, image_shape = await request.run(len(body) * VALUE_S, read)
     if media_type == JPEG:
         _check_jpeg(len(z), image_shape)
     size = len(z) * prod(image_shape)
-    call.reserve(size * (3 if image_shape[0] == 1 else 1) * IMAGE_BYTES)
-    await count_distances(call, loaded, z)
+    request.reserve(size * (3 if image_shape[0] == 1 else 1) * IMAGE_BYTES)
+    await count_distances(request, loaded, z)
     if options.output_type == "pt" and not options.partial_postprocess:
-        tensors = await engine.signed(z, options.dtype, timing=call.timing)
+        tensors = await engine.decode_raw(z, options.dtype, timing=request.timing)
         return _answer(tensors.data.cast("B"), (len(z), *image_shape), options.dtype)
     if media_type == TENSOR and options.output_type == "pil":
-        images = await engine.decode(z, timing=call.timing)
-        return await call.run(size * VALUE_S, _tensor, images, DTYPES[options.dtype], 1)
-    scanlines, channels = await engine.draw(z, timing=call.timing), engine.config.image_shape[0]
+        images = await engine.decode(z, timing=request.timing)
+        return await request.run(size * VALUE_S, _tensor, images, DTYPES[options.dtype], 1)
+    scanlines, channels = await engine.decode_scanlines(z, timing=request.timing), engine.config.image_shape[0]
     if media_type == PNG:
-        return await png(call, scanlines, channels, PngOptions(columns=None, scale=1))
+        return await png(request, scanlines, channels, PngOptions(columns=None, scale=1))
     if media_type == JPEG:
-        return Answer(await call.run(size * PIXEL_S, write_jpeg, scanlines, channels), JPEG)
+        return Answer(await request.run(size * PIXEL_S, write_jpeg, scanlines, channels), JPEG)
     count, height, _ = scanlines.shape
     pixels = scanlines[:, :, 1:].reshape(count, height, -1, channels)
-    return await call.run(size * BYTE_S, _tensor, pixels, np.dtype(np.uint8), 3)
+    return await request.run(size * BYTE_S, _tensor, pixels, np.dtype(np.uint8), 3)
 
 
-async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Response:
+async def encode(request: Request, options: Annotated[TensorOptions, Query()]) -> Response:
     """A picture, or a tensor of images, to the mean of its posterior q(z|x), for `remote_encode` of diffusers.
 
     A tensor is (N, C, H, W) in [-1, 1], as AutoencoderKL takes it; a picture is one where no `shape` is given.
     """
-    negotiate(call.field(b"accept"), (TENSOR,))
-    loaded: Loaded = call.scope["app"].state["loaded"]
+    negotiate(request.field(b"accept"), (TENSOR,))
+    loaded: ModelContext = request.scope["app"].state["loaded"]
     limits, config = loaded.limits, loaded.engine.config
-    if call.media_type not in (*FORMATS, TENSOR, *UNTOLD):
+    if request.media_type not in (*FORMATS, TENSOR, *UNTOLD):
         taken = ", ".join((*FORMATS, TENSOR))
-        raise UnsupportedMediaType(f"The content type is {brief(call.media_type)}; this route takes {taken}.")
-    body = await call.read(limits.body)
+        raise UnsupportedMediaType(f"The content type is {brief(request.media_type)}; this route takes {taken}.")
+    body = await request.read(limits.body)
     if options.shape:
 
         def read() -> FloatArray:
-            return _images(_read_tensor(body, options, call.reserve), config, limits)
+            return _images(_read_tensor(body, options, request.reserve), config, limits)
 
-        images = await call.run(len(body) * VALUE_S, read)
+        images = await request.run(len(body) * VALUE_S, read)
     else:
-        images = await _picture_reader(call, loaded).read(body)
-    mean, _ = await loaded.engine.encode(images, timing=call.timing)
+        images = await _picture_reader(request, loaded).read(body)
+    mean, _ = await loaded.engine.encode(images, timing=request.timing)
     factor, shift = options.scaling(config)
 
     def write() -> Answer:
@@ -160,7 +160,7 @@ async def encode(call: Call, options: Annotated[TensorOptions, Query()]) -> Resp
             raise InvalidInput(Problem("query", "/scaling_factor", problem))
         return _tensor(latents, latents.dtype)
 
-    return await call.run(mean.size * VALUE_S, write)
+    return await request.run(mean.size * VALUE_S, write)
 
 
 def _read_tensor(body: bytes, options: TensorOptions, reserve: Reserve) -> FloatArray:
@@ -220,7 +220,7 @@ def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
     return (x + np.float32(1)) / np.float32(2)
 
 
-def _picture_reader(call: Call, loaded: Loaded) -> PictureReader:
+def _picture_reader(request: Request, loaded: ModelContext) -> PictureReader:
     """A picture is of its own size where the model takes any."""
     config = loaded.engine.config
 
@@ -230,7 +230,7 @@ def _picture_reader(call: Call, loaded: Loaded) -> PictureReader:
         return shape
 
     fit: Fit = "stretch" if isinstance(config, AutoencoderKLConfig) else loaded.fit
-    return PictureReader(call, loaded.limits, shape_for, fit=fit, invert=False)
+    return PictureReader(request, loaded.limits, shape_for, fit=fit, invert=False)
 
 
 def _check_tiles(config: Config, image_shape: tuple[int, int, int]) -> None:

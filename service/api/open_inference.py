@@ -19,14 +19,14 @@ import numpy.typing as npt
 import orjson
 from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
-from starlette.requests import Request
+from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from service.api.bodies import CONVERTED_BYTES, JSON, invalid, without_subnormals
-from service.api.context import Loaded, count_distances
+from service.api.context import ModelContext, count_distances
 from service.api.offloading import JSON_BYTE_S, JSON_VALUE_S, LONG_JSON_BYTE_S, VALUE_S
-from service.api.operation import Gate, Operation
-from service.api.request import Call
+from service.api.operation import AccessControl, Operation
+from service.api.request import Request
 from service.api.responses import Answer, FloatArray, reserve, write_values
 from service.api.schemas import LATENT_BOUND, NoOptions
 from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
@@ -70,7 +70,7 @@ class Tensor(_Part):
     data: Any = None
 
 
-class Wish(_Part):
+class RequestedOutput(_Part):
     """An output that is asked for."""
 
     name: Literal["mean", "log_variance", "image"]
@@ -83,7 +83,7 @@ class Inference(_Part):
     id: str | None = None
     parameters: Parameters = Parameters()
     inputs: list[Tensor] = Field(min_length=1, max_length=1)
-    outputs: list[Wish] = Field([], max_length=3)
+    outputs: list[RequestedOutput] = Field([], max_length=3)
 
 
 def refuse(error: ServiceError) -> Answer:
@@ -98,27 +98,28 @@ class InferenceOperation(Operation):
     negotiated = False
 
 
-async def live(_: Request) -> Response:
+async def live(_: StarletteRequest) -> Response:
     """Is the process alive?"""
     return Answer(orjson.dumps({"live": True}), JSON)
 
 
-async def ready(request: Request) -> Response:
+async def ready(request: StarletteRequest) -> Response:
     """Should traffic be sent here? 503 while the service starts and drains."""
-    gate: Gate = request.app.state.gate
+    gate: AccessControl = request.app.state.gate
     is_ready = gate.admission.status == "ok"
     return Answer(orjson.dumps({"ready": is_ready}), JSON, status=200 if is_ready else 503)
 
 
-async def server(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+async def server(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
     """What this service is."""
     extensions = ["binary_tensor_data"]
-    return Answer(orjson.dumps({"name": call.app.title, "version": call.app.version, "extensions": extensions}), JSON)
+    app = request.scope["app"]
+    return Answer(orjson.dumps({"name": app.title, "version": app.version, "extensions": extensions}), JSON)
 
 
-async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
     """What goes into the model and what comes out."""
-    loaded = _named(call)
+    loaded = _named(request)
     image, z = list(loaded.engine.config.image_shape), list(loaded.engine.config.latent_shape)
 
     def tensors(*described: tuple[str, list[int]]) -> list[dict[str, Any]]:
@@ -134,38 +135,39 @@ async def model(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
     return Answer(orjson.dumps(document), JSON)
 
 
-async def model_ready(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+async def model_ready(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
     """Can the model be asked? It can where this is answered."""
-    return Answer(orjson.dumps({"name": _named(call).name, "ready": True}), JSON)
+    return Answer(orjson.dumps({"name": _named(request).name, "ready": True}), JSON)
 
 
-async def infer(call: Call, _: Annotated[NoOptions, Query()]) -> Response:
+async def infer(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
     """Images to posteriors and reconstructions, or latents to images."""
-    loaded = _named(call)
-    body = await call.read(loaded.limits.body)
-    length = _json_length(call, body)
+    loaded = _named(request)
+    body = await request.read(loaded.limits.body)
+    length = _json_length(request, body)
     seconds = length * (LONG_JSON_BYTE_S if length > VALUES else JSON_BYTE_S) + (len(body) - length) * VALUE_S
-    asked, wishes, rows = await call.run(seconds, _read, call, body, length, loaded)
+    asked, wishes, rows = await request.run(seconds, _read, request, body, length, loaded)
     config = loaded.engine.config
     for wish in wishes:
         shape = config.image_shape if wish.name == "image" else config.latent_shape
-        reserve(call, BINARY if _is_binary(asked, wish) else JSON, len(rows) * prod(shape))
-    outputs = await _outputs(call, loaded, asked.inputs[0].name, rows, {wish.name for wish in wishes})
+        reserve(request, BINARY if _is_binary(asked, wish) else JSON, len(rows) * prod(shape))
+    outputs = await _outputs(request, loaded, asked.inputs[0].name, rows, {wish.name for wish in wishes})
     seconds = sum(array.size for array in outputs.values()) * JSON_VALUE_S
-    return await call.run(seconds, _answer, loaded.name, asked, wishes, outputs)
+    return await request.run(seconds, _answer, loaded.name, asked, wishes, outputs)
 
 
-def _named(call: Call) -> Loaded:
-    loaded: Loaded = call.scope["app"].state["loaded"]
-    name, version = call.path_params["name"], call.path_params.get("version", VERSION)
+def _named(request: Request) -> ModelContext:
+    loaded: ModelContext = request.scope["app"].state["loaded"]
+    parameters = request.scope["path_params"]
+    name, version = parameters["name"], parameters.get("version", VERSION)
     if (name, version) != (loaded.name, VERSION):
         raise NotFound(f"There is no model {name!r} of version {version!r} here; {loaded.name!r}, {VERSION!r} is.")
     return loaded
 
 
-def _json_length(call: Call, body: bytes) -> int:
+def _json_length(request: Request, body: bytes) -> int:
     """Bytes of the JSON at the start of `body`."""
-    told = call.field(JSON_LENGTH.lower().encode())
+    told = request.field(JSON_LENGTH.lower().encode())
     if not told:
         return len(body)
     length = int(told) if LENGTH.fullmatch(told) else -1
@@ -175,23 +177,25 @@ def _json_length(call: Call, body: bytes) -> int:
     return length
 
 
-def _read(call: Call, body: bytes, length: int, loaded: Loaded) -> tuple[Inference, Sequence[Wish], FloatArray]:
+def _read(
+    request: Request, body: bytes, length: int, loaded: ModelContext
+) -> tuple[Inference, Sequence[RequestedOutput], FloatArray]:
     """A request: its JSON, of so many bytes, the outputs that it asks for, and the rows of its tensor."""
     numbers = loaded.limits.batch * prod(loaded.engine.config.image_shape)
     try:
-        asked = Inference.model_validate(read_json(body[:length], call.reserve, numbers=numbers))
+        asked = Inference.model_validate(read_json(body[:length], request.reserve, numbers=numbers))
     except ValidationError as error:
         raise invalid("body", error) from error
     tensor = asked.inputs[0]
-    wishes = asked.outputs or [Wish.model_validate({"name": name}) for name in GIVEN_FOR[tensor.name]]
+    wishes = asked.outputs or [RequestedOutput.model_validate({"name": name}) for name in GIVEN_FOR[tensor.name]]
     for wish in wishes:
         if wish.name not in GIVEN_FOR[tensor.name]:
             problem = f"The output {wish.name!r} is not given for {tensor.name!r}; {GIVEN_FOR[tensor.name]} are."
             raise InvalidInput(Problem("body", "/outputs", problem))
-    return asked, wishes, _rows(tensor, memoryview(body)[length:], loaded, call.reserve)
+    return asked, wishes, _rows(tensor, memoryview(body)[length:], loaded, request.reserve)
 
 
-def _rows(tensor: Tensor, binary: memoryview, loaded: Loaded, reserve: Reserve) -> FloatArray:
+def _rows(tensor: Tensor, binary: memoryview, loaded: ModelContext, reserve: Reserve) -> FloatArray:
     """The tensor's values, checked, (N, …) float32."""
     config = loaded.engine.config
     shape = config.image_shape if tensor.name == "image" else config.latent_shape
@@ -249,23 +253,25 @@ def _numbers(data: Any) -> Array:
     return told.astype(np.float64)
 
 
-async def _outputs(call: Call, loaded: Loaded, name: str, rows: FloatArray, wanted: set[str]) -> Mapping[str, Array]:
+async def _outputs(
+    request: Request, loaded: ModelContext, name: str, rows: FloatArray, wanted: set[str]
+) -> Mapping[str, Array]:
     if name == "z":
-        await count_distances(call, loaded, rows)
-        return {"image": await loaded.engine.decode(rows, timing=call.timing)}
+        await count_distances(request, loaded, rows)
+        return {"image": await loaded.engine.decode(rows, timing=request.timing)}
     if "image" in wanted:
-        result = await loaded.engine.reconstruct(rows, timing=call.timing)
+        result = await loaded.engine.reconstruct(rows, timing=request.timing)
         return {"mean": result.mean, "log_variance": result.log_variance, "image": result.pixels}
-    mean, log_variance = await loaded.engine.encode(rows, timing=call.timing)
+    mean, log_variance = await loaded.engine.encode(rows, timing=request.timing)
     return {"mean": mean, "log_variance": log_variance}
 
 
-def _is_binary(asked: Inference, wish: Wish) -> bool:
+def _is_binary(asked: Inference, wish: RequestedOutput) -> bool:
     as_binary = wish.parameters.binary_data
     return asked.parameters.binary_data_output if as_binary is None else as_binary
 
 
-def _answer(name: str, asked: Inference, wishes: Sequence[Wish], outputs: Mapping[str, Array]) -> Answer:
+def _answer(name: str, asked: Inference, wishes: Sequence[RequestedOutput], outputs: Mapping[str, Array]) -> Answer:
     tensors: list[bytes] = []
     binary: list[bytes] = []
     for wish in wishes:

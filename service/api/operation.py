@@ -11,20 +11,20 @@ from urllib.parse import parse_qsl
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
-from starlette.requests import Request
+from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.routing import request_response
 from starlette.types import Receive, Scope, Send
 
 from service.api.admission import Admission
 from service.api.bodies import invalid
-from service.api.request import Call
+from service.api.request import Request
 from service.api.responses import refuse
 from service.errors import InternalError, InvalidInput, Problem, ServiceError
-from service.inference.engine import UnsoundOutput
+from service.inference.engine import NonFiniteOutput
 from service.keys import Keyring
 from service.telemetry.access_log import printable
-from service.telemetry.counters import Tally
+from service.telemetry.counters import Counters
 from service.telemetry.timing import Timing
 
 logger = logging.getLogger("vae-service")
@@ -44,12 +44,12 @@ Options = TypeVar("Options", bound=BaseModel)
 
 
 @dataclass(frozen=True)
-class Gate:
+class AccessControl:
     """Who may come in, and how many; and who was turned away."""
 
     keyring: Keyring
     admission: Admission
-    tally: Tally
+    counters: Counters
 
 
 class Probe(APIRoute):
@@ -59,7 +59,9 @@ class Probe(APIRoute):
     is, which no probe has a use for.
     """
 
-    def __init__(self, path: str, endpoint: Callable[[Request], Awaitable[Response]], **described: Any) -> None:
+    def __init__(
+        self, path: str, endpoint: Callable[[StarletteRequest], Awaitable[Response]], **described: Any
+    ) -> None:
         super().__init__(path, endpoint, **described)
         self.app = request_response(endpoint)
 
@@ -86,38 +88,38 @@ class Operation(APIRoute):
 
     async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Answer one request, as an ASGI application."""
-        call = Call(scope, receive)
+        request = Request(scope, receive)
         try:
-            await (await self.respond(call))(scope, receive, send)
+            await (await self.respond(request))(scope, receive, send)
         finally:
-            if call.reservation is not None:
-                call.reservation.close()
+            if request.reservation is not None:
+                request.reservation.close()
 
-    async def respond(self, call: Call) -> Response:
+    async def respond(self, request: Request) -> Response:
         """The answer to one request."""
-        scope = call.scope
+        scope = request.scope
         timing = scope["timing"] = Timing(scope.get("span"))
         state = scope["app"].state
-        gate: Gate = state["gate"]  # by the attribute it takes five times as long
+        gate: AccessControl = state["gate"]  # by the attribute it takes five times as long
         keyring = gate.keyring
         locked = bool(keyring)
         response: Response
         try:
-            key = keyring.identify(call.field(b"authorization"), call.field(b"x-api-key")) if locked else b""
-            with gate.admission.place(key, lent=call.awaits_body) as place:
-                if place.lent:
-                    await call.arrive(state["loaded"].limits.body)
-                    place.take()
+            key = keyring.identify(request.field(b"authorization"), request.field(b"x-api-key")) if locked else b""
+            with gate.admission.slot(key, provisional=request.awaits_body) as slot:
+                if slot.provisional:
+                    await request.receive_body(state["loaded"].limits.body)
+                    slot.take()
                 query = scope["query_string"]
                 options = read_options(self._options, query) if query else self._defaults
-                response = await self.endpoint(call, options)
+                response = await self.endpoint(request, options)
                 if timing.compute:
                     response.raw_headers.append((b"server-timing", _server_timing(timing)))
         except ServiceError as error:
-            gate.tally.refuse(error)
+            gate.counters.refuse(error)
             response = self.refuse(error)
         except Exception as error:
-            gate.tally.refusals["unsound_output" if isinstance(error, UnsoundOutput) else "failure"] += 1
+            gate.counters.refusals["unsound_output" if isinstance(error, NonFiniteOutput) else "failure"] += 1
             name = scope["request_id"].decode()
             logger.exception("The service failed at %s %s, %s.", scope["method"], printable(scope["raw_path"]), name)
             response = self.refuse(InternalError())

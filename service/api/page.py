@@ -24,7 +24,7 @@ from starlette.routing import Route
 
 from service.api.bodies import JSON
 from service.api.negotiation import accepts_gzip
-from service.api.operation import Gate
+from service.api.operation import AccessControl
 from service.api.responses import Answer
 
 WEB = Path(__file__).parents[1] / "web"
@@ -83,7 +83,7 @@ async def spread(request: Request) -> Response:
 
     `low`, `high`, `mean` and `deviation` are [D], `histogram` is [D][BINS], counts between low and high.
     """
-    gate: Gate = request.app.state.gate
+    gate: AccessControl = request.app.state.gate
     gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
     body = await asyncio.to_thread(_spread, request.app.state.loaded.latents_json)
     return Answer(body, JSON, {"cache-control": "no-store" if gate.keyring else "no-cache", **SAFETY})

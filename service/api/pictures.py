@@ -13,7 +13,7 @@ from PIL.Image import Image
 
 from pictures.orientation import upright_size
 from service.api.offloading import INLINE_S, OPENING_S, PIXEL_S
-from service.api.request import Call
+from service.api.request import Request
 from service.formats.images import memory_of, open_image, open_plain_png, to_array
 from service.limits import Limits
 from vae.provenance import Fit
@@ -30,10 +30,10 @@ class PictureReader:
     """Reads pictures for one request."""
 
     def __init__(
-        self, call: Call, limits: Limits, shape_for: Callable[[int, int], Shape], *, fit: Fit, invert: bool
+        self, request: Request, limits: Limits, shape_for: Callable[[int, int], Shape], *, fit: Fit, invert: bool
     ) -> None:
         """`shape_for` gives the shape (C, H, W) to which a picture of a height and a width is brought."""
-        self._call = call
+        self._call = request
         self._limits = limits
         self._shape_for = shape_for
         self._fit: Fit = fit

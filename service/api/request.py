@@ -6,7 +6,6 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import TypeVar, TypeVarTuple, Unpack
 
-from starlette.requests import Request
 from starlette.types import Receive, Scope
 
 from service.api.offloading import BYTE_S, INLINE_S, UNPACKED_BYTE_S, Offloader
@@ -22,16 +21,16 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 
-class Call(Request):
-    """Starlette's request, its header fields and its body read in one go."""
+class Request:
+    """A request whose header fields and body are each read in one go; Starlette's own reads field by field."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
-        self.scope = scope  # of Starlette's own attributes, those that this service's handlers reach
+        self.scope = scope
         self._receive = receive
         self.fields: dict[bytes, bytes] = scope.get("fields") or join_fields(scope["headers"])
         """Header fields by lower-case name, joined."""
         length = self.fields.get(b"content-length", b"")
-        self.came = 0
+        self.bytes_received = 0
         """Bytes of the body, as yet."""
         self._declared = int(length) if length.isdigit() else 0
         self._chunks: list[bytes] = []
@@ -39,7 +38,7 @@ class Call(Request):
         self.reservation: Reservation | None = None
         """Where something is charged; it is closed once the answer is written."""
         if (body := scope.get("whole_body")) is not None:
-            self.came = len(body)
+            self.bytes_received = len(body)
             self._chunks = [body]
             self._more = False
 
@@ -84,9 +83,9 @@ class Call(Request):
         offloader: Offloader = self.scope["app"].state["offloader"]
         return await offloader.run(seconds, self.memory, function, *arguments)
 
-    async def arrive(self, limit: int) -> None:
+    async def receive_body(self, limit: int) -> None:
         """Wait until the body is whole, or known to be of more than `limit` bytes; raises Unavailable."""
-        while self._more and max(self._declared, self.came) <= limit:
+        while self._more and max(self._declared, self.bytes_received) <= limit:
             await self._take_in()
 
     async def read(self, limit: int) -> bytes:
@@ -95,11 +94,11 @@ class Call(Request):
         Its declared length is enough to know, where it has one.
         """
         if self._more:
-            await self.arrive(limit)
-        if max(self._declared, self.came) > limit:
+            await self.receive_body(limit)
+        if max(self._declared, self.bytes_received) > limit:
             raise TooLarge(f"The body is larger than the {limit} bytes that are taken.")
-        if self.came > UNCOUNTED:
-            self.memory.received(self.came)
+        if self.bytes_received > UNCOUNTED:
+            self.memory.received(self.bytes_received)
         body = self._chunks[0] if len(self._chunks) == 1 else await self._join()
         encoding = self.fields.get(b"content-encoding", b"").decode("latin-1")
         if not encoding or encoding.lower() == "identity":
@@ -108,8 +107,8 @@ class Call(Request):
         return await self.run(seconds, decompress, body, encoding, limit, self.memory)
 
     async def _join(self) -> bytes:
-        with self.memory.hold(self.came):
-            body = await self.run(self.came * BYTE_S, b"".join, self._chunks)
+        with self.memory.hold(self.bytes_received):
+            body = await self.run(self.bytes_received * BYTE_S, b"".join, self._chunks)
             self._chunks = [body]
         return body
 
@@ -118,12 +117,12 @@ class Call(Request):
         if message["type"] == "http.disconnect":
             raise UnreadableBody("The caller hung up before the body was whole.")
         self._take(message.get("body", b""), more=message.get("more_body", False))
-        if self._more and self.came > UNCOUNTED:
-            self.memory.receive(self.came)
+        if self._more and self.bytes_received > UNCOUNTED:
+            self.memory.receive(self.bytes_received)
 
     def _take(self, chunk: bytes, *, more: bool) -> None:
         self._chunks.append(chunk)
-        self.came += len(chunk)
+        self.bytes_received += len(chunk)
         self._more = more
 
 

@@ -14,7 +14,7 @@ from starlette.types import Receive, Scope, Send
 from service import errors
 from service.api.bodies import JSON, NDJSON
 from service.api.offloading import INLINE_S, JSON_VALUE_S, PIXEL_S, VALUE_S
-from service.api.request import Call
+from service.api.request import Request
 from service.api.schemas import PngOptions
 from service.errors import ServiceError, problem_document
 from service.formats.png import write_png
@@ -65,43 +65,45 @@ def refuse(error: ServiceError) -> Answer:
     return Answer(problem_document(error), errors.MEDIA_TYPE, error.headers, error.status)
 
 
-def reserve(call: Call, media_type: str, count: int) -> None:
+def reserve(request: Request, media_type: str, count: int) -> None:
     """Charge an answer of `count` numbers, and the arrays that it is written from; raises TooLarge or Unavailable."""
-    call.reserve(count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12)))
+    request.reserve(count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12)))
 
 
 async def png(
-    call: Call, scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
+    request: Request, scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
 ) -> Answer:
     """Images on one sheet, as `write_png` takes them."""
     seconds = scanlines.size * options.scale**2 * PIXEL_S
     if seconds <= INLINE_S:  # as `run` does, without a coroutine
         return Answer(write_png(scanlines, channels, options.columns, options.scale), PNG, headers)
-    return Answer(await call.run(seconds, write_png, scanlines, channels, options.columns, options.scale), PNG, headers)
+    return Answer(
+        await request.run(seconds, write_png, scanlines, channels, options.columns, options.scale), PNG, headers
+    )
 
 
 async def arrays(
-    call: Call,
+    request: Request,
     media_type: str,
     rows: Mapping[str, FloatArray],
     *,
     single: bool,
     headers: Mapping[str, str] | None = None,
-    **told: int,
+    **extra: int,
 ) -> Answer:
-    """Named arrays (N, …) as one of OFFERS; a `single` item is given without the N. JSON tells `told` before them."""
+    """Named arrays (N, …) as one of OFFERS; a `single` item is given without the N. JSON tells `extra` before them."""
     count = sum(array.size for array in rows.values())
     if media_type == JSON:
-        fields = {**told, **{name: array[0] if single else array for name, array in rows.items()}}
+        fields = {**extra, **{name: array[0] if single else array for name, array in rows.items()}}
         seconds = count * JSON_VALUE_S
         if seconds <= INLINE_S:  # as `run` does, without a coroutine
             return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
-        return Answer(await call.run(seconds, _write_json, fields), JSON, headers)
+        return Answer(await request.run(seconds, _write_json, fields), JSON, headers)
     if media_type == NDJSON:
         seconds = count * JSON_VALUE_S + len(next(iter(rows.values()))) * LINE_S
-        return Answer(await call.run(seconds, _write_lines, rows), NDJSON, headers)
+        return Answer(await request.run(seconds, _write_lines, rows), NDJSON, headers)
     write = ARRAY_FORMATS[media_type].write
-    return Answer(await call.run(count * VALUE_S, write, rows, single), media_type, headers)
+    return Answer(await request.run(count * VALUE_S, write, rows, single), media_type, headers)
 
 
 def _write_json(fields: Mapping[str, Any]) -> bytes:

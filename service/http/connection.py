@@ -59,7 +59,7 @@ ASGI = {"version": "3.0", "spec_version": "2.4"}
 
 
 @dataclass(frozen=True)
-class Patience:
+class Timeouts:
     """Seconds that a caller is waited for."""
 
     caller: float
@@ -123,10 +123,10 @@ class Connection(asyncio.Protocol):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        """As uvicorn does it; the application's lifespan has left its Patience in `app_state`."""
+        """As uvicorn does it; the application's lifespan has left its Timeouts in `app_state`."""
         self._app = config.loaded_app
         self._server = server_state
-        self._patience: Patience = app_state["patience"]
+        self._patience: Timeouts = app_state["patience"]
         self._loop = _loop or asyncio.get_running_loop()
         self._inbox: Inbox = app_state.setdefault("inbox", Inbox(self._loop))  # all connections'
         self._outbox: Outbox = app_state.setdefault("outbox", Outbox())
@@ -165,7 +165,7 @@ class Connection(asyncio.Protocol):
         self._client = get_remote_addr(self.transport)
         self._address = get_local_addr(self.transport)
         self._server.connections.add(self)  # type: ignore[arg-type] # it names uvicorn's own protocols alone
-        self._give(self._patience.caller)
+        self._arm_timeout(self._patience.caller)
         self._watch()
 
     def connection_lost(self, exc: Exception | None) -> None:
@@ -188,7 +188,7 @@ class Connection(asyncio.Protocol):
         elif self._unparsed:
             self._unparsed = self._unparsed[self._parsed :] + data
             self._parsed = 0
-            self._regulate()
+            self._update_backpressure()
         else:
             self._unparsed = data
             self._inbox.enter(self._read)
@@ -223,9 +223,9 @@ class Connection(asyncio.Protocol):
         if self._parsed >= size:
             self._unparsed, self._parsed = b"", 0
         if self._due == RENEWED:
-            self._give(self._patience.caller)
+            self._arm_timeout(self._patience.caller)
         if self._unparsed or not self._reads:
-            self._regulate()
+            self._update_backpressure()
 
     def _is_full(self) -> bool:
         """Return whether parsing has to wait for an answer, or for the body to be read."""
@@ -415,9 +415,9 @@ class Connection(asyncio.Protocol):
         elif self._unparsed or not self._reads:
             self._go_on_reading()
         elif not self._cycles:
-            self._give(self._patience.caller if self._in_head else self._patience.idle)
+            self._arm_timeout(self._patience.caller if self._in_head else self._patience.idle)
 
-    def _give(self, seconds: float) -> None:
+    def _arm_timeout(self, seconds: float) -> None:
         self._due = self._loop.time() + seconds
 
     def _read_soon(self) -> None:
@@ -433,9 +433,9 @@ class Connection(asyncio.Protocol):
         elif self._unparsed:
             self._read()
         else:
-            self._regulate()
+            self._update_backpressure()
 
-    def _regulate(self) -> None:
+    def _update_backpressure(self) -> None:
         """Read as long as there is someone to take it; what is held meanwhile is charged to the memory budget."""
         waiting = bool(self._unparsed) or self._is_full()
         if self._reads == (not waiting) or self.transport.is_closing():
@@ -455,7 +455,7 @@ class Connection(asyncio.Protocol):
             self._memory.adjust(-self._charged)
             self._charged = 0
             self.transport.resume_reading()
-            self._give(self._patience.caller)
+            self._arm_timeout(self._patience.caller)
 
     def _fail(self, error: ServiceError) -> None:
         """Take nothing more; refuse the request that was coming once those before it are answered."""
@@ -467,7 +467,7 @@ class Connection(asyncio.Protocol):
         if self._incoming is not None or not self._cycles:
             self._refuse(error)
         else:
-            self._regulate()
+            self._update_backpressure()
 
     def _parse(self, data: bytes | memoryview) -> None:
         """Feed the parser. Where the caller offers another protocol it leaves the body to that one: begin anew there.
@@ -511,7 +511,7 @@ class Connection(asyncio.Protocol):
         self._charged = 0
         if not self._reads:
             self.transport.resume_reading()
-        self._give(LINGER_S)
+        self._arm_timeout(LINGER_S)
         self._outbox.end(self.transport)
 
     def _abandon(self) -> None:

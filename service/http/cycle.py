@@ -91,7 +91,7 @@ class Cycle:
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
-            name = self._name.decode()
+            name = self._request_id.decode()
             logger.exception("The service failed at %s %r, %s.", self.scope["method"], self.scope["raw_path"], name)
             if not self.started:
                 await self._send_500()
@@ -116,7 +116,7 @@ class Cycle:
     async def receive(self) -> Message:
         """What came of the body. After the last of it this waits until the caller is gone, and is cancelled."""
         while not self._body and (self._all_taken or not self.whole):
-            self._invite()
+            self._send_continue()
             self._news = asyncio.get_running_loop().create_future()
             await self._news
         body = self._so_far()
@@ -189,7 +189,7 @@ class Cycle:
         self._on_end()
 
     @property
-    def _name(self) -> bytes:
+    def _request_id(self) -> bytes:
         """The request's id, where the application gave it one."""
         name: bytes = self.scope.get("request_id", b"-")
         return name
@@ -197,11 +197,11 @@ class Cycle:
     async def _send_500(self) -> None:
         document = problem_document(InternalError())
         fields = [(b"content-type", MEDIA_TYPE.encode()), (b"content-length", b"%d" % len(document))]
-        fields.append((b"x-request-id", self._name))
+        fields.append((b"x-request-id", self._request_id))
         await self.send({"type": "http.response.start", "status": InternalError.status, "headers": fields})
         await self.send({"type": "http.response.body", "body": document})
 
-    def _invite(self) -> None:
+    def _send_continue(self) -> None:
         """Have the caller send the body who waits to be told (RFC 9110, section 10.1.1)."""
         expected = (value.lower() for name, value in self.scope["headers"] if name == b"expect")
         if not (self._invited or self.whole) and b"100-continue" in expected:

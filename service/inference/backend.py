@@ -12,7 +12,7 @@ import numpy as np
 import numpy.typing as npt
 import onnxruntime
 
-from service.inference.onnx_model import Translation, Untranslatable
+from service.inference.onnx_model import OnnxModel, UnsupportedModel
 from vae.config import AutoencoderKLConfig, VAEConfig
 
 FloatArray = npt.NDArray[np.float32]
@@ -24,13 +24,13 @@ TOLERANCE = 1e-5
 """Largest difference from torch, per value: absolute, and relative to the value."""
 
 
-class Network(Protocol):
+class Backend(Protocol):
     """Float32 throughout: images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape.
 
     The channels of the images that are given may lie last in memory.
     """
 
-    lanes: int
+    max_concurrent_batches: int
     """Batches that are best computed at a time, in as many threads."""
 
     @property
@@ -46,7 +46,7 @@ class Network(Protocol):
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As `decode`, and −log p(x|z) of `images`, (N,), nats."""
 
-    def signed(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
+    def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES: their bytes, (N, …).
 
         And their sums, (N,), which are finite where all of their numbers are.
@@ -56,48 +56,48 @@ class Network(Protocol):
         """Called in a thread of the service's own before it computes there."""
 
 
-class OnnxNetwork:
+class OnnxBackend:
     """A VAE whose layers ONNX Runtime knows, on the CPU. Its kernels compute a row alike in batches of any size."""
 
-    lanes = 1
+    max_concurrent_batches = 1
 
-    def __init__(self, translation: Translation, threads: int = 1) -> None:
-        """Raises Untranslatable where it computes something else than torch."""
+    def __init__(self, translation: OnnxModel, threads: int = 1) -> None:
+        """Raises UnsupportedModel where it computes something else than torch."""
         self.config = translation.config
         self._encoder = _session(translation.encoder, threads)
         self._decoder = _session(translation.decoder, threads)
         self._compare(translation)
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As Network."""
+        """As Backend."""
         mean, log_variance = self._encoder.run(None, {"x": images.reshape(len(images), -1)})
         return mean, log_variance
 
     def decode(self, z: FloatArray) -> FloatArray:
-        """As Network."""
+        """As Backend."""
         images: FloatArray = self._decoder.run(["image"], {"x": z})[0]
         return images.reshape(-1, *self.config.image_shape)
 
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As Network."""
+        """As Backend."""
         decoded, logits = self._decoder.run(None, {"x": z})
         return decoded.reshape(images.shape), _reconstruction_loss(logits.reshape(images.shape), images)
 
-    def signed(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
-        """As Network."""
+    def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
+        """As Backend."""
         images = (self.decode(z) * 2 - 1).reshape(len(z), -1)
         return images.astype(DTYPES[dtype]).view(np.uint8), images.sum(1)
 
     def begin_thread(self) -> None:
-        """As Network; there is nothing to do."""
+        """As Backend; there is nothing to do."""
 
-    def _compare(self, translation: Translation) -> None:
+    def _compare(self, translation: OnnxModel) -> None:
         probe = translation.probe
         mean, log_variance = self.encode(probe["images"])
         found = {"mean": mean, "log_variance": log_variance, "image": self.decode(probe["z"])}
         for name, array in found.items():
             if not np.allclose(array, probe[name], TOLERANCE, TOLERANCE, equal_nan=True):
-                raise Untranslatable(f"it differs from torch by more than {TOLERANCE:g}")
+                raise UnsupportedModel(f"it differs from torch by more than {TOLERANCE:g}")
 
 
 def _reconstruction_loss(logits: FloatArray, x: FloatArray) -> FloatArray:

@@ -33,8 +33,9 @@ class MicroBatcher(Generic[Item, Result]):
     A lone item is computed after a tick that brought no other, some microseconds later, and under load, while one batch
     is computed, the next one gathers by itself. With an `executor` the event loop stays free during the computation.
     What then waits is given a little more time, as long as others come: those just answered may come again, and would
-    else always find the other half of them being computed. With several `lanes` a whole batch is begun beside one that
-    is being computed: copied to a GPU, say. An exception in the place of a result is raised for its item alone.
+    else always find the other half of them being computed. With `max_concurrent_batches` above 1 a whole batch is begun
+    beside one that is being computed: copied to a GPU, say. An exception in the place
+    of a result is raised for its item alone.
     """
 
     def __init__(
@@ -44,7 +45,7 @@ class MicroBatcher(Generic[Item, Result]):
         limit: int,
         size: Callable[[Item], int],
         executor: Executor | None = None,
-        lanes: int = 1,
+        max_concurrent_batches: int = 1,
         observe: Callable[[Sequence[Result | Exception], Sequence[Timing], float, int], None] | None = None,
     ) -> None:
         """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item.
@@ -56,7 +57,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._limit = limit
         self._size = size
         self._executor = executor
-        self._lanes = lanes
+        self._lanes = max_concurrent_batches
         self._observe = observe
         self._queue: deque[_Waiting[Item, Result]] = deque()
         self.waiting = 0

@@ -7,20 +7,22 @@ from pathlib import Path
 
 import torch
 
-from service.inference.onnx_model import Known
+from service.inference.onnx_model import CheckpointInfo
 from vae.autoencoder_kl import AutoencoderKL, load_folder
 from vae.checkpoint import load
 from vae.latents import LatentSet
 from vae.model import VAE
-from vae.provenance import Provenance
+from vae.provenance import CheckpointMetadata
 
 
-def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[VAE | AutoencoderKL, Known]:
+def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[VAE | AutoencoderKL, CheckpointInfo]:
     """A file of ours or a folder of diffusers', and the latents beside it; raises CheckpointError."""
     checkpoint = load_folder(path, device) if path.is_dir() else load(path, device)
-    provenance = Provenance(**{field.name: getattr(checkpoint, field.name) for field in fields(Provenance)})
+    provenance = CheckpointMetadata(
+        **{field.name: getattr(checkpoint, field.name) for field in fields(CheckpointMetadata)}
+    )
     latents = LatentSet.load(path, provenance.sha256)
     arrays = None if latents is None else {"mean": latents.mean.numpy(), "label": latents.label.numpy()}
-    return checkpoint.model, Known(
+    return checkpoint.model, CheckpointInfo(
         provenance, sum(weights.numel() for weights in checkpoint.model.parameters()), arrays
     )

@@ -17,10 +17,10 @@ import numpy as np
 import numpy.typing as npt
 
 from service.errors import Unavailable
-from service.inference.backend import DTYPES, Network
+from service.inference.backend import DTYPES, Backend
 from service.inference.batching import MicroBatcher
 from service.inference.posterior import draw_posterior, kl_divergence
-from service.telemetry.counters import Tally
+from service.telemetry.counters import Counters
 from service.telemetry.timing import Timing
 
 FloatArray = npt.NDArray[np.float32]
@@ -34,7 +34,7 @@ BLOCKING_LIMIT_S = 0.001
 BATCH_BLOCKING_LIMIT_S = 0.005
 """… and one that takes longer for its largest micro-batch."""
 
-LANES = 2
+PIECES_IN_FLIGHT = 2
 """Whole pieces of one large request that wait at a time: others' come in between, and the engine has no rest."""
 
 LARGE_AT_A_TIME = 2
@@ -53,7 +53,7 @@ LOSSES = {
 """The results of each operation that are losses, and their histograms."""
 
 
-class UnsoundOutput(Exception):
+class NonFiniteOutput(Exception):
     """The model gave something that is not a finite number."""
 
 
@@ -74,48 +74,59 @@ class Engine:
 
     def __init__(
         self,
-        network: Network,
+        backend: Backend,
         *,
         micro_batch_limit: int,
         deadline: float = 30,
         threaded: bool | None = None,
-        tally: Tally | None = None,
+        counters: Counters | None = None,
         on_batch: Callable[[str, Sequence[Timing], float, int], None] | None = None,
     ) -> None:
         """A request of several pieces waits for its turn a third of the `deadline`, in seconds, and is then refused.
 
         `threaded` says whether a batch is computed in a thread beside the event loop; by default, if it is slow.
 
-        `tally` counts batches, and the losses of the images that come. `on_batch` is told of each batch its operation,
-        the timings of its requests, how long it took, in seconds, and its rows.
+        `counters` counts batches, and the losses of the images that come. `on_batch` is told of each batch its
+        operation, the timings of its requests, how long it took, in seconds, and its rows.
         """
-        self.config = network.config
-        self._network = network
-        row_by_row = self.config.row_by_row
-        self._limit = 1 if row_by_row else micro_batch_limit
-        self._least_rows = 1 if row_by_row else self._find_least_rows()
+        self.config = backend.config
+        self._backend = backend
+        per_sample = self.config.per_sample
+        self._limit = 1 if per_sample else micro_batch_limit
+        self._least_rows = 1 if per_sample else self._find_least_rows()
         if threaded is None:
             threaded = (
-                row_by_row or self._seconds(1) > BLOCKING_LIMIT_S or self._seconds(self._limit) > BATCH_BLOCKING_LIMIT_S
+                per_sample or self._seconds(1) > BLOCKING_LIMIT_S or self._seconds(self._limit) > BATCH_BLOCKING_LIMIT_S
             )
-        self._threads = ThreadPoolExecutor(network.lanes, "engine", network.begin_thread) if threaded else None
+        self._threads = (
+            ThreadPoolExecutor(backend.max_concurrent_batches, "engine", backend.begin_thread) if threaded else None
+        )
         self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._longest_wait = deadline / 3
-        self._tally = tally or Tally()
+        self._counters = counters or Counters()
         self._on_batch = on_batch
         self._encoder = self._batcher("encode", self._encode)
         self._decoder = self._batcher("decode", self._decode)
-        self._drawer = self._batcher("draw", self._draw)
+        self._scanline_decoder = self._batcher("draw", self._decode_scanlines)
         self._reconstructor = self._batcher("reconstruct", self._reconstruct)
-        self._redrawer = self._batcher("redraw", self._redraw)
+        self._scanline_reconstructor = self._batcher("redraw", self._reconstruct_scanlines)
         self._loss_sampler = self._batcher("losses", self._losses)
-        self._signers = {dtype: self._batcher("signed", partial(self._network.signed, dtype=dtype)) for dtype in DTYPES}
+        self._raw_decoders = {
+            dtype: self._batcher("signed", partial(self._backend.decode_raw, dtype=dtype)) for dtype in DTYPES
+        }
 
     @property
     def waiting(self) -> int:
         """Rows that wait to be computed."""
-        batchers = (self._encoder, self._decoder, self._drawer, self._reconstructor, self._redrawer, self._loss_sampler)
-        return sum(batcher.waiting for batcher in (*batchers, *self._signers.values()))
+        batchers = (
+            self._encoder,
+            self._decoder,
+            self._scanline_decoder,
+            self._reconstructor,
+            self._scanline_reconstructor,
+            self._loss_sampler,
+        )
+        return sum(batcher.waiting for batcher in (*batchers, *self._raw_decoders.values()))
 
     async def encode(self, images: FloatArray, *, timing: Timing | None = None) -> tuple[FloatArray, FloatArray]:
         """Mean and log-variance of q(z|x), (N, …) each."""
@@ -127,14 +138,14 @@ class Engine:
         (pixels,) = await self._run(self._decoder, (z,), timing)
         return pixels
 
-    async def draw(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
+    async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         """As `decode`, as a PNG's scanlines: uint8 (N, H, 1 + W·C), each row of pixels after a zero."""
-        scanlines, _ = await self._run(self._drawer, (z,), timing)
+        scanlines, _ = await self._run(self._scanline_decoder, (z,), timing)
         return scanlines
 
-    async def signed(self, z: FloatArray, dtype: str, *, timing: Timing | None = None) -> ByteArray:
+    async def decode_raw(self, z: FloatArray, dtype: str, *, timing: Timing | None = None) -> ByteArray:
         """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES: their bytes, uint8 (N, …)."""
-        pixels, _ = await self._run(self._signers[dtype], (z,), timing)
+        pixels, _ = await self._run(self._raw_decoders[dtype], (z,), timing)
         return pixels
 
     async def reconstruct(
@@ -144,12 +155,12 @@ class Engine:
         noise = self._or_zeros(noise, len(images))
         return Reconstruction(*await self._run(self._reconstructor, (images, noise), timing))
 
-    async def redraw(
+    async def reconstruct_scanlines(
         self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
     ) -> ByteArray:
-        """The images that `reconstruct` gives, as `draw` does."""
+        """The images that `reconstruct` gives, as `decode_scanlines` does."""
         noise = self._or_zeros(noise, len(images))
-        scanlines, _, _ = await self._run(self._redrawer, (images, noise), timing)
+        scanlines, _, _ = await self._run(self._scanline_reconstructor, (images, noise), timing)
         return scanlines
 
     async def sample_losses(
@@ -168,13 +179,22 @@ class Engine:
         count = len(images)
 
         def cut(start: int) -> Arrays:
-            draw, first = divmod(start, count)
+            decode_scanlines, first = divmod(start, count)
             rows = slice(first, first + self._limit)
-            return images[rows], mean[rows], log_variance[rows], np.broadcast_to(noise[draw], mean[rows].shape)
+            return (
+                images[rows],
+                mean[rows],
+                log_variance[rows],
+                np.broadcast_to(noise[decode_scanlines], mean[rows].shape),
+            )
 
-        starts = [draw * count + first for draw in range(len(noise)) for first in range(0, count, self._limit)]
-        lanes = LANES * max(1, self._limit // count)
-        (losses,) = await self._run_in_pieces(self._loss_sampler, len(noise) * count, starts, cut, timing, lanes)
+        starts = [
+            decode_scanlines * count + first
+            for decode_scanlines in range(len(noise))
+            for first in range(0, count, self._limit)
+        ]
+        pieces = PIECES_IN_FLIGHT * max(1, self._limit // count)
+        (losses,) = await self._run_in_pieces(self._loss_sampler, len(noise) * count, starts, cut, timing, pieces)
         return losses.reshape(len(noise), count)
 
     def close(self) -> None:
@@ -187,7 +207,7 @@ class Engine:
 
     def _batcher(self, name: str, operation: Operation) -> MicroBatcher[Arrays, Arrays]:
         queued, computed, sizes = (
-            self._tally.histogram(f"vae_{what}", name)
+            self._counters.histogram(f"vae_{what}", name)
             for what in ("queue_duration_seconds", "compute_duration_seconds", "batch_rows")
         )
 
@@ -202,7 +222,7 @@ class Engine:
             sizes.add(rows)
             for column, loss in LOSSES.get(name, {}).items():
                 values = (result[column].tolist() for result in results if not isinstance(result, Exception))
-                self._tally.histogram(loss).add_all(list(chain.from_iterable(values)))
+                self._counters.histogram(loss).add_all(list(chain.from_iterable(values)))
             if self._on_batch:
                 self._on_batch(name, timings, seconds, rows)
 
@@ -211,7 +231,7 @@ class Engine:
             limit=self._limit,
             size=lambda item: len(item[0]),
             executor=self._threads,
-            lanes=self._network.lanes,
+            max_concurrent_batches=self._backend.max_concurrent_batches,
             observe=observe,
         )
 
@@ -223,7 +243,7 @@ class Engine:
             return tuple(array[start : start + self._limit] for array in rows)
 
         starts = range(0, len(rows[0]), self._limit)
-        return self._run_in_pieces(batcher, len(rows[0]), starts, cut, timing, LANES)
+        return self._run_in_pieces(batcher, len(rows[0]), starts, cut, timing, PIECES_IN_FLIGHT)
 
     async def _run_in_pieces(
         self,
@@ -232,11 +252,11 @@ class Engine:
         starts: Sequence[int],
         cut: Callable[[int], Arrays],
         timing: Timing | None,
-        lanes: int,
+        max_concurrent_batches: int,
     ) -> Arrays:
         """The results of `count` rows, of which `cut` gives the piece that begins at each of `starts`.
 
-        As many pieces as there are `lanes` wait at a time.
+        As many pieces as there are `max_concurrent_batches` wait at a time.
         """
         timing = timing or Timing()  # by which the batcher knows the pieces of a request
         results: list[npt.NDArray[Any]] = []
@@ -252,7 +272,10 @@ class Engine:
         since = time.perf_counter()
         async with self._turn_of_large() if count > self._limit else nullcontext():
             timing.queue += time.perf_counter() - since
-            tasks = [asyncio.create_task(go_through(starts[lane::lanes])) for lane in range(lanes)]
+            tasks = [
+                asyncio.create_task(go_through(starts[lane::max_concurrent_batches]))
+                for lane in range(max_concurrent_batches)
+            ]
             try:
                 await asyncio.gather(*tasks)
             finally:  # a TaskGroup of Python 3.11, cancelled, leaves a reference cycle around all of the request
@@ -277,7 +300,7 @@ class Engine:
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays | Exception]:
         """One forward pass over all items, in whole rows, and its results cut up again.
 
-        Where those of an item are not all finite it has UnsoundOutput in their place.
+        Where those of an item are not all finite it has NonFiniteOutput in their place.
         """
         rows = sum(len(item[0]) for item in items)
         arrays = operation(*(self._join(column, rows) for column in zip(*items, strict=True)))
@@ -287,7 +310,7 @@ class Engine:
         for item in items:
             stop = start + len(item[0])
             part = tuple([array[start:stop] for array in arrays])
-            results.append(part if sound or _all_finite(part) else UnsoundOutput())
+            results.append(part if sound or _all_finite(part) else NonFiniteOutput())
             start = stop
         return results
 
@@ -299,14 +322,14 @@ class Engine:
         return np.concatenate(column)
 
     def _encode(self, images: FloatArray) -> Arrays:
-        mean, log_variance = self._network.encode(images)
+        mean, log_variance = self._backend.encode(images)
         return mean, log_variance, kl_divergence(mean, log_variance)
 
     def _decode(self, z: FloatArray) -> Arrays:
-        return (np.ascontiguousarray(self._network.decode(z)),)
+        return (np.ascontiguousarray(self._backend.decode(z)),)
 
-    def _draw(self, z: FloatArray) -> Arrays:
-        pixels = self._network.decode(z)
+    def _decode_scanlines(self, z: FloatArray) -> Arrays:
+        pixels = self._backend.decode(z)
         pixels *= 255
         pixels += 0.5
         count, channels, height, width = pixels.shape
@@ -314,19 +337,19 @@ class Engine:
         scanlines[:, :, 1:] = pixels.transpose(0, 2, 3, 1).reshape(count, height, -1)
         return scanlines, pixels.sum((1, 2, 3))  # the sum is finite where all pixels are
 
-    def _redraw(self, images: FloatArray, noise: FloatArray) -> Arrays:
-        mean, log_variance = self._network.encode(images)
-        scanlines, sums = self._draw(draw_posterior(mean, log_variance, noise))
+    def _reconstruct_scanlines(self, images: FloatArray, noise: FloatArray) -> Arrays:
+        mean, log_variance = self._backend.encode(images)
+        scanlines, sums = self._decode_scanlines(draw_posterior(mean, log_variance, noise))
         return scanlines, sums, kl_divergence(mean, log_variance)
 
     def _reconstruct(self, images: FloatArray, noise: FloatArray) -> Arrays:
-        mean, log_variance = self._network.encode(images)
+        mean, log_variance = self._backend.encode(images)
         z = draw_posterior(mean, log_variance, noise)
-        pixels, loss = self._network.reconstruct(z, images)
+        pixels, loss = self._backend.reconstruct(z, images)
         return mean, log_variance, z, np.ascontiguousarray(pixels), loss, kl_divergence(mean, log_variance)
 
     def _losses(self, images: FloatArray, mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> Arrays:
-        _, loss = self._network.reconstruct(draw_posterior(mean, log_variance, noise), images)
+        _, loss = self._backend.reconstruct(draw_posterior(mean, log_variance, noise), images)
         return (loss,)
 
     def _seconds(self, rows: int) -> float:
@@ -335,7 +358,7 @@ class Engine:
         seconds = []
         for _ in range(5):
             start = time.perf_counter()
-            self._compute(self._draw, [(z,)])
+            self._compute(self._decode_scanlines, [(z,)])
             seconds.append(time.perf_counter() - start)
         return min(seconds)
 

@@ -12,28 +12,28 @@ from multiprocessing.connection import Connection
 from pathlib import Path
 from typing import NamedTuple
 
-from service.inference.backend import Network, OnnxNetwork
-from service.inference.onnx_model import Known, Translation, Untranslatable
+from service.inference.backend import Backend, OnnxBackend
+from service.inference.onnx_model import CheckpointInfo, OnnxModel, UnsupportedModel
 from service.settings import Settings
 from vae.provenance import CheckpointError
 
 
-class Served(NamedTuple):
+class LoadedModel(NamedTuple):
     """What is known of a checkpoint, and what computes its network."""
 
-    known: Known
-    network: Network
+    known: CheckpointInfo
+    backend: Backend
 
 
 class StartError(Exception):
     """Why the service cannot start, in a sentence for the operator."""
 
 
-Load = Callable[[], Served]
+Load = Callable[[], LoadedModel]
 """Raises StartError."""
 
 
-def load_checkpoint(settings: Settings) -> Served:
+def load_checkpoint(settings: Settings) -> LoadedModel:
     """The checkpoint on its device; raises StartError."""
     return begin_to_load(settings)()
 
@@ -61,9 +61,9 @@ def begin_to_load(settings: Settings) -> Load:
     process.start()
     sender.close()
 
-    def load() -> Served:
+    def load() -> LoadedModel:
         try:
-            read: tuple[Known, Translation] | Exception = receiver.recv()
+            read: tuple[CheckpointInfo, OnnxModel] | Exception = receiver.recv()
         except EOFError:
             process.join()
             reason = f"the process that reads it has ended with status {process.exitcode}"
@@ -73,8 +73,8 @@ def begin_to_load(settings: Settings) -> Load:
             if isinstance(read, Exception):
                 raise read
             known, translation = read
-            return Served(known, OnnxNetwork(translation, settings.torch_threads))
-        except Untranslatable as error:
+            return LoadedModel(known, OnnxBackend(translation, settings.torch_threads))
+        except UnsupportedModel as error:
             if settings.runtime == "onnx":
                 raise _cannot_compute(error) from error
             return _load_here(settings.model_copy(update={"runtime": "torch"}))
@@ -92,20 +92,20 @@ def _translate(checkpoint: Path, sender: Connection) -> None:
     try:
         model, known = read_checkpoint(checkpoint)
         sender.send((known, translate(model)))
-    except (CheckpointError, Untranslatable) as error:
+    except (CheckpointError, UnsupportedModel) as error:
         sender.send(error)
 
 
-def _load_here(settings: Settings) -> Served:
+def _load_here(settings: Settings) -> LoadedModel:
     from service.inference import torch_backend  # noqa: PLC0415 - imports torch
 
     try:
-        return Served(*torch_backend.load(settings))
+        return LoadedModel(*torch_backend.load(settings))
     except (CheckpointError, torch_backend.DeviceError) as error:
         raise StartError(str(error)) from error
-    except Untranslatable as error:
+    except UnsupportedModel as error:
         raise _cannot_compute(error) from error
 
 
-def _cannot_compute(error: Untranslatable) -> StartError:
+def _cannot_compute(error: UnsupportedModel) -> StartError:
     return StartError(f"ONNX Runtime cannot compute this model: {error}. Leave VAE_RUNTIME unset.")

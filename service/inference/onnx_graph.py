@@ -11,21 +11,21 @@ import torch
 from onnx import TensorProto, helper, numpy_helper
 from torch import Tensor, nn
 
-from service.inference.onnx_model import FloatArray, Translation, Untranslatable
+from service.inference.onnx_model import FloatArray, OnnxModel, UnsupportedModel
 from vae.autoencoder_kl import AutoencoderKL
 from vae.model import VAE
 
 OPSET, IR_VERSION = 17, 8
 
 
-def translate(model: VAE | AutoencoderKL) -> Translation:
-    """`model`, which is on the CPU; raises Untranslatable where there is a layer that has no translation."""
+def translate(model: VAE | AutoencoderKL) -> OnnxModel:
+    """`model`, which is on the CPU; raises UnsupportedModel where there is a layer that has no translation."""
     if not isinstance(model, VAE):
-        raise Untranslatable(f"it has no translation of {type(model).__name__}")
+        raise UnsupportedModel(f"it has no translation of {type(model).__name__}")
     heads = {"mean": model.mean_layer, "log_variance": model.log_variance_layer}
     encoder = _onnx_model(model.encoder, (model.config.pixels,), heads)
     decoder = _onnx_model(model.decoder, model.config.latent_shape, {"image": nn.Sigmoid(), "logits": nn.Identity()})
-    return Translation(model.config, encoder, decoder, _probe(model))
+    return OnnxModel(model.config, encoder, decoder, _probe(model))
 
 
 def _probe(model: VAE) -> dict[str, FloatArray]:
@@ -72,7 +72,7 @@ class _Graph:
             return source
         translation = TRANSLATIONS.get(type(layer))
         if translation is None:
-            raise Untranslatable(f"it has no translation of {type(layer).__name__}")
+            raise UnsupportedModel(f"it has no translation of {type(layer).__name__}")
         kind, constants, attributes = translation(layer)
         output = f"{len(self.nodes)}"
         inputs = [source, *(self._hold(constant) for constant in constants)]

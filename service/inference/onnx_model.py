@@ -10,20 +10,20 @@ import numpy.typing as npt
 
 from service.formats.arrays import Array
 from vae.config import VAEConfig
-from vae.provenance import Provenance
+from vae.provenance import CheckpointMetadata
 
 FloatArray = npt.NDArray[np.float32]
 
 
-class Untranslatable(Exception):
+class UnsupportedModel(Exception):
     """Why ONNX Runtime cannot compute a network, as what follows a colon."""
 
 
 @dataclass(frozen=True)
-class Known:
+class CheckpointInfo:
     """What is kept of a checkpoint beside its network."""
 
-    provenance: Provenance
+    provenance: CheckpointMetadata
     parameters: int
     """Their number."""
     latents: Mapping[str, Array] | None
@@ -31,7 +31,7 @@ class Known:
 
 
 @dataclass(frozen=True)
-class Translation:
+class OnnxModel:
     """A network as ONNX models of one input `x`, in rows, and what torch makes of a few."""
 
     config: VAEConfig

@@ -7,11 +7,11 @@ from typing import Any
 import torch
 from torch import Tensor, nn
 
-from service.inference.backend import ByteArray, FloatArray, Network, OnnxNetwork
+from service.inference.backend import Backend, ByteArray, FloatArray, OnnxBackend
 from service.inference.checkpoints import read_checkpoint
 from service.inference.onnx_graph import translate
-from service.inference.onnx_model import Known, Untranslatable
-from service.malloc import keep
+from service.inference.onnx_model import CheckpointInfo, UnsupportedModel
+from service.malloc import tune_malloc
 from service.settings import Runtime, Settings
 from vae.autoencoder_kl import AutoencoderKL
 from vae.model import VAE
@@ -23,7 +23,7 @@ class DeviceError(Exception):
     """Why torch cannot use a device, in a sentence."""
 
 
-class TorchNetwork:
+class TorchBackend:
     """The model as it is, on any device.
 
     Of CUDA each thread has a stream of its own, and what it copies goes through pinned memory: so one batch is computed
@@ -36,45 +36,45 @@ class TorchNetwork:
         self._device = torch.device(device)
         self._threads = torch.get_num_threads()
         self._cuda = self._device.type == "cuda"
-        self.lanes = 2 if self._cuda and not self.config.row_by_row else 1
+        self.max_concurrent_batches = 2 if self._cuda and not self.config.per_sample else 1
         lay_out(model)
         if self._cuda:
             torch.cuda.synchronize(self._device)  # other streams than this one would not wait for the weights
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As Network."""
+        """As Backend."""
         with torch.inference_mode():
             mean, log_variance = self._arrays(*self.model.encode(self._tensor(images)))
             return mean, log_variance
 
     def decode(self, z: FloatArray) -> FloatArray:
-        """As Network."""
+        """As Backend."""
         with torch.inference_mode():
             images: FloatArray
             (images,) = self._arrays(self.model.image(self.model.decode(self._tensor(z))))
             return images
 
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As Network."""
+        """As Backend."""
         with torch.inference_mode():
             decoded = self.model.decode(self._tensor(z))
             loss = self.model.reconstruction_loss(decoded, self._tensor(images))
             image, loss_array = self._arrays(self.model.image(decoded), loss)
             return image, loss_array
 
-    def signed(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
-        """As Network."""
+    def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
+        """As Backend."""
         with torch.inference_mode():
-            images = self.model.signed(self._tensor(z))
+            images = self.model.decode_raw(self._tensor(z))
             wanted: torch.dtype = getattr(torch, dtype)
             values = images.to(wanted, memory_format=torch.contiguous_format).flatten(1).view(torch.uint8)
             raw, sums = self._arrays(values, images.sum((1, 2, 3)))
             return raw, sums
 
     def begin_thread(self) -> None:
-        """As Network: BLAS called from a thread that torch did not make uses all cores until this is called there."""
+        """As Backend: BLAS called from a thread that torch did not make uses all cores until this is called there."""
         torch.set_num_threads(self._threads)
-        keep()
+        tune_malloc()
         if self._cuda:
             torch.cuda.set_stream(torch.cuda.Stream(self._device))
 
@@ -90,32 +90,32 @@ class TorchNetwork:
         return [copy.numpy() for copy in copies]
 
 
-def load(settings: Settings) -> tuple[Known, Network]:
-    """The checkpoint on its device; raises CheckpointError, DeviceError and Untranslatable."""
+def load(settings: Settings) -> tuple[CheckpointInfo, Backend]:
+    """The checkpoint on its device; raises CheckpointError, DeviceError and UnsupportedModel."""
     torch.set_num_threads(settings.torch_threads)
     _check_device(settings.device)
     model, known = read_checkpoint(settings.checkpoint, settings.device)
     return known, choose_network(model, settings.runtime, settings.device)
 
 
-def choose_network(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Network:
+def choose_network(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Backend:
     """`runtime`; by default ONNX Runtime where it can compute the model, and torch elsewhere.
 
-    Raises Untranslatable where it was asked for and cannot.
+    Raises UnsupportedModel where it was asked for and cannot.
     """
     if runtime != "torch":
         try:
             return _onnx_network(model, device)
-        except Untranslatable:
+        except UnsupportedModel:
             if runtime == "onnx":
                 raise
-    return TorchNetwork(model, device)
+    return TorchBackend(model, device)
 
 
-def _onnx_network(model: Model, device: torch.device | str) -> OnnxNetwork:
+def _onnx_network(model: Model, device: torch.device | str) -> OnnxBackend:
     if torch.device(device).type != "cpu":
-        raise Untranslatable("it is set up for the CPU alone")
-    return OnnxNetwork(translate(model), torch.get_num_threads())
+        raise UnsupportedModel("it is set up for the CPU alone")
+    return OnnxBackend(translate(model), torch.get_num_threads())
 
 
 def _check_device(device: str) -> None:

@@ -20,7 +20,7 @@ import uvicorn
 from service.app import create_app
 from service.http.connection import Connection
 from service.inference.loading import Load, StartError, load_checkpoint
-from service.malloc import give_back, settle
+from service.malloc import freeze_gc, trim_malloc
 from service.settings import Settings
 from service.telemetry.log_config import log_config
 from service.telemetry.prometheus import Metrics
@@ -118,7 +118,7 @@ class Server(uvicorn.Server):
         await super().startup(sockets)
         await self._listen_more_often()
         self._keep_beating()
-        settle()
+        freeze_gc()
 
     async def _listen_more_often(self) -> None:
         """So that who is new does not wait, in the hundreds, for those who are in."""
@@ -195,5 +195,5 @@ class Server(uvicorn.Server):
         self._beat()
         self._idle_beats = 0 if self.lifespan.state["admission"].in_flight else self._idle_beats + 1
         if self._idle_beats == IDLE_BEATS:
-            self._loop.run_in_executor(None, give_back)
+            self._loop.run_in_executor(None, trim_malloc)
         self._loop.call_later(BEAT_EVERY_S, self._keep_beating)

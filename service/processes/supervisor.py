@@ -16,13 +16,13 @@ from multiprocessing.process import BaseProcess
 from socket import socket
 from types import FrameType
 
-from service.inference.loading import Served, StartError, load_checkpoint
-from service.malloc import settle
+from service.inference.loading import LoadedModel, StartError, load_checkpoint
+from service.malloc import freeze_gc
 from service.processes.server import Server
 from service.settings import Settings
 from service.telemetry.log_config import log_config
 from service.telemetry.prometheus import Metrics
-from service.telemetry.shared_memory import Noticeboard
+from service.telemetry.shared_memory import SharedSnapshots
 
 logger = logging.getLogger("vae-service")
 
@@ -76,7 +76,7 @@ class Supervisor:
         self._all_served = False  # then what keeps a worker from its start is not the settings
         self._pause = FIRST_PAUSE_S
         self._paused_until = 0.0
-        self._board = Noticeboard(settings.workers)
+        self._board = SharedSnapshots(settings.workers)
 
     def run(self) -> int:
         """Serve until told to stop, or until a worker cannot start; returns the exit status."""
@@ -86,7 +86,7 @@ class Supervisor:
         except StartError as error:
             logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
             return START_FAILED
-        settle()
+        freeze_gc()
         for stop in STOPS:
             signal.signal(stop, self._handle_stop)
         while not self._stopping:
@@ -166,8 +166,8 @@ class Supervisor:
 
 def _work(
     settings: Settings,
-    loaded: Served | None,
-    board: Noticeboard,
+    loaded: LoadedModel | None,
+    board: SharedSnapshots,
     place: int,
     listener: socket,
     heartbeat: ctypes.c_double,

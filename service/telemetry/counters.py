@@ -76,7 +76,7 @@ class Histogram:
         self.total += total
 
 
-class Tally:
+class Counters:
     """All that is counted."""
 
     def __init__(self) -> None:

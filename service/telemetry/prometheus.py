@@ -14,8 +14,8 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from service.telemetry.counters import BOUNDS, Tally
-from service.telemetry.shared_memory import Noticeboard
+from service.telemetry.counters import BOUNDS, Counters
+from service.telemetry.shared_memory import SharedSnapshots
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
 POST_EVERY_S = 1
@@ -44,9 +44,9 @@ PROCESS = {
 class Metrics:
     """What one worker counts. Each second it is posted on the board, where every worker finds it."""
 
-    def __init__(self, board: Noticeboard, place: int) -> None:
+    def __init__(self, board: SharedSnapshots, place: int) -> None:
         """A worker that takes another's `place` on the board goes on with its counts."""
-        self.tally = Tally()
+        self.counters = Counters()
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
         """Name → help, and whom to ask for the value."""
         self.info: Mapping[str, str] = {}
@@ -63,9 +63,9 @@ class Metrics:
         """Renders once no other one is being rendered."""
         if before := board.read(place):
             notice = orjson.loads(before)
-            self.tally.add(notice["tally"])
+            self.counters.add(notice["tally"])
             self._cpu_before = notice["process"].get(CPU, 0)
-        self.tally.starts += 1
+        self.counters.starts += 1
 
     def keep_posting(self) -> None:
         """Post now, and again as long as the event loop turns, whatever becomes of this one."""
@@ -77,7 +77,7 @@ class Metrics:
         samples = (sample for metric in self._collector.collect() for sample in metric.samples)
         self._process |= {sample.name: sample.value for sample in samples if sample.name in PROCESS}
         notice = {
-            "tally": self.tally.document(),
+            "tally": self.counters.document(),
             "gauges": {name: ask() for name, (_, ask) in self.gauges.items()},
             "process": self._process | {CPU: self._process.get(CPU, 0) + self._cpu_before},
         }
@@ -99,20 +99,20 @@ class Metrics:
             return await asyncio.to_thread(self._render, self._board.read_all())
 
     def _render(self, posted: Sequence[bytes]) -> bytes:
-        tally, gauges, process = Tally(), Counter[str](), Counter[str]()
+        counters, gauges, process = Counters(), Counter[str](), Counter[str]()
         for each in posted:
             time.sleep(RELEASE_S)
             notice = orjson.loads(each)
-            tally.add(notice["tally"])
+            counters.add(notice["tally"])
             gauges.update(notice["gauges"])
             process.update(notice["process"])
         replacements = CounterMetricFamily(
             "vae_worker_replacements",
             "Workers started in the place of one that died or was stuck",
-            value=tally.starts - len(posted),
+            value=counters.starts - len(posted),
         )
         registry = CollectorRegistry()
-        families = itertools.chain(_families_of(tally), [replacements], self._other_families(gauges, process))
+        families = itertools.chain(_families_of(counters), [replacements], self._other_families(gauges, process))
         registry.register(_Families(families))
         return generate_latest(registry)
 
@@ -147,20 +147,20 @@ def _releasing(samples: Iterable[Sample]) -> Iterator[Sample]:
         yield sample
 
 
-def _families_of(tally: Tally) -> Iterator[Metric]:
+def _families_of(counters: Counters) -> Iterator[Metric]:
     requests = CounterMetricFamily(
         "vae_requests", "Requests answered", labels=["route", "method", "status", "media_type"]
     )
-    for labels, count in sorted(tally.requests.items()):
+    for labels, count in sorted(counters.requests.items()):
         requests.add_metric([str(label) for label in labels], count)
     yield requests
     refusals = CounterMetricFamily("vae_refusals", "Requests refused, and answers that failed", labels=["reason"])
-    for reason, count in sorted(tally.refusals.items()):
+    for reason, count in sorted(counters.refusals.items()):
         refusals.add_metric([reason], count)
     yield refusals
     for name, (documentation, label) in HISTOGRAMS.items():
         family = HistogramMetricFamily(name, documentation, labels=[label] if label else [])
-        of_this = sorted((value, each) for (other, value), each in tally.histograms.items() if other == name)
+        of_this = sorted((value, each) for (other, value), each in counters.histograms.items() if other == name)
         for value, each in of_this:
             bounds = [*(f"{bound:g}" for bound in BOUNDS[name]), "+Inf"]
             buckets = list(zip(bounds, itertools.accumulate(each.counts), strict=True))

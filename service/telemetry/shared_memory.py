@@ -13,7 +13,7 @@ HEAD = struct.Struct("<QII")  # how many notices there were with this one, its l
 ROOM = HALF - HEAD.size
 
 
-class Noticeboard:
+class SharedSnapshots:
     """A place for each worker's last notice. Made before the workers are forked, it outlives them.
 
     A notice goes into the half of its place that the one before is not in, and is believed if its CRC is right: nobody

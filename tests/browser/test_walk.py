@@ -189,7 +189,7 @@ class Held(Engine):
     async def draw(self, z: FloatArray, **options: Any) -> ByteArray:
         self.asked.append(float(z[0, 0]))
         await asyncio.to_thread(self.released.wait)
-        return await self._engine.draw(z, **options)
+        return await self._engine.decode_scanlines(z, **options)
 
 
 def test_one_request_at_a_time_and_never_an_older_image_over_a_newer(visitor: Visitor) -> None:

@@ -210,7 +210,7 @@ class Slow(Engine):
         await asyncio.sleep(1)
         if self.fails:
             raise InvalidInput(Problem("body", "", "Nothing can be drawn of it."))
-        return await self._engine.draw(z, **options)
+        return await self._engine.decode_scanlines(z, **options)
 
 
 def test_what_takes_long_is_seen_to_be_on_its_way(visitor: Visitor) -> None:

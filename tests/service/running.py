@@ -105,7 +105,7 @@ class Stalled(Engine):
 
     async def draw(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         await asyncio.to_thread(self.released.wait)
-        return await self._engine.draw(z, timing=timing)
+        return await self._engine.decode_scanlines(z, timing=timing)
 
 
 class Broken(Engine):

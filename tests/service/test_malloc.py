@@ -16,11 +16,11 @@ from pathlib import Path
 import numpy as np
 import torch
 
-from service.inference.torch_backend import TorchNetwork
+from service.inference.torch_backend import TorchBackend
 from vae.autoencoder_kl import load_folder
 
 torch.set_num_threads(1)
-network = TorchNetwork(load_folder(Path(sys.argv[1])).model)
+network = TorchBackend(load_folder(Path(sys.argv[1])).model)
 
 def faults(z):
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt

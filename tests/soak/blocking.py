@@ -14,11 +14,11 @@ ROWS = 7
 BLOCKED_S = 40
 QUESTION = f"/sample?n={ROWS}"
 
-draw = Engine.draw
+draw = Engine.decode_scanlines
 
 
 async def block(engine: Engine, z: FloatArray, **options: Any) -> ByteArray:
-    """As `Engine.draw`."""
+    """As `Engine.decode_scanlines`."""
     if len(z) == ROWS:
         time.sleep(BLOCKED_S)  # noqa: ASYNC251 - this is the fault
     return await draw(engine, z, **options)

@@ -122,8 +122,8 @@ def test_a_bad_value_stops_with_a_sentence(arguments: list[str], mend: str, caps
 
 
 def test_what_is_recorded_is_json_without_paths() -> None:
-    recorded = json.loads(json.dumps(FitConfig().recorded()))
-    assert recorded.keys() == {each.name for each in fields(FitConfig)} - {
+    to_metadata = json.loads(json.dumps(FitConfig().to_metadata()))
+    assert to_metadata.keys() == {each.name for each in fields(FitConfig)} - {
         "data_dir",
         "measure",
         "out",
@@ -132,5 +132,5 @@ def test_what_is_recorded_is_json_without_paths() -> None:
         "tensorboard",
         "device",
     }
-    secret = FitConfig(dataset="folder:/home/someone/cats").recorded()["dataset"]
+    secret = FitConfig(dataset="folder:/home/someone/cats").to_metadata()["dataset"]
     assert secret == "folder:cats"

@@ -39,11 +39,11 @@ def test_encode_and_decode_are_diffusers(network: Any, model: AutoencoderKL) -> 
     torch.testing.assert_close(log_variance, posterior.logvar, atol=1e-4, rtol=0)
     assert mean.shape == (2, *model.config.latent_shape)
 
-    signed = network.decode(mean).sample
-    assert signed.abs().max() > 1.1
-    torch.testing.assert_close(model.signed(mean), signed, atol=1e-4, rtol=0)
-    torch.testing.assert_close(model.decode(mean), signed / 2 + 0.5, atol=1e-4, rtol=0)
-    torch.testing.assert_close(model.image(model.decode(mean)), (signed / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
+    decode_raw = network.decode(mean).sample
+    assert decode_raw.abs().max() > 1.1
+    torch.testing.assert_close(model.decode_raw(mean), decode_raw, atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.decode(mean), decode_raw / 2 + 0.5, atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.image(model.decode(mean)), (decode_raw / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
 
 
 def test_images_beyond_the_nominal_size_go_tile_by_tile(network: Any, model: AutoencoderKL) -> None:
@@ -51,11 +51,11 @@ def test_images_beyond_the_nominal_size_go_tile_by_tile(network: Any, model: Aut
     whole = network.decode(z).sample
     network.enable_tiling()
     try:
-        torch.testing.assert_close(model.signed(z), network.decode(z).sample, atol=1e-4, rtol=0)
+        torch.testing.assert_close(model.decode_raw(z), network.decode(z).sample, atol=1e-4, rtol=0)
         torch.testing.assert_close(model.encode(x)[0], network.encode(2 * x - 1).latent_dist.mean, atol=1e-4, rtol=0)
     finally:
         network.disable_tiling()
-    assert (model.signed(z) - whole).abs().max() > 1e-3
+    assert (model.decode_raw(z) - whole).abs().max() > 1e-3
 
 
 class Shrink(nn.Module):
@@ -77,7 +77,7 @@ def test_tiles_meet_where_a_quarter_of_the_nominal_side_is_no_place_of_a_latent(
     for height, width in [(50, 74), (100, 48), (50, 50)]:
         x, z = torch.rand(1, 3, height, width), torch.rand(1, 4, height // 2, width // 2)
         torch.testing.assert_close(model.encode(x)[0], functional.avg_pool2d(2 * x - 1, 2))
-        torch.testing.assert_close(model.signed(z), functional.interpolate(z, scale_factor=2))
+        torch.testing.assert_close(model.decode_raw(z), functional.interpolate(z, scale_factor=2))
 
 
 def test_tiles_are_counted_as_diffusers_makes_them(model: AutoencoderKL) -> None:
@@ -91,7 +91,7 @@ def test_tiles_are_counted_as_diffusers_makes_them(model: AutoencoderKL) -> None
     try:
         for height, width in [(16, 16), (1, 17), (17, 16), (24, 12), (25, 40), (1, 90)]:
             count = 0
-            model.signed(torch.zeros(1, 4, height, width))
+            model.decode_raw(torch.zeros(1, 4, height, width))
             assert model.config.tiles((3, 2 * height, 2 * width)) == count
     finally:
         handle.remove()

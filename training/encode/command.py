@@ -15,7 +15,7 @@ from tqdm import tqdm
 from training.config import ConfigError
 from training.data.dataset import DataError
 from training.encode.inputs import open_input
-from training.encode.rows import Part
+from training.encode.rows import Shard
 from training.encode.shards import Encoding
 from vae import Checkpoint
 from vae.files import errors_of
@@ -77,7 +77,7 @@ def encode(
     print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
 
 
-def _run(encoding: Encoding, parts: Sequence[Part], ray: str | None) -> Iterator[int]:
+def _run(encoding: Encoding, parts: Sequence[Shard], ray: str | None) -> Iterator[int]:
     if not parts:
         return iter(())
     if ray is None:

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.data.dataset import DataError
 from training.data.npy import map_array
-from training.encode.rows import Part, Rows, Shape, batches, equal_parts, fingerprint
+from training.encode.rows import Rows, Shape, Shard, batches, equal_parts, fingerprint
 
 
 @dataclass(frozen=True)
@@ -24,11 +24,11 @@ class Npy:
     path: Path
     fingerprint: str
     shape: Shape
-    parts: Sequence[Part]
+    parts: Sequence[Shard]
     id_type = pa.int64()
     is_decoded = True
 
-    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
+    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
         """Map the file anew for each batch: what was read of an open map stays in the process's memory."""
         for part, rows in batches(parts, batch_size):
             batch = _as_images(map_array(self.path)[rows.start : rows.stop], self.shape)

@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from training.data.dataset import DataError
 from training.encode.pictures import decode
-from training.encode.rows import PART_ROWS, Part, Rows, Shape, fingerprint
+from training.encode.rows import PART_ROWS, Rows, Shape, Shard, fingerprint
 from vae.provenance import Fit
 
 READ_AHEAD = 2**20
@@ -51,7 +51,7 @@ class Parquet:
     shape: Shape
     fit: Fit
     columns: Columns
-    parts: Sequence[Part]
+    parts: Sequence[Shard]
     row_groups: Sequence[RowGroups]
     """Of each sweep: whole ones, because a row group can only be read from its beginning."""
     is_decoded = False
@@ -61,9 +61,9 @@ class Parquet:
         """Of the column `id`, or of an index."""
         return self.columns.id_type or pa.int64()
 
-    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
+    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
         """Decode row after row: of a row group no more than a batch is in memory."""
-        file, numbers, start = self.row_groups[parts[0].sweep]
+        file, numbers, start = self.row_groups[parts[0].read_group]
         try:
             with pq.ParquetFile(file, buffer_size=READ_AHEAD, pre_buffer=False) as table:
                 for batch in table.iter_batches(batch_size, numbers, self.columns.names, use_threads=False):
@@ -89,7 +89,7 @@ class Parquet:
 def open_parquet(path: Path, files: Sequence[Path], shape: Shape, fit: Fit) -> Parquet:
     """The rows of `files`, one after the other; raises DataError."""
     columns: Columns | None = None
-    parts: list[Part] = []
+    parts: list[Shard] = []
     row_groups: list[RowGroups] = []
     for file in files:
         try:
@@ -108,7 +108,7 @@ def open_parquet(path: Path, files: Sequence[Path], shape: Shape, fit: Fit) -> P
             if rows >= PART_ROWS or (rows and number == metadata.num_row_groups - 1):
                 start = parts[-1].stop if parts else 0
                 for cut in range(start, start + rows, PART_ROWS):
-                    parts.append(Part(len(parts), cut, min(cut + PART_ROWS, start + rows), sweep=len(row_groups)))
+                    parts.append(Shard(len(parts), cut, min(cut + PART_ROWS, start + rows), read_group=len(row_groups)))
                 row_groups.append(RowGroups(file, range(first, number + 1), start))
                 first, rows = number + 1, 0
     if columns is None:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pictures.errors import PictureError
 from training.data.dataset import DataError
 from training.data.pictures import read_picture
-from training.encode.rows import Part, Rows, Shape, batches, equal_parts, fingerprint
+from training.encode.rows import Rows, Shape, Shard, batches, equal_parts, fingerprint
 from vae.provenance import Fit
 
 
@@ -29,11 +29,11 @@ class Folder:
     fit: Fit
     names: pa.LargeBinaryArray
     """Those paths, as the file system has them: they need not be text."""
-    parts: Sequence[Part]
+    parts: Sequence[Shard]
     id_type = pa.string()
     is_decoded = False
 
-    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
+    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
         """Decode file after file."""
         for part, rows in batches(parts, batch_size):
             names = self.names[rows.start : rows.stop].to_pylist()

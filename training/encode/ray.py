@@ -11,11 +11,11 @@ from typing import Any
 
 from training.config import ConfigError
 from training.data.dataset import DataError
-from training.encode.rows import Part, sweeps
+from training.encode.rows import Shard, read_groups
 from training.encode.shards import Encoding
 
 
-def run_on_ray(encoding: Encoding, parts: Sequence[Part], address: str) -> Iterator[int]:
+def run_on_ray(encoding: Encoding, parts: Sequence[Shard], address: str) -> Iterator[int]:
     """Encode and write `parts` on the cluster at `address`; yields the number of rows of each.
 
     Raises ConfigError or DataError. A part whose machine is lost is done again by another one.
@@ -34,7 +34,7 @@ def run_on_ray(encoding: Encoding, parts: Sequence[Part], address: str) -> Itera
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         gpus = 1 if encoding.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        items = [{"parts": together} for together in sweeps(parts)]
+        items = [{"parts": together} for together in read_groups(parts)]
         encoded = ray.data.from_items(items, override_num_blocks=len(items)).map(
             PartEncoder,
             fn_constructor_args=(ray.put(encoding),),
@@ -61,7 +61,7 @@ class PartEncoder:
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
         """The parts of a sweep → how many rows they had, or what stopped it: an exception would be told with stacks."""
-        parts = [Part(*map(int, part)) for part in row["parts"]]
+        parts = [Shard(*map(int, part)) for part in row["parts"]]
         try:
             _check_shared(self.encoding.source.path, self.encoding.out)
             return {"rows": sum(self.encoding.run(parts, readers=0)), "sentence": ""}

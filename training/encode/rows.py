@@ -20,13 +20,13 @@ Shape = tuple[int, int, int]
 """C×H×W."""
 
 
-class Part(NamedTuple):
+class Shard(NamedTuple):
     """The rows of an input from `start` to before `stop`."""
 
     number: int
     start: int
     stop: int
-    sweep: int
+    read_group: int
     """The parts of one can only be read from the beginning of the first of them, and so are read together."""
 
 
@@ -59,32 +59,34 @@ class Source(Protocol):
         """Of `Rows.ids`."""
 
     @property
-    def parts(self) -> Sequence[Part]:
+    def parts(self) -> Sequence[Shard]:
         """Each row is in one of them."""
 
     @property
     def is_decoded(self) -> bool:
         """Are its images in a file as they are, so that reading takes no time?"""
 
-    def read(self, parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, Rows]]:
+    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
         """Read `parts` of one sweep, at most `batch_size` rows of one of them at a time.
 
         Raises DataError where the input itself can no longer be read.
         """
 
 
-def equal_parts(rows: int) -> list[Part]:
+def equal_parts(rows: int) -> list[Shard]:
     """Parts of PART_ROWS, the last one of what is left, each a sweep of its own."""
     starts = range(0, rows, PART_ROWS)
-    return [Part(number, start, min(start + PART_ROWS, rows), sweep=number) for number, start in enumerate(starts)]
+    return [
+        Shard(number, start, min(start + PART_ROWS, rows), read_group=number) for number, start in enumerate(starts)
+    ]
 
 
-def sweeps(parts: Sequence[Part]) -> list[list[Part]]:
+def read_groups(parts: Sequence[Shard]) -> list[list[Shard]]:
     """`parts`, those of one sweep together."""
     return [list(together) for _, together in groupby(parts, attrgetter("sweep"))]
 
 
-def batches(parts: Sequence[Part], batch_size: int) -> Iterator[tuple[Part, range]]:
+def batches(parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
     """The rows of `parts`, at most `batch_size` of one of them at a time."""
     for part in parts:
         for start in range(part.start, part.stop, batch_size):

@@ -18,12 +18,12 @@ from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.data.dataset import DataError
 from training.encode.elbo import estimate_elbo, posterior_noise
-from training.encode.rows import Part, Rows, Source, sweeps
+from training.encode.rows import Rows, Shard, Source, read_groups
 from training.fitting.distributed import resolve_device
 from vae import VAE, kl_divergence, reconstruction_loss
 from vae.files import write_atomically
 
-Batch = tuple[Part, Rows]
+Batch = tuple[Shard, Rows]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
 """Of malloc.h."""
 
@@ -42,18 +42,18 @@ class Encoding:
     seed: int
     """Of their noise."""
 
-    def run(self, parts: Sequence[Part], readers: int) -> Iterator[int]:
+    def run(self, parts: Sequence[Shard], readers: int) -> Iterator[int]:
         """Encode and write `parts`; yields the number of rows of each batch. Raises DataError.
 
         `readers` processes read and decode ahead; 0 reads in this one.
         """
         model = self.model.to(resolve_device(self.device))
         _keep_freed_memory()
-        reader = _Reader(self.source, sweeps(parts), self.batch_size)
-        loader = DataLoader(reader, None, num_workers=min(readers, len(reader.sweeps)))
+        reader = _Reader(self.source, read_groups(parts), self.batch_size)
+        loader = DataLoader(reader, None, num_workers=min(readers, len(reader.read_groups)))
         latent_dim = model.config.latent_dim
         noise = posterior_noise(self.draws, self.seed, latent_dim) if self.draws else None
-        begun: dict[Part, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, latent_dim, noise))
+        begun: dict[Shard, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, latent_dim, noise))
         writing: Future[None] | None = None
         try:
             with ThreadPoolExecutor(1) as writer:
@@ -81,17 +81,17 @@ def _read_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
             yield batch
 
 
-class _Reader(IterableDataset[tuple[Part, Rows]]):
+class _Reader(IterableDataset[tuple[Shard, Rows]]):
     """Batches of all sweeps, of which each worker of a DataLoader reads its own."""
 
-    def __init__(self, source: Source, sweeps: Sequence[Sequence[Part]], batch_size: int) -> None:
+    def __init__(self, source: Source, read_groups: Sequence[Sequence[Shard]], batch_size: int) -> None:
         self.source = source
-        self.sweeps = sweeps
+        self.read_groups = read_groups
         self.batch_size = batch_size
 
-    def __iter__(self) -> Iterator[tuple[Part, Rows]]:
+    def __iter__(self) -> Iterator[tuple[Shard, Rows]]:
         worker = get_worker_info()
-        for parts in self.sweeps if worker is None else self.sweeps[worker.id :: worker.num_workers]:
+        for parts in self.read_groups if worker is None else self.read_groups[worker.id :: worker.num_workers]:
             yield from self.source.read(parts, self.batch_size)
 
 
@@ -131,7 +131,7 @@ class _Tables:
         """Of errors-*.parquet."""
         return pa.schema([("id", self.id_type), ("sentence", pa.string())])
 
-    def write(self, out: Path, part: Part) -> None:
+    def write(self, out: Path, part: Shard) -> None:
         """Errors first: it is the other file that says that the part is done."""
         errors = out / f"errors-{part.number:05}.parquet"
         try:

@@ -18,7 +18,7 @@ AS_IT_IS = 0.3
 NUMBERS = 7
 
 
-def vary(x: Tensor, numbers: Tensor) -> Tensor:
+def random_affine(x: Tensor, numbers: Tensor) -> Tensor:
     """Images (N, C, H, W) → images, by random `numbers` (N, 7) in [0, 1)."""
     angle, right, down, wider, higher, slant = (2 * numbers[:, :6] - 1).unbind(1)
     cos, sin = torch.cos(ANGLE * angle), torch.sin(ANGLE * angle)

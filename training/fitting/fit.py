@@ -26,7 +26,7 @@ from training.fitting.model_card import remove_card, write_card
 from training.fitting.optimizers import describe_optimizers, describe_warmup
 from training.fitting.outputs import Outputs
 from training.fitting.state import TrainingError, TrainingState
-from training.metrics.elbo import SEED, Figures, evaluate, latent_means
+from training.metrics.elbo import SEED, Metrics, evaluate, latent_means
 from training.metrics.report import left_out
 from training.metrics.summary import measure
 from vae.files import errors_of, write_atomically
@@ -137,7 +137,7 @@ def _train(
         if not workers.first:
             continue
         state.require_finite()
-        figures = {"train": Figures(reconstruction, kl)}
+        figures = {"train": Metrics(reconstruction, kl)}
         if len(validation):
             figures["validation"] = evaluate(state.model, validation.images, draws=1, seed=SEED)
         record: dict[str, float] = {"epoch": state.epoch, "seconds": round(state.seconds, 2)}
@@ -172,7 +172,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
     checkpoint = vae.load(config.out)
     latents.save(config.out, checkpoint.sha256)
     written = write_card(outputs.card, checkpoint)
-    losses = Figures(figures["test_reconstruction_loss"], figures["test_kl_divergence"])
+    losses = Metrics(figures["test_reconstruction_loss"], figures["test_kl_divergence"])
     if less := left_out(figures, train, test):
         print(
             f"There were {seconds:.1f} s for the figures: {'; '.join(less)}. "
@@ -185,7 +185,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
 
 def _told(config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]) -> dict[str, Any]:
     """What the checkpoint says of its training."""
-    return config.recorded() | {
+    return config.to_metadata() | {
         "data": state.data,
         "classes": train.classes,
         "training_images": len(train),

@@ -59,7 +59,7 @@ def new_model(config: FitConfig, train: Dataset) -> VAE:
     return model
 
 
-class Objective(nn.Module):
+class VAELoss(nn.Module):
     """What is minimised, in its two parts; a module, so that it can be compiled and its gradients shared."""
 
     def __init__(self, model: VAE) -> None:

@@ -79,4 +79,4 @@ def find_doubts(name: str, data: Mapping[str, Any], training: Mapping[str, Any])
 
 def is_called(name: str, training: Mapping[str, Any]) -> bool:
     """Was the checkpoint trained on a data set with the name of `name`?"""
-    return bool(FitConfig(dataset=name).recorded()["dataset"] == training.get("dataset", "mnist"))
+    return bool(FitConfig(dataset=name).to_metadata()["dataset"] == training.get("dataset", "mnist"))

@@ -14,9 +14,9 @@ from tqdm import tqdm
 
 from training.config import FitConfig
 from training.data.dataset import Dataset, to_pixels
-from training.fitting.augmentation import NUMBERS, vary
+from training.fitting.augmentation import NUMBERS, random_affine
 from training.fitting.distributed import Workers
-from training.fitting.initialization import Objective
+from training.fitting.initialization import VAELoss
 from training.fitting.optimizers import new_optimizers, set_learning_rates
 from training.fitting.state import TrainingError, TrainingState
 from vae import VAE
@@ -51,7 +51,7 @@ def train_epochs(
             if state.epoch in (first_epoch, config.epochs):
                 encoder_alone = state.epoch >= config.epochs
                 state.model.decoder.requires_grad_(not encoder_alone)
-                objective = workers.parallel(Objective(state.model))
+                objective = workers.parallel(VAELoss(state.model))
             started = time.perf_counter()
             order = epoch_order(config, state.epoch, len(train)).to(train.images.device)
             for indices in order.split(config.batch_size)[state.position :]:
@@ -96,9 +96,9 @@ def train_step(
     x = to_pixels(images)
     if augment:
         numbers = torch.rand(count, NUMBERS, generator=state.generator, device=x.device)
-        x = vary(x, workers.share(numbers))
+        x = random_affine(x, workers.share(numbers))
     noise = torch.randn(count, config.latent_dim, generator=state.generator, device=x.device)
-    shown = hide_pixels(x, config.input_dropout, state.generator, count, workers)
+    shown = drop_pixels(x, config.input_dropout, state.generator, count, workers)
 
     reconstruction, kl = objective(x, shown, workers.share(noise))
     loss = (reconstruction + config.beta * kl) * workers.count / count
@@ -116,7 +116,7 @@ def epoch_order(config: FitConfig, epoch: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def hide_pixels(x: Tensor, share: float, generator: torch.Generator, count: int, workers: Workers) -> Tensor:
+def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int, workers: Workers) -> Tensor:
     """Dropout (Srivastava et al. 2014): a `share` of `x`, this process's part of `count` images, is 0, the rest scaled.
 
     The noise is drawn from `generator` for all of them.

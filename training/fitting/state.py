@@ -44,7 +44,7 @@ class TrainingState:
     """Images in those."""
     seconds: float = 0.0
     history: list[dict[str, float]] = field(default_factory=list)
-    """Figures of each finished epoch."""
+    """Metrics of each finished epoch."""
     started_from: dict[str, Any] = field(default_factory=dict)
     """Hash and training of the checkpoint whose weights it began with, if any."""
 
@@ -55,7 +55,7 @@ class TrainingState:
         """Write to `path`, atomically; raises TrainingError where it is not finite."""
         self.require_finite()
         content = {
-            "config": config.recorded(),
+            "config": config.to_metadata(),
             "dataset": config.located,
             "data": self.data,
             "model": self.model.state_dict(),
@@ -83,7 +83,7 @@ class TrainingState:
     def resume(self, path: Path, config: FitConfig) -> None:
         """Go on from what `save` wrote; raises ConfigError where it is another training's, DataError where damaged."""
         content = read_state(path)
-        theirs, ours = content["config"], json.loads(json.dumps(config.recorded()))
+        theirs, ours = content["config"], json.loads(json.dumps(config.to_metadata()))
         for name in sorted((theirs.keys() | ours.keys()) - {"dataset"}):  # known by its fingerprint, wherever it lies
             if theirs.get(name) != ours.get(name):
                 raise ConfigError(

@@ -18,7 +18,7 @@ DRAWS, SEED = 10, 0
 
 
 @dataclass(frozen=True)
-class Figures:
+class Metrics:
     """Averages over images, in nats per image."""
 
     reconstruction_loss: float
@@ -45,8 +45,8 @@ class Figures:
 
 
 @torch.inference_mode()
-def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: bool = False) -> Figures:
-    """Figures of uint8 `images` (N, C, H, W), each decoded from `draws` posterior samples.
+def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: bool = False) -> Metrics:
+    """Metrics of uint8 `images` (N, C, H, W), each decoded from `draws` posterior samples.
 
     The noise is drawn on the CPU, so that a seed means the same samples on every device.
     """
@@ -62,7 +62,7 @@ def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: boo
             noise = torch.randn(mean.shape, generator=generator).to(mean.device)
             logits = model.decode(reparameterize(mean, log_variance, noise=noise))
             reconstruction += reconstruction_loss(logits, x).cpu().double().sum().item() / draws
-    return Figures(reconstruction / len(images), kl / len(images))
+    return Metrics(reconstruction / len(images), kl / len(images))
 
 
 @torch.inference_mode()

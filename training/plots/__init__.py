@@ -1,1 +1,1 @@
-"""Figures of a trained model."""
+"""Metrics of a trained model."""

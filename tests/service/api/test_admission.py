@@ -16,12 +16,12 @@ def open_admission(queue_limit: int = 4, keys: int = 0, deadline: float = 10) ->
 
 def hold(stack: ExitStack, admission: Admission, *keys: bytes) -> None:
     for key in keys:
-        stack.enter_context(admission.place(key))
+        stack.enter_context(admission.slot(key))
 
 
 def test_nobody_is_let_in_before_the_start() -> None:
     async def come() -> None:
-        with Admission(queue_limit=1, keys=0, deadline=1).place(b""):
+        with Admission(queue_limit=1, keys=0, deadline=1).slot(b""):
             pytest.fail("let in")
 
     with pytest.raises(Unavailable, match="starting") as caught:
@@ -40,7 +40,7 @@ def test_the_queue_is_bounded_and_empties() -> None:
                 hold(stack, admission, b"")
             assert caught.value.headers == {"Retry-After": "1"}
         assert admission.in_flight == 0
-        with admission.place(b""):
+        with admission.slot(b""):
             assert admission.in_flight == 1
 
     asyncio.run(come())
@@ -56,7 +56,7 @@ def test_a_key_holds_no_more_than_its_share() -> None:
                 hold(stack, admission, b"a")
             assert caught.value.headers == {"Retry-After": "1"}
             hold(stack, admission, b"b", b"b")
-        with admission.place(b"a"):
+        with admission.slot(b"a"):
             assert admission.in_flight == 1
 
     asyncio.run(come())
@@ -64,7 +64,7 @@ def test_a_key_holds_no_more_than_its_share() -> None:
 
 def test_every_key_has_a_share_at_least_of_one() -> None:
     async def come() -> None:
-        with open_admission(queue_limit=1, keys=3).place(b"a"):
+        with open_admission(queue_limit=1, keys=3).slot(b"a"):
             pass
 
     asyncio.run(come())
@@ -74,10 +74,10 @@ def test_who_drains_lets_nobody_in_and_lets_finish() -> None:
     admission = open_admission()
 
     async def come() -> None:
-        with admission.place(b""):
+        with admission.slot(b""):
             admission.status = "draining"
             with pytest.raises(Unavailable, match="draining"):
-                ExitStack().enter_context(admission.place(b""))
+                ExitStack().enter_context(admission.slot(b""))
             assert admission.in_flight == 1
         assert admission.in_flight == 0
 
@@ -88,7 +88,7 @@ def test_the_deadline_ends_what_takes_too_long() -> None:
     admission = open_admission(deadline=0.02)
 
     async def come() -> None:
-        with admission.place(b""):
+        with admission.slot(b""):
             await asyncio.sleep(10)
 
     begun = time.monotonic()
@@ -102,7 +102,7 @@ def test_a_failure_gives_its_place_back() -> None:
     admission = open_admission(queue_limit=1)
 
     async def come() -> None:
-        with admission.place(b"a"):
+        with admission.slot(b"a"):
             raise ZeroDivisionError
 
     for _ in range(3):
@@ -115,8 +115,8 @@ def test_a_place_that_is_lent_is_another_ones() -> None:
     admission = open_admission(queue_limit=2, keys=2)
 
     async def come() -> None:
-        with admission.place(b"a", lent=True) as place:
-            with admission.place(b"a"):
+        with admission.slot(b"a", provisional=True) as place:
+            with admission.slot(b"a"):
                 assert admission.in_flight == 2
                 with pytest.raises(ShareExceeded):
                     place.take()
@@ -127,6 +127,6 @@ def test_a_place_that_is_lent_is_another_ones() -> None:
         with ExitStack() as stack:
             hold(stack, admission, b"a", b"b")
             with pytest.raises(Unavailable):
-                stack.enter_context(admission.place(b"a", lent=True))
+                stack.enter_context(admission.slot(b"a", provisional=True))
 
     asyncio.run(come())

@@ -63,14 +63,14 @@ def z() -> torch.Tensor:
 
 
 def decoded(network: Any, z: torch.Tensor) -> torch.Tensor:
-    signed: torch.Tensor = network.decode(z.float()).sample
-    return signed
+    decode_raw: torch.Tensor = network.decode(z.float()).sample
+    return decode_raw
 
 
-def as_pixels(signed: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
+def as_pixels(decode_raw: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     """(N, H, W, 3) uint8, as diffusers makes pictures of what it has decoded."""
     processor = VaeImageProcessor()
-    return np.stack([np.asarray(image) for image in processor.postprocess(signed, output_type="pil")])
+    return np.stack([np.asarray(image) for image in processor.postprocess(decode_raw, output_type="pil")])
 
 
 def off_by(picture: Image.Image, wanted: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
@@ -99,8 +99,8 @@ def test_every_output_of_decode(
 ) -> None:
     options, factor, shift = SCALINGS[scaling]
     sent = z.to(dtype)
-    signed = decoded(network, sent.float() / factor + shift)
-    pixels = as_pixels(signed)[0]
+    decode_raw = decoded(network, sent.float() / factor + shift)
+    pixels = as_pixels(decode_raw)[0]
 
     def ask(**more: Any) -> Any:
         return remote_decode(decode_at, sent, **options, **more)
@@ -121,12 +121,12 @@ def test_every_output_of_decode(
             assert off_by(ask(output_type="pt", partial_postprocess=True), pixels) <= 1
         else:
             assert (tensor.dtype, tensor.shape) == (dtype, (1, 3, 32, 32))
-            torch.testing.assert_close(tensor.float(), signed, atol=TOLERANCE[dtype], rtol=0)
+            torch.testing.assert_close(tensor.float(), decode_raw, atol=TOLERANCE[dtype], rtol=0)
             assert off_by(ask(output_type="pt", processor=processor), pixels) <= 2
 
         tensor = ask(output_type="pil", return_type="pt", processor=processor, partial_postprocess=partial)
         assert tensor.dtype == dtype
-        torch.testing.assert_close(tensor.float(), (signed / 2 + 0.5).clamp(0, 1), atol=TOLERANCE[dtype], rtol=0)
+        torch.testing.assert_close(tensor.float(), (decode_raw / 2 + 0.5).clamp(0, 1), atol=TOLERANCE[dtype], rtol=0)
         (picture,) = ask(output_type="pil", processor=processor, partial_postprocess=partial)
         assert off_by(picture, pixels) <= 2
 
@@ -142,14 +142,14 @@ def test_without_factors_the_models_own_are_taken(network: Any, decode_at: str, 
 
 def test_several_latents(network: Any, decode_at: str) -> None:
     several = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    signed = decoded(network, several)
+    decode_raw = decoded(network, several)
     tensor = remote_decode(decode_at, several, do_scaling=False, output_type="pt", return_type="pt")
-    torch.testing.assert_close(tensor, signed, atol=1e-4, rtol=0)
+    torch.testing.assert_close(tensor, decode_raw, atol=1e-4, rtol=0)
     pictures = remote_decode(decode_at, several, do_scaling=False, output_type="pt", partial_postprocess=True)
-    assert all(off_by(picture, pixels) <= 1 for picture, pixels in zip(pictures, as_pixels(signed), strict=True))
+    assert all(off_by(picture, pixels) <= 1 for picture, pixels in zip(pictures, as_pixels(decode_raw), strict=True))
     sheet = remote_decode(decode_at, several, do_scaling=False, image_format="png")
     assert sheet.size == (64, 64)
-    assert off_by(sheet.crop((32, 0, 64, 32)), as_pixels(signed)[1]) <= 1
+    assert off_by(sheet.crop((32, 0, 64, 32)), as_pixels(decode_raw)[1]) <= 1
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 12), (16, 16), (40, 24)])
@@ -250,8 +250,8 @@ def test_vectors_are_decoded_to_rgb(bundled: Running) -> None:
     assert off_by(remote_decode(**ask, output_type="pt", partial_postprocess=True), pixels) == 0
     (picture,) = remote_decode(**ask, processor=VaeImageProcessor())
     assert off_by(picture, pixels) <= 1
-    signed = remote_decode(**ask, output_type="pt", return_type="pt")
-    np.testing.assert_allclose(signed.numpy(), 2 * grey - 1, atol=1e-6)
+    decode_raw = remote_decode(**ask, output_type="pt", return_type="pt")
+    np.testing.assert_allclose(decode_raw.numpy(), 2 * grey - 1, atol=1e-6)
 
 
 def test_pictures_and_tensors_are_encoded_to_vectors(bundled: Running) -> None:

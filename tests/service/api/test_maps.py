@@ -70,8 +70,8 @@ def read(answer: httpx.Response) -> Any:
 
 def images_of(network: Any, z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     with torch.inference_mode():
-        signed = network.decode(torch.from_numpy(z)).sample
-    images: np.ndarray[Any, Any] = (signed / 2 + 0.5).clamp(0, 1).numpy()
+        decode_raw = network.decode(torch.from_numpy(z)).sample
+    images: np.ndarray[Any, Any] = (decode_raw / 2 + 0.5).clamp(0, 1).numpy()
     return images
 
 

@@ -18,7 +18,7 @@ from numpy.typing import NDArray
 from safetensors.numpy import load, save
 
 from service.api.offloading import Offloader
-from service.api.request import Call
+from service.api.request import Request
 from service.api.responses import arrays
 from service.formats.registry import ARRAY_FORMATS
 from service.memory_budget import MemoryBudget
@@ -360,7 +360,7 @@ def test_answers_in_lines(client: httpx.Client, images: Bytes) -> None:
 def test_a_large_answer_leaves_the_event_loop_free(media_type: str) -> None:
     async def turns_while_written() -> int:
         state = {"memory": MemoryBudget(2**30), "offloader": Offloader()}
-        call = Call({"headers": [], "app": SimpleNamespace(state=state)}, asyncio.Event().wait)  # type: ignore[arg-type]
+        call = Request({"headers": [], "app": SimpleNamespace(state=state)}, asyncio.Event().wait)  # type: ignore[arg-type]
         rows = {"pixels": np.zeros((500, 1, 28, 28), np.float32)}
         written = asyncio.create_task(arrays(call, media_type, rows, single=False))
         turns = 0
@@ -411,11 +411,11 @@ import asyncio, sys
 sys.modules["pyarrow"] = None
 from service.api.bodies import read_latents
 from service.limits import Limits
-from service.api.request import Call
+from service.api.request import Request
 from service.errors import ServiceError
 from service.api.negotiation import negotiate
 arrow = "application/vnd.apache.arrow.stream"
-call = Call({"headers": [(b"content-type", arrow.encode())]}, None)
+call = Request({"headers": [(b"content-type", arrow.encode())]}, None)
 post = read_latents(call, Limits(1, 1, 1), (3,))
 for asked in (lambda: negotiate(arrow, ("application/json",)), lambda: asyncio.run(post)):
     try:

@@ -16,7 +16,7 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.connection import FIELD_LIMIT, HEAD_LIMIT, Connection, Patience
+from service.http.connection import FIELD_LIMIT, HEAD_LIMIT, Connection, Timeouts
 from service.http.cycle import Cycle
 from service.memory_budget import MemoryBudget
 from tests.service.running import Running, Stalled, running, wait_until
@@ -43,7 +43,7 @@ def serving(app: ASGIApp) -> Iterator[int]:
     async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await receive()
-            scope["state"] |= {"patience": Patience(10, 10), "memory": MemoryBudget(2**30)}
+            scope["state"] |= {"patience": Timeouts(10, 10), "memory": MemoryBudget(2**30)}
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})

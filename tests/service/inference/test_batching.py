@@ -279,7 +279,7 @@ def test_with_two_lanes_whole_batches_are_computed_side_by_side() -> None:
         return recorder(items)
 
     async def load() -> list[Numbers]:
-        micro_batcher = MicroBatcher(meet, limit=2, size=len, executor=pool, lanes=2)
+        micro_batcher = MicroBatcher(meet, limit=2, size=len, executor=pool, max_concurrent_batches=2)
         results = []
         for number in range(5):
             results.append(micro_batcher.submit([number]))
@@ -295,27 +295,27 @@ def test_with_two_lanes_whole_batches_are_computed_side_by_side() -> None:
 def test_with_two_lanes_what_is_no_whole_batch_waits_for_both() -> None:
     """Whoever of those that wait has gone meanwhile."""
     recorder = Recorder()
-    lanes = [threading.Event(), threading.Event()]
+    max_concurrent_batches = [threading.Event(), threading.Event()]
 
     def slow(items: Sequence[Numbers]) -> list[Numbers]:
         if items[0][0] < 2:
-            lanes[items[0][0]].wait(10)
+            max_concurrent_batches[items[0][0]].wait(10)
         return recorder(items)
 
     async def load() -> list[Numbers]:
         micro_batcher: MicroBatcher[Numbers, Numbers]
-        micro_batcher = MicroBatcher(slow, limit=2, size=sum, executor=pool, lanes=2)
+        micro_batcher = MicroBatcher(slow, limit=2, size=sum, executor=pool, max_concurrent_batches=2)
         computed = [micro_batcher.submit([0, 2]), micro_batcher.submit([1, 1])]
         await asyncio.sleep(0.01)
         gone = [micro_batcher.submit([2]), micro_batcher.submit([2])]
         for future in gone:
             future.cancel()
-        lanes[0].set()
+        max_concurrent_batches[0].set()
         await computed[0]
         computed.append(micro_batcher.submit([1]))
         await asyncio.sleep(0.01)
         assert micro_batcher.waiting == 1
-        lanes[1].set()
+        max_concurrent_batches[1].set()
         return list(await asyncio.gather(*computed))
 
     with ThreadPoolExecutor(2) as pool:

@@ -9,7 +9,7 @@ import torch
 from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensor, FakeTensorMode
 
-from service.inference.torch_backend import Model, TorchNetwork
+from service.inference.torch_backend import Model, TorchBackend
 from vae import VAE, VAEConfig
 
 CONFIGS = (VAEConfig(hidden_dim=8), VAEConfig("conv", (3, 37, 50), hidden_dim=8))
@@ -31,10 +31,10 @@ def gpu_without_values(monkeypatch: pytest.MonkeyPatch) -> Iterator[None]:
         yield
 
 
-def network_on_the_gpu(config: VAEConfig) -> TorchNetwork:
+def network_on_the_gpu(config: VAEConfig) -> TorchBackend:
     with torch.device("cuda"):
         model: Model = VAE(config).eval().requires_grad_(False)
-    return TorchNetwork(model, "cuda")
+    return TorchBackend(model, "cuda")
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
@@ -45,5 +45,5 @@ def test_all_that_the_engine_asks_for_is_computed_on_the_gpu(config: VAEConfig) 
     assert [array.shape for array in network.encode(images)] == [z.shape, z.shape]
     assert network.decode(z).shape == images.shape
     assert [array.shape for array in network.reconstruct(z, images)] == [images.shape, (5,)]
-    assert [array.shape for array in network.signed(z, "bfloat16")] == [(5, 2 * config.pixels), (5,)]
-    assert network.lanes == 2
+    assert [array.shape for array in network.decode_raw(z, "bfloat16")] == [(5, 2 * config.pixels), (5,)]
+    assert network.max_concurrent_batches == 2

@@ -14,13 +14,13 @@ from numpy.typing import NDArray
 
 import vae
 from service.inference import engine as engine_module
-from service.inference.backend import OnnxNetwork
-from service.inference.engine import Engine, FloatArray, Reconstruction, UnsoundOutput
+from service.inference.backend import OnnxBackend
+from service.inference.engine import Engine, FloatArray, NonFiniteOutput, Reconstruction
 from service.inference.noise import standard_normal
 from service.inference.posterior import draw_posterior
-from service.inference.torch_backend import TorchNetwork, choose_network
+from service.inference.torch_backend import TorchBackend, choose_network
 from service.settings import BUNDLED, Runtime
-from service.telemetry.counters import Histogram, Tally
+from service.telemetry.counters import Counters, Histogram
 from service.telemetry.timing import Timing
 from tests.service.pictures import Bytes
 from vae.config import Architecture
@@ -72,8 +72,8 @@ def test_a_row_is_the_same_in_any_batch(
     torch.manual_seed(0)
     try:
         untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
-        network = choose_network(untrained if architecture == "conv" else model, runtime)
-        engine = Engine(network, micro_batch_limit=64, threaded=threaded)
+        backend = choose_network(untrained if architecture == "conv" else model, runtime)
+        engine = Engine(backend, micro_batch_limit=64, threaded=threaded)
         rows_are_alone(engine, x)
         engine.close()
     finally:
@@ -135,11 +135,11 @@ def test_of_large_batches_the_first_are_done_before_the_last_begin(engine: Engin
 
 def test_results_come_in_one_piece_whatever_their_types(engine: Engine) -> None:
     z = standard_normal(3, 150, (3,))
-    whole = asyncio.run(engine.signed(z, "float16"))
+    whole = asyncio.run(engine.decode_raw(z, "float16"))
     assert whole.dtype == np.uint8
     assert whole.shape == (150, 2 * 784)
     for start in (0, 63, 64, 149):
-        assert np.array_equal(asyncio.run(engine.signed(z[start : start + 1], "float16"))[0], whole[start])
+        assert np.array_equal(asyncio.run(engine.decode_raw(z[start : start + 1], "float16"))[0], whole[start])
 
 
 @pytest.mark.parametrize("threaded", [False, True])
@@ -147,22 +147,22 @@ def test_of_a_large_batch_nothing_is_computed_after_an_unsound_piece(
     model: vae.VAE, threaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And it is as unsound as a small one: what the pieces run in does not show."""
-    network = choose_network(model)
-    engine = Engine(network, micro_batch_limit=64, threaded=threaded)
-    decode = network.decode
+    backend = choose_network(model)
+    engine = Engine(backend, micro_batch_limit=64, threaded=threaded)
+    decode = backend.decode
     computed: list[int] = []
 
     def watched(z: FloatArray) -> FloatArray:
         computed.append(len(z))
         return decode(z)
 
-    monkeypatch.setattr(network, "decode", watched)
+    monkeypatch.setattr(backend, "decode", watched)
     z = np.zeros((10_000, 3), np.float32)
     z[0] = np.nan
     timing = Timing()
 
     async def come() -> FloatArray:
-        with pytest.raises(UnsoundOutput):
+        with pytest.raises(NonFiniteOutput):
             await engine.decode(z, timing=timing)
         assert engine.waiting == 0
         await asyncio.sleep(0.1)
@@ -285,10 +285,12 @@ def test_what_is_drawn_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> 
     noise = standard_normal(1, 70, (3,))
     result = asyncio.run(engine.reconstruct(x[:70], noise))
     rounded = np.pad(np.floor(result.pixels.astype(np.float64) * 255 + 0.5)[:, 0], ((0, 0), (0, 0), (1, 0)))
-    assert np.array_equal(asyncio.run(engine.draw(result.z)), rounded)
-    assert np.array_equal(asyncio.run(engine.redraw(x[:70], noise)), rounded)
+    assert np.array_equal(asyncio.run(engine.decode_scanlines(result.z)), rounded)
+    assert np.array_equal(asyncio.run(engine.reconstruct_scanlines(x[:70], noise)), rounded)
     means = asyncio.run(engine.encode(x[:70]))[0]
-    assert np.array_equal(asyncio.run(engine.redraw(x[:70])), asyncio.run(engine.draw(means)))
+    assert np.array_equal(
+        asyncio.run(engine.reconstruct_scanlines(x[:70])), asyncio.run(engine.decode_scanlines(means))
+    )
 
 
 def test_samples_are_drawn_as_the_engine_draws_them(engine: Engine, x: FloatArray) -> None:
@@ -307,16 +309,16 @@ def test_a_slow_model_leaves_the_event_loop_free(
 ) -> None:
     monkeypatch.setattr(engine_module, "BLOCKING_LIMIT_S", limit)
     monkeypatch.setattr(engine_module, "BATCH_BLOCKING_LIMIT_S", limit)
-    network = choose_network(model)
-    engine = Engine(network, micro_batch_limit=64, threaded=told)
+    backend = choose_network(model)
+    engine = Engine(backend, micro_batch_limit=64, threaded=told)
     threads: list[threading.Thread] = []
-    decode = network.decode
+    decode = backend.decode
 
     def watched(z: FloatArray) -> FloatArray:
         threads.append(threading.current_thread())
         return decode(z)
 
-    monkeypatch.setattr(network, "decode", watched)
+    monkeypatch.setattr(backend, "decode", watched)
     asyncio.run(engine.decode(np.zeros((1, 3), np.float32)))
     engine.close()
     assert (threads[0] is not threading.current_thread()) == threaded
@@ -325,22 +327,22 @@ def test_a_slow_model_leaves_the_event_loop_free(
 def test_two_lanes_compute_side_by_side_what_one_computes(
     model: vae.VAE, x: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    network, tally = TorchNetwork(model), Tally()
-    network.lanes = 2
-    engine = Engine(network, micro_batch_limit=64, threaded=True, tally=tally)
+    backend, counters = TorchBackend(model), Counters()
+    backend.max_concurrent_batches = 2
+    engine = Engine(backend, micro_batch_limit=64, threaded=True, counters=counters)
     both = threading.Barrier(2, timeout=10)
-    encode = network.encode
+    encode = backend.encode
 
     def met(images: FloatArray) -> tuple[FloatArray, FloatArray]:
         both.wait()
         return encode(images)
 
     mean, _ = encode(x[:128])
-    monkeypatch.setattr(network, "encode", met)
+    monkeypatch.setattr(backend, "encode", met)
     for _ in range(20):
         assert np.array_equal(asyncio.run(engine.encode(x[:128]))[0], mean)
     engine.close()
-    assert sum(tally.histogram("vae_kl_divergence_nats").counts) == 20 * 128
+    assert sum(counters.histogram("vae_kl_divergence_nats").counts) == 20 * 128
 
 
 @pytest.mark.parametrize("threaded", [False, True])
@@ -348,8 +350,8 @@ def test_all_is_counted_on_the_event_loop(
     model: vae.VAE, x: FloatArray, threaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """It reads the histograms; changed in another thread, they would be read half changed."""
-    tally = Tally()
-    engine = Engine(choose_network(model), micro_batch_limit=64, threaded=threaded, tally=tally)
+    counters = Counters()
+    engine = Engine(choose_network(model), micro_batch_limit=64, threaded=threaded, counters=counters)
     threads: set[threading.Thread] = set()
     add = Histogram.add
 
@@ -361,13 +363,13 @@ def test_all_is_counted_on_the_event_loop(
 
     async def some() -> Reconstruction:
         await asyncio.gather(*(engine.encode(x[i : i + 1]) for i in range(10)))
-        await engine.redraw(x[:5])
+        await engine.reconstruct_scanlines(x[:5])
         return await engine.reconstruct(x[:70])
 
     result = asyncio.run(some())
     engine.close()
     assert threads == {threading.current_thread()}
-    kl, loss = (tally.histogram(f"vae_{name}_nats") for name in ("kl_divergence", "reconstruction_loss"))
+    kl, loss = (counters.histogram(f"vae_{name}_nats") for name in ("kl_divergence", "reconstruction_loss"))
     assert (sum(kl.counts), sum(loss.counts)) == (10 + 5 + 70, 70)
     assert loss.total == pytest.approx(result.reconstruction_loss.sum(), rel=1e-5)
     values = result.kl_divergence
@@ -389,7 +391,7 @@ def test_an_unsound_row_is_nobody_elses(
     model: vae.VAE, x: FloatArray, operation: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """Weights that only one of the batch's rows brings to overflow; of numbers as large no five digits are alike."""
-    monkeypatch.setattr(OnnxNetwork, "_compare", lambda *_: None)
+    monkeypatch.setattr(OnnxBackend, "_compare", lambda *_: None)
     sees = operation in ("encode", "reconstruct", "redraw")
     more = ["float16"] if operation == "signed" else []
     broken = copy.deepcopy(model)
@@ -409,4 +411,4 @@ def test_an_unsound_row_is_nobody_elses(
 
     results = asyncio.run(all_alone())
     assert [i for i, result in enumerate(results) if isinstance(result, Exception)] == [7]
-    assert isinstance(results[7], UnsoundOutput)
+    assert isinstance(results[7], NonFiniteOutput)

@@ -8,9 +8,9 @@ from pathlib import Path
 
 import pytest
 
-from service.inference.backend import OnnxNetwork
+from service.inference.backend import OnnxBackend
 from service.inference.loading import StartError, load_checkpoint
-from service.inference.torch_backend import TorchNetwork
+from service.inference.torch_backend import TorchBackend
 from service.settings import BUNDLED, read_settings
 from tests.live import ROOT, live_server
 from tests.service.processes.test_server import SAMPLE
@@ -79,7 +79,7 @@ def test_a_reader_that_nobody_waits_for_ends() -> None:
 
 
 def test_where_torch_is_here_it_is_read_here() -> None:
-    known, network = load_checkpoint(read_settings([]))
-    assert isinstance(network, OnnxNetwork)
+    known, backend = load_checkpoint(read_settings([]))
+    assert isinstance(backend, OnnxBackend)
     assert known.parameters == sum(parameter.numel() for parameter in load(BUNDLED).model.parameters())
-    assert isinstance(load_checkpoint(read_settings(["--runtime", "torch"])).network, TorchNetwork)
+    assert isinstance(load_checkpoint(read_settings(["--runtime", "torch"])).backend, TorchBackend)

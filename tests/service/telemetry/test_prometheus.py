@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.errors import ServiceError
 from service.telemetry.counters import BOUNDS, REASONS, Histogram
 from service.telemetry.prometheus import CPU, HISTOGRAMS, Metrics
-from service.telemetry.shared_memory import ROOM, Noticeboard
+from service.telemetry.shared_memory import ROOM, SharedSnapshots
 from tests.live import live_server
 from tests.service.pictures import Bytes, png
 from tests.service.problems import problem
@@ -215,7 +215,7 @@ def test_callers_at_once_share_a_rendering_that_is_begun_after_they_came(
 
 
 def test_a_caller_who_has_gone_takes_the_text_from_no_other() -> None:
-    metrics = Metrics(Noticeboard(1), 0)
+    metrics = Metrics(SharedSnapshots(1), 0)
 
     async def one_leaves() -> bytes:
         leaving, staying = (asyncio.create_task(metrics.exposition()) for _ in range(2))
@@ -228,9 +228,9 @@ def test_a_caller_who_has_gone_takes_the_text_from_no_other() -> None:
 
 def test_rendering_leaves_time_to_other_threads() -> None:
     """A thread that computes holds the interpreter's lock for 5 ms at a time."""
-    metrics = Metrics(Noticeboard(1), 0)
+    metrics = Metrics(SharedSnapshots(1), 0)
     for route in range(300):
-        metrics.tally.histogram("vae_request_duration_seconds", f"/{route}").add(1)
+        metrics.counters.histogram("vae_request_duration_seconds", f"/{route}").add(1)
 
     async def render() -> list[float]:
         rendering = asyncio.create_task(metrics.exposition())
@@ -255,7 +255,7 @@ def cpu_seconds(metrics: Metrics) -> float:
 
 
 def test_processor_time_never_falls() -> None:
-    board = Noticeboard(1)
+    board = SharedSnapshots(1)
     first = cpu_seconds(Metrics(board, 0))
     second = Metrics(board, 0)  # in the same process, which has spent it twice now
     assert cpu_seconds(second) >= 2 * first > 0
@@ -264,7 +264,7 @@ def test_processor_time_never_falls() -> None:
 
 
 def test_workers_that_start_one_after_the_other_replace_nobody() -> None:
-    board = Noticeboard(2)
+    board = SharedSnapshots(2)
     for place in (0, 1):
         assert b"vae_worker_replacements_total 0.0" in exposition(Metrics(board, place))
     assert b"vae_worker_replacements_total 1.0" in exposition(Metrics(board, 0))
@@ -274,7 +274,7 @@ def test_posting_goes_on_after_one_that_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
     monkeypatch.setattr("service.telemetry.prometheus.POST_EVERY_S", 0.001)
-    metrics, values = Metrics(Noticeboard(1), 0), iter([1.0, "no number", 3.0])
+    metrics, values = Metrics(SharedSnapshots(1), 0), iter([1.0, "no number", 3.0])
     posted = asyncio.Event()
 
     def ask() -> float:
@@ -300,7 +300,7 @@ def test_the_bounds_belong_to_their_buckets() -> None:
 
 
 def test_a_notice_is_never_seen_half_written() -> None:
-    board = Noticeboard(2)
+    board = SharedSnapshots(2)
     assert board.read_all() == []
     board.post(1, b"one")
     before = board.read(1)
@@ -311,20 +311,20 @@ def test_a_notice_is_never_seen_half_written() -> None:
 
 
 def test_a_notice_that_a_worker_was_killed_over_is_nobody_s() -> None:
-    board = Noticeboard(1)
+    board = SharedSnapshots(1)
     before = Metrics(board, 0)
-    before.tally.refusals["key"] += 1
+    before.counters.refusals["key"] += 1
     before.post()
     board.post(0, b"cut off")
     board._memory[board._memory.find(b"cut off")] ^= 1
-    assert Metrics(board, 0).tally.refusals["key"] == 1
+    assert Metrics(board, 0).counters.refusals["key"] == 1
     board.post(0, b"whole")
     assert board.read_all() == [b"whole"]
 
 
 def test_counts_are_of_one_service_alone() -> None:
-    first, second = Metrics(Noticeboard(1), 0), Metrics(Noticeboard(1), 0)
-    first.tally.refusals["queue_full"] += 1
+    first, second = Metrics(SharedSnapshots(1), 0), Metrics(SharedSnapshots(1), 0)
+    first.counters.refusals["queue_full"] += 1
     assert b'vae_refusals_total{reason="queue_full"} 1.0' in exposition(first)
     assert b'vae_refusals_total{reason="queue_full"} 0.0' in exposition(second)
 

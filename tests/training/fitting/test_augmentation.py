@@ -10,7 +10,7 @@ import vae
 from training.__main__ import main
 from training.data.dataset import to_pixels
 from training.data.load import load
-from training.fitting.augmentation import AS_IT_IS, NUMBERS, SHIFT, vary
+from training.fitting.augmentation import AS_IT_IS, NUMBERS, SHIFT, random_affine
 
 
 def numbers_for(count: int, **chosen: float) -> torch.Tensor:
@@ -35,25 +35,27 @@ def centres(images: torch.Tensor) -> torch.Tensor:
 
 
 def test_the_middle_of_all_numbers_leaves_an_image_as_it_is(images: torch.Tensor) -> None:
-    assert torch.allclose(vary(images, numbers_for(400)), images, atol=1e-5)
+    assert torch.allclose(random_affine(images, numbers_for(400)), images, atol=1e-5)
 
 
 def test_a_share_is_left_alone(images: torch.Tensor) -> None:
     numbers = torch.rand(400, NUMBERS, generator=torch.Generator().manual_seed(0))
-    alone = (vary(images, numbers) == images).flatten(1).all(1)
+    alone = (random_affine(images, numbers) == images).flatten(1).all(1)
     assert alone.equal(numbers[:, 6] < AS_IT_IS)
 
 
 def test_images_move(images: torch.Tensor) -> None:
-    moved = centres(vary(images, numbers_for(400, right=1))) - centres(images)
+    moved = centres(random_affine(images, numbers_for(400, right=1))) - centres(images)
     assert moved[:, 0].mean().item() == pytest.approx(-SHIFT * 14, abs=0.1)
     assert moved[:, 1].abs().mean().item() < 0.1
 
 
 def test_images_turn_and_scale(images: torch.Tensor) -> None:
-    turned = vary(vary(images, numbers_for(400, angle=1)), numbers_for(400, angle=0))
-    assert (turned - images).abs().mean() < (vary(images, numbers_for(400, angle=1)) - images).abs().mean()
-    inks = [vary(images, numbers_for(400, wider=w, higher=w)).sum((1, 2, 3)).mean().item() for w in (0, 0.5, 0.999)]
+    turned = random_affine(random_affine(images, numbers_for(400, angle=1)), numbers_for(400, angle=0))
+    assert (turned - images).abs().mean() < (random_affine(images, numbers_for(400, angle=1)) - images).abs().mean()
+    inks = [
+        random_affine(images, numbers_for(400, wider=w, higher=w)).sum((1, 2, 3)).mean().item() for w in (0, 0.5, 0.999)
+    ]
     assert inks == sorted(inks, reverse=True)
 
 

@@ -12,7 +12,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 from training.config import FitConfig
 from training.data.dataset import Dataset
 from training.fitting.distributed import Workers
-from training.fitting.initialization import Objective
+from training.fitting.initialization import VAELoss
 from training.fitting.loop import epoch_order, train_step
 from training.fitting.optimizers import new_optimizers, set_learning_rates
 from training.fitting.state import TrainingState
@@ -84,7 +84,7 @@ def test_a_step(
     for step, indices in enumerate(epoch_order(config, 0, len(train)).split(config.batch_size)):
         set_learning_rates(optimizers, config, step, 3)
         images = train.take(workers.share(indices))
-        train_step(config, state, Objective(model), images, len(indices), workers, augment=encoder_alone)
+        train_step(config, state, VAELoss(model), images, len(indices), workers, augment=encoder_alone)
     assert len(optimizers) == (2 if optimizer == "muon" else 1)
     assert {tensor.device.type for tensor in (*model.parameters(), state.sums)} == {"cuda"}
 

@@ -41,11 +41,11 @@ def train(data_dir: Path) -> Dataset:
 
 def test_hidden_pixels_are_zero_and_the_others_scaled_up() -> None:
     x = torch.ones(100, 1, 28, 28)
-    hidden = loop.hide_pixels(x, 0.25, torch.Generator().manual_seed(0), len(x), ALONE)
+    hidden = loop.drop_pixels(x, 0.25, torch.Generator().manual_seed(0), len(x), ALONE)
     assert hidden.unique().tolist() == pytest.approx([0, 1 / 0.75])
     assert hidden.mean().item() == pytest.approx(1, abs=0.01)
-    assert hidden.equal(loop.hide_pixels(x, 0.25, torch.Generator().manual_seed(0), len(x), ALONE))
-    assert loop.hide_pixels(x, 0, torch.Generator(), len(x), ALONE) is x
+    assert hidden.equal(loop.drop_pixels(x, 0.25, torch.Generator().manual_seed(0), len(x), ALONE))
+    assert loop.drop_pixels(x, 0, torch.Generator(), len(x), ALONE) is x
 
 
 def test_pixels_are_hidden_from_the_encoder_alone(train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:

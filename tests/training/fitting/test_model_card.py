@@ -48,7 +48,7 @@ def test_the_card_has_every_option_and_the_file_that_it_belongs_to(fitted: Path)
     assert checkpoint.sha256 in written
     assert "301 training images of mnist" in written
     options = _parse(shlex.split(command(checkpoint))[1:])
-    assert options.config.recorded().items() <= checkpoint.training.items()
+    assert options.config.to_metadata().items() <= checkpoint.training.items()
     assert command(checkpoint) in written
 
 

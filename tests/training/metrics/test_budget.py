@@ -1,4 +1,4 @@
-"""Figures in the time that there is for them, and what they say of the images that they were measured on."""
+"""Metrics in the time that there is for them, and what they say of the images that they were measured on."""
 
 import math
 import time

@@ -9,7 +9,7 @@ import vae
 from training.__main__ import main
 from training.data.builtin import load_vision
 from training.data.dataset import to_pixels
-from training.metrics.elbo import Figures, evaluate, latent_means, squared_error
+from training.metrics.elbo import Metrics, evaluate, latent_means, squared_error
 from training.metrics.report import as_markdown, as_text
 
 
@@ -67,7 +67,7 @@ def test_more_images_than_a_batch_are_all_counted(fitted: Path, images: torch.Te
 
 
 def test_figures_for_a_person() -> None:
-    assert Figures(130.25, 7.5).describe() == "-ELBO 137.75 = reconstruction 130.25 + KL 7.50"
+    assert Metrics(130.25, 7.5).describe() == "-ELBO 137.75 = reconstruction 130.25 + KL 7.50"
 
 
 def test_evaluate_prints_what_fit_measured(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
