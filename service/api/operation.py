@@ -5,7 +5,7 @@ from __future__ import annotations
 import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -79,7 +79,9 @@ class Operation(APIRoute):
     """Whether its answers depend on the Accept header."""
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **described: Any) -> None:
-        super().__init__(path, endpoint, **described)
+        described |= {"name": described.get("name") or endpoint.__name__}
+        super().__init__(path, partial(endpoint, None), **described)
+        self.endpoint = endpoint
         self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         self._defaults = self._options()
         self._fields = (VARY,) if self.negotiated else ()
