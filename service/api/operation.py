@@ -6,6 +6,7 @@ import logging
 from collections.abc import Awaitable, Callable
 from dataclasses import dataclass
 from functools import lru_cache, partial
+from inspect import getdoc
 from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -79,8 +80,9 @@ class Operation(APIRoute):
     """Whether its answers depend on the Accept header."""
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **described: Any) -> None:
-        described |= {"name": described.get("name") or endpoint.__name__}
-        super().__init__(path, partial(endpoint, None), **described)
+        described["name"] = described["name"] or endpoint.__name__
+        described["description"] = described["description"] or getdoc(endpoint)
+        super().__init__(path, partial(endpoint, None), **described)  # FastAPI knows no request but Starlette's
         self.endpoint = endpoint
         self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         self._defaults = self._options()

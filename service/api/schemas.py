@@ -69,7 +69,7 @@ class _ImageInput(_Options):
     fit: Fit | None = Field(
         None,
         description="How a picture of another shape is brought to the model's: with black bars, cropped, or distorted; "
-        f"as `training.data.pictures.fit` of /model says if absent, and {DEFAULT_FIT} if that says nothing.",
+        f"as `training.pictures.fit` of /model says if absent, and {DEFAULT_FIT} if that says nothing.",
     )
     invert: bool = Field(False, description="For dark ink on white paper; the model knows light ink on black.")
     draw: bool = Field(False, description="Draw a sample of the posterior too (encode) or in place of the mean.")
