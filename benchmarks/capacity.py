@@ -42,10 +42,10 @@ def main() -> None:
     machine = describe_machine()
     os.sched_setaffinity(0, {CLIENT_CORE})
     resource.setrlimit(resource.RLIMIT_NOFILE, (resource.getrlimit(resource.RLIMIT_NOFILE)[1],) * 2)
-    for part in (part for part in PARTS if part in options.only):
-        print(f"{part}: ", end="", flush=True)
-        results[part] = _measure(part, results, options)
-        print(json.dumps(results[part]), flush=True)
+    for shard in (shard for shard in PARTS if shard in options.only):
+        print(f"{shard}: ", end="", flush=True)
+        results[shard] = _measure(shard, results, options)
+        print(json.dumps(results[shard]), flush=True)
     if {*options.only} - {"bench"}:  # which was measured when and where results.json says
         results |= {"date": datetime.now(UTC).date().isoformat(), "machine": machine}
     results["simulation"] = capacity_plan.simulate(results)
@@ -54,13 +54,13 @@ def main() -> None:
     capacity_page.write(results)
 
 
-def _measure(part: str, results: dict[str, Any], options: argparse.Namespace) -> Any:
+def _measure(shard: str, results: dict[str, Any], options: argparse.Namespace) -> Any:
     core, seconds = SERVER_CORE, options.seconds
 
     def poisson() -> Metrics:
         return measure.measure_poisson(core, seconds, capacity_plan.service_of(results).best_rate)
 
-    parts: dict[str, Callable[[], Any]] = {
+    shards: dict[str, Callable[[], Any]] = {
         "bench": capacity_plan.of_bench,
         "curve": lambda: _medians(lambda: measure.measure_curve(core, seconds), options.rounds),
         "poisson": lambda: _medians(poisson, options.rounds),
@@ -70,7 +70,7 @@ def _measure(part: str, results: dict[str, Any], options: argparse.Namespace) ->
         "proxy": lambda: measure.measure_proxy(core, seconds),
         "roll_out": lambda: [measure.roll_out(core, drained) for drained in (True, False)],
     }
-    return parts[part]()
+    return shards[shard]()
 
 
 def _medians(measure_once: Callable[[], Metrics], rounds: int) -> Metrics:

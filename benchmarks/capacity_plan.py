@@ -21,7 +21,7 @@ UTILISATIONS = (0.3, 0.5, 0.7, 0.8, 0.9, 0.95, 1.05)
 WORKERS = 10
 """Behind the load balancer that is simulated."""
 ROLLED = 4
-"""Workers that are replaced; a simulation of more takes minutes and says the same."""
+"""Processes that are replaced; a simulation of more takes minutes and says the same."""
 WAITS_S = (0, 2, 5)
 PLANNED = 0.7
 """Utilisation at which a worker is planned to run; at which a roll-out is simulated."""

@@ -1,4 +1,4 @@
-"""Workers behind a load balancer, event by event: what a request waits, and whether it is answered."""
+"""Processes behind a load balancer, event by event: what a request waits, and whether it is answered."""
 
 from __future__ import annotations
 

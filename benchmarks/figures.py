@@ -110,10 +110,10 @@ def cpu_seconds(workers: int) -> Figure:
 def slow_throughput(measured: Round) -> float:
     """As a part of what whole batches would give."""
     slow = measured["slow"]
-    part = rate(valid(slow["64"]["decode"])) / float(slow["best"])
-    if part > 1.05:
+    shard = rate(valid(slow["64"]["decode"])) / float(slow["best"])
+    if shard > 1.05:
         raise InvalidLoad("the model was not slow")
-    return part
+    return shard
 
 
 def slow_livez_ms(measured: Round) -> float:

@@ -35,7 +35,7 @@ from benchmarks.machine import describe_machine
 from benchmarks.sections import table
 from training.config import RECIPES, FitConfig
 from training.data.load import load
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
 from training.fitting.loop import new_state, train_epochs
 from training.metrics.elbo import DRAWS, SEED, evaluate
@@ -48,7 +48,7 @@ INSTRUCTIONS = {
 ARTICLE, ADAM, DEFAULT = "the article's loop", "vae-train --recipe article", "vae-train, default recipe"
 UNITS = ("s", "of the article's")
 RECIPE_OF = {ADAM: RECIPES["article"], DEFAULT: RECIPES["default"]}
-ALONE = Workers(0, 1, torch.device("cpu"))
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def article_epoch(data_dir: Path) -> Callable[[], None]:

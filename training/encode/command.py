@@ -59,14 +59,14 @@ def encode(
     if draws:
         about |= {"draws": str(draws), "seed": str(seed)}
     encoding = Encoding(source, checkpoint.model, out, batch_size, device, draws, seed)
-    with _begun(out, about):
-        parts = [part for part in source.parts if not (out / f"part-{part.number:05}.parquet").exists()]
-        total, left = (sum(part.stop - part.start for part in some) for some in (source.parts, parts))
+    with _lock_output(out, about):
+        shards = [shard for shard in source.shards if not (out / f"part-{shard.number:05}.parquet").exists()]
+        total, left = (sum(shard.stop - shard.start for shard in some) for some in (source.shards, shards))
         if left < total:
             print(f"Going on after {total - left:,} images.", flush=True)
         try:
             with tqdm(total=total, initial=total - left, desc="encoding", unit=" images", unit_scale=True) as bar:
-                for rows in _run(encoding, parts, ray):
+                for rows in _run(encoding, shards, ray):
                     bar.update(rows)
         except KeyboardInterrupt:
             raise KeyboardInterrupt("Interrupted: whole parts are kept. The same command goes on.") from None
@@ -77,18 +77,18 @@ def encode(
     print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
 
 
-def _run(encoding: Encoding, parts: Sequence[Shard], ray: str | None) -> Iterator[int]:
-    if not parts:
+def _run(encoding: Encoding, shards: Sequence[Shard], ray: str | None) -> Iterator[int]:
+    if not shards:
         return iter(())
     if ray is None:
-        return encoding.run(parts, readers=0 if encoding.source.is_decoded else os.cpu_count() or 1)
+        return encoding.run(shards, readers=0 if encoding.source.is_decoded else os.cpu_count() or 1)
     from training.encode.ray import run_on_ray  # noqa: PLC0415 - ray is in an extra of its own
 
-    return run_on_ray(encoding, parts, ray)
+    return run_on_ray(encoding, shards, ray)
 
 
 @contextmanager
-def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
+def _lock_output(out: Path, about: dict[str, str]) -> Iterator[None]:
     """Hold `out` ready for what `about` says; raises ConfigError where it holds anything else, or is another run's."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder.")

@@ -14,7 +14,7 @@ from numpy.typing import NDArray
 
 from training.data.dataset import DataError
 from training.data.npy import map_array
-from training.encode.rows import Rows, Shape, Shard, batches, equal_parts, fingerprint
+from training.encode.rows import Rows, Shape, Shard, batches, equal_shards, fingerprint
 
 
 @dataclass(frozen=True)
@@ -24,21 +24,21 @@ class Npy:
     path: Path
     fingerprint: str
     shape: Shape
-    parts: Sequence[Shard]
+    shards: Sequence[Shard]
     id_type = pa.int64()
     is_decoded = True
 
-    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
+    def read(self, shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
         """Map the file anew for each batch: what was read of an open map stays in the process's memory."""
-        for part, rows in batches(parts, batch_size):
+        for shard, rows in batches(shards, batch_size):
             batch = _as_images(map_array(self.path)[rows.start : rows.stop], self.shape)
             readable: NDArray[np.bool_] = np.ones(len(rows), np.bool_)
             if batch.dtype != np.uint8:
                 readable = np.all((batch >= 0) & (batch <= 1), axis=(1, 2, 3))
                 batch = batch[readable].astype(np.float32)
-            sentences = ["It has values that are not from 0 to 1."] * int((~readable).sum())
+            errors = ["It has values that are not from 0 to 1."] * int((~readable).sum())
             ids = pa.array(np.arange(rows.start, rows.stop))
-            yield part, Rows(ids, pa.array(readable), torch.from_numpy(np.array(batch)), sentences)
+            yield shard, Rows(ids, pa.array(readable), torch.from_numpy(np.array(batch)), errors)
 
 
 def open_npy(path: Path, shape: Shape) -> Npy:
@@ -52,7 +52,7 @@ def open_npy(path: Path, shape: Shape) -> Npy:
         raise DataError(
             f"{path} holds an array of shape {array.shape}; {error} is what the checkpoint takes."
         ) from None
-    return Npy(path, fingerprint(iter([(str(array.shape), path.stat())])), shape, equal_parts(len(array)))
+    return Npy(path, fingerprint(iter([(str(array.shape), path.stat())])), shape, equal_shards(len(array)))
 
 
 def _as_images(array: NDArray[Any], shape: Shape) -> NDArray[Any]:

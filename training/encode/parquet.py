@@ -12,7 +12,7 @@ import pyarrow.parquet as pq
 
 from training.data.dataset import DataError
 from training.encode.pictures import decode
-from training.encode.rows import PART_ROWS, Rows, Shape, Shard, fingerprint
+from training.encode.rows import SHARD_ROWS, Rows, Shape, Shard, fingerprint
 from vae.provenance import Fit
 
 READ_AHEAD = 2**20
@@ -51,7 +51,7 @@ class Parquet:
     shape: Shape
     fit: Fit
     columns: Columns
-    parts: Sequence[Shard]
+    shards: Sequence[Shard]
     row_groups: Sequence[RowGroups]
     """Of each sweep: whole ones, because a row group can only be read from its beginning."""
     is_decoded = False
@@ -61,18 +61,18 @@ class Parquet:
         """Of the column `id`, or of an index."""
         return self.columns.id_type or pa.int64()
 
-    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
+    def read(self, shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
         """Decode row after row: of a row group no more than a batch is in memory."""
-        file, numbers, start = self.row_groups[parts[0].read_group]
+        file, numbers, start = self.row_groups[shards[0].read_group]
         try:
             with pq.ParquetFile(file, buffer_size=READ_AHEAD, pre_buffer=False) as table:
                 for batch in table.iter_batches(batch_size, numbers, self.columns.names, use_threads=False):
-                    for part in parts:
-                        first, stop = max(part.start, start), min(part.stop, start + len(batch))
+                    for shard in shards:
+                        first, stop = max(shard.start, start), min(shard.stop, start + len(batch))
                         if first < stop:
-                            yield part, self._decode(batch[first - start : stop - start], first)
+                            yield shard, self._decode(batch[first - start : stop - start], first)
                     start += len(batch)
-                    if start >= parts[-1].stop:
+                    if start >= shards[-1].stop:
                         return
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
@@ -89,7 +89,7 @@ class Parquet:
 def open_parquet(path: Path, files: Sequence[Path], shape: Shape, fit: Fit) -> Parquet:
     """The rows of `files`, one after the other; raises DataError."""
     columns: Columns | None = None
-    parts: list[Shard] = []
+    shards: list[Shard] = []
     row_groups: list[RowGroups] = []
     for file in files:
         try:
@@ -105,16 +105,18 @@ def open_parquet(path: Path, files: Sequence[Path], shape: Shape, fit: Fit) -> P
         first = rows = 0
         for number in range(metadata.num_row_groups):
             rows += metadata.row_group(number).num_rows
-            if rows >= PART_ROWS or (rows and number == metadata.num_row_groups - 1):
-                start = parts[-1].stop if parts else 0
-                for cut in range(start, start + rows, PART_ROWS):
-                    parts.append(Shard(len(parts), cut, min(cut + PART_ROWS, start + rows), read_group=len(row_groups)))
+            if rows >= SHARD_ROWS or (rows and number == metadata.num_row_groups - 1):
+                start = shards[-1].stop if shards else 0
+                for cut in range(start, start + rows, SHARD_ROWS):
+                    shards.append(
+                        Shard(len(shards), cut, min(cut + SHARD_ROWS, start + rows), read_group=len(row_groups))
+                    )
                 row_groups.append(RowGroups(file, range(first, number + 1), start))
                 first, rows = number + 1, 0
     if columns is None:
         raise DataError(f"{path} holds no .parquet files.")
     identity = fingerprint((str(file.relative_to(path)), file.stat()) for file in files)
-    return Parquet(path, identity, shape, fit, columns, parts, row_groups)
+    return Parquet(path, identity, shape, fit, columns, shards, row_groups)
 
 
 def _columns(file: Path, schema: pa.Schema) -> Columns:

@@ -15,7 +15,7 @@ from torch import Tensor
 from pictures.errors import PictureError
 from training.data.dataset import DataError
 from training.data.pictures import read_picture
-from training.encode.rows import Rows, Shape, Shard, batches, equal_parts, fingerprint
+from training.encode.rows import Rows, Shape, Shard, batches, equal_shards, fingerprint
 from vae.provenance import Fit
 
 
@@ -29,23 +29,23 @@ class Folder:
     fit: Fit
     names: pa.LargeBinaryArray
     """Those paths, as the file system has them: they need not be text."""
-    parts: Sequence[Shard]
+    shards: Sequence[Shard]
     id_type = pa.string()
     is_decoded = False
 
-    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
+    def read(self, shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
         """Decode file after file."""
-        for part, rows in batches(parts, batch_size):
+        for shard, rows in batches(shards, batch_size):
             names = self.names[rows.start : rows.stop].to_pylist()
             ids = pa.array([name.decode(errors="backslashreplace") for name in names], pa.string())
-            yield part, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape, self.fit)
+            yield shard, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape, self.fit)
 
 
 def open_folder(root: Path, names: pa.LargeBinaryArray, shape: Shape, fit: Fit) -> Folder:
     """The pictures `names` in `root`."""
     paths = (os.fsdecode(name.as_py()) for name in names)
     identity = fingerprint((path, _state(root / path)) for path in paths)
-    return Folder(root, identity, shape, fit, names, equal_parts(len(names)))
+    return Folder(root, identity, shape, fit, names, equal_shards(len(names)))
 
 
 def _state(path: Path) -> os.stat_result:

@@ -13,7 +13,7 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 from torch import Tensor
 
-PART_ROWS = 16_384
+SHARD_ROWS = 16_384
 """Images that are encoded, written and, after a cut, done again together."""
 
 Shape = tuple[int, int, int]
@@ -39,7 +39,7 @@ class Rows(NamedTuple):
     """(n,): which are the m."""
     images: Tensor
     """(m, C, H, W), uint8 or float32 in [0, 1]."""
-    sentences: list[str]
+    errors: list[str]
     """What is wrong with the n − m others, in order."""
 
 
@@ -59,43 +59,43 @@ class Source(Protocol):
         """Of `Rows.ids`."""
 
     @property
-    def parts(self) -> Sequence[Shard]:
+    def shards(self) -> Sequence[Shard]:
         """Each row is in one of them."""
 
     @property
     def is_decoded(self) -> bool:
         """Are its images in a file as they are, so that reading takes no time?"""
 
-    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
-        """Read `parts` of one sweep, at most `batch_size` rows of one of them at a time.
+    def read(self, shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
+        """Read `shards` of one sweep, at most `batch_size` rows of one of them at a time.
 
         Raises DataError where the input itself can no longer be read.
         """
 
 
-def equal_parts(rows: int) -> list[Shard]:
-    """Parts of PART_ROWS, the last one of what is left, each a sweep of its own."""
-    starts = range(0, rows, PART_ROWS)
+def equal_shards(rows: int) -> list[Shard]:
+    """Parts of SHARD_ROWS, the last one of what is left, each a sweep of its own."""
+    starts = range(0, rows, SHARD_ROWS)
     return [
-        Shard(number, start, min(start + PART_ROWS, rows), read_group=number) for number, start in enumerate(starts)
+        Shard(number, start, min(start + SHARD_ROWS, rows), read_group=number) for number, start in enumerate(starts)
     ]
 
 
-def read_groups(parts: Sequence[Shard]) -> list[list[Shard]]:
-    """`parts`, those of one sweep together."""
-    return [list(together) for _, together in groupby(parts, attrgetter("sweep"))]
+def read_groups(shards: Sequence[Shard]) -> list[list[Shard]]:
+    """`shards`, those of one sweep together."""
+    return [list(together) for _, together in groupby(shards, attrgetter("read_group"))]
 
 
-def batches(parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
-    """The rows of `parts`, at most `batch_size` of one of them at a time."""
-    for part in parts:
-        for start in range(part.start, part.stop, batch_size):
-            yield part, range(start, min(start + batch_size, part.stop))
+def batches(shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
+    """The rows of `shards`, at most `batch_size` of one of them at a time."""
+    for shard in shards:
+        for start in range(shard.start, shard.stop, batch_size):
+            yield shard, range(start, min(start + batch_size, shard.stop))
 
 
 def fingerprint(files: Iterator[tuple[str, os.stat_result]]) -> str:
     """Of names, sizes and times of change."""
-    digest = hashlib.sha256(str(PART_ROWS).encode())
+    digest = hashlib.sha256(str(SHARD_ROWS).encode())
     for name, state in files:
         digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

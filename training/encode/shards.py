@@ -42,14 +42,14 @@ class Encoding:
     seed: int
     """Of their noise."""
 
-    def run(self, parts: Sequence[Shard], readers: int) -> Iterator[int]:
-        """Encode and write `parts`; yields the number of rows of each batch. Raises DataError.
+    def run(self, shards: Sequence[Shard], readers: int) -> Iterator[int]:
+        """Encode and write `shards`; yields the number of rows of each batch. Raises DataError.
 
         `readers` processes read and decode ahead; 0 reads in this one.
         """
         model = self.model.to(resolve_device(self.device))
         _keep_freed_memory()
-        reader = _Reader(self.source, read_groups(parts), self.batch_size)
+        reader = _Reader(self.source, read_groups(shards), self.batch_size)
         loader = DataLoader(reader, None, num_workers=min(readers, len(reader.read_groups)))
         latent_dim = model.config.latent_dim
         noise = posterior_noise(self.draws, self.seed, latent_dim) if self.draws else None
@@ -57,13 +57,13 @@ class Encoding:
         writing: Future[None] | None = None
         try:
             with ThreadPoolExecutor(1) as writer:
-                for part, rows in _read_ahead(loader):
-                    tables = begun[part]
+                for shard, rows in _read_ahead(loader):
+                    tables = begun[shard]
                     tables.add(rows, model)
-                    if tables.rows == part.stop - part.start:
+                    if tables.rows == shard.stop - shard.start:
                         if writing:
                             writing.result()
-                        writing = writer.submit(begun.pop(part).write, self.out, part)
+                        writing = writer.submit(begun.pop(shard).write, self.out, shard)
                     yield len(rows.ids)
                 if writing:
                     writing.result()
@@ -91,8 +91,8 @@ class _Reader(IterableDataset[tuple[Shard, Rows]]):
 
     def __iter__(self) -> Iterator[tuple[Shard, Rows]]:
         worker = get_worker_info()
-        for parts in self.read_groups if worker is None else self.read_groups[worker.id :: worker.num_workers]:
-            yield from self.source.read(parts, self.batch_size)
+        for shards in self.read_groups if worker is None else self.read_groups[worker.id :: worker.num_workers]:
+            yield from self.source.read(shards, self.batch_size)
 
 
 @dataclass
@@ -112,8 +112,8 @@ class _Tables:
         if len(rows.images):
             columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images, self.noise)]
             self.encoded.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
-        if rows.sentences:
-            columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.sentences)]
+        if rows.errors:
+            columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.errors)]
             self.errors.append(pa.RecordBatch.from_arrays(columns, schema=self.error_schema))
         self.rows += len(rows.ids)
 
@@ -129,20 +129,20 @@ class _Tables:
     @property
     def error_schema(self) -> pa.Schema:
         """Of errors-*.parquet."""
-        return pa.schema([("id", self.id_type), ("sentence", pa.string())])
+        return pa.schema([("id", self.id_type), ("error", pa.string())])
 
-    def write(self, out: Path, part: Shard) -> None:
+    def write(self, out: Path, shard: Shard) -> None:
         """Errors first: it is the other file that says that the part is done."""
-        errors = out / f"errors-{part.number:05}.parquet"
+        errors = out / f"errors-{shard.number:05}.parquet"
         try:
             if self.errors:
                 _write(errors, pa.Table.from_batches(self.errors))
             else:
                 errors.unlink(missing_ok=True)  # of a time before the cut, when a file could not be read
-            _write(out / f"part-{part.number:05}.parquet", pa.Table.from_batches(self.encoded, self.schema))
+            _write(out / f"part-{shard.number:05}.parquet", pa.Table.from_batches(self.encoded, self.schema))
         except OSError as error:
             raise DataError(
-                f"Part {part.number} cannot be written to {out}: {error.strerror}. Free the disk; the same command "
+                f"Part {shard.number} cannot be written to {out}: {error.strerror}. Free the disk; the same command "
                 "goes on."
             ) from error
 

@@ -20,33 +20,33 @@ from training.config import ConfigError
 
 
 @dataclass(frozen=True)
-class Workers:
+class Processes:
     """This process's place among `count` that train one model, and the device that it computes on."""
 
     rank: int
-    count: int
+    world_size: int
     device: torch.device
 
     @property
-    def first(self) -> bool:
+    def is_main_process(self) -> bool:
         """Does this process write and print?"""
         return self.rank == 0
 
-    def share(self, rows: Tensor) -> Tensor:
+    def shard(self, rows: Tensor) -> Tensor:
         """This process's rows of a batch that all of them know."""
-        return rows[self.rank :: self.count]
+        return rows[self.rank :: self.world_size]
 
     def parallel(self, module: nn.Module) -> nn.Module:
         """`module`, its gradients averaged over the processes; compiled, with CUDA graphs, on a GPU."""
         if self.device.type == "cuda":
             module.compile(mode="reduce-overhead", dynamic=False)
-        if self.count == 1:
+        if self.world_size == 1:
             return module
         return DistributedDataParallel(module, [self.device] if self.device.type == "cuda" else None)
 
-    def total(self, tensor: Tensor) -> Tensor:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
         """The sum of `tensor` over the processes."""
-        if self.count > 1:
+        if self.world_size > 1:
             tensor = tensor.clone()
             distributed.all_reduce(tensor)
         return tensor
@@ -57,35 +57,35 @@ class Workers:
         A thread of gloo's lets go of the last sum's tensor after it has come, and aborts the process if Python ends
         meanwhile. Destroying the group does not wait for it: DistributedDataParallel holds on to it (torch 2.14).
         """
-        if not self.first:
+        if not self.is_main_process:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
 
     @contextmanager
-    def first_alone(self) -> Iterator[None]:
+    def main_process_first(self) -> Iterator[None]:
         """Let the first process go through the body before the others do: it downloads or decodes for all."""
-        if self.count > 1 and not self.first:
+        if self.world_size > 1 and not self.is_main_process:
             distributed.barrier()
         yield
-        if self.count > 1 and self.first:
+        if self.world_size > 1 and self.is_main_process:
             distributed.barrier()
 
 
 @contextmanager
-def join_workers(device: str) -> Iterator[Workers]:
+def join_processes(device: str) -> Iterator[Processes]:
     """This process among those that torchrun started, or alone; raises ConfigError for a device that is not there."""
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = resolve_device(device)
     if count == 1:
-        yield Workers(0, 1, chosen)
+        yield Processes(0, 1, chosen)
         return
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Workers(rank, count, chosen)
+        yield Processes(rank, count, chosen)
     finally:
         distributed.destroy_process_group()
 

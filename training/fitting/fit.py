@@ -18,7 +18,7 @@ import vae
 from training.config import NETWORK, ConfigError, FitConfig
 from training.data.dataset import Dataset
 from training.data.load import load
-from training.fitting.distributed import Workers, join_workers
+from training.fitting.distributed import Processes, join_processes
 from training.fitting.initialization import new_model, require_memory
 from training.fitting.lineage import describe_data, find_doubts
 from training.fitting.loop import new_state, train_epochs
@@ -47,43 +47,43 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
     """
     outputs = Outputs(config.out)
     with ExitStack() as until_the_end:
-        with join_workers(config.device) as workers, _precision(config.matmul_precision):
+        with join_processes(config.device) as processes, _precision(config.matmul_precision):
             config.out.parent.mkdir(parents=True, exist_ok=True)
-            if workers.first:
+            if processes.is_main_process:
                 until_the_end.enter_context(outputs.locked())
-            with workers.first_alone():
+            with processes.main_process_first():
                 train, test = load(config.dataset, config.data_dir, config.image_size or None)
             share = config.validation_share(len(train))
             train, validation = train.split(share)
             if not len(train):
                 raise ConfigError(f"--validation is {config.validation}, which leaves no image to train on: give 0.")
-            if workers.first:
-                _announce(config, workers, train, validation, test)
-            config, state = _begin(config, given, train, workers)
+            if processes.is_main_process:
+                _announce(config, processes, train, validation, test)
+            config, state = _begin(config, given, train, processes)
             state.data = describe_data(train, share)
-            if state.started_from and workers.first:
+            if state.started_from and processes.is_main_process:
                 for doubt in find_doubts(config.dataset, state.data, state.started_from["training"]):
                     print(f"--start-from: {doubt}", file=sys.stderr)
-            _say(workers, describe_optimizers(config, state.optimizers))
+            _print(processes, describe_optimizers(config, state.optimizers))
             if cut := describe_warmup(config, math.ceil(len(train) / config.batch_size)):
-                _say(workers, cut)
+                _print(processes, cut)
             if config.resume and outputs.state.exists():
                 state.resume(outputs.state, config)
-                _say(workers, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
+                _print(processes, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
             elif config.resume:
-                _say(workers, f"There is no {outputs.state} to resume: starting from the first step.")
+                _print(processes, f"There is no {outputs.state} to resume: starting from the first step.")
             with _saying_what_is_kept(config.out, state):
-                _train(config, outputs, state, train.to(workers.device), validation.to(workers.device), workers)
-        workers.leave()
+                _train(config, outputs, state, train.to(processes.device), validation.to(processes.device), processes)
+        processes.leave()
         with _saying_what_is_kept(config.out, state):
             _finish(config, outputs, state, train, test)
 
 
 def _begin(
-    config: FitConfig, given: Collection[str], train: Dataset, workers: Workers
+    config: FitConfig, given: Collection[str], train: Dataset, processes: Processes
 ) -> tuple[FitConfig, TrainingState]:
     """The options with those of the network, and a training before its first step, of new weights or a checkpoint's."""
-    device = workers.device
+    device = processes.device
     if not config.start_from:
         require_memory(config, train.image_shape, device)
         model = new_model(config, train).to(device)
@@ -95,8 +95,8 @@ def _begin(
         theirs, ours = ("×".join(map(str, shape)) for shape in (model.config.image_shape, train.image_shape))
         raise ConfigError(f"--start-from takes images of {theirs}; the data set's are {ours}.")
     config = config.with_network(model.config, given)
-    _say(
-        workers,
+    _print(
+        processes,
         f"Starting from {config.start_from}: {config.architecture}, hidden width {config.hidden_dim}, "
         f"{config.latent_dim} latent dimensions.",
     )
@@ -130,11 +130,11 @@ def _kept(out: Path, state: TrainingState) -> str:
 
 
 def _train(
-    config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, workers: Workers
+    config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, processes: Processes
 ) -> None:
-    for _ in train_epochs(config, state, train, workers, outputs.state):
-        reconstruction, kl = (workers.total(state.sums) / len(train)).tolist()
-        if not workers.first:
+    for _ in train_epochs(config, state, train, processes, outputs.state):
+        reconstruction, kl = (processes.all_reduce(state.sums) / len(train)).tolist()
+        if not processes.is_main_process:
             continue
         state.require_finite()
         figures = {"train": Metrics(reconstruction, kl)}
@@ -154,7 +154,7 @@ def _train(
         vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # what an older checkpoint left
         remove_card(outputs.card)
         state.history.append(record)
-        vae.save(config.out, state.model, training=_told(config, state, train, record), figures={})
+        vae.save(config.out, state.model, training=_training_metadata(config, state, train, record), figures={})
         write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
         if config.tensorboard:
             with errors_of(outputs.tensorboard), SummaryWriter(outputs.tensorboard) as writer:
@@ -168,7 +168,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
     latents = vae.LatentSet(latent_means(model, test.images), test.labels)
-    vae.save(config.out, model, training=_told(config, state, train, state.history[-1]), figures=figures)
+    vae.save(config.out, model, training=_training_metadata(config, state, train, state.history[-1]), figures=figures)
     checkpoint = vae.load(config.out)
     latents.save(config.out, checkpoint.sha256)
     written = write_card(outputs.card, checkpoint)
@@ -183,7 +183,9 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
     print(f"Wrote {config.out}, {vae.LatentSet.path_beside(config.out)}{card}.")
 
 
-def _told(config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]) -> dict[str, Any]:
+def _training_metadata(
+    config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]
+) -> dict[str, Any]:
     """What the checkpoint says of its training."""
     return config.to_metadata() | {
         "data": state.data,
@@ -198,17 +200,17 @@ def _told(config: FitConfig, state: TrainingState, train: Dataset, last_epoch: d
     }
 
 
-def _announce(config: FitConfig, workers: Workers, train: Dataset, validation: Dataset, test: Dataset) -> None:
+def _announce(config: FitConfig, processes: Processes, train: Dataset, validation: Dataset, test: Dataset) -> None:
     print(f"Training on {train.name}: {train.describe()}.")
     print(f"Held out for validation: {len(validation):,} more. Test: {len(test):,}.")
-    together = f", {workers.count} processes" if workers.count > 1 else ""
+    together = f", {processes.world_size} processes" if processes.world_size > 1 else ""
     alone = f" and {config.encoder_epochs} of the encoder alone" if config.encoder_epochs else ""
     steps = f"{config.epochs} epochs{alone} in batches of {config.batch_size}"
-    print(f"Recipe {config.recipe}: {steps} on {workers.device}{together}.", flush=True)
+    print(f"Recipe {config.recipe}: {steps} on {processes.device}{together}.", flush=True)
 
 
-def _say(workers: Workers, sentence: str) -> None:
-    if workers.first:
+def _print(processes: Processes, sentence: str) -> None:
+    if processes.is_main_process:
         print(sentence, flush=True)
 
 

@@ -15,7 +15,7 @@ from tqdm import tqdm
 from training.config import FitConfig
 from training.data.dataset import Dataset, to_pixels
 from training.fitting.augmentation import NUMBERS, random_affine
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import VAELoss
 from training.fitting.optimizers import new_optimizers, set_learning_rates
 from training.fitting.state import TrainingError, TrainingState
@@ -34,7 +34,7 @@ def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingSt
 
 
 def train_epochs(
-    config: FitConfig, state: TrainingState, train: Dataset, workers: Workers, state_path: Path | None = None
+    config: FitConfig, state: TrainingState, train: Dataset, processes: Processes, state_path: Path | None = None
 ) -> Iterator[TrainingState]:
     """Train from `state` to the last epoch, of both parts or of the encoder alone.
 
@@ -43,29 +43,29 @@ def train_epochs(
     All processes draw the noise of the whole batch and take their share of it, so that the result depends on their
     number by rounding alone. Raises TrainingError where the loss or what would be saved is no finite number.
     """
-    device, steps_per_epoch = workers.device, math.ceil(len(train) / config.batch_size)
+    device, steps_per_epoch = processes.device, math.ceil(len(train) / config.batch_size)
     read_every = 1 if device.type == "cpu" else READ_EVERY
     saved, first_epoch = time.monotonic(), state.epoch
-    with Progress(config, state, len(train), quiet=not workers.first) as progress:
+    with Progress(config, state, len(train), quiet=not processes.is_main_process) as progress:
         while state.epoch < config.all_epochs:
             if state.epoch in (first_epoch, config.epochs):
                 encoder_alone = state.epoch >= config.epochs
                 state.model.decoder.requires_grad_(not encoder_alone)
-                objective = workers.parallel(VAELoss(state.model))
+                objective = processes.parallel(VAELoss(state.model))
             started = time.perf_counter()
             order = epoch_order(config, state.epoch, len(train)).to(train.images.device)
             for indices in order.split(config.batch_size)[state.position :]:
                 step = state.epoch * steps_per_epoch + state.position
                 set_learning_rates(state.optimizers, config, step, steps_per_epoch)
-                images = train.take(workers.share(indices)).to(device, non_blocking=True)
-                train_step(config, state, objective, images, len(indices), workers, augment=encoder_alone)
+                images = train.take(processes.shard(indices)).to(device, non_blocking=True)
+                train_step(config, state, objective, images, len(indices), processes, augment=encoder_alone)
                 if step % read_every == 0 and not bool(state.sums.isfinite().all()):
                     raise TrainingError(f"The loss is no finite number at step {step}: lower --learning-rate.")
 
                 state.position += 1
                 state.seen += len(indices)
-                progress.show(len(indices), state, workers)
-                if state_path and workers.count == 1 and time.monotonic() - saved > SAVE_EVERY_S:
+                progress.show(len(indices), state, processes)
+                if state_path and processes.world_size == 1 and time.monotonic() - saved > SAVE_EVERY_S:
                     state.save(state_path, config)
                     saved = time.monotonic()
 
@@ -74,7 +74,7 @@ def train_epochs(
             yield state
             state.sums.zero_()
             state.position = state.seen = 0
-            if state_path and workers.first:
+            if state_path and processes.is_main_process:
                 state.save(state_path, config)
                 saved = time.monotonic()
 
@@ -85,7 +85,7 @@ def train_step(
     objective: nn.Module,
     images: Tensor,
     count: int,
-    workers: Workers,
+    processes: Processes,
     *,
     augment: bool,
 ) -> None:
@@ -96,12 +96,12 @@ def train_step(
     x = to_pixels(images)
     if augment:
         numbers = torch.rand(count, NUMBERS, generator=state.generator, device=x.device)
-        x = random_affine(x, workers.share(numbers))
+        x = random_affine(x, processes.shard(numbers))
     noise = torch.randn(count, config.latent_dim, generator=state.generator, device=x.device)
-    shown = drop_pixels(x, config.input_dropout, state.generator, count, workers)
+    shown = drop_pixels(x, config.input_dropout, state.generator, count, processes)
 
-    reconstruction, kl = objective(x, shown, workers.share(noise))
-    loss = (reconstruction + config.beta * kl) * workers.count / count
+    reconstruction, kl = objective(x, shown, processes.shard(noise))
+    loss = (reconstruction + config.beta * kl) * processes.world_size / count
     loss.backward()
 
     state.sums += torch.stack([reconstruction.detach(), kl.detach()])
@@ -116,7 +116,7 @@ def epoch_order(config: FitConfig, epoch: int, count: int) -> Tensor:
     return torch.randperm(count, generator=generator)
 
 
-def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int, workers: Workers) -> Tensor:
+def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int, processes: Processes) -> Tensor:
     """Dropout (Srivastava et al. 2014): a `share` of `x`, this process's part of `count` images, is 0, the rest scaled.
 
     The noise is drawn from `generator` for all of them.
@@ -124,7 +124,7 @@ def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int,
     if share == 0:
         return x
     kept = torch.empty((count, *x.shape[1:]), device=x.device).bernoulli_(1 - share, generator=generator)
-    return x * workers.share(kept) / (1 - share)
+    return x * processes.shard(kept) / (1 - share)
 
 
 class Progress:
@@ -147,11 +147,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def show(self, images: int, state: TrainingState, workers: Workers) -> None:
+    def show(self, images: int, state: TrainingState, processes: Processes) -> None:
         """Move on by `images`; the losses are read only now and then."""
         shown = self._bar.update(images) or state.seen == self._images
         if shown and not self._bar.disable:
-            reconstruction, kl = (state.sums * workers.count / state.seen).tolist()
+            reconstruction, kl = (state.sums * processes.world_size / state.seen).tolist()
             self._bar.set_description(f"epoch {state.epoch + 1}/{self._epochs}", refresh=False)
             loss, weight = reconstruction + self._beta * kl, "" if self._beta == 1 else f"{self._beta:g}·"
             self._bar.set_postfix_str(

@@ -44,21 +44,21 @@ def measure(
     """
     budget = Budget(seconds)
     train, _ = train.hold_out(max(0, len(train) - TRAIN_LIMIT))
-    test_figures, test_latents = _losses(model, test, budget, share=2 / 5, progress=progress)
-    train_figures, train_latents = _losses(model, train, budget, share=1 / 2, progress=progress)
-    test_figures |= _neighbours(test_latents, train_latents, budget, progress=progress)
-    train_figures |= _neighbours(train_latents, None, budget, progress=progress)
+    test_metrics, test_latents = _losses(model, test, budget, share=2 / 5, progress=progress)
+    train_metrics, train_latents = _losses(model, train, budget, share=1 / 2, progress=progress)
+    test_metrics |= _neighbours(test_latents, train_latents, budget, progress=progress)
+    train_metrics |= _neighbours(train_latents, None, budget, progress=progress)
     if importance_samples:
-        test_figures |= _bound(model, test, importance_samples, budget, progress=progress)
-        train_figures |= _bound(model, train, importance_samples, budget, progress=progress)
-    figures = {
+        test_metrics |= _bound(model, test, importance_samples, budget, progress=progress)
+        train_metrics |= _bound(model, train, importance_samples, budget, progress=progress)
+    metrics = {
         f"{part}_{name}": value
-        for part, own in (("train", train_figures), ("test", test_figures))
+        for part, own in (("train", train_metrics), ("test", test_metrics))
         for name, value in own.items()
     }
-    if "test_bound_images" in figures:
-        figures["importance_samples"] = importance_samples
-    return figures
+    if "test_bound_images" in metrics:
+        metrics["importance_samples"] = importance_samples
+    return metrics
 
 
 def _losses(
@@ -66,13 +66,13 @@ def _losses(
 ) -> tuple[dict[str, float], LatentSet]:
     def losses(some: Dataset, *, progress: bool = False) -> tuple[dict[str, float], LatentSet]:
         posterior = Posterior.of(model, some.images)
-        figures: dict[str, float] = {"images": len(some)}
-        figures |= evaluate(model, some.images, draws=DRAWS, seed=SEED, progress=progress).as_dict()
+        metrics: dict[str, float] = {"images": len(some)}
+        metrics |= evaluate(model, some.images, draws=DRAWS, seed=SEED, progress=progress).as_dict()
         for dimension, nats in enumerate(posterior.kl_per_dimension().tolist(), 1):
-            figures[f"kl_divergence_{dimension}"] = nats
-        figures["active_units"] = posterior.active_units()
-        figures["squared_error"] = squared_error(model, some.images)
-        return figures, LatentSet(posterior.mean, some.labels.cpu())
+            metrics[f"kl_divergence_{dimension}"] = nats
+        metrics["active_units"] = posterior.active_units()
+        metrics["squared_error"] = squared_error(model, some.images)
+        return metrics, LatentSet(posterior.mean, some.labels.cpu())
 
     count = budget.images(lambda count: losses(_spread(dataset, count)), len(dataset), share)
     return losses(_spread(dataset, max(count, min(LEAST, len(dataset)))), progress=progress)

@@ -35,9 +35,9 @@ def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) ->
 def test_all_but_the_first_leave_without_pythons_own_end(rank: int, said: list[str]) -> None:
     steps = (
         "import atexit, torch",
-        "from training.fitting.distributed import Workers",
+        "from training.fitting.distributed import Processes",
         "atexit.register(print, 'Python ends')",
-        f"Workers({rank}, 2, torch.device('cpu')).leave()",
+        f"Processes({rank}, 2, torch.device('cpu')).leave()",
         "print('goes on')",
     )
     done = subprocess.run(

@@ -17,7 +17,7 @@ from training.config import FitConfig
 from training.data.builtin import load_vision
 from training.data.dataset import Dataset, to_pixels
 from training.fitting import loop
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
 
 TINY = FitConfig(
@@ -25,7 +25,7 @@ TINY = FitConfig(
 )
 
 
-ALONE = Workers(0, 1, torch.device("cpu"))
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def trained(config: FitConfig, train: Dataset) -> vae.VAE:

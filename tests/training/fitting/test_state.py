@@ -17,12 +17,12 @@ from training.config import FitConfig
 from training.data.dataset import Dataset
 from training.data.load import load
 from training.fitting import loop
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
 from training.fitting.loop import new_state, train_epochs
 from training.fitting.state import TrainingError, TrainingState
 
-ALONE = Workers(0, 1, torch.device("cpu"))
+ALONE = Processes(0, 1, torch.device("cpu"))
 CONFIG = FitConfig(epochs=3, hidden_dim=8, batch_size=30, warmup_steps=5, input_dropout=0.1, optimizer="muon")
 
 
