@@ -1,4 +1,4 @@
-"""From a configuration to a checkpoint, its figures, its history and its latents."""
+"""Train a model from a configuration: write its checkpoint, metrics, history and latents."""
 
 from __future__ import annotations
 
@@ -32,18 +32,26 @@ from training.metrics.summary import measure
 from vae.files import errors_of, write_atomically
 
 IMPORTANCE_SAMPLES = 100
-"""K of the bound on log p(x) at the end of a training. `vae-train evaluate` takes 5,000."""
+"""Samples K per image of the bound on log p(x) that `fit` measures at its end; `vae-train evaluate` uses 5,000."""
 MEASURE_SHARE = 0.1
-"""Of the training's time, which is added for the figures at its end."""
+"""Time for the metrics at the end of `fit`, as a share of the training time."""
 MEASURE_LEAST_S = 1.0
-"""Seconds that the figures may take after the shortest training."""
+"""Least time for the metrics at the end of `fit`, in seconds."""
 
 
 def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
-    """Train as `config` says: checkpoint, history and state after every epoch; figures, card and latents at the end.
+    """Train a model; write checkpoint, history and state after every epoch, metrics, card and latents at the end.
 
-    A checkpoint of `config.start_from` brings its network; the options of NETWORK that `given` names must be its own.
-    Raises ConfigError, DataError or TrainingError; a KeyboardInterrupt and a TrainingError say what was kept.
+    Args:
+        config: All options. The checkpoint `config.start_from`, if there is one, determines the network.
+        given: The options of NETWORK that the user gave; they have to agree with that checkpoint.
+
+    Raises:
+        ConfigError: An option cannot be used.
+        DataError: The data set cannot be read.
+        TrainingError: A loss or a weight is not finite. Its message, like that of a KeyboardInterrupt, says which
+            epoch the checkpoint on disk holds.
+
     """
     outputs = Outputs(config.out)
     with ExitStack() as until_the_end:
@@ -72,17 +80,17 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
                 _print(processes, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
             elif config.resume:
                 _print(processes, f"There is no {outputs.state} to resume: starting from the first step.")
-            with _saying_what_is_kept(config.out, state):
+            with _report_checkpoint(config.out, state):
                 _train(config, outputs, state, train.to(processes.device), validation.to(processes.device), processes)
         processes.leave()
-        with _saying_what_is_kept(config.out, state):
+        with _report_checkpoint(config.out, state):
             _finish(config, outputs, state, train, test)
 
 
 def _begin(
     config: FitConfig, given: Collection[str], train: Dataset, processes: Processes
 ) -> tuple[FitConfig, TrainingState]:
-    """The options with those of the network, and a training before its first step, of new weights or a checkpoint's."""
+    """Complete the options by those of the network; create the state, with new weights or those of a checkpoint."""
     device = processes.device
     if not config.start_from:
         require_memory(config, train.image_shape, device)
@@ -107,8 +115,8 @@ def _begin(
 
 
 @contextmanager
-def _saying_what_is_kept(out: Path, state: TrainingState) -> Iterator[None]:
-    """Tell in an interrupt and in a TrainingError which epoch of this training the checkpoint `out` holds."""
+def _report_checkpoint(out: Path, state: TrainingState) -> Iterator[None]:
+    """Add to a KeyboardInterrupt and to a TrainingError which epoch the checkpoint `out` holds."""
     try:
         yield
     except KeyboardInterrupt:
@@ -123,7 +131,7 @@ def _kept(out: Path, state: TrainingState) -> str:
     except vae.CheckpointError:
         checkpoint = None
     epoch = checkpoint and checkpoint.training.get("last_epoch")
-    if not checkpoint or epoch not in state.history:  # there may be an older training's
+    if not checkpoint or epoch not in state.history:  # it may belong to an earlier training
         return "no epoch was finished, no checkpoint was written"
     without = "" if checkpoint.figures else ", without figures and latents"
     return f"{out} holds epoch {epoch['epoch']}, whole{without}"
@@ -145,13 +153,11 @@ def _train(
         for part, figure in figures.items():
             record |= figure.as_dict(f"{part}_")
         if not all(map(math.isfinite, record.values())):
-            raise TrainingError(
-                f"The validation loss is no finite number in epoch {state.epoch}: lower --learning-rate."
-            )
+            raise TrainingError(f"The validation loss is not finite in epoch {state.epoch}: lower --learning-rate.")
         words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
         tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
 
-        vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # what an older checkpoint left
+        vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # they belong to the previous checkpoint
         remove_card(outputs.card)
         state.history.append(record)
         vae.save(config.out, state.model, training=_training_metadata(config, state, train, record), figures={})
@@ -186,7 +192,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
 def _training_metadata(
     config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]
 ) -> dict[str, Any]:
-    """What the checkpoint says of its training."""
+    """Return the checkpoint's `training` metadata."""
     return config.to_metadata() | {
         "data": state.data,
         "classes": train.classes,

@@ -1,4 +1,4 @@
-"""The training loop: batch, loss, step, log, state."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -22,13 +22,13 @@ from training.fitting.state import TrainingError, TrainingState
 from vae import VAE
 
 READ_EVERY = 50
-"""Steps between two readings of the running averages on a GPU: a reading waits for it."""
+"""Steps between two reads of the running losses from a GPU, because each read synchronises with it."""
 SAVE_EVERY_S = 60.0
-"""Seconds after which the state is saved within an epoch, where one process holds all of it."""
+"""Seconds between two saves of the state within an epoch; only a single process saves there."""
 
 
 def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingState:
-    """A training of `model` before its first step."""
+    """Create the state of a training of `model` before its first step."""
     generator = torch.Generator(device).manual_seed(config.seed)
     return TrainingState(model, new_optimizers(config, model), generator, torch.zeros(2, device=device))
 
@@ -36,12 +36,14 @@ def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingSt
 def train_epochs(
     config: FitConfig, state: TrainingState, train: Dataset, processes: Processes, state_path: Path | None = None
 ) -> Iterator[TrainingState]:
-    """Train from `state` to the last epoch, of both parts or of the encoder alone.
+    """Train from `state` to the last epoch: first the whole model, then the encoder alone.
 
-    The state is changed in place, yielded after each epoch, and saved to `state_path`.
+    Changes the state in place, yields it after each epoch, and saves it to `state_path`. Every process draws the noise
+    of the whole batch and uses its shard of it, so that the number of processes changes the result by rounding only.
 
-    All processes draw the noise of the whole batch and take their share of it, so that the result depends on their
-    number by rounding alone. Raises TrainingError where the loss or what would be saved is no finite number.
+    Raises:
+        TrainingError: The loss, or a value that would be saved, is not finite.
+
     """
     device, steps_per_epoch = processes.device, math.ceil(len(train) / config.batch_size)
     read_every = 1 if device.type == "cpu" else READ_EVERY
@@ -60,7 +62,7 @@ def train_epochs(
                 images = train.take(processes.shard(indices)).to(device, non_blocking=True)
                 train_step(config, state, objective, images, len(indices), processes, augment=encoder_alone)
                 if step % read_every == 0 and not bool(state.sums.isfinite().all()):
-                    raise TrainingError(f"The loss is no finite number at step {step}: lower --learning-rate.")
+                    raise TrainingError(f"The loss is not finite at step {step}: lower --learning-rate.")
 
                 state.position += 1
                 state.seen += len(indices)
@@ -89,9 +91,9 @@ def train_step(
     *,
     augment: bool,
 ) -> None:
-    """Update the weights by this process's `images`, uint8 (n, C, H, W), of a batch of `count`, and add up its losses.
+    """Update the weights by `images`, uint8 (n, C, H, W), a shard of a batch of `count`; add up the losses.
 
-    Nothing is read from the device, so that a GPU is not waited for.
+    Reads no value from the device, so that it never waits for a GPU.
     """
     x = to_pixels(images)
     if augment:
@@ -111,15 +113,15 @@ def train_step(
 
 
 def epoch_order(config: FitConfig, epoch: int, count: int) -> Tensor:
-    """The order in which the images are taken in an epoch; drawn anew from seed and epoch, so that no state is kept."""
+    """Return a permutation of the images, int64 (count,), that depends on the seed and the epoch alone."""
     generator = torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator)
 
 
 def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int, processes: Processes) -> Tensor:
-    """Dropout (Srivastava et al. 2014): a `share` of `x`, this process's part of `count` images, is 0, the rest scaled.
+    """Apply dropout (Srivastava et al. 2014) with probability `share` to `x`, this process's shard of `count` images.
 
-    The noise is drawn from `generator` for all of them.
+    Draws the mask of all `count` images from `generator`.
     """
     if share == 0:
         return x
@@ -128,7 +130,7 @@ def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int,
 
 
 class Progress:
-    """The bar: epoch, loss and its parts, images a second, time left."""
+    """Progress bar: epoch, loss and its terms, images per second, time left."""
 
     def __init__(self, config: FitConfig, state: TrainingState, images: int, *, quiet: bool) -> None:
         self._epochs, self._images, self._beta = config.all_epochs, images, config.beta
@@ -137,7 +139,7 @@ class Progress:
             initial=state.epoch * images + state.seen,
             unit=" images",
             unit_scale=True,
-            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file should not fill with bars
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # seconds; keep log files short
             disable=quiet,
         )
 
@@ -148,7 +150,7 @@ class Progress:
         self._bar.close()
 
     def show(self, images: int, state: TrainingState, processes: Processes) -> None:
-        """Move on by `images`; the losses are read only now and then."""
+        """Advance by `images`; read the losses only when the bar is redrawn."""
         shown = self._bar.update(images) or state.seen == self._images
         if shown and not self._bar.disable:
             reconstruction, kl = (state.sums * processes.world_size / state.seen).tolist()

@@ -1,4 +1,4 @@
-"""The figures of a checkpoint as a table: a row each, test and training set beside each other."""
+"""The metrics of a checkpoint as a table with columns for the test and the training set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GREY = (
 
 
 class Row(NamedTuple):
-    """One line of the table, as text."""
+    """One row of the table, as text."""
 
     name: str
     test: str
@@ -60,7 +60,7 @@ def rows(metrics: Mapping[str, float]) -> Iterator[Row]:
 
 
 def notes(metrics: Mapping[str, float]) -> list[str]:
-    """What the rows mean: a sentence each."""
+    """Explain the rows, one sentence each."""
     lines = [
         f"−ELBO and reconstruction loss: {DRAWS} posterior samples per image.",
         f"Active units: dimensions whose posterior mean has a variance over the images above {ACTIVE_ABOVE} "
@@ -103,7 +103,7 @@ def left_out(metrics: Mapping[str, float], train: Dataset, test: Dataset) -> lis
 
 
 def as_text(metrics: Mapping[str, float]) -> str:
-    """The table for a terminal, the numbers aligned on the right, and its notes."""
+    """Return the table and its notes for a terminal, numbers aligned on the right."""
     table = [HEADER, *rows(metrics)]
     name, test, train = (max(len(row[column]) for row in table) for column in range(3))
     lines = [f"{row.name:<{name}}  {row.test:>{test}}  {row.train:>{train}}  {row.unit}".rstrip() for row in table]
@@ -111,14 +111,14 @@ def as_text(metrics: Mapping[str, float]) -> str:
 
 
 def as_markdown(metrics: Mapping[str, float]) -> str:
-    """The table for a model card, and its notes."""
+    """Return the table and its notes as Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in (HEADER, *rows(metrics))]
     lines.insert(1, "|---|---:|---:|---|")
     return "\n".join([*lines, "", *notes(metrics)])
 
 
 def _dimensions(metrics: Mapping[str, float]) -> list[int]:
-    """The latent dimensions, those with the largest KL divergence on the test set first."""
+    """Return the latent dimensions in descending order of their KL divergence on the test set."""
     prefix = "test_kl_divergence_"
     found = {int(name.removeprefix(prefix)): nats for name, nats in metrics.items() if name.startswith(prefix)}
     return sorted(found, key=lambda dimension: -found[dimension])
