@@ -151,7 +151,7 @@ def test_a_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tr
         state.model.mean_layer.bias.fill_(torch.nan)
 
     state.optimizers[0].register_step_post_hook(spoil)
-    with pytest.raises(TrainingError, match=r"no finite number at step 15: lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"not finite at step 15: lower --learning-rate"):
         next(epochs)
     kept = torch.load(path, weights_only=True)
     assert kept["progress"]["epoch"] == 1
@@ -171,7 +171,7 @@ def test_a_state_within_an_epoch_is_not_replaced_by_one_that_is_not_finite(
             state.model.mean_layer.bias.fill_(torch.nan)
 
     state.optimizers[0].register_step_post_hook(spoil)
-    with pytest.raises(TrainingError, match=r"no finite number in epoch 1: lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"not finite in epoch 1: lower --learning-rate"):
         next(train_epochs(CONFIG, state, train, ALONE, path))
     kept = torch.load(path, weights_only=True)
     assert kept["progress"]["position"] == 2
