@@ -1,4 +1,4 @@
-"""Parts of an input encoded by a Ray cluster: a Ray Data set of parts, through actors as many as the cluster holds."""
+"""Encode shards on a Ray cluster: a Ray Data set of shards, mapped by as many actors as the cluster holds."""
 
 from __future__ import annotations
 
@@ -16,9 +16,9 @@ from training.encode.shards import Encoding
 
 
 def run_on_ray(encoding: Encoding, shards: Sequence[Shard], address: str) -> Iterator[int]:
-    """Encode and write `shards` on the cluster at `address`; yields the number of rows of each.
+    """Encode and write `shards` on the cluster at `address`; yield the number of rows of each read group.
 
-    Raises ConfigError or DataError. A part whose machine is lost is done again by another one.
+    The shards of a machine that is lost are encoded again on another. Raises ConfigError or DataError.
     """
     try:
         import ray  # noqa: PLC0415 - only this needs it
@@ -51,16 +51,16 @@ def run_on_ray(encoding: Encoding, shards: Sequence[Shard], address: str) -> Ite
 
 
 class ShardEncoder:
-    """An actor: encodes one sweep after the other."""
+    """An actor that encodes read groups."""
 
     def __init__(self, encoding: Any) -> None:
-        """`encoding` is the reference of an Encoding."""
+        """`encoding` is a Ray object reference to an Encoding."""
         import ray  # noqa: PLC0415 - only this needs it
 
         self.encoding: Encoding = ray.get(encoding)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The parts of a sweep → how many rows they had, or what stopped it: an exception would be told with stacks."""
+        """Encode a read group; return its number of rows and an error message (exceptions would carry stacks)."""
         shards = [Shard(*map(int, shard)) for shard in row["shards"]]
         try:
             _check_shared(self.encoding.source.path, self.encoding.out)
@@ -70,7 +70,7 @@ class ShardEncoder:
 
 
 def _check_reachable(address: str) -> None:
-    """Raise OSError where nobody listens at `address`, HOST:PORT: Ray itself would try for many minutes."""
+    """Raise OSError if `address`, HOST:PORT, refuses connections; Ray itself would retry for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if host:
         socket.create_connection((host, int(port)), timeout=10).close()

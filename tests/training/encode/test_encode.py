@@ -297,7 +297,7 @@ def test_bad_values_of_an_array_are_told_by_their_rows(tmp_path: Path, out: Path
     good = [number for number in range(200) if number not in (5, 6, 150)]
     assert_are(rows_of(out), good, pixels_of(images[good]))
     assert [row["id"] for row in rows_of(out, "errors")] == [5, 6, 150]
-    assert "from 0 to 1" in rows_of(out, "errors")[0]["error"]
+    assert "outside 0 to 1" in rows_of(out, "errors")[0]["error"]
 
 
 def test_a_batch_without_any_image(tmp_path: Path, out: Path) -> None:
@@ -318,7 +318,7 @@ def test_what_is_there_is_not_done_again(
     (out / ".part-00001.parquet.abc").write_bytes(b"cut off")
     capsys.readouterr()
     assert run(npy, out) == 0
-    assert "Going on after 136 images." in capsys.readouterr().out
+    assert "Continuing after 136 images." in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in out.glob("*.parquet")} == before
     assert sorted(out.iterdir()) == sorted([out / RUN, *(out / name for name in before)])
     assert [name for name in times if (out / name).stat().st_mtime_ns != times[name]] == ["part-00001.parquet"]
@@ -379,7 +379,7 @@ def test_a_run_that_is_killed_goes_on(tmp_path: Path, out: Path, images: Images)
         assert not (out / shard).exists()
         assert list(out.glob(f".{shard}.*"))
     done = subprocess.run(command(path, out), cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "Going on after 32,768 images." in done.stdout
+    assert "Continuing after 32,768 images." in done.stdout
     rows = rows_of(out)
     assert [row["id"] for row in rows] == list(range(60_000))
     values = expected(pixels_of(images))
@@ -446,7 +446,7 @@ INPUTS: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str]] = {
     "both kinds": (
         "in",
         (lambda path: write(path / "a.png", b""), lambda path: parquet(path / "a.parquet", image=[b""])),
-        "in holds pictures as well as .parquet files: encode them one after the other",
+        "in holds pictures as well as .parquet files: encode each in a run of its own",
     ),
     "no column": (
         "in.parquet",
@@ -514,7 +514,7 @@ def test_a_disk_that_cannot_be_read_is_not_taken_for_bad_pictures(
 
     monkeypatch.setattr(Path, "read_bytes", broken)
     assert run(tmp_path / "in", out) == 1
-    assert re.search("a.png cannot be read: Input/output error. Mend the disk", sentence(capsys))
+    assert re.search("a.png cannot be read: Input/output error. Repair the disk", sentence(capsys))
     assert not rows_of(out, "errors")
 
 
@@ -531,7 +531,9 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         assert run(npy, out) == 1
-    assert re.search("Part 2 cannot be written to .*: No space left on device. Free the disk; the", sentence(capsys))
+    assert re.search(
+        "Part 2 cannot be written to .*: No space left on device. Free space on the disk; the", sentence(capsys)
+    )
     assert [row["id"] for row in rows_of(out)] == list(range(128))
     assert run(npy, out) == 0
     assert_are(rows_of(out), list(range(200)), pixels_of(images))
@@ -597,7 +599,7 @@ def test_an_interrupt_says_that_it_goes_on(
 
     monkeypatch.setattr("training.encode.shards._encode", interrupted)
     assert run(npy, out) == 130
-    assert "The same command goes on." in sentence(capsys)
+    assert "The same command continues." in sentence(capsys)
 
 
 def test_an_output_of_anything_else_is_a_sentence(
@@ -688,7 +690,7 @@ def test_a_ray_cluster_gives_the_same_and_goes_on(ray: Cluster, tmp_path: Path, 
         assert_are(rows_of(out), good, pixels_of(images[good]))
         assert [row["id"] for row in rows_of(out, "errors")] == [7]
         assert len(list(out.glob("part-*"))) == 4
-        assert ("Going on after 100 images." in done.stdout) == going_on
+        assert ("Continuing after 100 images." in done.stdout) == going_on
         for shard in (1, 2):
             (out / f"part-0000{shard}.parquet").unlink()
 
