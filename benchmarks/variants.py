@@ -1,0 +1,57 @@
+"""vae-serve with one thing changed; FLAGs are those of vae-serve.
+
+python -m benchmarks.variants slow PASS_S FLAG ...     each batch takes PASS_S seconds to decode
+python -m benchmarks.variants uncounted FLAG ...       nothing is counted for /metrics
+
+Nothing here imports torch: a variant is measured beside vae-serve, which does without.
+"""
+
+from __future__ import annotations
+
+import sys
+import time
+from collections import Counter
+from typing import Any
+
+from service.__main__ import main
+from service.network import FloatArray, OnnxNetwork
+from service.tally import Histogram, Tally
+
+
+def slow_down(pass_s: float) -> None:
+    decode = OnnxNetwork.decode
+
+    def slow_decode(network: OnnxNetwork, z: FloatArray) -> FloatArray:
+        end = time.perf_counter() + pass_s
+        logits = decode(network, z)
+        time.sleep(max(0, end - time.perf_counter()))
+        return logits
+
+    OnnxNetwork.decode = slow_decode  # type: ignore[assignment,method-assign]
+
+
+class _Uncounted(Counter[tuple[str, str, int, str]]):
+    def __setitem__(self, _key: object, _count: int) -> None:
+        return None
+
+
+def count_nothing() -> None:
+    make = Tally.__init__
+
+    def make_uncounted(tally: Tally) -> None:
+        make(tally)
+        tally.requests = _Uncounted()
+
+    def add(_: Histogram, _value: Any) -> None:
+        return None
+
+    Histogram.add = Histogram.add_all = add  # type: ignore[assignment,method-assign]
+    Tally.__init__ = make_uncounted  # type: ignore[assignment,method-assign]
+
+
+if __name__ == "__main__":
+    if sys.argv.pop(1) == "slow":
+        slow_down(float(sys.argv.pop(1)))
+    else:
+        count_nothing()
+    main()
