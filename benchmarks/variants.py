@@ -50,8 +50,11 @@ def count_nothing() -> None:
 
 
 if __name__ == "__main__":
-    if sys.argv.pop(1) == "slow":
-        slow_down(float(sys.argv.pop(1)))
-    else:
-        count_nothing()
+    match sys.argv.pop(1):
+        case "slow":
+            slow_down(float(sys.argv.pop(1)))
+        case "uncounted":
+            count_nothing()
+        case other:
+            sys.exit(f"There is no variant {other}: it is slow or uncounted.")
     main()
