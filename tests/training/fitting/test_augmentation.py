@@ -10,7 +10,7 @@ import vae
 from training.__main__ import main
 from training.data.dataset import to_pixels
 from training.data.load import load
-from training.fitting.augmentation import UNCHANGED, NUMBERS, SHIFT, random_affine
+from training.fitting.augmentation import NUMBERS, SHIFT, UNCHANGED, random_affine
 
 
 def numbers_for(count: int, **chosen: float) -> torch.Tensor:
