@@ -18,6 +18,8 @@ from benchmarks.capacity_simulation import RollOut, Service, Simulation
 from service.server import THREADS
 from tests.live import live_server
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PAGE = (ROOT / "docs" / "capacity.md").read_text()
 RESULTS = json.loads((ROOT / "benchmarks" / "capacity.json").read_text())

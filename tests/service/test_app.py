@@ -16,6 +16,8 @@ from service.settings import BUNDLED, Settings
 from tests.service.running import running
 from vae.latents import LatentSet
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 MODULES = sorted(path.stem for path in Path(str(service.__file__)).parent.glob("*.py"))
 

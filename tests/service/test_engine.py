@@ -25,6 +25,8 @@ from service.torch_network import TorchNetwork, choose_network
 from tests.service.pictures import Bytes
 from vae.config import Architecture
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = ("mean", "log_variance", "z", "pixels", "reconstruction_loss", "kl_divergence")
 
 

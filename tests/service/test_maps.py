@@ -25,6 +25,8 @@ from tests.service.running import Running, running
 from tests.service.test_formats import ARROW, NDJSON, SAFETENSORS, arrow, read_arrow
 from tests.vae.autoencoder import write_folder
 
+pytestmark = pytest.mark.slow
+
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
 PIXELS = 6 * 32 * 32
 

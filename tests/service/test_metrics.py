@@ -33,6 +33,8 @@ from tests.service.test_supervisor import workers
 README = (Path(__file__).parents[2] / "README.md").read_text()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fresh() -> Iterator[Running]:

@@ -47,6 +47,8 @@ from tests.service.test_errors import (
     form,
 )
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF"]
 LIMIT = 100_000
 Z = b"[0.5, -1, 2]"

@@ -20,6 +20,8 @@ from training.network import new_model
 from training.vision import load_vision
 from training.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 TINY = FitConfig(
     epochs=2, hidden_dim=8, batch_size=50, optimizer="adam", warmup_steps=0, input_dropout=0, validation=0, device="cpu"
 )

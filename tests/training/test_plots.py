@@ -17,6 +17,8 @@ from training.__main__ import main
 from training.data import NO_LABEL, Dataset
 from training.vision import load_vision
 
+pytestmark = pytest.mark.slow
+
 PICTURES = ["latents", "reconstructions", "samples", "interpolations", "manifold-z1-z2", "manifold-z2-z3", "losses"]
 
 

@@ -21,6 +21,8 @@ from training.network import new_model
 from training.state import TrainingError, TrainingState
 from training.workers import Workers
 
+pytestmark = pytest.mark.slow
+
 ALONE = Workers(0, 1, torch.device("cpu"))
 CONFIG = FitConfig(epochs=3, hidden_dim=8, batch_size=30, warmup_steps=5, input_dropout=0.1, optimizer="muon")
 
