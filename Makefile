@@ -2,6 +2,7 @@
 # make check    ruff, mypy and import-linter: seconds, once mypy has its cache
 # make test-fast    the tests that are not marked slow, browser or ray, in less than a minute on two quiet cores
 # make test     make check and all tests: everything that has to be green before a change lands
+# make programs     what some tests start and pip does not bring, by apt-get: wants root
 # make bench    the service's speed against others', half an hour on two quiet cores; wants wrk
 # make soak     loads, faults and bad inputs, half an hour on two quiet cores; wants slowhttptest
 # make ray-test the service and vae-train encode on a Ray cluster of two node processes, ten minutes on two quiet cores
@@ -25,7 +26,7 @@ IMAGE_RUN ?= docker run --rm --read-only --tmpfs /tmp --user 12345:12345 --cap-d
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LOCK_CPU_TORCH ?= --torch-backend cpu
 
-.PHONY: serve check test test-fast bench soak ray-test image image-test lock clean
+.PHONY: serve check test test-fast programs bench soak ray-test image image-test lock clean
 
 serve: .venv/serve
 	$(BIN)/vae-serve
@@ -41,6 +42,11 @@ test: check
 
 test-fast: .venv/dev
 	$(PYTEST) -m "not (ray or browser or slow)"
+
+programs:
+	apt-get update --quiet=2
+	apt-get install --yes --quiet=2 --no-install-recommends caddy prometheus \
+		$(if $(shell command -v google-chrome),,chromium) $(if $(shell command -v kubectl),,kubernetes-client)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.serving
