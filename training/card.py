@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from training.config import FitConfig, flag
+from training.config import RECIPES, FitConfig, flag
 from training.report import as_markdown
 from vae import Checkpoint
 from vae.files import write_atomically
@@ -61,13 +61,16 @@ SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
 
 
 def command(checkpoint: Checkpoint) -> str:
-    """What trains `checkpoint` again: every option, none left to its default, but the machine's own paths.
+    """What trains `checkpoint` again: every option that had a value, but the machine's own paths.
 
     A checkpoint that it was started from is named without its folder.
     """
     words = ["vae-train", "fit"]
+    recipe = RECIPES.get(checkpoint.training.get("recipe", ""), FitConfig())
     for each in fields(FitConfig):
         value = checkpoint.training.get(each.name)
+        if value == each.metadata.get("unset") and getattr(recipe, each.name) is None:
+            continue
         if isinstance(value, bool):
             words.append(flag(each.name) if value else "--no-" + flag(each.name)[2:])
         elif value is not None:
