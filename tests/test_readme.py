@@ -13,6 +13,8 @@ from service.settings import Settings
 from tests.live import live_server
 from tests.soak.report import misses
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 README = (ROOT / "README.md").read_text()
 

@@ -10,6 +10,8 @@ import yaml
 
 from service.processes.server import THREADS
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PODS = ROOT / "deploy" / "kubernetes"
 

@@ -60,11 +60,11 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
             if processes.is_main_process:
                 until_the_end.enter_context(outputs.locked())
             with processes.main_process_first():
-                train, test = load(config.dataset, config.data_dir, config.image_size or None)
+                train, test = load(config.dataset, config.data_dir, config.image_size)
             share = config.validation_share(len(train))
             train, validation = train.split(share)
             if not len(train):
-                raise ConfigError(f"--validation is {config.validation}, which leaves no image to train on: give 0.")
+                raise ConfigError("--validation leaves no image to train on: give 0.")
             if processes.is_main_process:
                 _announce(config, processes, train, validation, test)
             config, state = _begin(config, given, train, processes)
@@ -97,7 +97,8 @@ def _begin(
         model = new_model(config, train).to(device)
         config = config.with_network(model.config, given)
         return config, new_state(config, model, device)
-    checkpoint = vae.load(Path(config.start_from), device)
+    start_from = Path(config.start_from)
+    checkpoint = vae.load(start_from, device)
     model = checkpoint.model.requires_grad_(True)
     if model.config.image_shape != train.image_shape:
         theirs, ours = ("×".join(map(str, shape)) for shape in (model.config.image_shape, train.image_shape))
@@ -109,7 +110,7 @@ def _begin(
         f"{config.latent_dim} latent dimensions.",
     )
     state = new_state(config, model, device)
-    started_from = {"checkpoint": Path(config.start_from).name, "sha256": checkpoint.sha256}
+    started_from = {"checkpoint": start_from.name, "sha256": checkpoint.sha256}
     state.started_from = started_from | {"training": checkpoint.training}
     return config, state
 

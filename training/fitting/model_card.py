@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from training.config import FitConfig, flag
+from training.config import RECIPES, FitConfig, flag
 from training.metrics.report import as_markdown
 from vae import Checkpoint
 from vae.files import write_atomically
@@ -61,13 +61,16 @@ SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
 
 
 def command(checkpoint: Checkpoint) -> str:
-    """Return the command that trains `checkpoint` again: every option except paths of this machine.
+    """Return the command that trains `checkpoint` again: every option with a value, except paths of this machine.
 
     The checkpoint that it started from is named without its folder.
     """
     words = ["vae-train", "fit"]
+    recipe = RECIPES.get(checkpoint.training.get("recipe", ""), FitConfig())
     for each in fields(FitConfig):
         value = checkpoint.training.get(each.name)
+        if value == each.metadata.get("unset") and getattr(recipe, each.name) is None:
+            continue
         if isinstance(value, bool):
             words.append(flag(each.name) if value else "--no-" + flag(each.name)[2:])
         elif value is not None:

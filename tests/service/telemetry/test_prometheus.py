@@ -33,6 +33,8 @@ from tests.service.running import Broken, Running, running, wait_until
 README = (Path(__file__).parents[3] / "README.md").read_text()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fresh() -> Iterator[Running]:

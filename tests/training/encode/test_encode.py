@@ -37,6 +37,8 @@ BUNDLED = ROOT / "weights" / "mnist.safetensors"
 Row = dict[str, Any]
 Images = NDArray[np.uint8]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:

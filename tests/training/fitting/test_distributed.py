@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FIT = ["fit", "--optimizer", "adam", "--epochs", "2", "--hidden-dim", "16", "--batch-size", "33", "--device", "cpu"]
 """Adam: Muon rounds to bfloat16 on the way, which lets the smallest difference grow."""
 

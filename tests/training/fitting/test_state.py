@@ -22,6 +22,8 @@ from training.fitting.initialization import new_model
 from training.fitting.loop import new_state, train_epochs
 from training.fitting.state import TrainingError, TrainingState
 
+pytestmark = pytest.mark.slow
+
 ALONE = Processes(0, 1, torch.device("cpu"))
 CONFIG = FitConfig(epochs=3, hidden_dim=8, batch_size=30, warmup_steps=5, input_dropout=0.1, optimizer="muon")
 
