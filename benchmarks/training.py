@@ -3,7 +3,7 @@
     python -m benchmarks.training [--data-dir DIR] [--rounds N] [--seeds N]
 
 All train the article's model: the article's loop, written afresh (a DataLoader over torchvision's data set with
-ToTensor, the loss read with .item() at each step, plain Adam, batch 128), `vae-train --recipe article` and the default
+ToTensor, the loss read with .item() at each step, plain Adam, batch 128), `vae-train --preset article` and the default
 recipe. Each runs with all instructions of the processor and with AVX2 alone. Only the loop is timed; the default
 recipe's validation is left out. `--seeds` trains the default recipe to its end with so many seeds in either way and
 prints the test −ELBO: two minutes a seed on two cores.
@@ -33,7 +33,7 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from benchmarks.harness.pages import describe_machine, table
-from training.config import RECIPES, FitConfig
+from training.config import PRESETS, FitConfig
 from training.data.load import load
 from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
@@ -43,8 +43,8 @@ from vae import VAE, VAEConfig
 
 ALL, AVX2 = "all instructions", "AVX2 alone"
 INSTRUCTIONS = {ALL: {}, AVX2: {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}
-ARTICLE, ADAM, DEFAULT = LOOPS = ("the article's loop", "vae-train --recipe article", "vae-train, default recipe")
-RECIPE_OF = {ADAM: RECIPES["article"], DEFAULT: RECIPES["default"]}
+ARTICLE, ADAM, DEFAULT = LOOPS = ("the article's loop", "vae-train --preset article", "vae-train, default recipe")
+RECIPE_OF = {ADAM: PRESETS["article"], DEFAULT: PRESETS["default"]}
 ALONE = Processes(0, 1, torch.device("cpu"))
 
 
@@ -99,7 +99,7 @@ def epoch_seconds(name: str, data_dir: Path) -> float:
 
 def final_loss(seed: int, data_dir: Path) -> float:
     """Test −ELBO after all epochs of the default recipe on all training images, nats."""
-    config = replace(RECIPES["default"], seed=seed)
+    config = replace(PRESETS["default"], seed=seed)
     train, test = load("mnist", data_dir)
     state = new_state(config, new_model(config, train), ALONE.device)
     with redirect_stderr(io.StringIO()):

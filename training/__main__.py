@@ -10,7 +10,7 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from training.config import NETWORK, ConfigError, FitConfig, add_options, from_options
+from training.config import NETWORK, ConfigError, FitConfig, add_options, from_options, replace_old_flags
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser that says what is wrong in one sentence, without the usage of all its flags."""
+    """An ArgumentParser whose errors are one sentence, without the usage of all flags."""
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
@@ -28,6 +28,8 @@ class Parser(argparse.ArgumentParser):
 def main(arguments: Sequence[str] | None = None) -> int:
     """Run the command in `arguments`; the exit status is 0, 1 (failed), 2 (bad option) or 130 (interrupted)."""
     arguments = sys.argv[1:] if arguments is None else arguments
+    if arguments[:1] == ["fit"]:
+        arguments = replace_old_flags(arguments)
     try:
         return _run(_parse(arguments))
     except KeyboardInterrupt as interrupt:
@@ -36,7 +38,7 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="vae-train", description="Train a variational autoencoder, measure it and draw it.")
+    parser = Parser(prog="vae-train", description="Train a variational autoencoder, evaluate it and plot it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     fit = commands.add_parser("fit", help="train and write a checkpoint")
     add_options(fit, arguments)
@@ -101,7 +103,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # torch, torchvision and plotly take seconds to import: none of that before the options are known to be good
+    # torch, torchvision and plotly take seconds to import: check the options first
     from training.data.dataset import DataError  # noqa: PLC0415
     from training.export import ExportError  # noqa: PLC0415
     from training.fitting.state import TrainingError  # noqa: PLC0415

@@ -1,10 +1,11 @@
-"""Every option of `vae-train fit`: one field each, with its default, its bounds and its help; and the named recipes."""
+"""The options of `vae-train fit`, with their defaults, bounds and help, and the presets."""
 
 from __future__ import annotations
 
 import argparse
 import math
 import re
+import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
@@ -16,30 +17,32 @@ from vae.provenance import DEFAULT_FIT, Fit
 
 T = TypeVar("T")
 
-RUNTIME_ONLY_FIELDS = ("device", "measure", "resume", "start_from", "tensorboard")
-"""Options that do not tell how a model came to be."""
+RUNTIME_ONLY_FIELDS = ("device", "measure", "resume", "init_from", "tensorboard")
+"""Options that do not affect the model; checkpoints do not keep them."""
+OLD_NAMES = {"preset": "recipe", "lr_schedule": "decay", "init_from": "start_from", "init_output_bias": "output_bias"}
+"""Options → their names in checkpoints and, deprecated, on the command line."""
 NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim")
-"""Options that describe the network."""
+"""Options that determine the network."""
 VALIDATION_SHARE = 1 / 12
-"""Share of the training images that is held out by default, about: 5,000 of MNIST's."""
+"""Default share of the training images held out for validation: about 5,000 of MNIST."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
 GROUPS = {
-    "general": ("recipe", "seed", "device", "matmul_precision"),
+    "general": ("preset", "seed", "device", "matmul_precision"),
     "data": ("dataset", "data_dir", "image_size", "validation"),
-    "network": (*NETWORK, "start_from", "output_bias"),
+    "network": (*NETWORK, "init_from", "init_output_bias"),
     "training": ("epochs", "encoder_epochs", "batch_size", "input_dropout", "beta"),
-    "optimizer": ("optimizer", "learning_rate", "adam_learning_rate", "decay", "warmup_steps"),
+    "optimizer": ("optimizer", "learning_rate", "adam_learning_rate", "lr_schedule", "warmup_steps"),
     "output": ("out", "resume", "measure", "tensorboard"),
 }
-"""Heading in --help → the options below it."""
+"""Headings of --help → options."""
 
 
 class ConfigError(ValueError):
-    """An option with a value that cannot be used; the message is a sentence that says how to mend it."""
+    """The value of an option cannot be used; the message says how to mend it."""
 
 
 def option(default: T, says: str, *, wanted: str = "", valid: Callable[[T], bool] = lambda _: True) -> T:
-    """Declare a field: its default, its help, and (in words and as a predicate) the values that it takes."""
+    """Declare a field with its default, its help, and the values that it takes, in words and as a predicate."""
     chosen: T = field(default=default, metadata={"help": says, "wanted": wanted, "valid": valid})
     return chosen
 
@@ -47,9 +50,9 @@ def option(default: T, says: str, *, wanted: str = "", valid: Callable[[T], bool
 def unset_option(
     says: str, *, otherwise: str, unset: T, wanted: str = "", valid: Callable[[T], bool] = lambda _: True
 ) -> T | None:
-    """Declare a field that is None by default, which has the effect that `otherwise` describes.
+    """Declare a field whose default None has the effect that `otherwise` describes.
 
-    The value `unset` means None on the command line, and stands for it in checkpoints.
+    On the command line and in checkpoints the value `unset` means None.
     """
     about = {"help": says, "otherwise": otherwise, "unset": unset, "wanted": wanted, "valid": valid}
     chosen: T | None = field(default=None, metadata=about)
@@ -57,17 +60,17 @@ def unset_option(
 
 
 def one_of(*names: str) -> dict[str, Any]:
-    """The bounds of an option that is one of `names`."""
+    """Return the bounds of an option that is one of `names`."""
     return {"wanted": f"one of: {', '.join(names)}", "valid": lambda value: value in names}
 
 
 @dataclass(frozen=True)
 class FitConfig:
-    """What `vae-train fit` does; the defaults are the recipe `default`. Raises ConfigError on a value out of bounds."""
+    """The options of `vae-train fit`; the defaults are the preset `default`. Raises ConfigError if one is invalid."""
 
-    recipe: str = option(
+    preset: str = option(
         "default",
-        "named set of defaults for all other options: `default`, or `article` for the article's own training",
+        "defaults of all other options: `default`, or `article` for the training of the article",
     )
     dataset: str = option(
         "mnist",
@@ -79,30 +82,30 @@ class FitConfig:
         Path("data"), "folder that holds the data sets, or that they are downloaded into"
     )
     image_size: int | None = unset_option(
-        "height and width to which a folder's pictures are scaled",
-        otherwise="as they are, all of one size", unset=0, wanted="0 or more", valid=lambda n: n >= 0,
+        "height and width to which the pictures of a folder are resized",
+        otherwise="not resized; all must have one size", unset=0, wanted="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     out: Path = option(  # noqa: RUF009
         Path("out/mnist.safetensors"),
-        "checkpoint to write, after every epoch; the latents of the test set are laid beside it",
+        "checkpoint, written after every epoch; the latents of the test set are written beside it",
         wanted="a file name that ends in .safetensors",
         valid=lambda path: path.suffix == ".safetensors" and not path.is_dir(),
     )
-    start_from: str | None = unset_option(
+    init_from: str | None = unset_option(
         "checkpoint whose network and weights to start from", otherwise="a new network", unset=""
     )
     epochs: int = option(10, "passes over the training images", wanted="0 or more", valid=lambda n: n >= 0)
     encoder_epochs: int = option(
         0,
-        "passes after those, in which the decoder rests and the encoder learns from images turned, moved and scaled a "
-        "little: it is the encoder that knows unseen images least",
+        "further passes that train the encoder alone, on randomly rotated, shifted and scaled images, to reduce the "
+        "amortisation gap",
         wanted="0 or more",
         valid=lambda n: n >= 0,
     )
     batch_size: int = option(256, "images per step", wanted="1 or more", valid=lambda n: n >= 1)
     optimizer: str = option(
         "muon",
-        "`muon` for the hidden layers' matrices and Adam for the rest; or `adam` alone: quicker epochs, more of them",
+        "`muon` for the matrices of hidden layers and Adam for the rest; or `adam` alone: quicker epochs, more of them",
         **one_of("adam", "muon"),
     )
     learning_rate: float = option(
@@ -119,19 +122,21 @@ class FitConfig:
         wanted="0 or more",
         valid=lambda rate: 0 <= rate < math.inf,
     )
-    decay: str = option(
+    lr_schedule: str = option(
         "cosine",
-        "what becomes of the learning rate after the warm-up: `cosine` lets it fall to 0, `constant` keeps it",
+        "learning rate after the warm-up: `cosine` lowers it to 0, `constant` keeps it",
         **one_of("cosine", "constant"),
     )
     warmup_steps: int = option(
-        50, "steps in which the learning rate rises from 0; at most half of the training's",
+        50, "steps in which the learning rate rises from 0; at most half of all steps",
         wanted="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
-    output_bias: bool = option(True, "start the decoder's last bias at the logit of the mean training image")
+    init_output_bias: bool = option(
+        True, "initialise the bias of the last decoder layer to the logit of the mean training image"
+    )
     input_dropout: float = option(
         0.1,
-        "share of the pixels that are hidden from the encoder at each step; the target stays whole",
+        "probability that a pixel is hidden from the encoder; the target keeps it",
         wanted="at least 0 and below 1",
         valid=lambda share: 0 <= share < 1,
     )
@@ -147,34 +152,34 @@ class FitConfig:
         otherwise="392 for mlp, 64 for conv", unset=0, wanted="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     hidden_layers: int = option(
-        2, "hidden layers on either side of an mlp: 4 gain five nats on MNIST",
+        2, "hidden layers of encoder and of decoder (mlp): 4 gain five nats on MNIST",
         wanted="from 1 to 100", valid=lambda n: 1 <= n <= 100,
     )  # fmt: skip
     latent_dim: int = option(3, "dimensions of the latent space", wanted="1 or more", valid=lambda n: n >= 1)
     validation: int | None = unset_option(
-        "about how many training images are held out, chosen by a hash of their content, to be measured after each "
+        "approximate number of training images held out, chosen by a hash of their content, and measured after each "
         "epoch; 0 trains on all",
-        otherwise="one in twelve, the same ones however many are added",
+        otherwise="one in twelve",
         unset=-1,
         wanted="-1 or more",
         valid=lambda n: n >= -1,
     )
     matmul_precision: str = option(
         "highest",
-        "torch's float32 matrix products while training: `medium` is faster where the processor has bfloat16",
+        "precision of float32 matrix products, as of torch: `medium` is faster on processors with bfloat16",
         **one_of("highest", "high", "medium"),
     )
     measure: str = option(
         "quick",
-        "figures at the end: `quick` takes a tenth of the training's time, a second at least, and measures as many "
-        "images as that allows; `full` takes what it takes",
+        "metrics at the end: `quick` takes a tenth of the training time, at least a second, and measures as many "
+        "images as that allows; `full` measures all",
         **one_of("quick", "full"),
     )
-    device: str = option("auto", "where to train: `auto` takes a GPU where there is one; or cpu, cuda, cuda:1, mps")
+    device: str = option("auto", "device to train on: `auto` (a GPU if there is one), cpu, cuda, cuda:1, mps")
     tensorboard: bool = option(False, "write TensorBoard logs beside the checkpoint")
-    resume: bool = option(False, "go on with the training that was cut while it wrote the same --out")
+    resume: bool = option(False, "continue the interrupted training that wrote to the same --out")
     seed: int = option(
-        0, "of the initial weights, the order of the images and all noise", wanted="from 0 to 2**63 - 1",
+        0, "seed of the initial weights, the order of the images and all noise", wanted="from 0 to 2**63 - 1",
         valid=lambda n: 0 <= n < 2**63,
     )  # fmt: skip
 
@@ -186,29 +191,29 @@ class FitConfig:
             elif not each.metadata["valid"](value):
                 raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['wanted']}.")
         if self.architecture != "mlp" and self.hidden_layers != 2:
-            raise ConfigError(f"--hidden-layers is for --architecture mlp; {self.architecture} has none of its own.")
+            raise ConfigError(f"--hidden-layers is for --architecture mlp; {self.architecture} does not use it.")
         if self.all_epochs == 0:
             raise ConfigError("--epochs and --encoder-epochs are both 0; one of them must be more.")
 
     @property
     def all_epochs(self) -> int:
-        """Passes of either kind."""
+        """Epochs of the whole model and of the encoder alone."""
         return self.epochs + self.encoder_epochs
 
     @property
     def width(self) -> int:
-        """`hidden_dim`, or the architecture's own."""
+        """`hidden_dim`, or the default of the architecture."""
         return self.hidden_dim or {"mlp": 392, "conv": 64}[self.architecture]
 
     @property
     def fit(self) -> Fit:
-        """How the pictures of the data set were prepared; DEFAULT_FIT where it has arrays."""
+        """How the pictures of the data set are resized; DEFAULT_FIT for arrays."""
         return FOLDER_FIT if self.dataset.startswith("folder:") else DEFAULT_FIT
 
     def with_network(self, network: VAEConfig, given: Collection[str]) -> FitConfig:
-        """The same options with those of `network`; raises ConfigError where one that is named in `given` differs.
+        """Return the options with those of `network`; raises ConfigError if one named in `given` differs.
 
-        A hidden_dim of None differs from none.
+        A hidden_dim of None equals any.
         """
         ours = {name: getattr(self, name) for name in NETWORK}
         theirs = {name: getattr(network, name) for name in NETWORK}
@@ -216,13 +221,13 @@ class FitConfig:
         if different:
             has, asked = (", ".join(f"{flag(name)} {of[name]}" for name in different) for of in (theirs, ours))
             raise ConfigError(
-                f"--start-from {self.start_from} has {has}; {asked} is asked for: leave it out, or start from another "
+                f"--init-from {self.init_from} has {has}; {asked} was given: leave it out, or start from another "
                 "checkpoint."
             )
         return replace(self, **theirs)
 
     def validation_share(self, images: int) -> float:
-        """About which share of the training set's `images` is held out; raises ConfigError where it is all of them."""
+        """Return the share of `images` training images to hold out; raises ConfigError if it is all of them."""
         if self.validation is None:
             return VALIDATION_SHARE
         if self.validation >= images:
@@ -231,7 +236,7 @@ class FitConfig:
 
     @property
     def located(self) -> str:
-        """`dataset`, found from any working directory."""
+        """`dataset` with an absolute path."""
         kind, colon, path = self.dataset.partition(":")
         return f"{kind}{colon}{Path(path).absolute()}" if colon else kind
 
@@ -242,7 +247,7 @@ class FitConfig:
         """
         unset = {each.name: each.metadata.get("unset") for each in fields(self)}
         own = {
-            name: unset[name] if value is None else value
+            OLD_NAMES.get(name, name): unset[name] if value is None else value
             for name, value in asdict(self).items()
             if name not in RUNTIME_ONLY_FIELDS
         }
@@ -251,16 +256,16 @@ class FitConfig:
         return {name: value for name, value in own.items() if not isinstance(value, Path)}
 
 
-RECIPES = {
+PRESETS = {
     "default": FitConfig(),
     "article": FitConfig(
-        recipe="article",
+        preset="article",
         batch_size=128,
         optimizer="adam",
         learning_rate=1e-3,
-        decay="constant",
+        lr_schedule="constant",
         warmup_steps=0,
-        output_bias=False,
+        init_output_bias=False,
         input_dropout=0.0,
         validation=0,
     ),
@@ -268,29 +273,41 @@ RECIPES = {
 
 
 def flag(name: str) -> str:
-    """The flag of the field `name`: `batch_size` → `--batch-size`."""
+    """Return the flag of the field `name`: `batch_size` → `--batch-size`."""
     return "--" + name.replace("_", "-")
 
 
-def add_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
-    """Give `parser` a flag for each field of FitConfig; its help tells the default of the recipe named in `arguments`.
+def replace_old_flags(arguments: Sequence[str]) -> list[str]:
+    """Replace the deprecated names of options, with a warning on stderr."""
+    renamed = {flag(old): flag(new) for new, old in OLD_NAMES.items()} | {"--no-output-bias": "--no-init-output-bias"}
+    replaced = []
+    for argument in arguments:
+        name, equals, value = argument.partition("=")
+        if name in renamed:
+            print(f"{name} is now called {renamed[name]}; the next version will not know it.", file=sys.stderr)
+        replaced.append(renamed.get(name, name) + equals + value)
+    return replaced
 
-    Parsed options hold those alone that were given.
+
+def add_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> None:
+    """Add a flag for each field of FitConfig to `parser`; help shows the defaults of the preset in `arguments`.
+
+    Parsed options contain only those that were given.
 
     Built on argparse: pydantic-settings has no headings for flags without a dot and shows None as a default,
     jsonargparse has neither dashes within flags nor --no-… forms.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
-    first.add_argument("--recipe", default="default", nargs="?")
-    recipe = first.parse_known_args(arguments)[0].recipe
-    if recipe not in RECIPES:
-        parser.error(f"--recipe is {recipe}; it must be one of: {', '.join(RECIPES)}.")
+    first.add_argument("--preset", default="default", nargs="?")
+    preset = first.parse_known_args(arguments)[0].preset
+    if preset not in PRESETS:
+        parser.error(f"--preset is {preset}; it must be one of: {', '.join(PRESETS)}.")
     kinds = get_type_hints(FitConfig)
     metadata = {each.name: each.metadata for each in fields(FitConfig)}
     for heading, names in GROUPS.items():
         group = parser.add_argument_group(heading)
         for name in names:
-            kind, default = kinds[name], getattr(RECIPES[recipe], name)
+            kind, default = kinds[name], getattr(PRESETS[preset], name)
             kind = next(iter(get_args(kind)), kind)  # `int | None` → int
             shown = metadata[name]["otherwise"] if default is None else default
             told = f"{metadata[name]['help']} (default: {shown})"
@@ -303,9 +320,9 @@ def add_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
 
 
 def from_options(options: argparse.Namespace) -> FitConfig:
-    """The recipe's configuration with the parsed flags; raises ConfigError where one is out of bounds."""
+    """Return the preset with the parsed options applied; raises ConfigError if one is invalid."""
     given = {each.name: getattr(options, each.name) for each in fields(FitConfig) if each.name in options}
-    return replace(RECIPES[given.get("recipe", "default")], **given)
+    return replace(PRESETS[given.get("preset", "default")], **given)
 
 
 def _whole_number(text: str) -> int:

@@ -7,15 +7,15 @@ from typing import Any
 import pytest
 
 from training.__main__ import main
-from training.config import GROUPS, RECIPES, FitConfig, add_options, flag, from_options
+from training.config import GROUPS, OLD_NAMES, PRESETS, FitConfig, add_options, flag, from_options, replace_old_flags
 
 ANOTHER: dict[str, Any] = {
-    "recipe": "article",
+    "preset": "article",
     "data_dir": Path("elsewhere"),
     "out": Path("other.safetensors"),
     "dataset": "kmnist",
     "image_size": 32,
-    "start_from": "other.safetensors",
+    "init_from": "other.safetensors",
     "epochs": 3,
     "encoder_epochs": 4,
     "batch_size": 7,
@@ -26,9 +26,9 @@ ANOTHER: dict[str, Any] = {
     "resume": True,
     "learning_rate": 0.5,
     "adam_learning_rate": 0.25,
-    "decay": "constant",
+    "lr_schedule": "constant",
     "warmup_steps": 9,
-    "output_bias": False,
+    "init_output_bias": False,
     "input_dropout": 0.25,
     "hidden_dim": 11,
     "hidden_layers": 5,
@@ -48,10 +48,10 @@ def parse(*arguments: str) -> FitConfig:
 
 
 def test_no_flag_gives_the_default_recipe() -> None:
-    assert parse() == FitConfig() == RECIPES["default"]
+    assert parse() == FitConfig() == PRESETS["default"]
 
 
-@pytest.mark.parametrize("name", [each.name for each in fields(FitConfig) if each.name != "recipe"])
+@pytest.mark.parametrize("name", [each.name for each in fields(FitConfig) if each.name != "preset"])
 def test_every_field_has_its_flag(name: str) -> None:
     value = ANOTHER[name]
     switch = {True: [flag(name)], False: ["--no-" + flag(name)[2:]]}
@@ -61,7 +61,7 @@ def test_every_field_has_its_flag(name: str) -> None:
 
 def test_help_names_every_flag_and_the_recipes_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
-        main(["fit", "--recipe", "article", "--help"])
+        main(["fit", "--preset", "article", "--help"])
     words = " ".join(capsys.readouterr().out.split())
     assert stop.value.code == 0
     assert all(flag(each.name) in words for each in fields(FitConfig))
@@ -80,7 +80,7 @@ def test_every_option_stands_under_one_heading() -> None:
 
 @pytest.mark.parametrize(
     ("name", "unset"),
-    [("image_size", 0), ("hidden_dim", 0), ("adam_learning_rate", 0.0), ("validation", -1), ("start_from", "")],
+    [("image_size", 0), ("hidden_dim", 0), ("adam_learning_rate", 0.0), ("validation", -1), ("init_from", "")],
 )
 def test_an_option_that_is_not_set_is_none_and_recorded_as_ever(name: str, unset: object) -> None:
     assert getattr(FitConfig(), name) is None
@@ -89,15 +89,15 @@ def test_an_option_that_is_not_set_is_none_and_recorded_as_ever(name: str, unset
 
 
 def test_the_articles_recipe_is_the_articles() -> None:
-    recipe = parse("--recipe", "article")
-    assert (recipe.epochs, recipe.batch_size, recipe.learning_rate, recipe.decay) == (10, 128, 1e-3, "constant")
-    assert (recipe.warmup_steps, recipe.output_bias, recipe.input_dropout, recipe.validation) == (0, False, 0.0, 0)
-    assert (recipe.architecture, recipe.width, recipe.latent_dim, recipe.beta) == ("mlp", 392, 3, 1.0)
+    preset = parse("--preset", "article")
+    assert (preset.epochs, preset.batch_size, preset.learning_rate, preset.lr_schedule) == (10, 128, 1e-3, "constant")
+    assert (preset.warmup_steps, preset.init_output_bias, preset.input_dropout, preset.validation) == (0, False, 0.0, 0)
+    assert (preset.architecture, preset.width, preset.latent_dim, preset.beta) == ("mlp", 392, 3, 1.0)
 
 
-@pytest.mark.parametrize("order", [["--recipe", "article", "--epochs", "2"], ["--epochs", "2", "--recipe=article"]])
+@pytest.mark.parametrize("order", [["--preset", "article", "--epochs", "2"], ["--epochs", "2", "--preset=article"]])
 def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> None:
-    assert parse(*order) == replace(RECIPES["article"], epochs=2)
+    assert parse(*order) == replace(PRESETS["article"], epochs=2)
 
 
 @pytest.mark.parametrize(
@@ -113,7 +113,7 @@ def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> Non
         (["--learning-rate", "fast"], "'fast' is not a number, such as 0.001."),
         (["--adam-learning-rate", "-1"], "--adam-learning-rate is -1.0; it must be 0 or more."),
         (["--optimizer", "sgd"], "one of: adam, muon"),
-        (["--decay", "linear"], "--decay is linear; it must be one of: cosine, constant."),
+        (["--lr-schedule", "linear"], "--lr-schedule is linear; it must be one of: cosine, constant."),
         (["--warmup-steps", "-1"], "0 or more"),
         (["--input-dropout", "1"], "--input-dropout is 1.0; it must be at least 0 and below 1."),
         (["--hidden-dim", "-1"], "0 or more"),
@@ -128,7 +128,7 @@ def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> Non
         (["--matmul-precision", "low"], "one of: highest, high, medium"),
         (["--seed", "-1"], "from 0 to 2**63 - 1"),
         (["--out", "model.pt"], "ends in .safetensors"),
-        (["--recipe", "mine"], "--recipe is mine; it must be one of: default, article"),
+        (["--preset", "mine"], "--preset is mine; it must be one of: default, article"),
         (["--dropout", "0.1"], "unrecognized arguments: --dropout"),
     ],
 )
@@ -141,16 +141,25 @@ def test_a_bad_value_stops_with_a_sentence(arguments: list[str], mend: str, caps
     assert "Traceback" not in said
 
 
-def test_what_is_recorded_is_json_without_paths() -> None:
-    to_metadata = json.loads(json.dumps(FitConfig().to_metadata()))
-    assert to_metadata.keys() == {each.name for each in fields(FitConfig)} - {
-        "data_dir",
-        "measure",
-        "out",
-        "resume",
-        "start_from",
-        "tensorboard",
-        "device",
-    }
+def test_metadata_is_json_without_paths_under_the_names_of_older_checkpoints() -> None:
+    metadata = json.loads(json.dumps(FitConfig().to_metadata()))
+    runtime_only = {"data_dir", "measure", "out", "resume", "init_from", "tensorboard", "device"}
+    names = {each.name for each in fields(FitConfig)} - runtime_only
+    assert metadata.keys() == {OLD_NAMES.get(name, name) for name in names}
+    assert {"recipe", "decay", "output_bias"} <= metadata.keys()
     secret = FitConfig(dataset="folder:/home/someone/cats").to_metadata()["dataset"]
     assert secret == "folder:cats"
+
+
+@pytest.mark.parametrize(
+    ("old", "new"),
+    [
+        (["--recipe", "article"], ["--preset", "article"]),
+        (["--decay=constant"], ["--lr-schedule", "constant"]),
+        (["--start-from", "a.safetensors"], ["--init-from", "a.safetensors"]),
+        (["--no-output-bias"], ["--no-init-output-bias"]),
+    ],
+)
+def test_old_flags_work_with_a_warning(old: list[str], new: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+    assert parse(*replace_old_flags(old)) == parse(*new)
+    assert f"is now called {new[0]}" in capsys.readouterr().err

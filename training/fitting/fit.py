@@ -43,7 +43,7 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
     """Train a model; write checkpoint, history and state after every epoch, metrics, card and latents at the end.
 
     Args:
-        config: All options. The checkpoint `config.start_from`, if there is one, determines the network.
+        config: All options. The checkpoint `config.init_from`, if there is one, determines the network.
         given: The options of NETWORK that the user gave; they have to agree with that checkpoint.
 
     Raises:
@@ -71,7 +71,7 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
             state.data = describe_data(train, share)
             if state.started_from and processes.is_main_process:
                 for doubt in find_doubts(config.dataset, state.data, state.started_from["training"]):
-                    print(f"--start-from: {doubt}", file=sys.stderr)
+                    print(f"--init-from: {doubt}", file=sys.stderr)
             _print(processes, describe_optimizers(config, state.optimizers))
             if cut := describe_warmup(config, math.ceil(len(train) / config.batch_size)):
                 _print(processes, cut)
@@ -92,25 +92,25 @@ def _begin(
 ) -> tuple[FitConfig, TrainingState]:
     """Complete the options by those of the network; create the state, with new weights or those of a checkpoint."""
     device = processes.device
-    if not config.start_from:
+    if not config.init_from:
         require_memory(config, train.image_shape, device)
         model = new_model(config, train).to(device)
         config = config.with_network(model.config, given)
         return config, new_state(config, model, device)
-    start_from = Path(config.start_from)
-    checkpoint = vae.load(start_from, device)
+    init_from = Path(config.init_from)
+    checkpoint = vae.load(init_from, device)
     model = checkpoint.model.requires_grad_(True)
     if model.config.image_shape != train.image_shape:
         theirs, ours = ("×".join(map(str, shape)) for shape in (model.config.image_shape, train.image_shape))
-        raise ConfigError(f"--start-from takes images of {theirs}; the data set's are {ours}.")
+        raise ConfigError(f"--init-from takes images of {theirs}; the data set's are {ours}.")
     config = config.with_network(model.config, given)
     _print(
         processes,
-        f"Starting from {config.start_from}: {config.architecture}, hidden width {config.hidden_dim}, "
+        f"Starting from {config.init_from}: {config.architecture}, hidden width {config.hidden_dim}, "
         f"{config.latent_dim} latent dimensions.",
     )
     state = new_state(config, model, device)
-    started_from = {"checkpoint": start_from.name, "sha256": checkpoint.sha256}
+    started_from = {"checkpoint": init_from.name, "sha256": checkpoint.sha256}
     state.started_from = started_from | {"training": checkpoint.training}
     return config, state
 
@@ -213,7 +213,7 @@ def _announce(config: FitConfig, processes: Processes, train: Dataset, validatio
     together = f", {processes.world_size} processes" if processes.world_size > 1 else ""
     alone = f" and {config.encoder_epochs} of the encoder alone" if config.encoder_epochs else ""
     steps = f"{config.epochs} epochs{alone} in batches of {config.batch_size}"
-    print(f"Recipe {config.recipe}: {steps} on {processes.device}{together}.", flush=True)
+    print(f"Recipe {config.preset}: {steps} on {processes.device}{together}.", flush=True)
 
 
 def _print(processes: Processes, sentence: str) -> None:

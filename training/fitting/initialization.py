@@ -52,7 +52,7 @@ def new_model(config: FitConfig, train: Dataset) -> VAE:
         torch.manual_seed(config.seed)
         model = VAE(describe(config, train.image_shape))
     last = model.decoder[-1]
-    if config.output_bias and isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None:
+    if config.init_output_bias and isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None:
         mean_image = to_pixels(train.images[:MEAN_IMAGES]).mean(0)
         values = mean_image.flatten() if isinstance(last, nn.Linear) else mean_image.mean((1, 2))
         last.bias.data = torch.logit(values, eps=1e-4)

@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from training.config import RECIPES, FitConfig, flag
+from training.config import OLD_NAMES, PRESETS, FitConfig, flag
 from training.metrics.report import as_markdown
 from vae import Checkpoint
 from vae.files import write_atomically
@@ -66,17 +66,17 @@ def command(checkpoint: Checkpoint) -> str:
     The checkpoint that it started from is named without its folder.
     """
     words = ["vae-train", "fit"]
-    recipe = RECIPES.get(checkpoint.training.get("recipe", ""), FitConfig())
+    preset = PRESETS.get(checkpoint.training.get("recipe", ""), FitConfig())
     for each in fields(FitConfig):
-        value = checkpoint.training.get(each.name)
-        if value == each.metadata.get("unset") and getattr(recipe, each.name) is None:
+        value = checkpoint.training.get(OLD_NAMES.get(each.name, each.name))
+        if value == each.metadata.get("unset") and getattr(preset, each.name) is None:
             continue
         if isinstance(value, bool):
             words.append(flag(each.name) if value else "--no-" + flag(each.name)[2:])
         elif value is not None:
             words += [flag(each.name), str(value)]
     if name := (checkpoint.training.get("started_from") or {}).get("checkpoint"):
-        words += ["--start-from", name]
+        words += ["--init-from", name]
     return shlex.join([*words, "--out", f"{checkpoint.name}.safetensors"])
 
 

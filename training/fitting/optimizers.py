@@ -72,7 +72,7 @@ def rate_factor(config: FitConfig, step: int, steps: int) -> float:
     warmup = warmup_steps(config, steps)
     if step < warmup:
         return (step + 1) / warmup
-    if config.decay == "constant":
+    if config.lr_schedule == "constant":
         return 1.0
     return 0.5 * (1 + math.cos(math.pi * (step - warmup) / (steps - warmup)))
 

@@ -62,7 +62,7 @@ def test_images_turn_and_scale(images: torch.Tensor) -> None:
 def test_the_decoder_rests_while_the_encoder_learns(fitted: Path, data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "refined.safetensors"
     options = ["--epochs", "0", "--encoder-epochs", "2", "--validation", "100", "--device", "cpu"]
-    assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), "--start-from", str(fitted), *options]) == 0
+    assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), "--init-from", str(fitted), *options]) == 0
     before, after = vae.load(fitted), vae.load(out)
     for name, tensor in after.model.state_dict().items():
         same = tensor.equal(before.model.state_dict()[name])
@@ -86,6 +86,6 @@ def test_a_checkpoint_of_other_images_cannot_be_started_from(
 ) -> None:
     path = tmp_path / "rgb.safetensors"
     vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, figures={})
-    out = ["--out", str(tmp_path / "a.safetensors"), "--start-from", str(path)]
+    out = ["--out", str(tmp_path / "a.safetensors"), "--init-from", str(path)]
     assert main(["fit", "--data-dir", str(data_dir), *out]) == 2
-    assert "--start-from takes images of 3×8×8; the data set's are 1×28×28." in capsys.readouterr().err
+    assert "--init-from takes images of 3×8×8; the data set's are 1×28×28." in capsys.readouterr().err

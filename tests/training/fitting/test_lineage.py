@@ -198,10 +198,10 @@ def test_resume_of_an_older_state_is_a_sentence(root: Path, capsys: pytest.Captu
 
 
 def started(root: Path, start: Path, capsys: pytest.CaptureFixture[str], dataset: str, *options: str) -> list[str]:
-    """What `fit --start-from` says on stderr of the data sets."""
-    command = [*fit(root, root / "new.safetensors", *options), "--dataset", dataset, "--start-from", str(start)]
+    """What `fit --init-from` says on stderr of the data sets."""
+    command = [*fit(root, root / "new.safetensors", *options), "--dataset", dataset, "--init-from", str(start)]
     assert main(command) == 0
-    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("--start-from: ")]
+    return [line for line in capsys.readouterr().err.splitlines() if line.startswith("--init-from: ")]
 
 
 def test_start_from_tells_where_test_images_may_have_been_trained_on(
@@ -220,7 +220,7 @@ def test_start_from_tells_where_test_images_may_have_been_trained_on(
     rewrite(start, {}, without=("data",))
     (said,) = started(root, start, capsys, same)
     assert said == (
-        "--start-from: The checkpoint does not tell which images its weights were trained on: they may be among the "
+        "--init-from: The checkpoint does not tell which images its weights were trained on: they may be among the "
         "test images of now, whose figures would be too good."
     )
 
@@ -246,10 +246,10 @@ def test_start_from_a_checkpoint_of_mnist_has_no_doubt_of_its_test_images(
 ) -> None:
     older = Path(shutil.copy(fitted, tmp_path / "older.safetensors"))
     rewrite(older, {}, without=("data",))
-    options = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--start-from", str(older)]
+    options = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--init-from", str(older)]
     options += ["--epochs", "1", "--device", "cpu"]
     assert main(["fit", *options, "--validation", "0"]) == 0
-    assert "--start-from:" not in capsys.readouterr().err
+    assert "--init-from:" not in capsys.readouterr().err
     assert main(["fit", *options]) == 0
     assert "held out for validation now" in capsys.readouterr().err
     rewrite(older, {}, without=("dataset",))  # as the article's own has none

@@ -79,7 +79,7 @@ def test_output_bias_starts_at_the_mean_image(train: Dataset) -> None:
     start = torch.sigmoid(new_model(TINY, train).state_dict()["decoder.4.bias"]).view(1, 28, 28)
     assert torch.allclose(start[inked], mean_image[inked], atol=1e-5)
     assert start.isfinite().all()
-    plain = new_model(replace(TINY, output_bias=False), train).state_dict()["decoder.4.bias"]
+    plain = new_model(replace(TINY, init_output_bias=False), train).state_dict()["decoder.4.bias"]
     assert plain.abs().max().item() <= 1 / math.sqrt(TINY.width)  # torch's own
 
 
@@ -97,7 +97,7 @@ def test_the_seed_decides_everything_and_nothing_else_does(train: Dataset) -> No
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 def test_training_lowers_the_loss(optimizer: str, train: Dataset) -> None:
-    config = replace(TINY, optimizer=optimizer, epochs=4, learning_rate=1e-2, output_bias=False)
+    config = replace(TINY, optimizer=optimizer, epochs=4, learning_rate=1e-2, init_output_bias=False)
     state = loop.new_state(config, new_model(config, train), ALONE.device)
     losses = [each.sums.sum().item() / each.seen for each in loop.train_epochs(config, state, train, ALONE)]
     assert losses == sorted(losses, reverse=True)
@@ -136,7 +136,7 @@ def test_fit_lays_the_latents_beside(fitted: Path, data_dir: Path) -> None:
 
 
 def test_fit_says_what_it_does(data_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "fit", "--recipe", "article", "--hidden-dim", "8", "--epochs", "2"]
+    command = [sys.executable, "-m", "training", "fit", "--preset", "article", "--hidden-dim", "8", "--epochs", "2"]
     options = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--device", "cpu"]
     done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=True)
     lines = done.stdout.splitlines()

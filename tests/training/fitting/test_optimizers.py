@@ -33,7 +33,7 @@ def test_learning_rate_warms_up_and_decays() -> None:
     assert [rate_factor(cosine, step, 110) for step in (0, 4, 9, 10)] == [0.1, 0.5, 1.0, 1.0]
     assert rate_factor(cosine, 60, 110) == pytest.approx(0.5)
     assert rate_factor(cosine, 109, 110) == pytest.approx(0, abs=1e-3)
-    constant = replace(cosine, decay="constant")
+    constant = replace(cosine, lr_schedule="constant")
     assert [rate_factor(constant, step, 110) for step in (4, 60, 109)] == [0.5, 1.0, 1.0]
 
 
@@ -183,7 +183,7 @@ def said(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
 
 
 def test_fit_tells_its_optimizers_and_a_warm_up_that_is_cut(said: Callable[..., str], tmp_path: Path) -> None:
-    told = said("--hidden-dim", "3", "--epochs", "2", "--validation", "0", "--decay", "constant")
+    told = said("--hidden-dim", "3", "--epochs", "2", "--validation", "0", "--lr-schedule", "constant")
     assert "Muon trains nothing: " in told
     assert "The warm-up of 50 steps is cut to 2 steps, half of the training.\n" in told
     history = (tmp_path / "a.history.jsonl").read_text().splitlines()

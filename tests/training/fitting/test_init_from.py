@@ -24,7 +24,7 @@ def first(tmp_path: Path) -> Path:
 
 def start(first: Path, data_dir: Path, *options: str) -> int:
     paths = ["--data-dir", str(data_dir), "--out", str(first.with_name("second.safetensors"))]
-    return main(["fit", "--start-from", str(first), "--epochs", "1", "--device", "cpu", *paths, *options])
+    return main(["fit", "--init-from", str(first), "--epochs", "1", "--device", "cpu", *paths, *options])
 
 
 @pytest.mark.parametrize("options", [[], ["--latent-dim", "5", "--architecture", "conv", "--hidden-dim", "0"]])
@@ -37,7 +37,7 @@ def test_the_network_is_the_checkpoints(
     assert second.model.config == CONV
     assert {name: second.training[name] for name in NAMES} == {name: getattr(CONV, name) for name in NAMES}
     again = shlex.split(command(second))
-    assert again[again.index("--start-from") + 1] == "first.safetensors"
+    assert again[again.index("--init-from") + 1] == "first.safetensors"
     config = _parse(again[1:]).config
     assert {name: getattr(config, name) for name in NAMES} == {name: getattr(CONV, name) for name in NAMES}
     assert "first.safetensors" in first.with_name("second.md").read_text()
@@ -46,7 +46,7 @@ def test_the_network_is_the_checkpoints(
 def test_options_that_differ_are_named(first: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert start(first, data_dir, "--latent-dim", "3", "--architecture", "mlp", "--hidden-dim", "8") == 2
     assert (
-        f"--start-from {first} has --architecture conv, --latent-dim 5; --architecture mlp, --latent-dim 3 is asked for"
+        f"--init-from {first} has --architecture conv, --latent-dim 5; --architecture mlp, --latent-dim 3 was given"
     ) in capsys.readouterr().err
     assert not first.with_name("second.safetensors").exists()
 
@@ -54,7 +54,7 @@ def test_options_that_differ_are_named(first: Path, data_dir: Path, capsys: pyte
 def test_from_python_every_option_is_given() -> None:
     config = FitConfig(architecture="conv", latent_dim=5)
     assert config.with_network(CONV, NETWORK) == replace(config, hidden_dim=8)
-    with pytest.raises(ConfigError, match="has --latent-dim 5; --latent-dim 3 is asked for"):
+    with pytest.raises(ConfigError, match="has --latent-dim 5; --latent-dim 3 was given"):
         FitConfig(architecture="conv").with_network(CONV, NETWORK)
 
 
