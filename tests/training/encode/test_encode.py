@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import importlib.util
 import io
+import multiprocessing
 import os
 import re
 import resource
@@ -502,6 +503,16 @@ def test_parquet_that_is_damaged_in_the_middle_is_a_sentence(
     assert re.fullmatch(r".*a\.parquet cannot be read as Parquet: .*Mend it or remove it\.", sentence(capsys))
 
 
+@pytest.fixture
+def forked() -> Iterator[None]:
+    """Lets DataLoader fork its workers, so that what a test patches holds in them; Python 3.14 starts them anew."""
+    before = multiprocessing.get_start_method()
+    multiprocessing.set_start_method("fork", force=True)
+    yield
+    multiprocessing.set_start_method(before, force=True)
+
+
+@pytest.mark.usefixtures("forked")
 def test_a_disk_that_cannot_be_read_is_not_taken_for_bad_pictures(
     tmp_path: Path, out: Path, images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
