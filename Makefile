@@ -1,5 +1,8 @@
 # make serve    the service on http://127.0.0.1:8000, with the bundled weights
-# make test     everything that has to be green before a change lands
+# make check    ruff, mypy and import-linter: seconds, once mypy has its cache
+# make test-fast    the tests that are not marked slow, browser or ray, in less than a minute on two quiet cores
+# make test     make check and all tests: everything that has to be green before a change lands
+# make programs     what some tests start and pip does not bring, by apt-get: wants root
 # make bench    the service's speed against others', half an hour on two quiet cores; wants wrk
 # make soak     loads, faults and bad inputs, half an hour on two quiet cores; wants slowhttptest
 # make ray-test the service and vae-train encode on a Ray cluster of two node processes, ten minutes on two quiet cores
@@ -7,12 +10,13 @@
 # make image-test   builds it, starts it read-only as another user, and asks it for everything; IMAGE_RUN starts it
 # make lock     requirements/*.txt, what the image installs, anew
 #
-# Each makes .venv and installs into it when needed, and again when pyproject.toml has changed.
+# Targets that need .venv make it and install into it, and again when pyproject.toml has changed.
 # TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu takes torch's CPU build (200 MB) in place of the CUDA one.
 
 PYTHON ?= python3
 TORCH_INDEX_URL ?=
 BIN := .venv/bin
+PYTEST := $(BIN)/pytest --numprocesses auto --dist loadfile --no-loadscope-reorder
 PIP := $(BIN)/pip --disable-pip-version-check install --quiet
 VERSION = $(shell sed -n 's/^version = "\(.*\)"/\1/p' pyproject.toml)
 IMAGE_PORT ?= 8000
@@ -22,17 +26,27 @@ IMAGE_RUN ?= docker run --rm --read-only --tmpfs /tmp --user 12345:12345 --cap-d
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LOCK_CPU_TORCH ?= --torch-backend cpu
 
-.PHONY: serve test bench soak ray-test image image-test lock clean
+.PHONY: serve check test test-fast programs bench soak ray-test image image-test lock clean
 
 serve: .venv/serve
 	$(BIN)/vae-serve
 
-test: .venv/dev
+check: .venv/dev
 	$(BIN)/ruff check
 	$(BIN)/ruff format --check
 	$(BIN)/mypy
 	$(BIN)/lint-imports
-	$(BIN)/pytest -m "not ray" --numprocesses auto --dist loadfile --no-loadscope-reorder
+
+test: check
+	$(PYTEST) -m "not ray"
+
+test-fast: .venv/dev
+	$(PYTEST) -m "not (ray or browser or slow)"
+
+programs:
+	apt-get update --quiet=2
+	apt-get install --yes --quiet=2 --no-install-recommends caddy prometheus \
+		$(if $(shell command -v google-chrome),,chromium) $(if $(shell command -v kubectl),,kubernetes-client)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.serving

@@ -2,25 +2,19 @@
 
     python -m benchmarks.encoding [--images N] [--rounds N]
 
-writes benchmarks/encoding.md.
-
-The bare model encodes images that lie in memory as float32 and decodes their means, in batches of the same size and
-with the same threads: what is set against it reads, converts, computes both losses and writes Parquet besides. Rounds
-alternate. Memory is the peak resident set of the whole command, for a tenth of the images and for all of them. The
-images are digits, repeated, in a temporary folder.
+writes benchmarks/encoding.md. Rounds alternate. Memory is the peak resident set of the whole command, for a tenth of
+the images and for all of them. The images are digits, repeated, in a temporary folder.
 """
 
 from __future__ import annotations
 
 import argparse
 import io
-import re
 import statistics
-import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import redirect_stderr, redirect_stdout
 from pathlib import Path
 
@@ -29,21 +23,21 @@ import pyarrow.parquet as pq
 import torch
 from numpy.lib.format import open_memmap
 
-from benchmarks.machine import describe_machine
+from benchmarks.harness.pages import span, table, write_page
+from benchmarks.harness.processes import ROOT, launched, sampled_rss_mb
 from training.data.dataset import to_pixels
 from training.encode.command import encode
 from vae import kl_divergence, load, reconstruction_loss
 
-ROOT = Path(__file__).parents[1]
-PAGE = Path(__file__).with_name("encoding.md")
 CHECKPOINT = ROOT / "weights" / "mnist.safetensors"
 BATCH = 1000
 TIMED = 32_768
 """Images of a round."""
+BARE = "bare model"
 
 
 def write_digits(path: Path, images: int) -> None:
-    """(images, 28, 28) uint8: the sample of the tests, again and again."""
+    """(images, 28, 28) uint8: the tests' digits, repeated."""
     with np.load(ROOT / "tests" / "data" / "digits.npz") as sample:
         digits = sample["images"]
     array = open_memmap(path, "w+", np.uint8, (images, *digits.shape[1:]))
@@ -52,7 +46,7 @@ def write_digits(path: Path, images: int) -> None:
 
 
 def contenders(folder: Path) -> dict[str, Callable[[], None]]:
-    """What is timed: each takes TIMED images."""
+    """Each takes TIMED images, the first two of them float32 in memory."""
     checkpoint = load(CHECKPOINT)
     model = checkpoint.model
     path = folder / "timed.npy"
@@ -75,57 +69,36 @@ def contenders(folder: Path) -> dict[str, Callable[[], None]]:
         with tempfile.TemporaryDirectory(dir=folder) as out, redirect_stderr(io.StringIO()), redirect_stdout(None):
             encode(checkpoint, path, Path(out), BATCH, "cpu", None)
 
-    return {"bare model": bare, "bare model and losses": bare_with_losses, "vae-train encode": bulk}
+    return {BARE: bare, "bare model and losses": bare_with_losses, "vae-train encode": bulk}
 
 
-def peak_mebibytes(path: Path, out: Path) -> tuple[float, float]:
-    """Largest resident set of the command, and its seconds.
-
-    As /proc has it while the command runs: what wait4 tells afterwards counts this process's memory too.
-    """
-    command = [sys.executable, "-m", "training", "encode", str(path), "--out", str(out), "--device", "cpu"]
-    start, peak = time.perf_counter(), 0
-    with subprocess.Popen(command, cwd=ROOT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL) as process:
-        while process.poll() is None:
-            status = Path(f"/proc/{process.pid}/status").read_text()
-            peak = max([peak, *(int(kibibytes) for kibibytes in re.findall(r"VmHWM:\s+(\d+) kB", status))])
-            time.sleep(0.05)
-    if process.returncode:
-        raise RuntimeError(f"{' '.join(command)} ended with {process.returncode}.")
-    return peak / 1024, time.perf_counter() - start
-
-
-def time_all(folder: Path, rounds: int) -> Iterator[Sequence[str]]:
+def speed(folder: Path, rounds: int) -> Iterator[Sequence[str]]:
     """Rows of a table: images a second, and against the bare model in the same round."""
     timed = contenders(folder)
-    seconds: dict[str, list[float]] = {each: [] for each in timed}
+    seconds: dict[str, list[float]] = {name: [] for name in timed}
     for turn in range(rounds + 1):
-        for each, call in timed.items():
+        for name, call in timed.items():
             start = time.perf_counter()
             call()
-            if turn:  # the one before was to warm up
-                seconds[each].append(time.perf_counter() - start)
-    for each, times in seconds.items():
-        ratios = [bare / own for bare, own in zip(seconds["bare model"], times, strict=True)]
-        rate = TIMED / statistics.median(times)
-        yield each, f"{rate:,.0f}", f"{statistics.median(ratios):.2f}", f"{min(ratios):.2f} to {max(ratios):.2f}"
+            if turn:  # the first is the warm-up
+                seconds[name].append(time.perf_counter() - start)
+    for name, times in seconds.items():
+        ratios = [bare / own for bare, own in zip(seconds[BARE], times, strict=True)]
+        yield name, f"{TIMED / statistics.median(times):,.0f}", f"{statistics.median(ratios):.2f}", span(ratios)
 
 
-def weigh(folder: Path, images: int) -> Sequence[str]:
+def memory(folder: Path, images: int) -> Sequence[str]:
     """A row of a table: what the command takes for so many."""
     path, out = folder / f"{images}.npy", folder / f"{images}"
     write_digits(path, images)
-    peak, wall = peak_mebibytes(path, out)
+    command = [sys.executable, "-m", "training", "encode", str(path), "--out", str(out), "--device", "cpu"]
+    start = time.perf_counter()
+    with launched(command) as tree, sampled_rss_mb(tree.main.pid) as samples:
+        if tree.main.wait():
+            tree.check()
+        seconds = time.perf_counter() - start
     rows = sum(pq.read_metadata(file).num_rows for file in out.glob("part-*.parquet"))
-    mebibytes = path.stat().st_size / 2**20
-    path.unlink()
-    return f"{rows:,}", f"{mebibytes:,.0f}", f"{peak:,.0f}", f"{wall:.1f}"
-
-
-def table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    """In Markdown; the first column is text, the others are numbers."""
-    rule = ["---", *["---:"] * (len(head) - 1)]
-    return "\n".join(f"| {' | '.join(row)} |" for row in [head, rule, *rows])
+    return f"{rows:,}", f"{path.stat().st_size / 1e6:,.0f}", f"{max(samples):,.0f}", f"{seconds:.1f}"
 
 
 def main() -> None:
@@ -135,22 +108,22 @@ def main() -> None:
     options = parser.parse_args()
     with tempfile.TemporaryDirectory() as name:
         folder = Path(name)
-        speed = table(
-            (f"{TIMED:,} images, {BATCH:,} a batch", "images/s", "of the bare model", "lowest to highest"),
-            time_all(folder, options.rounds),
-        )
-        memory = table(
-            ("images of the .npy", "its MiB", "peak of the resident set, MiB", "s, with the start of Python"),
-            [weigh(folder, images) for images in (options.images // 10, options.images)],
-        )
-    PAGE.write_text(
-        f"# Bulk encoding, measured\n\n{describe_machine()}; `python -m benchmarks.encoding` wrote this: "
+        speeds = list(speed(folder, options.rounds))
+        memories = [memory(folder, images) for images in (options.images // 10, options.images)]
+    head = (f"{TIMED:,} images, {BATCH:,} a batch", "images/s", "of the bare model", "lowest to highest")
+    write_page(
+        "encoding",
+        "Bulk encoding, measured",
         f"uint8 digits from a .npy file, medians of {options.rounds} alternating rounds, all with "
         f"{torch.get_num_threads()} threads. The bare model encodes float32 images that lie in memory and decodes "
         "their means; `vae-train encode` reads, converts, computes both losses and writes Parquet besides. The goal is "
-        f"0.6 of it.\n\n{speed}\n\nMemory is that of the whole command:\n\n{memory}\n"
+        "0.6 of it.",
+        table(head, speeds),
+        "Memory is that of the whole command:",
+        table(
+            ("images of the .npy", "its MB", "peak of the resident set, MB", "s, with the start of Python"), memories
+        ),
     )
-    print(PAGE.read_text())
 
 
 if __name__ == "__main__":

@@ -1,6 +1,6 @@
 """Ways to run a decoder on one core: microseconds for a batch, difference from torch, seconds to set up.
 
-    python -m benchmarks.engines [--core N]
+    python -m benchmarks.engines [--repeats N]
 
 Writes benchmarks/engines.md.
 """
@@ -11,14 +11,13 @@ import argparse
 import os
 import time
 from collections.abc import Callable
-from pathlib import Path
 
 import numpy as np
 import numpy.typing as npt
 import torch
 from torch import nn
 
-from benchmarks.machine import describe_machine
+from benchmarks.harness.pages import table, write_page
 from service.inference.backend import OnnxBackend
 from service.inference.onnx_graph import translate
 from service.inference.torch_backend import lay_out
@@ -30,61 +29,24 @@ from vae.checkpoint import load
 FloatArray = npt.NDArray[np.float32]
 Decode = Callable[[FloatArray], FloatArray]
 ROWS = (1, 2, 8, 32, 64)
-REPEATS = 300
 
 
-def torch_as_loaded(model: VAE) -> Decode:
-    return _in_torch(Decoder(model))
+def in_torch(model: VAE) -> Decode:
+    return run(Decoder(model))
 
 
-def torch_laid_out(model: VAE) -> Decode:
+def laid_out(model: VAE) -> Decode:
     lay_out(model)
-    return _in_torch(Decoder(model))
+    return in_torch(model)
 
 
-def torch_bfloat16(model: VAE) -> Decode:
-    decode = torch_as_loaded(model)
-
-    def autocast(z: FloatArray) -> FloatArray:
-        with torch.autocast("cpu", torch.bfloat16):
-            return decode(z)
-
-    return autocast
-
-
-def torch_compiled(model: VAE) -> Decode:
+def compiled(model: VAE) -> Decode:
     decoder = Decoder(model)
     decoder.compile(dynamic=True)
-    return _in_torch(decoder)
+    return run(decoder)
 
 
-def onnx_runtime(model: VAE) -> Decode:
-    return OnnxBackend(translate(model)).decode
-
-
-def bundled() -> VAE:
-    return load(BUNDLED).model
-
-
-def convolutions() -> VAE:
-    torch.manual_seed(0)
-    return VAE(VAEConfig("conv", (3, 64, 64), hidden_dim=64)).eval().requires_grad_(False)
-
-
-ENGINES = {
-    "torch, as the checkpoint is loaded": torch_as_loaded,
-    "torch, matrices laid out by inputs (`VAE_RUNTIME=torch`)": torch_laid_out,
-    "torch, bfloat16 autocast": torch_bfloat16,
-    "torch.compile": torch_compiled,
-    "ONNX Runtime, translated layer by layer (served)": onnx_runtime,
-}
-MODELS = {
-    "The bundled model": bundled,
-    "Convolutions, 3×64×64, 64 channels where they are coarsest": convolutions,
-}
-
-
-def _in_torch(decoder: nn.Module) -> Decode:
+def run(decoder: nn.Module) -> Decode:
     def decode(z: FloatArray) -> FloatArray:
         with torch.inference_mode():
             pixels: FloatArray = decoder(torch.from_numpy(z))[0].float().numpy()
@@ -93,44 +55,59 @@ def _in_torch(decoder: nn.Module) -> Decode:
     return decode
 
 
-def microseconds(decode: Decode, z: FloatArray) -> float:
-    """Median of many."""
+def convolutions() -> VAE:
+    torch.manual_seed(0)
+    return VAE(VAEConfig("conv", (3, 64, 64), hidden_dim=64)).eval().requires_grad_(False)
+
+
+ENGINES: dict[str, Callable[[VAE], Decode]] = {
+    "torch, as the checkpoint is loaded": in_torch,
+    "torch, matrices laid out by inputs (`VAE_RUNTIME=torch`)": laid_out,
+    "torch, bfloat16 autocast": lambda model: torch.autocast("cpu", torch.bfloat16)(in_torch(model)),
+    "torch.compile": compiled,
+    "ONNX Runtime, translated layer by layer (served)": lambda model: OnnxBackend(translate(model)).decode,
+}
+MODELS: dict[str, Callable[[], VAE]] = {
+    "The bundled model": lambda: load(BUNDLED).model,
+    "Convolutions, 3×64×64, 64 channels where they are coarsest": convolutions,
+}
+
+
+def microseconds(decode: Decode, z: FloatArray, repeats: int) -> float:
+    """Median of so many calls."""
     times = []
-    for _ in range(REPEATS):
+    for _ in range(repeats):
         start = time.perf_counter()
         decode(z)
         times.append(time.perf_counter() - start)
     return float(np.median(times)) * 1e6
 
 
-def main() -> None:
-    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
-    parser.add_argument("--core", type=int, default=0)
-    options = parser.parse_args()
-    machine = describe_machine()
-    os.sched_setaffinity(0, {options.core})
-    torch.set_num_threads(1)
-    tables = "\n\n".join(f"{title}:\n\n{table(make)}" for title, make in MODELS.items())
-    page = f"# Ways to decode\n\n{machine}, one core; `python -m benchmarks.engines` wrote this.\n\n{tables}\n"
-    (Path(__file__).parent / "engines.md").write_text(page)
-
-
-def table(make_model: Callable[[], VAE]) -> str:
+def compare(make_model: Callable[[], VAE], repeats: int) -> str:
+    """A table with a row for each of ENGINES."""
     z = np.random.default_rng(0).standard_normal((max(ROWS), *make_model().config.latent_shape), np.float32)
-    wanted = torch_as_loaded(make_model())(z)
-    lines = [
-        f"| engine | {' | '.join(f'{rows} rows, µs' for rows in ROWS)} | differs by | set up, s |",
-        "|---|" + "---:|" * (len(ROWS) + 2),
-    ]
+    expected = in_torch(make_model())(z)
+    rows = []
     for name, make in ENGINES.items():
         start = time.perf_counter()
         decode = make(make_model())
-        difference = np.abs(decode(z) - wanted).max()
+        difference = np.abs(decode(z) - expected).max()
         seconds = time.perf_counter() - start
-        times = " | ".join(f"{microseconds(decode, z[:rows]):.0f}" for rows in ROWS)
-        lines.append(f"| {name} | {times} | {difference:.0e} | {seconds:.1f} |")
-        print(lines[-1], flush=True)
-    return "\n".join(lines)
+        times = [f"{microseconds(decode, z[:count], repeats):.0f}" for count in ROWS]
+        rows.append((name, *times, f"{difference:.0e}", f"{seconds:.1f}"))
+    return table(("engine", *(f"{count} rows, µs" for count in ROWS), "differs by", "set up, s"), rows)
+
+
+def main() -> None:
+    parser = argparse.ArgumentParser(description=__doc__, formatter_class=argparse.RawDescriptionHelpFormatter)
+    parser.add_argument("--repeats", type=int, default=300, help="calls of which the median is taken")
+    options = parser.parse_args()
+    cores = os.sched_getaffinity(0)
+    os.sched_setaffinity(0, {min(cores)})
+    torch.set_num_threads(1)
+    tables = [shard for title, make in MODELS.items() for shard in (f"{title}:", compare(make, options.repeats))]
+    os.sched_setaffinity(0, cores)
+    write_page("engines", "Ways to decode", "All on one core.", *tables)
 
 
 if __name__ == "__main__":

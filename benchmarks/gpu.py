@@ -1,4 +1,4 @@
-"""All that is measured on a GPU, in under eight minutes: training to its end, the service, both against the CPU.
+"""What is measured on a GPU, in under eight minutes: training to its end, the service, both against the CPU.
 
     python -m benchmarks.gpu [--data-dir DIR] [--device cuda:1]
 
@@ -11,15 +11,12 @@ nothing: with `--device cpu` it tries this program out where there is no GPU.
 from __future__ import annotations
 
 import argparse
-import asyncio
 import json
-import os
 import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager
+from collections.abc import Sequence
 from pathlib import Path
 
 import numpy as np
@@ -27,10 +24,9 @@ import torch
 
 import vae
 from benchmarks.batches import latents_per_second
-from benchmarks.calls import CALLS
-from benchmarks.client import free_port, send
-from benchmarks.machine import describe_machine
-from benchmarks.sections import table
+from benchmarks.contenders import VAE_SERVE
+from benchmarks.harness.load import serving
+from benchmarks.harness.pages import describe_machine, table, write_page
 from service.inference.engine import Engine
 from service.inference.torch_backend import choose_network
 from training.data.dataset import to_pixels
@@ -44,19 +40,14 @@ IMAGES = 256
 """Compared with the CPU."""
 TOLERANCE = 1e-2
 """Largest difference from the CPU, absolute and relative: a GPU's convolutions may round to TF32."""
-START_LIMIT_S = 120
 
 
-class NoGpu(Exception):
-    """The GPU that is asked for cannot be used; the message is a sentence."""
-
-
-def check_device(device: str) -> str:
-    """The name of `device` for the page; raises NoGpu."""
+def device_name(device: str) -> str:
+    """For the page; ends the process where the device cannot be used."""
     if device == "cpu":
         return "CPU"
     if not torch.cuda.is_available():
-        raise NoGpu("torch finds no GPU here: run this where there is one, or try it out with --device cpu --quick.")
+        sys.exit("torch finds no GPU here: run this where there is one, or try it out with --device cpu --quick.")
     return torch.cuda.get_device_name(device)
 
 
@@ -70,32 +61,8 @@ def train(folder: Path, precision: str, options: argparse.Namespace) -> tuple[Pa
     seconds = time.perf_counter() - start
     history = [json.loads(line) for line in out.with_suffix(".history.jsonl").read_text().splitlines()]
     epochs = np.diff([0, *(record["seconds"] for record in history)])
-    first, last = (f"{value:.2f}" for value in (epochs[0], epochs[-1]))
-    return out, (precision, first, last, f"{seconds:.0f}", f"{vae.load(out).figures['test_neg_elbo']:.2f}")
-
-
-@contextmanager
-def serving(checkpoint: Path, device: str) -> Iterator[str]:
-    """The address of the service, `checkpoint` on `device`."""
-    port = free_port()
-    settings = {"VAE_DEVICE": device, "VAE_CHECKPOINT": str(checkpoint), "VAE_PORT": str(port)}
-    with subprocess.Popen([sys.executable, "-m", "service"], env=os.environ | settings) as process:
-        try:
-            give_up = time.monotonic() + START_LIMIT_S
-            while not _answers(port):
-                if process.poll() is not None or time.monotonic() > give_up:
-                    raise RuntimeError("The service has not started: its log says why.")
-                time.sleep(0.1)
-            yield f"http://127.0.0.1:{port}"
-        finally:
-            process.terminate()
-
-
-def _answers(port: int) -> bool:
-    try:
-        return send(port, CALLS["readyz"]).status == 200
-    except OSError:
-        return False
+    loss = vae.load(out).figures["test_neg_elbo"]
+    return out, (precision, f"{epochs[0]:.2f}", f"{epochs[-1]:.2f}", f"{seconds:.0f}", f"{loss:.2f}")
 
 
 def differences(url: str, checkpoint: Path, data_dir: Path) -> list[Sequence[str]]:
@@ -110,21 +77,18 @@ def differences(url: str, checkpoint: Path, data_dir: Path) -> list[Sequence[str
         "log-variance": (posterior.log_variance, log_variance),
         "image, 0 to 1": (decoded.pixels, network.decode(mean)),
     }
-    for name, (ours, cpus) in pairs.items():
-        if not np.allclose(ours, cpus, TOLERANCE, TOLERANCE):
-            raise RuntimeError(f"{name}: the service on the GPU differs from the CPU by {np.abs(ours - cpus).max():g}.")
-    return [(name, f"{np.abs(ours - cpus).max():.1e}") for name, (ours, cpus) in pairs.items()]
+    for name, (served, expected) in pairs.items():
+        if not np.allclose(served, expected, TOLERANCE, TOLERANCE):
+            difference = np.abs(served - expected).max()
+            raise RuntimeError(f"{name}: the service on the GPU differs from the CPU by {difference:g}.")
+    return [(name, f"{np.abs(served - expected).max():.1e}") for name, (served, expected) in pairs.items()]
 
 
 def throughput(checkpoint: Path, device: str, seconds: float) -> list[Sequence[str]]:
     """Latents decoded a second, for each size of a micro-batch."""
     network = choose_network(vae.load(checkpoint, device).model, device=device)
-    rows: list[Sequence[str]] = []
-    for size in ROWS:
-        engine = Engine(network, micro_batch_limit=size, threaded=True)
-        rows.append((str(size), f"{asyncio.run(latents_per_second(engine, size, seconds)):,.0f}"))
-        engine.close()
-    return rows
+    engines = {size: Engine(network, micro_batch_limit=size, threaded=True) for size in ROWS}
+    return [(str(size), f"{latents_per_second(engine, size, seconds):,.0f}") for size, engine in engines.items()]
 
 
 def main() -> None:
@@ -133,35 +97,28 @@ def main() -> None:
     parser.add_argument("--device", default="cuda")
     parser.add_argument("--quick", action="store_true")
     options = parser.parse_args()
-    try:
-        name = check_device(options.device)
-    except NoGpu as error:
-        sys.exit(str(error))
+    name = device_name(options.device)
     start = time.perf_counter()
     with tempfile.TemporaryDirectory() as temporary:
         precisions = PRECISIONS[:1] if options.quick else PRECISIONS
         checkpoints, trained = zip(*(train(Path(temporary), each, options) for each in precisions), strict=True)
         checkpoint = checkpoints[0]
-        with serving(checkpoint, options.device) as url:
-            compared = differences(url, checkpoint, options.data_dir)
+        with serving([*VAE_SERVE, "--device", options.device, "--checkpoint", str(checkpoint)]) as (_, port):
+            compared = differences(f"http://127.0.0.1:{port}", checkpoint, options.data_dir)
         decoded = throughput(checkpoint, options.device, SECONDS / 20 if options.quick else SECONDS)
-    head = ("matrix products", "first epoch, s", "last epoch, s", "all of fit, s", "test −ELBO")
-    minutes = (time.perf_counter() - start) / 60
-    page = "\n\n".join(
-        [
-            "# On a GPU",
-            f"{describe_machine()}; {name}. `python -m benchmarks.gpu` wrote this in {minutes:.1f} minutes.",
-            "`vae-train fit`, default recipe; the first epoch compiles the network:",
-            table(head, trained),
-            "Largest difference of the service's answers from the CPU's:",
-            table(("of", "difference"), compared),
-            "The decoder in process:",
-            table(("rows of a micro-batch", "latents/s"), decoded),
-        ]
-    )
-    print(page)
-    if not options.quick:
-        (Path(__file__).parent / "gpu.md").write_text(page + "\n")
+    paragraphs = [
+        f"{name}, {(time.perf_counter() - start) / 60:.1f} minutes in all.",
+        "`vae-train fit`, default recipe; the first epoch compiles the network:",
+        table(("matrix products", "first epoch, s", "last epoch, s", "all of fit, s", "test −ELBO"), trained),
+        "Largest difference of the service's answers from the CPU's:",
+        table(("of", "difference"), compared),
+        "The decoder in process:",
+        table(("rows of a micro-batch", "latents/s"), decoded),
+    ]
+    if options.quick:
+        print("\n\n".join((describe_machine(), *paragraphs)))
+    else:
+        write_page("gpu", "On a GPU", *paragraphs)
 
 
 if __name__ == "__main__":

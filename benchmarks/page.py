@@ -1,52 +1,68 @@
-"""How quick the page is: python -m benchmarks.page [URL]; without a URL a service of its own is started."""
+"""How quick the page is: python -m benchmarks.page [URL]; without a URL a service of its own is started.
+
+tests/browser takes its measurements from here.
+"""
 
 from __future__ import annotations
 
 import shutil
 import sys
-from collections.abc import Iterator
-from contextlib import contextmanager
 from dataclasses import dataclass
 from statistics import median, quantiles
 
 from playwright.sync_api import Browser, Page, sync_playwright
 
-from benchmarks.calls import CALLS
-from benchmarks.client import free_port, wait_until_answered
-from benchmarks.contender import CONTENDERS
-from benchmarks.pinned import pinned
+from benchmarks.contenders import VAE_SERVE
+from benchmarks.harness.load import serving
 
 MOVES = 400
 VISITS = 20
 SETTLE_MS = 1500
 """Before a visit, for the browser's own window, and after it, for the page."""
-HAND_MS = 16
-"""Between two moves of the hand: as often as a screen is drawn."""
+MOVE_MS = 16
+"""Between two moves of the slider: as often as a screen is drawn."""
 
-WATCH = """() => {
-    globalThis.moved = new Map();  // by the latent that is asked for: when the hand moved there
-    globalThis.latencies = [];
-    const image = document.querySelector("#image");
-    let asked;
-    const { fetch } = globalThis;
-    globalThis.fetch = (url, options) => {
-        if (String(url).endsWith("/decode")) asked = globalThis.moved.get(options.body);
-        return fetch(url, options);
-    };
+ON_IMAGE = """
+const onImage = (begin) => {  // calls begin when #image is drawn; what it returns, when that is on the screen
     const { drawImage } = CanvasRenderingContext2D.prototype;
     CanvasRenderingContext2D.prototype.drawImage = function (...given) {
         drawImage.apply(this, given);
-        if (this.canvas !== image || asked === undefined) return;
-        const since = asked;
-        asked = undefined;
+        const shown = this.canvas.id === "image" && begin();
+        if (!shown) return;
         requestAnimationFrame(() => {  // the frame that shows it; when its task ends it goes to the screen
             const { port1, port2 } = new MessageChannel();
-            port1.onmessage = () => globalThis.latencies.push(performance.now() - since);
+            port1.onmessage = shown;
             port2.postMessage(null);
         });
     };
-}"""
-DRAG = """async ([moves, every]) => {
+};"""
+NOTE_FIRST_PICTURE = (
+    f"(() => {{ {ON_IMAGE}"
+    + """
+    let drawn = false;
+    onImage(() => {
+        if (drawn) return undefined;
+        drawn = true;
+        return () => { globalThis.firstPicture = performance.now(); };
+    });
+})()"""
+)
+DRAG = (
+    f"async ([moves, every]) => {{ {ON_IMAGE}"
+    + """
+    const moved = new Map();  // when the slider moved, by the latent that is then requested
+    const latencies = [];
+    let requested;
+    const { fetch } = globalThis;
+    globalThis.fetch = (url, options) => {
+        if (String(url).endsWith("/decode")) requested = moved.get(options.body);
+        return fetch(url, options);
+    };
+    onImage(() => {
+        const since = requested;
+        requested = undefined;
+        return since && (() => latencies.push(performance.now() - since));
+    });
     const slider = document.querySelector("#sliders input");
     const [low, high] = [Number(slider.min), Number(slider.max)];
     const others = [...document.querySelectorAll("#sliders input")].slice(1).map((other) => other.valueAsNumber);
@@ -54,32 +70,19 @@ DRAG = """async ([moves, every]) => {
         const share = 0.5 + 0.45 * Math.sin(move / 9) + (move % 7) / 500;
         slider.value = low + share * (high - low);
         const z = [slider.valueAsNumber, ...others].map((value) => Math.round(value * 1e4) / 1e4 + 0);
-        globalThis.moved.set(JSON.stringify(z), performance.now());
+        moved.set(JSON.stringify(z), performance.now());
         slider.dispatchEvent(new Event("input", { bubbles: true }));
         await new Promise((resolve) => setTimeout(resolve, every));
     }
     await new Promise((resolve) => setTimeout(resolve, 300));
-    return globalThis.latencies;
+    return latencies;
 }"""
-NOTE_FIRST_PICTURE = """(() => {
-    const { drawImage } = CanvasRenderingContext2D.prototype;
-    CanvasRenderingContext2D.prototype.drawImage = function (...given) {
-        drawImage.apply(this, given);
-        if (this.canvas.id === "image" && globalThis.firstPicture === undefined) {
-            globalThis.firstPicture = null;
-            requestAnimationFrame(() => {
-                const { port1, port2 } = new MessageChannel();
-                port1.onmessage = () => { globalThis.firstPicture = performance.now(); };
-                port2.postMessage(null);
-            });
-        }
-    };
-})()"""
+)
 
 
 @dataclass(frozen=True)
 class Times:
-    """Milliseconds of something that was done `count` times."""
+    """Milliseconds of something that was measured repeatedly."""
 
     name: str
     milliseconds: list[float]
@@ -96,9 +99,8 @@ class Times:
 
 def walk_latency(page: Page, moves: int) -> Times:
     """From the event of a slider that moves without rest to the new pixels on the screen."""
-    page.evaluate(WATCH)
     page.wait_for_selector("input[type=range]")
-    return Times("From input event to new pixels", page.evaluate(DRAG, [moves, HAND_MS]))
+    return Times("From input event to new pixels", page.evaluate(DRAG, [moves, MOVE_MS]))
 
 
 def first_picture(browser: Browser, url: str) -> float:
@@ -129,15 +131,7 @@ def wire_size(browser: Browser, url: str) -> int:
     return sum(sizes)
 
 
-@contextmanager
-def _service() -> Iterator[str]:
-    port = free_port()
-    with pinned(CONTENDERS["ours"].start_command(port), 0) as process:
-        wait_until_answered(process, port, CALLS["readyz"], 0.05)
-        yield f"http://127.0.0.1:{port}/"
-
-
-def _measure(url: str) -> None:
+def measure(url: str) -> None:
     path = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
@@ -151,7 +145,7 @@ def _measure(url: str) -> None:
 
 if __name__ == "__main__":
     if len(sys.argv) > 1:
-        _measure(sys.argv[1])
+        measure(sys.argv[1])
     else:
-        with _service() as own:
-            _measure(own)
+        with serving(VAE_SERVE, 0) as (_, port):
+            measure(f"http://127.0.0.1:{port}/")

@@ -7,9 +7,12 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import pytest
 from PIL import Image
 
 from tests.live import live_server
+
+pytestmark = pytest.mark.slow
 
 COUNT = 60
 

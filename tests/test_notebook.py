@@ -9,6 +9,8 @@ from nbclient import NotebookClient
 from tests.training.conftest import idx_bytes, sample_digits
 from vae import load
 
+pytestmark = pytest.mark.slow
+
 NOTEBOOK = Path(__file__).parents[1] / "examples" / "article.ipynb"
 
 

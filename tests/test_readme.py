@@ -17,6 +17,8 @@ from tests.live import LiveServer, live_server
 from tests.soak.report import misses
 from training.__main__ import _parse as parse_training_options
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent
 PAGES = {
     str(path.relative_to(ROOT)): path.read_text() for path in (ROOT / "README.md", *sorted(ROOT.glob("docs/*.md")))

@@ -8,7 +8,7 @@ import re
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any, TypeVar, get_args, get_type_hints
 
 from training.data.tree import FOLDER_FIT, printable
 from vae.config import VAEConfig
@@ -23,6 +23,15 @@ NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim")
 VALIDATION_SHARE = 1 / 12
 """Share of the training images that is held out by default, about: 5,000 of MNIST's."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
+GROUPS = {
+    "general": ("recipe", "seed", "device", "matmul_precision"),
+    "data": ("dataset", "data_dir", "image_size", "validation"),
+    "network": (*NETWORK, "start_from", "output_bias"),
+    "training": ("epochs", "encoder_epochs", "batch_size", "input_dropout", "beta"),
+    "optimizer": ("optimizer", "learning_rate", "adam_learning_rate", "decay", "warmup_steps"),
+    "output": ("out", "resume", "measure", "tensorboard"),
+}
+"""Heading in --help → the options below it."""
 
 
 class ConfigError(ValueError):
@@ -32,6 +41,18 @@ class ConfigError(ValueError):
 def option(default: T, says: str, *, wanted: str = "", valid: Callable[[T], bool] = lambda _: True) -> T:
     """Declare a field: its default, its help, and (in words and as a predicate) the values that it takes."""
     chosen: T = field(default=default, metadata={"help": says, "wanted": wanted, "valid": valid})
+    return chosen
+
+
+def unset_option(
+    says: str, *, otherwise: str, unset: T, wanted: str = "", valid: Callable[[T], bool] = lambda _: True
+) -> T | None:
+    """Declare a field that is None by default, which has the effect that `otherwise` describes.
+
+    The value `unset` means None on the command line, and stands for it in checkpoints.
+    """
+    about = {"help": says, "otherwise": otherwise, "unset": unset, "wanted": wanted, "valid": valid}
+    chosen: T | None = field(default=None, metadata=about)
     return chosen
 
 
@@ -57,9 +78,9 @@ class FitConfig:
     data_dir: Path = option(  # noqa: RUF009 - a Path is immutable
         Path("data"), "folder that holds the data sets, or that they are downloaded into"
     )
-    image_size: int = option(
-        0, "height and width to which a folder's pictures are scaled; 0 leaves them as they are, all of one size",
-        wanted="0 or more", valid=lambda n: n >= 0,
+    image_size: int | None = unset_option(
+        "height and width to which a folder's pictures are scaled",
+        otherwise="as they are, all of one size", unset=0, wanted="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     out: Path = option(  # noqa: RUF009
         Path("out/mnist.safetensors"),
@@ -67,7 +88,9 @@ class FitConfig:
         wanted="a file name that ends in .safetensors",
         valid=lambda path: path.suffix == ".safetensors" and not path.is_dir(),
     )
-    start_from: str = option("", "checkpoint whose network and weights to start from; none starts from new ones")
+    start_from: str | None = unset_option(
+        "checkpoint whose network and weights to start from", otherwise="a new network", unset=""
+    )
     epochs: int = option(10, "passes over the training images", wanted="0 or more", valid=lambda n: n >= 0)
     encoder_epochs: int = option(
         0,
@@ -88,10 +111,11 @@ class FitConfig:
         wanted="above 0",
         valid=lambda rate: 0 < rate < math.inf,
     )
-    adam_learning_rate: float = option(
-        0.0,
-        "Adam's learning rate beside Muon; 0 takes --learning-rate for the biases and narrow layers of an mlp, and at "
-        "most 0.003 for convolutions and where no matrix is wide enough for Muon",
+    adam_learning_rate: float | None = unset_option(
+        "Adam's learning rate beside Muon",
+        otherwise="--learning-rate for the biases and narrow layers of an mlp, and at most 0.003 for convolutions and "
+        "where no matrix is wide enough for Muon",
+        unset=0.0,
         wanted="0 or more",
         valid=lambda rate: 0 <= rate < math.inf,
     )
@@ -118,19 +142,20 @@ class FitConfig:
         valid=lambda beta: 0 <= beta < math.inf,
     )
     architecture: str = option("mlp", "`mlp`, or `conv` for larger and colour images", **one_of("mlp", "conv"))
-    hidden_dim: int = option(
-        0, "width of the hidden layers (mlp) or channels of the coarsest map (conv); 0 takes 392 or 64",
-        wanted="0 or more", valid=lambda n: n >= 0,
+    hidden_dim: int | None = unset_option(
+        "width of the hidden layers (mlp) or channels of the coarsest map (conv)",
+        otherwise="392 for mlp, 64 for conv", unset=0, wanted="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     hidden_layers: int = option(
         2, "hidden layers on either side of an mlp: 4 gain five nats on MNIST",
         wanted="from 1 to 100", valid=lambda n: 1 <= n <= 100,
     )  # fmt: skip
     latent_dim: int = option(3, "dimensions of the latent space", wanted="1 or more", valid=lambda n: n >= 1)
-    validation: int = option(
-        -1,
+    validation: int | None = unset_option(
         "about how many training images are held out, chosen by a hash of their content, to be measured after each "
-        "epoch; 0 trains on all, -1 holds out one in twelve, the same ones however many are added",
+        "epoch; 0 trains on all",
+        otherwise="one in twelve, the same ones however many are added",
+        unset=-1,
         wanted="-1 or more",
         valid=lambda n: n >= -1,
     )
@@ -156,7 +181,9 @@ class FitConfig:
     def __post_init__(self) -> None:
         for each in fields(self):
             value = getattr(self, each.name)
-            if not each.metadata["valid"](value):
+            if "unset" in each.metadata and value in (None, each.metadata["unset"]):
+                object.__setattr__(self, each.name, None)
+            elif not each.metadata["valid"](value):
                 raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['wanted']}.")
         if self.architecture != "mlp" and self.hidden_layers != 2:
             raise ConfigError(f"--hidden-layers is for --architecture mlp; {self.architecture} has none of its own.")
@@ -181,11 +208,11 @@ class FitConfig:
     def with_network(self, network: VAEConfig, given: Collection[str]) -> FitConfig:
         """The same options with those of `network`; raises ConfigError where one that is named in `given` differs.
 
-        A hidden_dim of 0 differs from none.
+        A hidden_dim of None differs from none.
         """
         ours = {name: getattr(self, name) for name in NETWORK}
         theirs = {name: getattr(network, name) for name in NETWORK}
-        different = [name for name in NETWORK if name in given and ours[name] not in (0, theirs[name])]
+        different = [name for name in NETWORK if name in given and ours[name] not in (None, theirs[name])]
         if different:
             has, asked = (", ".join(f"{flag(name)} {of[name]}" for name in different) for of in (theirs, ours))
             raise ConfigError(
@@ -196,9 +223,11 @@ class FitConfig:
 
     def validation_share(self, images: int) -> float:
         """About which share of the training set's `images` is held out; raises ConfigError where it is all of them."""
+        if self.validation is None:
+            return VALIDATION_SHARE
         if self.validation >= images:
             raise ConfigError(f"--validation is {self.validation}; it must be less than the {images} training images.")
-        return VALIDATION_SHARE if self.validation == -1 else self.validation / images
+        return self.validation / images
 
     @property
     def located(self) -> str:
@@ -207,8 +236,16 @@ class FitConfig:
         return f"{kind}{colon}{Path(path).absolute()}" if colon else kind
 
     def to_metadata(self) -> dict[str, Any]:
-        """What the checkpoint says of its training, as JSON: all but what is the machine's business."""
-        own = {name: value for name, value in asdict(self).items() if name not in RUNTIME_ONLY_FIELDS}
+        """Return the options as the checkpoint keeps them, as JSON, without those of the machine.
+
+        An option that is None is written as its `unset`, so that checkpoints of all versions have the same values.
+        """
+        unset = {each.name: each.metadata.get("unset") for each in fields(self)}
+        own = {
+            name: unset[name] if value is None else value
+            for name, value in asdict(self).items()
+            if name not in RUNTIME_ONLY_FIELDS
+        }
         kind, colon, path = self.dataset.partition(":")
         own["dataset"] = f"{kind}{colon}{printable(Path(path).absolute().name)}" if colon else kind
         return {name: value for name, value in own.items() if not isinstance(value, Path)}
@@ -239,20 +276,30 @@ def add_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
     """Give `parser` a flag for each field of FitConfig; its help tells the default of the recipe named in `arguments`.
 
     Parsed options hold those alone that were given.
+
+    Built on argparse: pydantic-settings has no headings for flags without a dot and shows None as a default,
+    jsonargparse has neither dashes within flags nor --no-… forms.
     """
     first = argparse.ArgumentParser(add_help=False, allow_abbrev=False)
     first.add_argument("--recipe", default="default", nargs="?")
     recipe = first.parse_known_args(arguments)[0].recipe
     if recipe not in RECIPES:
         parser.error(f"--recipe is {recipe}; it must be one of: {', '.join(RECIPES)}.")
-    for each in fields(FitConfig):
-        kind, default = type(each.default), getattr(RECIPES[recipe], each.name)
-        about: dict[str, Any] = {"default": argparse.SUPPRESS, "help": f"{each.metadata['help']} (default: {default})"}
-        if kind is bool:
-            parser.add_argument(flag(each.name), action=argparse.BooleanOptionalAction, **about)
-        else:
-            convert = _CONVERTERS.get(kind, kind)
-            parser.add_argument(flag(each.name), type=convert, metavar=_METAVARS.get(kind, "NAME"), **about)
+    kinds = get_type_hints(FitConfig)
+    metadata = {each.name: each.metadata for each in fields(FitConfig)}
+    for heading, names in GROUPS.items():
+        group = parser.add_argument_group(heading)
+        for name in names:
+            kind, default = kinds[name], getattr(RECIPES[recipe], name)
+            kind = next(iter(get_args(kind)), kind)  # `int | None` → int
+            shown = metadata[name]["otherwise"] if default is None else default
+            told = f"{metadata[name]['help']} (default: {shown})"
+            about: dict[str, Any] = {"default": argparse.SUPPRESS, "help": told}
+            if kind is bool:
+                group.add_argument(flag(name), action=argparse.BooleanOptionalAction, **about)
+            else:
+                convert = _CONVERTERS.get(kind, kind)
+                group.add_argument(flag(name), type=convert, metavar=_METAVARS.get(kind, "NAME"), **about)
 
 
 def from_options(options: argparse.Namespace) -> FitConfig:
@@ -276,4 +323,4 @@ def _number(text: str) -> float:
 
 
 _CONVERTERS: dict[type, Callable[[str], Any]] = {int: _whole_number, float: _number}
-_METAVARS = {int: "N", float: "X", type(Path()): "PATH"}
+_METAVARS = {int: "N", float: "X", Path: "PATH"}

@@ -17,7 +17,7 @@ from benchmarks.contenders import digits
 
 
 class Decoder(ls.LitAPI):  # type: ignore[misc]  # as above
-    """The five steps as LitServe documents them."""
+    """The steps as LitServe documents them; batches are made and taken apart by its defaults."""
 
     def setup(self, device: str) -> None:
         """Load the model, once a worker."""
@@ -27,19 +27,11 @@ class Decoder(ls.LitAPI):  # type: ignore[misc]  # as above
         """The body to a latent."""
         return request["z"]
 
-    def batch(self, inputs: list[list[float]]) -> list[list[float]]:
-        """Latents to a batch."""
-        return inputs
-
     def predict(self, x: Any) -> Any:
         """A batch, or the one latent where there are no batches, to PNGs."""
         if self.max_batch_size == 1:
             return digits.decode(self.model, [x])[0]
         return digits.decode(self.model, x)
-
-    def unbatch(self, output: list[bytes]) -> list[bytes]:
-        """A batch to its PNGs."""
-        return output
 
     def encode_response(self, output: bytes) -> Response:
         """A PNG to the answer."""

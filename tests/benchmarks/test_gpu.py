@@ -7,6 +7,8 @@ import torch
 from benchmarks import gpu
 from tests.training.conftest import idx_bytes, sample_digits
 
+pytestmark = pytest.mark.slow
+
 
 def run(monkeypatch: pytest.MonkeyPatch, *options: str) -> None:
     monkeypatch.setattr(sys, "argv", ["gpu", *options])

@@ -15,6 +15,8 @@ from playwright.sync_api import Browser
 from tests.browser import conftest
 from tests.live import LiveServer, live_server
 
+pytestmark = pytest.mark.slow
+
 browser = conftest.browser
 
 ROOT = Path(__file__).parent.parent.parent

@@ -18,6 +18,8 @@ from tests.service.pictures import Bytes, npy, phone_photo, picture, png
 from tests.service.running import Running
 from vae_client import InvalidInput, TooLarge, UnreadableBody, UnsupportedMediaType
 
+pytestmark = pytest.mark.slow
+
 LOSSY = 0.05
 """What a JPEG of a digit may move its mean by."""
 Make = Callable[[Bytes, Path], Any]

@@ -22,6 +22,8 @@ from service.settings import PREFIX, Settings, read_settings
 from tests.live import ROOT, free_port, live_server
 from tests.tools import tool
 
+pytestmark = pytest.mark.slow
+
 FILE = ROOT / "compose.yaml"
 COMPOSE = yaml.safe_load(FILE.read_text())
 SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]

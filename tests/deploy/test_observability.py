@@ -18,6 +18,8 @@ from prometheus_client.parser import text_string_to_metric_families
 from tests.live import ROOT, live_server
 from tests.tools import tool
 
+pytestmark = pytest.mark.slow
+
 FOLDER = ROOT / "deploy/observability"
 RULES = yaml.safe_load((FOLDER / "rules.yml").read_text())
 DASHBOARD = json.loads((FOLDER / "grafana/dashboards/vae.json").read_text())

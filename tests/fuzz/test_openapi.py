@@ -21,6 +21,8 @@ from service.app import INFERENCE
 from tests.fuzz import inputs
 from tests.service.running import Running, running
 
+pytestmark = pytest.mark.slow
+
 MEDIA_TYPES = {media_type for body in BODIES.values() for media_type in body["content"]} - {JSON, MULTIPART}
 PICTURES = {media_type: inputs.drawn(name) for media_type, name in FORMATS.items()}
 GENERATED: dict[str, st.SearchStrategy[bytes]] = {

@@ -38,6 +38,8 @@ from tests.service.pictures import read_npy as read_answer
 from tests.service.problems import problem
 from vae.provenance import Fit
 
+pytestmark = pytest.mark.slow
+
 JSON, NDJSON, NPY = "application/json", "application/x-ndjson", "application/x-npy"
 SAFETENSORS, ARROW = "application/x-safetensors", "application/vnd.apache.arrow.stream"
 

@@ -33,11 +33,11 @@ class Report:
 
     def __init__(self) -> None:
         self.failed = False
-        self._begun = time.monotonic()
+        self._lock_output = time.monotonic()
 
     def say(self, line: str) -> None:
         """Print a line."""
-        print(f"{time.monotonic() - self._begun:5.0f} s  {line}", flush=True)
+        print(f"{time.monotonic() - self._lock_output:5.0f} s  {line}", flush=True)
 
     def check(self, holds: bool, what: str) -> None:
         """Print what was checked, and how it went."""

@@ -16,6 +16,8 @@ from service.settings import BUNDLED, Settings
 from tests.service.running import running
 from vae.latents import LatentSet
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parents[2]
 PACKAGE = Path(str(service.__file__)).parent
 MODULES = sorted(".".join(path.relative_to(PACKAGE.parent).with_suffix("").parts) for path in PACKAGE.rglob("*.py"))

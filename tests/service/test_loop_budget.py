@@ -18,6 +18,8 @@ from tests.soak.heartbeat import Clock
 from tests.soak.loop import measure
 from tests.soak.server import foreign_lines
 
+pytestmark = pytest.mark.slow
+
 LIMIT_S = 15
 """Seconds that the answers to an attack may take."""
 AT_ONCE = {

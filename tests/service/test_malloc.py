@@ -8,6 +8,8 @@ import pytest
 
 from tests.vae.autoencoder import write_folder
 
+pytestmark = pytest.mark.slow
+
 PASSES = """
 import resource, sys
 from concurrent.futures import ThreadPoolExecutor

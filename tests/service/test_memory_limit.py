@@ -4,9 +4,13 @@ from __future__ import annotations
 
 import asyncio
 
+import pytest
+
 from tests.live import live_server
 from tests.soak.memory import LIMIT_MB, press
 from tests.soak.plan import Findings
+
+pytestmark = pytest.mark.slow
 
 CALLERS = 30
 """Of each kind."""

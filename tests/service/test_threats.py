@@ -47,6 +47,8 @@ from tests.service.pictures import Bytes, npy, picture, png
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until
 
+pytestmark = pytest.mark.slow
+
 FORMATS = ["PNG", "JPEG", "WEBP", "BMP", "GIF"]
 LIMIT = 100_000
 Z = b"[0.5, -1, 2]"

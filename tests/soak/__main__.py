@@ -24,7 +24,7 @@ from typing import Any
 
 import uvloop
 
-from benchmarks.machine import describe_machine
+from benchmarks.harness.pages import describe_machine
 from tests.soak import (
     answers,
     barrage,

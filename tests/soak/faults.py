@@ -140,11 +140,11 @@ async def _kill_supervisor(server: Server, questions: list[Question], findings: 
     await asyncio.sleep(0.001)  # what was asked before has been written
     server.pinned.main.kill()
     server.pinned.main.wait()
-    while server.pinned.pids() and loop.time() < begun + LIMIT_S:  # noqa: ASYNC110 - no event tells of it
+    while server.pinned.processes() and loop.time() < begun + LIMIT_S:  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0.05)
     gone = loop.time() - begun
     callers.stop()
-    left = server.pinned.pids()
+    left = server.pinned.processes()
     if not left:
         await asking
     lost = [failure for failure in callers.failures if failure.port and failure.asked_at < begun]

@@ -8,7 +8,8 @@ import socket
 from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from contextlib import suppress
-from pathlib import Path
+
+import psutil
 
 from tests.soak.attacker import Outcome, send
 from tests.soak.attacks import Attack, attack
@@ -178,7 +179,6 @@ async def read_metrics(port: int) -> Mapping[str, float]:
 
 def resident_mb(pid: int) -> float:
     """Resident set size, MB of 10⁶ bytes; 0 where the process has ended."""
-    with suppress(OSError):
-        found = re.search(r"^VmRSS:\s+(\d+) kB", Path(f"/proc/{pid}/status").read_text(), re.MULTILINE)
-        return int(found[1]) * 1024 / 1e6 if found else 0.0
+    with suppress(psutil.NoSuchProcess):
+        return float(psutil.Process(pid).memory_info().rss) / 1e6
     return 0.0

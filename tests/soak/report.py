@@ -9,10 +9,11 @@ from __future__ import annotations
 
 import json
 import sys
-from collections.abc import Iterable, Iterator, Mapping, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any, NamedTuple
 
+from benchmarks.harness.pages import number, table
 from tests.soak.goals import GOALS, Goal
 
 HERE = Path(__file__).parent
@@ -108,12 +109,13 @@ def render(report: Mapping[str, Any]) -> str:
     sections = [
         "# Soak, measured",
         _preamble(report),
-        _table(("what", "result"), headline(parts)),
+        table(("what", "result"), headline(parts), text=2),
         "## Goals",
         "The rows are those of the table of faults and threats.",
-        _table(
+        table(
             ("row", "what", "goal", "seen", "reached"),
             [(goal.row, goal.title, goal.bound, seen, judged) for goal, seen, judged in verdicts],
+            text=5,
         ),
         "## All figures",
         *(
@@ -179,15 +181,6 @@ def _preamble(report: Mapping[str, Any]) -> str:
 
 def _problems(part: Mapping[str, Any]) -> list[str]:
     return [text for text in (part["skipped"], part["failed"], *part["problems"]) if text]
-
-
-def _table(head: Sequence[str], rows: Iterable[Sequence[str]]) -> str:
-    return "\n".join(f"| {' | '.join(line)} |" for line in [head, ["---"] * len(head), *rows])
-
-
-def number(value: float) -> str:
-    """Three digits, and whole ones above."""
-    return f"{value:,.0f}" if abs(value) >= 100 or float(value).is_integer() else f"{value:.3g}"
 
 
 if __name__ == "__main__":

@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 import asyncio
-import os
 import re
 import sys
 import time
@@ -13,7 +12,9 @@ from dataclasses import dataclass
 from itertools import islice
 from pathlib import Path
 
-from benchmarks.pinned import Pinned, pinned
+import psutil
+
+from benchmarks.harness.processes import ProcessTree, launched
 from tests.live import START_LIMIT_S, free_port
 from tests.soak.client import OTHER_HTTP
 
@@ -41,7 +42,7 @@ class Held:
 class Server:
     """A running service."""
 
-    pinned: Pinned
+    pinned: ProcessTree
     port: int
 
     @property
@@ -51,14 +52,21 @@ class Server:
 
     def workers(self) -> set[int]:
         """Process ids: they were forked, and so bear the supervisor's command line."""
-        command = _read(self.supervisor, "cmdline")
-        return {pid for pid in self.pinned.pids() if pid != self.supervisor and _read(pid, "cmdline") == command}
+        command = _command(self.supervisor)
+        return {
+            each.pid
+            for each in self.pinned.processes()
+            if each.pid != self.supervisor and _command(each.pid) == command
+        }
 
     def held(self) -> Held:
         """Resident set sizes summed up, MB of 10⁶ bytes, shared pages counted in each; open descriptors."""
-        pids = self.pinned.pids()
-        pages = sum(int(statm[1]) for pid in pids if (statm := _read(pid, "statm").split()))
-        return Held(pages * os.sysconf("SC_PAGE_SIZE") / 1e6, sum(len(_descriptors(pid)) for pid in pids))
+        memory = descriptors = 0
+        for process in self.pinned.processes():
+            with suppress(psutil.NoSuchProcess):  # it has just ended
+                memory += process.memory_info().rss
+                descriptors += process.num_fds()
+        return Held(memory / 1e6, descriptors)
 
     async def settled(self, before: Held | None = None) -> Held:
         """The same once the connections that have ended are gone: as many descriptors as `before`, or no change."""
@@ -111,22 +119,22 @@ async def serving(
     command = [sys.executable, "-m", module, "--port", str(port), "--workers", str(WORKERS), *flags]
     if descriptors:
         command = ["sh", "-c", f'ulimit -n {descriptors}; exec "$@"', "sh", *command]
-    with pinned(command, core) as process:
+    with launched(command, core) as tree:
         give_up = time.monotonic() + START_LIMIT_S
-        while process.log_file.read_bytes().count(STARTED) < WORKERS:
-            process.check()
+        while tree.log_file.read_bytes().count(STARTED) < WORKERS:
+            tree.check()
             if time.monotonic() > give_up:
-                log = process.log_file.read_text()[-2000:]
+                log = tree.log_file.read_text()[-2000:]
                 raise RuntimeError(f"vae-serve was not ready within {START_LIMIT_S} s. Its log: {log}")
             await asyncio.sleep(0.02)
-        yield Server(process, port)
+        yield Server(tree, port)
 
 
-def _read(pid: int, name: str) -> bytes:
-    """A file of /proc; empty where the process has just ended."""
-    with suppress(OSError):
-        return Path(f"/proc/{pid}/{name}").read_bytes()
-    return b""
+def _command(pid: int) -> list[str]:
+    """Its command line; empty where the process has just ended."""
+    with suppress(psutil.NoSuchProcess):
+        return psutil.Process(pid).cmdline()
+    return []
 
 
 def _descriptors(pid: int) -> list[str]:

@@ -86,7 +86,7 @@ async def _stop(server: Server, questions: list[Question], load_s: float, findin
     for caller in callers.waiting_since(begun):
         caller.give_up("it hung")
     await asking
-    left = server.pinned.pids()
+    left = server.pinned.processes()
     if status != 0 or left:
         findings.complain(f"After a stop: exit status {status}, {len(left)} processes left.")
     lost = [failure for failure in callers.failures if failure.port and failure.asked_at < begun]

@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 
 from training.__main__ import main
-from training.config import RECIPES, FitConfig, add_options, flag, from_options
+from training.config import GROUPS, RECIPES, FitConfig, add_options, flag, from_options
 
 ANOTHER: dict[str, Any] = {
     "recipe": "article",
@@ -66,6 +66,26 @@ def test_help_names_every_flag_and_the_recipes_own_defaults(capsys: pytest.Captu
     assert stop.value.code == 0
     assert all(flag(each.name) in words for each in fields(FitConfig))
     assert "images per step (default: 128)" in words
+    assert all(f" {heading}: --" in words for heading in GROUPS)
+    assert "channels of the coarsest map (conv) (default: 392 for mlp, 64 for conv)" in words
+    assert "(default: None)" not in words
+    assert "(default: )" not in words
+
+
+def test_every_option_stands_under_one_heading() -> None:
+    assert sorted(name for names in GROUPS.values() for name in names) == sorted(
+        each.name for each in fields(FitConfig)
+    )
+
+
+@pytest.mark.parametrize(
+    ("name", "unset"),
+    [("image_size", 0), ("hidden_dim", 0), ("adam_learning_rate", 0.0), ("validation", -1), ("start_from", "")],
+)
+def test_an_option_that_is_not_set_is_none_and_recorded_as_ever(name: str, unset: object) -> None:
+    assert getattr(FitConfig(), name) is None
+    assert parse(flag(name), str(unset)) == FitConfig()
+    assert FitConfig().to_metadata().get(name, unset) == unset
 
 
 def test_the_articles_recipe_is_the_articles() -> None:

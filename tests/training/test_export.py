@@ -10,6 +10,8 @@ import torch
 import vae
 from training.export import Encoder, ExportError, export
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(params=["mlp", "conv"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> vae.Checkpoint:

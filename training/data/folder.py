@@ -66,6 +66,7 @@ def load_folder(root: Path, cache_dir: Path, image_size: int | None) -> tuple[Da
         kinds = ", ".join(SUFFIXES)
         raise DataError(f"{root} holds {len(paths)} pictures ({kinds}), in sub-folders or not; at least 2 are wanted.")
     pictures = Folder(root, paths, _common_shape(paths, image_size))
+    # torchvision's ImageFolder would leave out pictures in `root` itself, and does not end where links form a loop
     names = [path.relative_to(root).parts[0] if path.parent != root else None for path in paths]
     classes = sorted({name for name in names if name is not None})
     labels = torch.tensor([NO_LABEL if name is None else classes.index(name) for name in names])

@@ -1,4 +1,4 @@
-"""Latents and losses of as many images as there are, in a folder of Parquet files; a run that is cut goes on."""
+"""Write latents and losses of any number of images to Parquet files; an interrupted run continues."""
 
 from __future__ import annotations
 
@@ -21,7 +21,7 @@ from vae import Checkpoint
 from vae.files import errors_of
 
 RUN = "encoding.json"
-"""In the output: what was encoded with what."""
+"""File in the output folder that records the input and the checkpoint."""
 
 
 def encode(
@@ -35,10 +35,24 @@ def encode(
     draws: int | None = None,
     seed: int = 0,
 ) -> None:
-    """Encode the images at `path` into part-*.parquet in `out`, and what is wrong with others into errors-*.parquet.
+    """Encode the images at `path` into part-*.parquet in `out`, and the errors of others into errors-*.parquet.
 
-    `draws` of each image's posterior, by noise of `seed`, add its ELBO. What `out` has of them already is left as it
-    is. Raises ConfigError or DataError; a KeyboardInterrupt says what was done.
+    Shards that `out` already holds are not encoded again.
+
+    Args:
+        checkpoint: The model.
+        path: A folder of pictures, a .npy file, or a .parquet file or a folder of them.
+        out: Output folder.
+        batch_size: Images read and encoded at a time.
+        device: As of `vae-train fit`.
+        ray: Address of a Ray cluster; None encodes in this process.
+        draws: Posterior samples per image for the column `elbo`; None leaves that column out.
+        seed: Seed of the noise of these samples.
+
+    Raises:
+        ConfigError: An option cannot be used, or `out` belongs to another run.
+        DataError: The input cannot be read, or the output not written.
+
     """
     if batch_size < 1:
         raise ConfigError(f"--batch-size is {batch_size}; it must be 1 or more.")
@@ -46,7 +60,7 @@ def encode(
         raise ConfigError(f"--draws is {draws}; it must be 2 or more, for a standard error.")
     if seed < 0:
         raise ConfigError(f"--seed is {seed}; it must be 0 or more.")
-    path, out = path.absolute(), out.absolute()  # other machines have other working directories
+    path, out = path.absolute(), out.absolute()  # workers on other machines have other working directories
     if out.resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"--out {out} lies in {path}, which is read: give a folder that does not.")
     source = open_input(path, checkpoint.model.config.image_shape, checkpoint.fit)
@@ -59,17 +73,17 @@ def encode(
     if draws:
         about |= {"draws": str(draws), "seed": str(seed)}
     encoding = Encoding(source, checkpoint.model, out, batch_size, device, draws, seed)
-    with _begun(out, about):
-        parts = [part for part in source.parts if not (out / f"part-{part.number:05}.parquet").exists()]
-        total, left = (sum(part.stop - part.start for part in some) for some in (source.parts, parts))
+    with _lock_output(out, about):
+        shards = [shard for shard in source.shards if not (out / f"part-{shard.number:05}.parquet").exists()]
+        total, left = (sum(shard.stop - shard.start for shard in some) for some in (source.shards, shards))
         if left < total:
-            print(f"Going on after {total - left:,} images.", flush=True)
+            print(f"Continuing after {total - left:,} images.", flush=True)
         try:
             with tqdm(total=total, initial=total - left, desc="encoding", unit=" images", unit_scale=True) as bar:
-                for rows in _run(encoding, parts, ray):
+                for rows in _run(encoding, shards, ray):
                     bar.update(rows)
         except KeyboardInterrupt:
-            raise KeyboardInterrupt("Interrupted: whole parts are kept. The same command goes on.") from None
+            raise KeyboardInterrupt("Interrupted: complete parts are kept. The same command continues.") from None
     failed = sum(pq.read_metadata(file).num_rows for file in out.glob("errors-*.parquet"))
     errors = f"; {failed:,} could not be read, {out}/errors-*.parquet say why" if failed else ""
     if failed == total > 0:
@@ -77,19 +91,19 @@ def encode(
     print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
 
 
-def _run(encoding: Encoding, parts: Sequence[Shard], ray: str | None) -> Iterator[int]:
-    if not parts:
+def _run(encoding: Encoding, shards: Sequence[Shard], ray: str | None) -> Iterator[int]:
+    if not shards:
         return iter(())
     if ray is None:
-        return encoding.run(parts, readers=0 if encoding.source.is_decoded else os.cpu_count() or 1)
+        return encoding.run(shards, readers=0 if encoding.source.is_decoded else os.cpu_count() or 1)
     from training.encode.ray import run_on_ray  # noqa: PLC0415 - ray is in an extra of its own
 
-    return run_on_ray(encoding, parts, ray)
+    return run_on_ray(encoding, shards, ray)
 
 
 @contextmanager
-def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
-    """Hold `out` ready for what `about` says; raises ConfigError where it holds anything else, or is another run's."""
+def _lock_output(out: Path, about: dict[str, str]) -> Iterator[None]:
+    """Create and lock `out` for the run that `about` describes; raises ConfigError if it belongs to another run."""
     if out.exists() and not out.is_dir():
         raise ConfigError(f"--out {out} is a file; give a folder.")
     out.mkdir(parents=True, exist_ok=True)
@@ -97,7 +111,7 @@ def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
         raise ConfigError(f"--out {out} holds something else than encodings: give a new folder.")
     with (out / RUN).open("a+") as run:
         try:
-            fcntl.lockf(run, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until it is closed, here or by the end of the process
+            fcntl.lockf(run, fcntl.LOCK_EX | fcntl.LOCK_NB)  # until the file is closed or the process ends
         except BlockingIOError:
             raise ConfigError(
                 f"--out {out} is being written by another run: wait for it, or give another folder."
@@ -107,7 +121,9 @@ def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
             _compare(out, before, about)
         else:
             with errors_of(out / RUN):
-                os.write(run.fileno(), json.dumps(about, indent=1).encode())  # what is buffered would fail at the close
+                os.write(
+                    run.fileno(), json.dumps(about, indent=1).encode()
+                )  # unbuffered, so that a full disk raises here
                 os.fsync(run.fileno())
         for cut_off in out.glob(".*.parquet.*"):
             cut_off.unlink()

@@ -1,4 +1,4 @@
-"""The ELBO of each image, as a mean over draws of its posterior."""
+"""The ELBO of each image, estimated from draws of its posterior."""
 
 from __future__ import annotations
 
@@ -13,9 +13,9 @@ from vae.model import reparameterize
 
 
 def posterior_noise(draws: int, seed: int, latent_dim: int) -> Tensor:
-    """N(0, I), (K, D) float32: that of the service for the same seed, and the same for every image.
+    """Draw N(0, I), float32 (K, D): the same for every image, and the same as in the service for this seed.
 
-    So an image's ELBO depends on no other image, nor on how the images are cut into batches.
+    So the ELBO of an image does not depend on other images or on the batch size.
     """
     generator = np.random.Generator(np.random.PCG64(seed))
     return torch.from_numpy(generator.standard_normal((draws, latent_dim), np.float32))
@@ -24,15 +24,18 @@ def posterior_noise(draws: int, seed: int, latent_dim: int) -> Tensor:
 def estimate_elbo(
     model: VAE, pixels: Tensor, mean: Tensor, log_variance: Tensor, kl_divergence: Tensor, noise: Tensor
 ) -> tuple[Tensor, Tensor]:
-    """The ELBO of `pixels` (n, C, H, W) in [0, 1] and its standard error, (n,) float32 each, nats.
+    """Estimate the ELBO of images.
 
     Args:
-        model: Decodes K latents of each image.
-        pixels: What the losses are of.
-        mean: Of q(z|x), (n, D).
-        log_variance: Of q(z|x), (n, D).
-        kl_divergence: Of q(z|x) from N(0, I), (n,), nats.
-        noise: Of the K ≥ 2 draws, (K, D).
+        model: Its decoder is called K times per image.
+        pixels: Images (n, C, H, W) in [0, 1].
+        mean: Means of q(z|x), (n, D).
+        log_variance: Log-variances of q(z|x), (n, D).
+        kl_divergence: KL divergence of q(z|x) from N(0, I), (n,), nats.
+        noise: Noise of K ≥ 2 draws, (K, D).
+
+    Returns:
+        The ELBO and its standard error, float32 (n,) each, nats.
 
     """
     losses = [reconstruction_loss(model.decode(reparameterize(mean, log_variance, noise=row)), pixels) for row in noise]

@@ -1,4 +1,4 @@
-"""What there is to encode at a path."""
+"""Open an input of `vae-train encode`."""
 
 from __future__ import annotations
 
@@ -19,11 +19,11 @@ from vae.provenance import Fit
 
 
 def open_input(path: Path, shape: Shape, fit: Fit) -> Source:
-    """The images at `path`, for a model that takes `shape`; pictures are brought to it by `fit`. Raises DataError."""
+    """Open the images at `path` for a model of image shape `shape`; `fit` says how to resize. Raises DataError."""
     if path.is_dir():
         pictures, tables = _files(path, SUFFIXES, (".parquet",))
         if len(pictures) and len(tables):
-            raise DataError(f"{path} holds pictures as well as .parquet files: encode them one after the other.")
+            raise DataError(f"{path} holds pictures as well as .parquet files: encode each in a run of its own.")
         if len(pictures):
             return open_folder(path, pictures, shape, fit)
         if len(tables):
@@ -34,16 +34,16 @@ def open_input(path: Path, shape: Shape, fit: Fit) -> Source:
     if path.is_file() and path.suffix == ".parquet":
         return open_parquet(path, [path], shape, fit)
     what = "is none of these" if path.exists() else "does not exist"
-    raise DataError(f"{path} {what}: a folder of pictures or of .parquet files, a .npy or a .parquet file is wanted.")
+    raise DataError(f"{path} {what}: a folder of pictures or of .parquet files, a .npy or a .parquet file is expected.")
 
 
 def _files(root: Path, *kinds: tuple[str, ...]) -> list[pa.LargeBinaryArray]:
-    """Paths from `root` to the files of each kind of suffixes, always in the same order.
+    """Find files by suffix: paths relative to `root`, one array per kind, in a fixed order.
 
-    A link that leads nowhere is one of them: it is to be told. As arrays, which take a tenth of the memory of lists.
+    Includes dangling links, so that their errors are reported. Arrays take a tenth of the memory of lists.
     """
     chunks: list[list[pa.Array]] = [[] for _ in kinds]
-    with tqdm(desc="looking through", unit=" files", leave=False) as bar:
+    with tqdm(desc="scanning", unit=" files", leave=False) as bar:
         for folder, names in walk(root):
             for suffixes, found in zip(kinds, chunks, strict=True):
                 paths = (folder / name for name in names or () if Path(name).suffix.lower() in suffixes)

@@ -1,4 +1,4 @@
-"""Images to encode from Parquet with a column of their bytes."""
+"""Images in Parquet files with a column of encoded pictures."""
 
 from __future__ import annotations
 
@@ -12,24 +12,24 @@ import pyarrow.parquet as pq
 
 from training.data.dataset import DataError
 from training.encode.pictures import decode
-from training.encode.rows import PART_ROWS, Rows, Shape, Shard, fingerprint
+from training.encode.rows import SHARD_ROWS, Rows, Shape, Shard, fingerprint
 from vae.provenance import Fit
 
 READ_AHEAD = 2**20
-"""Bytes of a column that are held ahead of what is decoded."""
+"""Read buffer of a column, in bytes."""
 
 
 class Columns(NamedTuple):
-    """What is read of each file."""
+    """The columns to read."""
 
     image: str
-    """Path in the schema: `image`, or `image.bytes` where the bytes lie in a struct, as Hugging Face has them."""
+    """Path in the schema: `image`, or `image.bytes` for a struct, as in Hugging Face datasets."""
     id_type: pa.DataType | None
-    """Of the column `id`, where there is one."""
+    """Type of the column `id`; None without that column."""
 
     @property
     def names(self) -> list[str]:
-        """All paths."""
+        """The paths of all columns."""
         return [self.image] if self.id_type is None else [self.image, "id"]
 
 
@@ -39,40 +39,40 @@ class RowGroups(NamedTuple):
     file: Path
     numbers: range
     start: int
-    """The first row's index."""
+    """Index of the first row."""
 
 
 @dataclass(frozen=True)
 class Parquet:
-    """One file or several; an image's id is what the column `id` says, or else the row's index."""
+    """One or more files. The id of an image is its value in the column `id`, or else its row index."""
 
     path: Path
     fingerprint: str
     shape: Shape
     fit: Fit
     columns: Columns
-    parts: Sequence[Shard]
+    shards: Sequence[Shard]
     row_groups: Sequence[RowGroups]
-    """Of each sweep: whole ones, because a row group can only be read from its beginning."""
+    """Row groups of each read group. Parquet reads a row group from its beginning only."""
     is_decoded = False
 
     @property
     def id_type(self) -> pa.DataType:
-        """Of the column `id`, or of an index."""
+        """Type of the ids."""
         return self.columns.id_type or pa.int64()
 
-    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
-        """Decode row after row: of a row group no more than a batch is in memory."""
-        file, numbers, start = self.row_groups[parts[0].read_group]
+    def read(self, shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
+        """Read and decode batch by batch, so that no more than a batch is in memory."""
+        file, numbers, start = self.row_groups[shards[0].read_group]
         try:
             with pq.ParquetFile(file, buffer_size=READ_AHEAD, pre_buffer=False) as table:
                 for batch in table.iter_batches(batch_size, numbers, self.columns.names, use_threads=False):
-                    for part in parts:
-                        first, stop = max(part.start, start), min(part.stop, start + len(batch))
+                    for shard in shards:
+                        first, stop = max(shard.start, start), min(shard.stop, start + len(batch))
                         if first < stop:
-                            yield part, self._decode(batch[first - start : stop - start], first)
+                            yield shard, self._decode(batch[first - start : stop - start], first)
                     start += len(batch)
-                    if start >= parts[-1].stop:
+                    if start >= shards[-1].stop:
                         return
         except (OSError, pa.ArrowException) as error:
             raise _unreadable(file, error) from error
@@ -87,9 +87,9 @@ class Parquet:
 
 
 def open_parquet(path: Path, files: Sequence[Path], shape: Shape, fit: Fit) -> Parquet:
-    """The rows of `files`, one after the other; raises DataError."""
+    """Open `files` as one sequence of rows; raises DataError."""
     columns: Columns | None = None
-    parts: list[Shard] = []
+    shards: list[Shard] = []
     row_groups: list[RowGroups] = []
     for file in files:
         try:
@@ -100,25 +100,27 @@ def open_parquet(path: Path, files: Sequence[Path], shape: Shape, fit: Fit) -> P
         columns = columns or own
         if own != columns:
             raise DataError(
-                f"{files[0]} and {file} differ in the columns image or id: encode them one after the other."
+                f"{files[0]} and {file} differ in the columns image or id: encode each in a run of its own."
             )
         first = rows = 0
         for number in range(metadata.num_row_groups):
             rows += metadata.row_group(number).num_rows
-            if rows >= PART_ROWS or (rows and number == metadata.num_row_groups - 1):
-                start = parts[-1].stop if parts else 0
-                for cut in range(start, start + rows, PART_ROWS):
-                    parts.append(Shard(len(parts), cut, min(cut + PART_ROWS, start + rows), read_group=len(row_groups)))
+            if rows >= SHARD_ROWS or (rows and number == metadata.num_row_groups - 1):
+                start = shards[-1].stop if shards else 0
+                for cut in range(start, start + rows, SHARD_ROWS):
+                    shards.append(
+                        Shard(len(shards), cut, min(cut + SHARD_ROWS, start + rows), read_group=len(row_groups))
+                    )
                 row_groups.append(RowGroups(file, range(first, number + 1), start))
                 first, rows = number + 1, 0
     if columns is None:
         raise DataError(f"{path} holds no .parquet files.")
     identity = fingerprint((str(file.relative_to(path)), file.stat()) for file in files)
-    return Parquet(path, identity, shape, fit, columns, parts, row_groups)
+    return Parquet(path, identity, shape, fit, columns, shards, row_groups)
 
 
 def _columns(file: Path, schema: pa.Schema) -> Columns:
-    """Where the image bytes and the ids are: the column `image`, or the only one that holds bytes."""
+    """Find the columns: the images are in `image`, or in the only column of bytes."""
     paths = {}
     for field in schema:
         in_struct = pa.types.is_struct(field.type) and field.type.get_field_index("bytes") >= 0

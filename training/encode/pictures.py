@@ -1,4 +1,4 @@
-"""Pictures to encode: decoded as training decodes them, from the files of a folder or from bytes."""
+"""Pictures of a folder, decoded as in training."""
 
 from __future__ import annotations
 
@@ -15,58 +15,58 @@ from torch import Tensor
 from pictures.errors import PictureError
 from training.data.dataset import DataError
 from training.data.pictures import read_picture
-from training.encode.rows import Rows, Shape, Shard, batches, equal_parts, fingerprint
+from training.encode.rows import Rows, Shape, Shard, batches, equal_shards, fingerprint
 from vae.provenance import Fit
 
 
 @dataclass(frozen=True)
 class Folder:
-    """Pictures in a folder and its sub-folders; a picture's id is its path from there."""
+    """Pictures in a folder and its subfolders. The id of a picture is its path relative to the folder."""
 
     path: Path
     fingerprint: str
     shape: Shape
     fit: Fit
     names: pa.LargeBinaryArray
-    """Those paths, as the file system has them: they need not be text."""
-    parts: Sequence[Shard]
+    """Relative paths as bytes, because file names need not be valid text."""
+    shards: Sequence[Shard]
     id_type = pa.string()
     is_decoded = False
 
-    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
-        """Decode file after file."""
-        for part, rows in batches(parts, batch_size):
+    def read(self, shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
+        """Decode the files of `shards`."""
+        for shard, rows in batches(shards, batch_size):
             names = self.names[rows.start : rows.stop].to_pylist()
             ids = pa.array([name.decode(errors="backslashreplace") for name in names], pa.string())
-            yield part, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape, self.fit)
+            yield shard, decode(ids, [self.path / os.fsdecode(name) for name in names], self.shape, self.fit)
 
 
 def open_folder(root: Path, names: pa.LargeBinaryArray, shape: Shape, fit: Fit) -> Folder:
-    """The pictures `names` in `root`."""
+    """Open the pictures `names` in `root`."""
     paths = (os.fsdecode(name.as_py()) for name in names)
     identity = fingerprint((path, _state(root / path)) for path in paths)
-    return Folder(root, identity, shape, fit, names, equal_parts(len(names)))
+    return Folder(root, identity, shape, fit, names, equal_shards(len(names)))
 
 
 def _state(path: Path) -> os.stat_result:
-    """Of a link that leads nowhere its own."""
+    """Return the state of a file, or of the link itself if it is dangling."""
     return path.stat() if path.exists() else path.lstat()
 
 
 def decode(ids: pa.Array, files: Sequence[Path | bytes], shape: Shape, fit: Fit) -> Rows:
-    """Each picture, or the file of one, brought to `shape` as `fit` says."""
+    """Decode pictures, given as paths or as bytes, and resize them to `shape` as `fit` says."""
     decoded = [_decode_one(file, shape, fit) for file in files]
     images = [image for image in decoded if isinstance(image, Tensor)]
     return Rows(
         ids,
         pa.array([isinstance(image, Tensor) for image in decoded], pa.bool_()),
         torch.stack(images) if images else torch.empty(0, *shape, dtype=torch.uint8),
-        [sentence for sentence in decoded if isinstance(sentence, str)],
+        [error for error in decoded if isinstance(error, str)],
     )
 
 
 def _decode_one(file: Path | bytes, shape: Shape, fit: Fit) -> Tensor | str:
-    """An image, or what is wrong with it."""
+    """Return the image, or an error message."""
     try:
         return read_picture(file if isinstance(file, bytes) else file.read_bytes(), shape, fit, "It")
     except PictureError as error:
@@ -75,4 +75,4 @@ def _decode_one(file: Path | bytes, shape: Shape, fit: Fit) -> Tensor | str:
         if error.errno in (errno.ENOENT, errno.EACCES, errno.ELOOP):
             return f"It cannot be read: {error.strerror}."
         what = f"{file!s} cannot be read: {error.strerror}"
-        raise DataError(f"{what}. Mend the disk; the same command goes on.") from error
+        raise DataError(f"{what}. Repair the disk; the same command continues.") from error

@@ -1,4 +1,4 @@
-"""Parts of an input encoded by a Ray cluster: a Ray Data set of parts, through actors as many as the cluster holds."""
+"""Encode shards on a Ray cluster: a Ray Data set of shards, mapped by as many actors as the cluster holds."""
 
 from __future__ import annotations
 
@@ -15,10 +15,10 @@ from training.encode.rows import Shard, read_groups
 from training.encode.shards import Encoding
 
 
-def run_on_ray(encoding: Encoding, parts: Sequence[Shard], address: str) -> Iterator[int]:
-    """Encode and write `parts` on the cluster at `address`; yields the number of rows of each.
+def run_on_ray(encoding: Encoding, shards: Sequence[Shard], address: str) -> Iterator[int]:
+    """Encode and write `shards` on the cluster at `address`; yield the number of rows of each read group.
 
-    Raises ConfigError or DataError. A part whose machine is lost is done again by another one.
+    The shards of a machine that is lost are encoded again on another. Raises ConfigError or DataError.
     """
     try:
         import ray  # noqa: PLC0415 - only this needs it
@@ -26,7 +26,7 @@ def run_on_ray(encoding: Encoding, parts: Sequence[Shard], address: str) -> Iter
     except ModuleNotFoundError:
         raise ConfigError("--ray needs Ray: pip install 'vae-service[training,ray]'.") from None
     try:
-        _knock(address)
+        _check_reachable(address)
         ray.init(address, log_to_driver=False, logging_level=logging.ERROR)
     except (OSError, RuntimeError, ValueError) as error:
         reason = str(error).strip().splitlines()[0].rstrip(".")
@@ -34,43 +34,43 @@ def run_on_ray(encoding: Encoding, parts: Sequence[Shard], address: str) -> Iter
     try:
         ray.data.DataContext.get_current().enable_progress_bars = False
         gpus = 1 if encoding.device != "cpu" and ray.cluster_resources().get("GPU") else 0
-        items = [{"parts": together} for together in read_groups(parts)]
+        items = [{"shards": together} for together in read_groups(shards)]
         encoded = ray.data.from_items(items, override_num_blocks=len(items)).map(
-            PartEncoder,
+            ShardEncoder,
             fn_constructor_args=(ray.put(encoding),),
             compute=ray.data.ActorPoolStrategy(min_size=1),
             num_cpus=1,
             num_gpus=gpus,
         )
         for row in encoded.iter_rows():
-            if row["sentence"]:
-                raise DataError(row["sentence"])
+            if row["error"]:
+                raise DataError(row["error"])
             yield row["rows"]
     finally:
         ray.shutdown()
 
 
-class PartEncoder:
-    """An actor: encodes one sweep after the other."""
+class ShardEncoder:
+    """An actor that encodes read groups."""
 
     def __init__(self, encoding: Any) -> None:
-        """`encoding` is the reference of an Encoding."""
+        """`encoding` is a Ray object reference to an Encoding."""
         import ray  # noqa: PLC0415 - only this needs it
 
         self.encoding: Encoding = ray.get(encoding)
 
     def __call__(self, row: dict[str, Any]) -> dict[str, Any]:
-        """The parts of a sweep → how many rows they had, or what stopped it: an exception would be told with stacks."""
-        parts = [Shard(*map(int, part)) for part in row["parts"]]
+        """Encode a read group; return its number of rows and an error message (exceptions would carry stacks)."""
+        shards = [Shard(*map(int, shard)) for shard in row["shards"]]
         try:
             _check_shared(self.encoding.source.path, self.encoding.out)
-            return {"rows": sum(self.encoding.run(parts, readers=0)), "sentence": ""}
+            return {"rows": sum(self.encoding.run(shards, readers=0)), "error": ""}
         except (ConfigError, DataError) as error:
-            return {"rows": 0, "sentence": str(error)}
+            return {"rows": 0, "error": str(error)}
 
 
-def _knock(address: str) -> None:
-    """Raise OSError where nobody listens at `address`, HOST:PORT: Ray itself would try for many minutes."""
+def _check_reachable(address: str) -> None:
+    """Raise OSError if `address`, HOST:PORT, refuses connections; Ray itself would retry for minutes."""
     host, _, port = address.rpartition("/")[2].rpartition(":")
     if host:
         socket.create_connection((host, int(port)), timeout=10).close()

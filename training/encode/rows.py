@@ -1,4 +1,4 @@
-"""What every input to encode comes down to: parts, and in them rows with an id and an image or a sentence."""
+"""Inputs of `vae-train encode` as shards of rows; a row has an id and an image or an error."""
 
 from __future__ import annotations
 
@@ -13,89 +13,89 @@ from typing import NamedTuple, Protocol
 import pyarrow as pa
 from torch import Tensor
 
-PART_ROWS = 16_384
-"""Images that are encoded, written and, after a cut, done again together."""
+SHARD_ROWS = 16_384
+"""Images per shard: one output file, and the unit that an interrupted run repeats."""
 
 Shape = tuple[int, int, int]
 """C×H×W."""
 
 
 class Shard(NamedTuple):
-    """The rows of an input from `start` to before `stop`."""
+    """The rows `start` to `stop` (exclusive) of an input."""
 
     number: int
     start: int
     stop: int
     read_group: int
-    """The parts of one can only be read from the beginning of the first of them, and so are read together."""
+    """Shards of one read group are read together, from the beginning of the first."""
 
 
 class Rows(NamedTuple):
-    """Consecutive rows, n of them, of which m gave an image."""
+    """n consecutive rows, m of which have an image."""
 
     ids: pa.Array
-    """(n,)"""
+    """Ids, (n,)."""
     readable: pa.BooleanArray
-    """(n,): which are the m."""
+    """Which rows have an image, (n,)."""
     images: Tensor
-    """(m, C, H, W), uint8 or float32 in [0, 1]."""
-    sentences: list[str]
-    """What is wrong with the n − m others, in order."""
+    """Images (m, C, H, W), uint8 or float32 in [0, 1]."""
+    errors: list[str]
+    """Error messages of the n − m other rows, in order."""
 
 
 class Source(Protocol):
-    """An input: picklable, opened where it is read."""
+    """An input. It is picklable and opens its files where it is read."""
 
     @property
     def path(self) -> Path:
-        """Where it lies."""
+        """Path of the input."""
 
     @property
     def fingerprint(self) -> str:
-        """Another one for another input, and for a changed one."""
+        """Changes with the input's files, their sizes and times."""
 
     @property
     def id_type(self) -> pa.DataType:
-        """Of `Rows.ids`."""
+        """Type of `Rows.ids`."""
 
     @property
-    def parts(self) -> Sequence[Shard]:
-        """Each row is in one of them."""
+    def shards(self) -> Sequence[Shard]:
+        """All shards; together they cover every row once."""
 
     @property
     def is_decoded(self) -> bool:
-        """Are its images in a file as they are, so that reading takes no time?"""
+        """Whether the images are stored as arrays, so that reading needs no decoding."""
 
-    def read(self, parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
-        """Read `parts` of one sweep, at most `batch_size` rows of one of them at a time.
+    def read(self, shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, Rows]]:
+        """Read `shards` of one read group, at most `batch_size` rows of one shard at a time.
 
-        Raises DataError where the input itself can no longer be read.
+        Raises DataError if the input cannot be read any more.
         """
 
 
-def equal_parts(rows: int) -> list[Shard]:
-    """Parts of PART_ROWS, the last one of what is left, each a sweep of its own."""
-    starts = range(0, rows, PART_ROWS)
+def equal_shards(rows: int) -> list[Shard]:
+    """Cut `rows` into shards of SHARD_ROWS, each a read group of its own."""
+    starts = range(0, rows, SHARD_ROWS)
     return [
-        Shard(number, start, min(start + PART_ROWS, rows), read_group=number) for number, start in enumerate(starts)
+        Shard(number, start, min(start + SHARD_ROWS, rows), read_group=number) for number, start in enumerate(starts)
     ]
 
 
-def read_groups(parts: Sequence[Shard]) -> list[list[Shard]]:
-    """`parts`, those of one sweep together."""
-    return [list(together) for _, together in groupby(parts, attrgetter("sweep"))]
+def read_groups(shards: Sequence[Shard]) -> list[list[Shard]]:
+    """Group `shards` by read group."""
+    return [list(together) for _, together in groupby(shards, attrgetter("read_group"))]
 
 
-def batches(parts: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
-    """The rows of `parts`, at most `batch_size` of one of them at a time."""
-    for part in parts:
-        for start in range(part.start, part.stop, batch_size):
-            yield part, range(start, min(start + batch_size, part.stop))
+def batches(shards: Sequence[Shard], batch_size: int) -> Iterator[tuple[Shard, range]]:
+    """Iterate over the rows of `shards` in batches of at most `batch_size` rows of one shard."""
+    for shard in shards:
+        for start in range(shard.start, shard.stop, batch_size):
+            yield shard, range(start, min(start + batch_size, shard.stop))
 
 
 def fingerprint(files: Iterator[tuple[str, os.stat_result]]) -> str:
-    """Of names, sizes and times of change."""
-    digest = hashlib.sha256(str(PART_ROWS).encode())
+    """Hash names, sizes and modification times."""
+    digest = hashlib.sha256(str(SHARD_ROWS).encode())
     for name, state in files:
         digest.update(f"{name}\0{state.st_size}\0{state.st_mtime_ns}\n".encode(errors="surrogateescape"))
     return digest.hexdigest()

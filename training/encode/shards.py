@@ -1,4 +1,4 @@
-"""Parts of an input through the model, each into a file of its own, which is there whole or not at all."""
+"""Encode shards and write each atomically to a file of its own."""
 
 from __future__ import annotations
 
@@ -25,12 +25,12 @@ from vae.files import write_atomically
 
 Batch = tuple[Shard, Rows]
 M_TRIM_THRESHOLD, M_MMAP_THRESHOLD = -1, -3
-"""Of malloc.h."""
+"""Parameters of mallopt(3), from malloc.h."""
 
 
 @dataclass(frozen=True)
 class Encoding:
-    """What is encoded, with what, and where to; picklable, so that other machines can take some of the parts."""
+    """An encoding job: source, model and output. Picklable, so that other machines can encode shards of it."""
 
     source: Source
     model: VAE
@@ -38,18 +38,18 @@ class Encoding:
     batch_size: int
     device: str
     draws: int | None
-    """Of each image's posterior, for its ELBO; None leaves that out."""
+    """Posterior samples per image for its ELBO; None leaves the ELBO out."""
     seed: int
-    """Of their noise."""
+    """Seed of their noise."""
 
-    def run(self, parts: Sequence[Shard], readers: int) -> Iterator[int]:
-        """Encode and write `parts`; yields the number of rows of each batch. Raises DataError.
+    def run(self, shards: Sequence[Shard], readers: int) -> Iterator[int]:
+        """Encode and write `shards`; yield the number of rows of each batch. Raises DataError.
 
-        `readers` processes read and decode ahead; 0 reads in this one.
+        `readers` processes read and decode ahead; 0 reads in this process.
         """
         model = self.model.to(resolve_device(self.device))
         _keep_freed_memory()
-        reader = _Reader(self.source, read_groups(parts), self.batch_size)
+        reader = _Reader(self.source, read_groups(shards), self.batch_size)
         loader = DataLoader(reader, None, num_workers=min(readers, len(reader.read_groups)))
         latent_dim = model.config.latent_dim
         noise = posterior_noise(self.draws, self.seed, latent_dim) if self.draws else None
@@ -57,22 +57,22 @@ class Encoding:
         writing: Future[None] | None = None
         try:
             with ThreadPoolExecutor(1) as writer:
-                for part, rows in _read_ahead(loader):
-                    tables = begun[part]
+                for shard, rows in _read_ahead(loader):
+                    tables = begun[shard]
                     tables.add(rows, model)
-                    if tables.rows == part.stop - part.start:
+                    if tables.rows == shard.stop - shard.start:
                         if writing:
                             writing.result()
-                        writing = writer.submit(begun.pop(part).write, self.out, part)
+                        writing = writer.submit(begun.pop(shard).write, self.out, shard)
                     yield len(rows.ids)
                 if writing:
                     writing.result()
-        except DataError as error:  # a reader's, told with the reader's stack before it
+        except DataError as error:  # from a worker process, with its stack trace before the message
             raise DataError(str(error).rpartition("DataError: ")[2].strip()) from error
 
 
 def _read_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
-    """Read a batch while the one before it is encoded."""
+    """Read the next batch while the current one is encoded."""
     batches = iter(loader)
     with ThreadPoolExecutor(1) as reader:
         coming = reader.submit(next, batches, None)
@@ -82,7 +82,7 @@ def _read_ahead(loader: Iterable[Batch]) -> Iterator[Batch]:
 
 
 class _Reader(IterableDataset[tuple[Shard, Rows]]):
-    """Batches of all sweeps, of which each worker of a DataLoader reads its own."""
+    """Batches of all read groups, distributed over the workers of a DataLoader."""
 
     def __init__(self, source: Source, read_groups: Sequence[Sequence[Shard]], batch_size: int) -> None:
         self.source = source
@@ -91,35 +91,35 @@ class _Reader(IterableDataset[tuple[Shard, Rows]]):
 
     def __iter__(self) -> Iterator[tuple[Shard, Rows]]:
         worker = get_worker_info()
-        for parts in self.read_groups if worker is None else self.read_groups[worker.id :: worker.num_workers]:
-            yield from self.source.read(parts, self.batch_size)
+        for shards in self.read_groups if worker is None else self.read_groups[worker.id :: worker.num_workers]:
+            yield from self.source.read(shards, self.batch_size)
 
 
 @dataclass
 class _Tables:
-    """The rows of one part: those that were encoded, and those that could not be."""
+    """Rows of one shard: those encoded, and the errors of the others."""
 
     id_type: pa.DataType
     latent_dim: int
     noise: Tensor | None
-    """Of the draws of the posterior, (K, D)."""
+    """Noise of the posterior samples, (K, D)."""
     encoded: list[pa.RecordBatch] = field(default_factory=list)
     errors: list[pa.RecordBatch] = field(default_factory=list)
     rows: int = 0
 
     def add(self, rows: Rows, model: VAE) -> None:
-        """Encode a batch."""
+        """Encode a batch and add it."""
         if len(rows.images):
             columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images, self.noise)]
             self.encoded.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
-        if rows.sentences:
-            columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.sentences)]
+        if rows.errors:
+            columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.errors)]
             self.errors.append(pa.RecordBatch.from_arrays(columns, schema=self.error_schema))
         self.rows += len(rows.ids)
 
     @property
     def schema(self) -> pa.Schema:
-        """Of part-*.parquet."""
+        """Schema of part-*.parquet."""
         latent, nats = pa.list_(pa.float32(), self.latent_dim), pa.float32()
         types = {"mean": latent, "log_variance": latent, "reconstruction_loss": nats, "kl_divergence": nats}
         if self.noise is not None:
@@ -128,33 +128,33 @@ class _Tables:
 
     @property
     def error_schema(self) -> pa.Schema:
-        """Of errors-*.parquet."""
-        return pa.schema([("id", self.id_type), ("sentence", pa.string())])
+        """Schema of errors-*.parquet."""
+        return pa.schema([("id", self.id_type), ("error", pa.string())])
 
-    def write(self, out: Path, part: Shard) -> None:
-        """Errors first: it is the other file that says that the part is done."""
-        errors = out / f"errors-{part.number:05}.parquet"
+    def write(self, out: Path, shard: Shard) -> None:
+        """Write the errors first, because the existence of part-*.parquet marks the shard as complete."""
+        errors = out / f"errors-{shard.number:05}.parquet"
         try:
             if self.errors:
                 _write(errors, pa.Table.from_batches(self.errors))
             else:
-                errors.unlink(missing_ok=True)  # of a time before the cut, when a file could not be read
-            _write(out / f"part-{part.number:05}.parquet", pa.Table.from_batches(self.encoded, self.schema))
+                errors.unlink(missing_ok=True)  # from an interrupted run that could not read a file
+            _write(out / f"part-{shard.number:05}.parquet", pa.Table.from_batches(self.encoded, self.schema))
         except OSError as error:
             raise DataError(
-                f"Part {part.number} cannot be written to {out}: {error.strerror}. Free the disk; the same command "
-                "goes on."
+                f"Part {shard.number} cannot be written to {out}: {error.strerror}. Free space on the disk; the same "
+                "command continues."
             ) from error
 
 
 @torch.inference_mode()
 def _encode(model: VAE, images: Tensor, noise: Tensor | None) -> list[pa.Array]:
-    """Mean and log-variance of q(z|x), (n, D); losses in nats, (n,), of what is decoded from the mean.
+    """Compute mean and log-variance of q(z|x), (n, D), and the losses of the image decoded from the mean, (n,), nats.
 
-    With `noise` (K, D) the ELBO of K draws and its standard error, too.
+    With `noise` (K, D) also the ELBO from K draws and its standard error.
     """
     images = images.to(model.mean_layer.weight.device)
-    pixels = images.float().div_(255) if images.dtype == torch.uint8 else images  # to_pixels, without a second copy
+    pixels = images.float().div_(255) if images.dtype == torch.uint8 else images  # as to_pixels, in place
     mean, log_variance = model.encode(pixels)
     latents = [pa.array(values.flatten().cpu().numpy()) for values in (mean, log_variance)]
     losses = [reconstruction_loss(model.decode(mean), pixels), kl_divergence(mean, log_variance)]
@@ -167,14 +167,14 @@ def _encode(model: VAE, images: Tensor, noise: Tensor | None) -> list[pa.Array]:
 
 
 def _keep_freed_memory() -> None:
-    """Let glibc keep a batch's memory for the next one: giving it back and getting it page by page takes a fifth."""
+    """Make glibc keep freed memory for the next batch; returning and remapping it takes a fifth of the time."""
     mallopt = getattr(ctypes.CDLL(None), "mallopt", None)
     if mallopt is not None:
-        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; the most that it takes
+        mallopt(M_MMAP_THRESHOLD, 32 * 2**20)  # bytes; the largest value that glibc allows
         mallopt(M_TRIM_THRESHOLD, 256 * 2**20)
 
 
 def _write(path: Path, table: pa.Table) -> None:
     buffer = pa.BufferOutputStream()
-    pq.write_table(table, buffer, use_dictionary=False)  # nearly every value is another one
+    pq.write_table(table, buffer, use_dictionary=False)  # almost all values differ
     write_atomically(path, buffer.getvalue().to_pybytes())

@@ -1,7 +1,7 @@
-"""One process or several that train together: what each computes, and what they agree on.
+"""Training in one process or in several.
 
-Several are started by torchrun, which tells each its place in the environment; torch's DistributedDataParallel averages
-their gradients.
+torchrun starts several processes and sets RANK and WORLD_SIZE; DistributedDataParallel averages their gradients.
+Hugging Face's accelerate would replace about twenty lines of this, but neither `leave` nor `shard`.
 """
 
 from __future__ import annotations
@@ -20,78 +20,78 @@ from training.config import ConfigError
 
 
 @dataclass(frozen=True)
-class Workers:
-    """This process's place among `count` that train one model, and the device that it computes on."""
+class Processes:
+    """This process among `world_size` that train one model, and its device."""
 
     rank: int
-    count: int
+    world_size: int
     device: torch.device
 
     @property
-    def first(self) -> bool:
-        """Does this process write and print?"""
+    def is_main_process(self) -> bool:
+        """Whether this process writes files and prints."""
         return self.rank == 0
 
-    def share(self, rows: Tensor) -> Tensor:
-        """This process's rows of a batch that all of them know."""
-        return rows[self.rank :: self.count]
+    def shard(self, rows: Tensor) -> Tensor:
+        """Return this process's rows of a batch that every process has."""
+        return rows[self.rank :: self.world_size]
 
     def parallel(self, module: nn.Module) -> nn.Module:
-        """`module`, its gradients averaged over the processes; compiled, with CUDA graphs, on a GPU."""
+        """Average the gradients of `module` over the processes; on a GPU compile it with CUDA graphs."""
         if self.device.type == "cuda":
             module.compile(mode="reduce-overhead", dynamic=False)
-        if self.count == 1:
+        if self.world_size == 1:
             return module
         return DistributedDataParallel(module, [self.device] if self.device.type == "cuda" else None)
 
-    def total(self, tensor: Tensor) -> Tensor:
-        """The sum of `tensor` over the processes."""
-        if self.count > 1:
+    def all_reduce(self, tensor: Tensor) -> Tensor:
+        """Return the sum of `tensor` over the processes."""
+        if self.world_size > 1:
             tensor = tensor.clone()
             distributed.all_reduce(tensor)
         return tensor
 
     def leave(self) -> None:
-        """End this process, unless it is the first, without Python's own end.
+        """End this process, unless it is the main one, without finalising the interpreter.
 
-        A thread of gloo's lets go of the last sum's tensor after it has come, and aborts the process if Python ends
-        meanwhile. Destroying the group does not wait for it: DistributedDataParallel holds on to it (torch 2.14).
+        A gloo thread releases the last reduced tensor late, and aborts the process if Python finalises meanwhile.
+        Destroying the group does not wait for that thread: DistributedDataParallel keeps it alive (torch 2.14).
         """
-        if not self.first:
+        if not self.is_main_process:
             sys.stdout.flush()
             sys.stderr.flush()
             os._exit(0)
 
     @contextmanager
-    def first_alone(self) -> Iterator[None]:
-        """Let the first process go through the body before the others do: it downloads or decodes for all."""
-        if self.count > 1 and not self.first:
+    def main_process_first(self) -> Iterator[None]:
+        """Run the body in the main process first, because it downloads or decodes for all of them."""
+        if self.world_size > 1 and not self.is_main_process:
             distributed.barrier()
         yield
-        if self.count > 1 and self.first:
+        if self.world_size > 1 and self.is_main_process:
             distributed.barrier()
 
 
 @contextmanager
-def join_workers(device: str) -> Iterator[Workers]:
-    """This process among those that torchrun started, or alone; raises ConfigError for a device that is not there."""
+def join_processes(device: str) -> Iterator[Processes]:
+    """Join the processes that torchrun started, if any; raises ConfigError for a device that cannot be used."""
     count, rank = int(os.environ.get("WORLD_SIZE", "1")), int(os.environ.get("RANK", "0"))
     chosen = resolve_device(device)
     if count == 1:
-        yield Workers(0, 1, chosen)
+        yield Processes(0, 1, chosen)
         return
     if chosen.type == "cuda":
         chosen = torch.device("cuda", int(os.environ["LOCAL_RANK"]))
         torch.cuda.set_device(chosen)
     distributed.init_process_group("nccl" if chosen.type == "cuda" else "gloo")
     try:
-        yield Workers(rank, count, chosen)
+        yield Processes(rank, count, chosen)
     finally:
         distributed.destroy_process_group()
 
 
 def resolve_device(name: str) -> torch.device:
-    """The device called `name`, the machine's GPU or else its processor for `auto`; raises ConfigError."""
+    """Return the device called `name`; `auto` is the GPU, or the CPU without one. Raises ConfigError."""
     if name == "auto":
         return torch.accelerator.current_accelerator(check_available=True) or torch.device("cpu")
     try:

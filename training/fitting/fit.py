@@ -1,4 +1,4 @@
-"""From a configuration to a checkpoint, its figures, its history and its latents."""
+"""Train a model from a configuration: write its checkpoint, metrics, history and latents."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ import vae
 from training.config import NETWORK, ConfigError, FitConfig
 from training.data.dataset import Dataset
 from training.data.load import load
-from training.fitting.distributed import Workers, join_workers
+from training.fitting.distributed import Processes, join_processes
 from training.fitting.initialization import new_model, require_memory
 from training.fitting.lineage import describe_data, find_doubts
 from training.fitting.loop import new_state, train_epochs
@@ -32,83 +32,92 @@ from training.metrics.summary import measure
 from vae.files import errors_of, write_atomically
 
 IMPORTANCE_SAMPLES = 100
-"""K of the bound on log p(x) at the end of a training. `vae-train evaluate` takes 5,000."""
+"""Samples K per image of the bound on log p(x) that `fit` measures at its end; `vae-train evaluate` uses 5,000."""
 MEASURE_SHARE = 0.1
-"""Of the training's time, which is added for the figures at its end."""
+"""Time for the metrics at the end of `fit`, as a share of the training time."""
 MEASURE_LEAST_S = 1.0
-"""Seconds that the figures may take after the shortest training."""
+"""Least time for the metrics at the end of `fit`, in seconds."""
 
 
 def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
-    """Train as `config` says: checkpoint, history and state after every epoch; figures, card and latents at the end.
+    """Train a model; write checkpoint, history and state after every epoch, metrics, card and latents at the end.
 
-    A checkpoint of `config.start_from` brings its network; the options of NETWORK that `given` names must be its own.
-    Raises ConfigError, DataError or TrainingError; a KeyboardInterrupt and a TrainingError say what was kept.
+    Args:
+        config: All options. The checkpoint `config.start_from`, if there is one, determines the network.
+        given: The options of NETWORK that the user gave; they have to agree with that checkpoint.
+
+    Raises:
+        ConfigError: An option cannot be used.
+        DataError: The data set cannot be read.
+        TrainingError: A loss or a weight is not finite. Its message, like that of a KeyboardInterrupt, says which
+            epoch the checkpoint on disk holds.
+
     """
     outputs = Outputs(config.out)
     with ExitStack() as until_the_end:
-        with join_workers(config.device) as workers, _precision(config.matmul_precision):
+        with join_processes(config.device) as processes, _precision(config.matmul_precision):
             config.out.parent.mkdir(parents=True, exist_ok=True)
-            if workers.first:
+            if processes.is_main_process:
                 until_the_end.enter_context(outputs.locked())
-            with workers.first_alone():
-                train, test = load(config.dataset, config.data_dir, config.image_size or None)
+            with processes.main_process_first():
+                train, test = load(config.dataset, config.data_dir, config.image_size)
             share = config.validation_share(len(train))
             train, validation = train.split(share)
             if not len(train):
-                raise ConfigError(f"--validation is {config.validation}, which leaves no image to train on: give 0.")
-            if workers.first:
-                _announce(config, workers, train, validation, test)
-            config, state = _begin(config, given, train, workers)
+                raise ConfigError("--validation leaves no image to train on: give 0.")
+            if processes.is_main_process:
+                _announce(config, processes, train, validation, test)
+            config, state = _begin(config, given, train, processes)
             state.data = describe_data(train, share)
-            if state.started_from and workers.first:
+            if state.started_from and processes.is_main_process:
                 for doubt in find_doubts(config.dataset, state.data, state.started_from["training"]):
                     print(f"--start-from: {doubt}", file=sys.stderr)
-            _say(workers, describe_optimizers(config, state.optimizers))
+            _print(processes, describe_optimizers(config, state.optimizers))
             if cut := describe_warmup(config, math.ceil(len(train) / config.batch_size)):
-                _say(workers, cut)
+                _print(processes, cut)
             if config.resume and outputs.state.exists():
                 state.resume(outputs.state, config)
-                _say(workers, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
+                _print(processes, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
             elif config.resume:
-                _say(workers, f"There is no {outputs.state} to resume: starting from the first step.")
-            with _saying_what_is_kept(config.out, state):
-                _train(config, outputs, state, train.to(workers.device), validation.to(workers.device), workers)
-        workers.leave()
-        with _saying_what_is_kept(config.out, state):
+                _print(processes, f"There is no {outputs.state} to resume: starting from the first step.")
+            with _report_checkpoint(config.out, state):
+                _train(config, outputs, state, train.to(processes.device), validation.to(processes.device), processes)
+        processes.leave()
+        with _report_checkpoint(config.out, state):
             _finish(config, outputs, state, train, test)
 
 
 def _begin(
-    config: FitConfig, given: Collection[str], train: Dataset, workers: Workers
+    config: FitConfig, given: Collection[str], train: Dataset, processes: Processes
 ) -> tuple[FitConfig, TrainingState]:
-    """The options with those of the network, and a training before its first step, of new weights or a checkpoint's."""
-    device = workers.device
+    """Complete the options by those of the network; create the state, with new weights or those of a checkpoint."""
+    device = processes.device
     if not config.start_from:
         require_memory(config, train.image_shape, device)
         model = new_model(config, train).to(device)
         config = config.with_network(model.config, given)
         return config, new_state(config, model, device)
-    checkpoint = vae.load(Path(config.start_from), device)
+    start_from = Path(config.start_from)
+    checkpoint = vae.load(start_from, device)
     model = checkpoint.model.requires_grad_(True)
     if model.config.image_shape != train.image_shape:
         theirs, ours = ("×".join(map(str, shape)) for shape in (model.config.image_shape, train.image_shape))
         raise ConfigError(f"--start-from takes images of {theirs}; the data set's are {ours}.")
     config = config.with_network(model.config, given)
-    _say(
-        workers,
+    _print(
+        processes,
         f"Starting from {config.start_from}: {config.architecture}, hidden width {config.hidden_dim}, "
         f"{config.latent_dim} latent dimensions.",
     )
     state = new_state(config, model, device)
-    started_from = {"checkpoint": Path(config.start_from).name, "sha256": checkpoint.sha256}
+    started_from = {"checkpoint": start_from.name, "sha256": checkpoint.sha256}
     state.started_from = started_from | {"training": checkpoint.training}
     return config, state
 
 
 @contextmanager
-def _saying_what_is_kept(out: Path, state: TrainingState) -> Iterator[None]:
-    """Tell in an interrupt and in a TrainingError which epoch of this training the checkpoint `out` holds."""
+def _report_checkpoint(out: Path, state: TrainingState) -> Iterator[None]:
+    """Add to a KeyboardInterrupt and to a TrainingError which epoch the checkpoint `out` holds."""
     try:
         yield
     except KeyboardInterrupt:
@@ -123,18 +132,18 @@ def _kept(out: Path, state: TrainingState) -> str:
     except vae.CheckpointError:
         checkpoint = None
     epoch = checkpoint and checkpoint.training.get("last_epoch")
-    if not checkpoint or epoch not in state.history:  # there may be an older training's
+    if not checkpoint or epoch not in state.history:  # it may belong to an earlier training
         return "no epoch was finished, no checkpoint was written"
     without = "" if checkpoint.figures else ", without figures and latents"
     return f"{out} holds epoch {epoch['epoch']}, whole{without}"
 
 
 def _train(
-    config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, workers: Workers
+    config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, processes: Processes
 ) -> None:
-    for _ in train_epochs(config, state, train, workers, outputs.state):
-        reconstruction, kl = (workers.total(state.sums) / len(train)).tolist()
-        if not workers.first:
+    for _ in train_epochs(config, state, train, processes, outputs.state):
+        reconstruction, kl = (processes.all_reduce(state.sums) / len(train)).tolist()
+        if not processes.is_main_process:
             continue
         state.require_finite()
         figures = {"train": Metrics(reconstruction, kl)}
@@ -145,16 +154,14 @@ def _train(
         for part, figure in figures.items():
             record |= figure.as_dict(f"{part}_")
         if not all(map(math.isfinite, record.values())):
-            raise TrainingError(
-                f"The validation loss is no finite number in epoch {state.epoch}: lower --learning-rate."
-            )
+            raise TrainingError(f"The validation loss is not finite in epoch {state.epoch}: lower --learning-rate.")
         words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
         tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
 
-        vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # what an older checkpoint left
+        vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # they belong to the previous checkpoint
         remove_card(outputs.card)
         state.history.append(record)
-        vae.save(config.out, state.model, training=_told(config, state, train, record), figures={})
+        vae.save(config.out, state.model, training=_training_metadata(config, state, train, record), figures={})
         write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
         if config.tensorboard:
             with errors_of(outputs.tensorboard), SummaryWriter(outputs.tensorboard) as writer:
@@ -168,7 +175,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
     latents = vae.LatentSet(latent_means(model, test.images), test.labels)
-    vae.save(config.out, model, training=_told(config, state, train, state.history[-1]), figures=figures)
+    vae.save(config.out, model, training=_training_metadata(config, state, train, state.history[-1]), figures=figures)
     checkpoint = vae.load(config.out)
     latents.save(config.out, checkpoint.sha256)
     written = write_card(outputs.card, checkpoint)
@@ -183,8 +190,10 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
     print(f"Wrote {config.out}, {vae.LatentSet.path_beside(config.out)}{card}.")
 
 
-def _told(config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]) -> dict[str, Any]:
-    """What the checkpoint says of its training."""
+def _training_metadata(
+    config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]
+) -> dict[str, Any]:
+    """Return the checkpoint's `training` metadata."""
     return config.to_metadata() | {
         "data": state.data,
         "classes": train.classes,
@@ -198,17 +207,17 @@ def _told(config: FitConfig, state: TrainingState, train: Dataset, last_epoch: d
     }
 
 
-def _announce(config: FitConfig, workers: Workers, train: Dataset, validation: Dataset, test: Dataset) -> None:
+def _announce(config: FitConfig, processes: Processes, train: Dataset, validation: Dataset, test: Dataset) -> None:
     print(f"Training on {train.name}: {train.describe()}.")
     print(f"Held out for validation: {len(validation):,} more. Test: {len(test):,}.")
-    together = f", {workers.count} processes" if workers.count > 1 else ""
+    together = f", {processes.world_size} processes" if processes.world_size > 1 else ""
     alone = f" and {config.encoder_epochs} of the encoder alone" if config.encoder_epochs else ""
     steps = f"{config.epochs} epochs{alone} in batches of {config.batch_size}"
-    print(f"Recipe {config.recipe}: {steps} on {workers.device}{together}.", flush=True)
+    print(f"Recipe {config.recipe}: {steps} on {processes.device}{together}.", flush=True)
 
 
-def _say(workers: Workers, sentence: str) -> None:
-    if workers.first:
+def _print(processes: Processes, sentence: str) -> None:
+    if processes.is_main_process:
         print(sentence, flush=True)
 
 

@@ -1,4 +1,4 @@
-"""The network before its training, and what of it is trained."""
+"""The model before training, and its loss."""
 
 from __future__ import annotations
 
@@ -14,25 +14,25 @@ from vae import VAE, VAEConfig, kl_divergence, reconstruction_loss
 from vae.config import Architecture
 from vae.model import reparameterize
 
-MANY = 10_000
-"""Images from which the mean image is taken."""
+MEAN_IMAGES = 10_000
+"""Images used for the mean image that initialises the output bias."""
 
 
 def describe(config: FitConfig, image_shape: tuple[int, int, int]) -> VAEConfig:
-    """The network that `config` asks for."""
-    architecture = cast("Architecture", config.architecture)  # one of them: FitConfig has looked
+    """Return the network configuration that `config` describes."""
+    architecture = cast("Architecture", config.architecture)  # FitConfig has checked it
     return VAEConfig(architecture, image_shape, config.width, config.latent_dim, config.hidden_layers)
 
 
 def require_memory(config: FitConfig, image_shape: tuple[int, int, int], device: torch.device) -> None:
-    """Raise ConfigError where the memory of `device` cannot hold the network that `config` asks for, and its training.
+    """Raise ConfigError if the network and its training do not fit into the memory of `device`.
 
-    Counted are weights, gradients and two moments of each, and the latents of a batch, in float32.
+    Counts weights, gradients, two moments of each and the latents of a batch, in float32.
     """
     try:
         with torch.device("meta"):
             parameters = sum(each.numel() for each in VAE(describe(config, image_shape)).parameters())
-    except (RuntimeError, TypeError):  # a size above what torch can write down
+    except (RuntimeError, TypeError):  # a size beyond int64
         parameters = 2**63
     wanted = 4 * (4 * parameters + config.batch_size * config.latent_dim)
     if device.type == "cuda":
@@ -47,30 +47,33 @@ def require_memory(config: FitConfig, image_shape: tuple[int, int, int], device:
 
 
 def new_model(config: FitConfig, train: Dataset) -> VAE:
-    """A model for the images of `train`, its weights drawn by `config.seed`."""
-    with torch.random.fork_rng(devices=[]):  # torch's initialisers know the global generator alone
+    """Create a model for the images of `train` with weights drawn from `config.seed`."""
+    with torch.random.fork_rng(devices=[]):  # torch's initialisers use the global generator
         torch.manual_seed(config.seed)
         model = VAE(describe(config, train.image_shape))
     last = model.decoder[-1]
     if config.output_bias and isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None:
-        mean_image = to_pixels(train.images[:MANY]).mean(0)
+        mean_image = to_pixels(train.images[:MEAN_IMAGES]).mean(0)
         values = mean_image.flatten() if isinstance(last, nn.Linear) else mean_image.mean((1, 2))
         last.bias.data = torch.logit(values, eps=1e-4)
     return model
 
 
 class VAELoss(nn.Module):
-    """What is minimised, in its two parts; a module, so that it can be compiled and its gradients shared."""
+    """The two terms of the loss, as a module, so that torch can compile it and average its gradients over processes."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
         self.model = model
 
     def forward(self, x: Tensor, seen: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Reconstruction loss and KL divergence, summed over images, in nats.
+        """Compute the reconstruction loss and the KL divergence, summed over images, in nats.
 
-        `x` (N, C, H, W) in [0, 1] is to be reconstructed from `seen`, what the encoder is shown of it, and `noise`
-        (N, D) ~ N(0, I).
+        Args:
+            x: Images to reconstruct, (N, C, H, W) in [0, 1].
+            seen: Input of the encoder: `x` after dropout, same shape.
+            noise: Draws of N(0, I), (N, D).
+
         """
         mean, log_variance = self.model.encode(seen)
         logits = self.model.decode(reparameterize(mean, log_variance, noise=noise))

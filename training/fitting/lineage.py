@@ -1,4 +1,4 @@
-"""Which data set a checkpoint was trained on, which of its images, and what that means for another training on it."""
+"""The data set and images that a checkpoint was trained on, and what follows for measuring it or training further."""
 
 from __future__ import annotations
 
@@ -14,15 +14,14 @@ from training.fitting.state import read_state
 
 
 def describe_data(train: Dataset, validation_share: float) -> dict[str, Any]:
-    """What the checkpoint keeps under `data`: the fingerprint of the data set, and how it was split."""
+    """Return the checkpoint's `data` metadata: the fingerprint of the data set and how it was split."""
     return {**asdict(train.origin), "validation_share": validation_share}
 
 
 def find_dataset(checkpoint: Path, training: Mapping[str, Any]) -> str:
-    """The `--dataset` that `checkpoint` was trained on.
+    """Return the `--dataset` that `checkpoint` was trained on.
 
-    A checkpoint, which is made to be published, has only the last part of a path; the training's state beside it has
-    all of it.
+    Checkpoints are published, so they keep only the last part of a path; the training state beside one keeps it all.
     """
     name: str = training.get("dataset", "mnist")
     state = Outputs(checkpoint).state
@@ -36,13 +35,13 @@ def find_dataset(checkpoint: Path, training: Mapping[str, Any]) -> str:
 
 
 def training_images(train: Dataset, name: str, training: Mapping[str, Any]) -> Dataset:
-    """The images that a checkpoint was trained on, of `train`, all training images of the data set `name`.
+    """Return those of `train`, all training images of the data set `name`, that a checkpoint was trained on.
 
-    All of them where it was trained on another data set, or does not tell.
+    Returns all of them if it was trained on another data set or does not say.
     """
     data = training.get("data")
     if data is None:
-        if name in DATASETS and is_called(name, training):  # an older version held out the last images
+        if name in DATASETS and is_called(name, training):  # older versions held out the last images
             return train.hold_out(max(0, len(train) - training.get("training_images", len(train))))[0]
         return train
     known = is_called(name, training) or data["fingerprint"] == train.origin.fingerprint
@@ -50,9 +49,9 @@ def training_images(train: Dataset, name: str, training: Mapping[str, Any]) -> D
 
 
 def find_doubts(name: str, data: Mapping[str, Any], training: Mapping[str, Any]) -> list[str]:
-    """Why figures on the data set `name`, split as `data` tells, may be too good, in sentences.
+    """Explain why metrics on the data set `name`, split as in `data`, may be too good; one sentence per reason.
 
-    `training` is that of the checkpoint whose weights are measured or trained further; it tells of those before it.
+    `training` is the metadata of the checkpoint that is measured or trained further, and of those that it came from.
     """
     doubts = []
     then = training.get("data")
@@ -78,5 +77,5 @@ def find_doubts(name: str, data: Mapping[str, Any], training: Mapping[str, Any])
 
 
 def is_called(name: str, training: Mapping[str, Any]) -> bool:
-    """Was the checkpoint trained on a data set with the name of `name`?"""
+    """Return whether the checkpoint was trained on a data set called `name`."""
     return bool(FitConfig(dataset=name).to_metadata()["dataset"] == training.get("dataset", "mnist"))

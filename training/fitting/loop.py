@@ -1,4 +1,4 @@
-"""The training loop: batch, loss, step, log, state."""
+"""The training loop."""
 
 from __future__ import annotations
 
@@ -15,57 +15,59 @@ from tqdm import tqdm
 from training.config import FitConfig
 from training.data.dataset import Dataset, to_pixels
 from training.fitting.augmentation import NUMBERS, random_affine
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import VAELoss
 from training.fitting.optimizers import new_optimizers, set_learning_rates
 from training.fitting.state import TrainingError, TrainingState
 from vae import VAE
 
 READ_EVERY = 50
-"""Steps between two readings of the running averages on a GPU: a reading waits for it."""
+"""Steps between two reads of the running losses from a GPU, because each read synchronises with it."""
 SAVE_EVERY_S = 60.0
-"""Seconds after which the state is saved within an epoch, where one process holds all of it."""
+"""Seconds between two saves of the state within an epoch; only a single process saves there."""
 
 
 def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingState:
-    """A training of `model` before its first step."""
+    """Create the state of a training of `model` before its first step."""
     generator = torch.Generator(device).manual_seed(config.seed)
     return TrainingState(model, new_optimizers(config, model), generator, torch.zeros(2, device=device))
 
 
 def train_epochs(
-    config: FitConfig, state: TrainingState, train: Dataset, workers: Workers, state_path: Path | None = None
+    config: FitConfig, state: TrainingState, train: Dataset, processes: Processes, state_path: Path | None = None
 ) -> Iterator[TrainingState]:
-    """Train from `state` to the last epoch, of both parts or of the encoder alone.
+    """Train from `state` to the last epoch: first the whole model, then the encoder alone.
 
-    The state is changed in place, yielded after each epoch, and saved to `state_path`.
+    Changes the state in place, yields it after each epoch, and saves it to `state_path`. Every process draws the noise
+    of the whole batch and uses its shard of it, so that the number of processes changes the result by rounding only.
 
-    All processes draw the noise of the whole batch and take their share of it, so that the result depends on their
-    number by rounding alone. Raises TrainingError where the loss or what would be saved is no finite number.
+    Raises:
+        TrainingError: The loss, or a value that would be saved, is not finite.
+
     """
-    device, steps_per_epoch = workers.device, math.ceil(len(train) / config.batch_size)
+    device, steps_per_epoch = processes.device, math.ceil(len(train) / config.batch_size)
     read_every = 1 if device.type == "cpu" else READ_EVERY
     saved, first_epoch = time.monotonic(), state.epoch
-    with Progress(config, state, len(train), quiet=not workers.first) as progress:
+    with Progress(config, state, len(train), quiet=not processes.is_main_process) as progress:
         while state.epoch < config.all_epochs:
             if state.epoch in (first_epoch, config.epochs):
                 encoder_alone = state.epoch >= config.epochs
                 state.model.decoder.requires_grad_(not encoder_alone)
-                objective = workers.parallel(VAELoss(state.model))
+                objective = processes.parallel(VAELoss(state.model))
             started = time.perf_counter()
             order = epoch_order(config, state.epoch, len(train)).to(train.images.device)
             for indices in order.split(config.batch_size)[state.position :]:
                 step = state.epoch * steps_per_epoch + state.position
                 set_learning_rates(state.optimizers, config, step, steps_per_epoch)
-                images = train.take(workers.share(indices)).to(device, non_blocking=True)
-                train_step(config, state, objective, images, len(indices), workers, augment=encoder_alone)
+                images = train.take(processes.shard(indices)).to(device, non_blocking=True)
+                train_step(config, state, objective, images, len(indices), processes, augment=encoder_alone)
                 if step % read_every == 0 and not bool(state.sums.isfinite().all()):
-                    raise TrainingError(f"The loss is no finite number at step {step}: lower --learning-rate.")
+                    raise TrainingError(f"The loss is not finite at step {step}: lower --learning-rate.")
 
                 state.position += 1
                 state.seen += len(indices)
-                progress.show(len(indices), state, workers)
-                if state_path and workers.count == 1 and time.monotonic() - saved > SAVE_EVERY_S:
+                progress.show(len(indices), state, processes)
+                if state_path and processes.world_size == 1 and time.monotonic() - saved > SAVE_EVERY_S:
                     state.save(state_path, config)
                     saved = time.monotonic()
 
@@ -74,7 +76,7 @@ def train_epochs(
             yield state
             state.sums.zero_()
             state.position = state.seen = 0
-            if state_path and workers.first:
+            if state_path and processes.is_main_process:
                 state.save(state_path, config)
                 saved = time.monotonic()
 
@@ -85,23 +87,23 @@ def train_step(
     objective: nn.Module,
     images: Tensor,
     count: int,
-    workers: Workers,
+    processes: Processes,
     *,
     augment: bool,
 ) -> None:
-    """Update the weights by this process's `images`, uint8 (n, C, H, W), of a batch of `count`, and add up its losses.
+    """Update the weights by `images`, uint8 (n, C, H, W), a shard of a batch of `count`; add up the losses.
 
-    Nothing is read from the device, so that a GPU is not waited for.
+    Reads no value from the device, so that it never waits for a GPU.
     """
     x = to_pixels(images)
     if augment:
         numbers = torch.rand(count, NUMBERS, generator=state.generator, device=x.device)
-        x = random_affine(x, workers.share(numbers))
+        x = random_affine(x, processes.shard(numbers))
     noise = torch.randn(count, config.latent_dim, generator=state.generator, device=x.device)
-    shown = drop_pixels(x, config.input_dropout, state.generator, count, workers)
+    shown = drop_pixels(x, config.input_dropout, state.generator, count, processes)
 
-    reconstruction, kl = objective(x, shown, workers.share(noise))
-    loss = (reconstruction + config.beta * kl) * workers.count / count
+    reconstruction, kl = objective(x, shown, processes.shard(noise))
+    loss = (reconstruction + config.beta * kl) * processes.world_size / count
     loss.backward()
 
     state.sums += torch.stack([reconstruction.detach(), kl.detach()])
@@ -111,24 +113,24 @@ def train_step(
 
 
 def epoch_order(config: FitConfig, epoch: int, count: int) -> Tensor:
-    """The order in which the images are taken in an epoch; drawn anew from seed and epoch, so that no state is kept."""
+    """Return a permutation of the images, int64 (count,), that depends on the seed and the epoch alone."""
     generator = torch.Generator().manual_seed((config.seed * 1_000_003 + epoch) % 2**63)
     return torch.randperm(count, generator=generator)
 
 
-def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int, workers: Workers) -> Tensor:
-    """Dropout (Srivastava et al. 2014): a `share` of `x`, this process's part of `count` images, is 0, the rest scaled.
+def drop_pixels(x: Tensor, share: float, generator: torch.Generator, count: int, processes: Processes) -> Tensor:
+    """Apply dropout (Srivastava et al. 2014) with probability `share` to `x`, this process's shard of `count` images.
 
-    The noise is drawn from `generator` for all of them.
+    Draws the mask of all `count` images from `generator`.
     """
     if share == 0:
         return x
     kept = torch.empty((count, *x.shape[1:]), device=x.device).bernoulli_(1 - share, generator=generator)
-    return x * workers.share(kept) / (1 - share)
+    return x * processes.shard(kept) / (1 - share)
 
 
 class Progress:
-    """The bar: epoch, loss and its parts, images a second, time left."""
+    """Progress bar: epoch, loss and its terms, images per second, time left."""
 
     def __init__(self, config: FitConfig, state: TrainingState, images: int, *, quiet: bool) -> None:
         self._epochs, self._images, self._beta = config.all_epochs, images, config.beta
@@ -137,7 +139,7 @@ class Progress:
             initial=state.epoch * images + state.seen,
             unit=" images",
             unit_scale=True,
-            mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file should not fill with bars
+            mininterval=0.2 if sys.stderr.isatty() else 10,  # seconds; keep log files short
             disable=quiet,
         )
 
@@ -147,11 +149,11 @@ class Progress:
     def __exit__(self, *_: object) -> None:
         self._bar.close()
 
-    def show(self, images: int, state: TrainingState, workers: Workers) -> None:
-        """Move on by `images`; the losses are read only now and then."""
+    def show(self, images: int, state: TrainingState, processes: Processes) -> None:
+        """Advance by `images`; read the losses only when the bar is redrawn."""
         shown = self._bar.update(images) or state.seen == self._images
         if shown and not self._bar.disable:
-            reconstruction, kl = (state.sums * workers.count / state.seen).tolist()
+            reconstruction, kl = (state.sums * processes.world_size / state.seen).tolist()
             self._bar.set_description(f"epoch {state.epoch + 1}/{self._epochs}", refresh=False)
             loss, weight = reconstruction + self._beta * kl, "" if self._beta == 1 else f"{self._beta:g}·"
             self._bar.set_postfix_str(

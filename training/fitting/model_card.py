@@ -1,4 +1,4 @@
-"""The model card beside a checkpoint: what it was trained on, with which options, and its figures."""
+"""The model card beside a checkpoint: its training, the command that repeats it, and its metrics."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from training.config import FitConfig, flag
+from training.config import RECIPES, FitConfig, flag
 from training.metrics.report import as_markdown
 from vae import Checkpoint
 from vae.files import write_atomically
@@ -15,7 +15,7 @@ MARK = "<!-- Written by vae-train fit; without this line it is never replaced. -
 
 
 def write_card(path: Path, checkpoint: Checkpoint) -> bool:
-    """Write the card of `checkpoint` to `path`, and True; False where a file stands there that is no card of ours."""
+    """Write the card of `checkpoint` to `path`; return False if `path` is a file that vae-train did not write."""
     if path.exists() and not _is_ours(path):
         return False
     write_atomically(path, card(checkpoint).encode())
@@ -23,13 +23,13 @@ def write_card(path: Path, checkpoint: Checkpoint) -> bool:
 
 
 def remove_card(path: Path) -> None:
-    """Remove what an older checkpoint left at `path`, if it is a card."""
+    """Remove the card of an earlier checkpoint at `path`; leave any other file."""
     if path.exists() and _is_ours(path):
         path.unlink()
 
 
 def card(checkpoint: Checkpoint) -> str:
-    """Markdown."""
+    """Return the card as Markdown."""
     training, config = checkpoint.training, checkpoint.model.config
     shape = "×".join(map(str, config.image_shape))
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
@@ -61,13 +61,16 @@ SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
 
 
 def command(checkpoint: Checkpoint) -> str:
-    """What trains `checkpoint` again: every option, none left to its default, but the machine's own paths.
+    """Return the command that trains `checkpoint` again: every option with a value, except paths of this machine.
 
-    A checkpoint that it was started from is named without its folder.
+    The checkpoint that it started from is named without its folder.
     """
     words = ["vae-train", "fit"]
+    recipe = RECIPES.get(checkpoint.training.get("recipe", ""), FitConfig())
     for each in fields(FitConfig):
         value = checkpoint.training.get(each.name)
+        if value == each.metadata.get("unset") and getattr(recipe, each.name) is None:
+            continue
         if isinstance(value, bool):
             words.append(flag(each.name) if value else "--no-" + flag(each.name)[2:])
         elif value is not None:

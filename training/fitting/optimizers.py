@@ -1,4 +1,4 @@
-"""The optimisers, which parameters each trains, and their learning rates."""
+"""The optimizers, the parameters that each of them trains, and their learning rates."""
 
 from __future__ import annotations
 
@@ -12,13 +12,13 @@ from training.fitting.muon import Muon, fast_dtype
 from vae import VAE
 
 ADAM_RATE = 3e-3
-"""Adam's learning rate where it trains convolutions or all of a network, unless --learning-rate is lower."""
+"""Adam's learning rate for convolutions, or for a network without Muon, unless --learning-rate is lower."""
 
 
 def new_optimizers(config: FitConfig, model: VAE) -> list[torch.optim.Optimizer]:
-    """Adam (Kingma & Ba 2015), followed by Muon if it is asked for and has a matrix to train.
+    """Create Adam (Kingma & Ba 2015) and, if it is chosen and has a matrix to train, Muon.
 
-    Muon suits matrices between wide layers: those with both sides above the latent dimension. Adam trains all other
+    Muon trains the matrices between wide layers: both sides above the latent dimension. Adam trains all other
     parameters.
     """
     matrices: dict[str, nn.Parameter] = {}
@@ -39,7 +39,7 @@ def new_optimizers(config: FitConfig, model: VAE) -> list[torch.optim.Optimizer]
 
 
 def describe_optimizers(config: FitConfig, optimizers: list[torch.optim.Optimizer]) -> str:
-    """Learning rate after the warm-up and number of parameters of each of `new_optimizers`, as sentences."""
+    """Describe the learning rate after the warm-up and the number of parameters of each optimizer."""
     sentences = []
     for optimizer in reversed(optimizers):
         group = optimizer.param_groups[0]
@@ -52,22 +52,22 @@ def describe_optimizers(config: FitConfig, optimizers: list[torch.optim.Optimize
 
 
 def warmup_steps(config: FitConfig, steps: int) -> int:
-    """Steps of the warm-up in a training of `steps`: at most half of them."""
+    """Return the warm-up steps of a training of `steps` steps: at most half of them."""
     return min(config.warmup_steps, steps // 2)
 
 
 def describe_warmup(config: FitConfig, steps_per_epoch: int) -> str:
-    """Which warm-ups are cut, as a sentence; empty if none is."""
+    """Describe which warm-ups are shortened; empty if none is."""
     phases = {"the training": config.epochs, "the epochs of the encoder alone": config.encoder_epochs}
     cut = {name: warmup_steps(config, epochs * steps_per_epoch) for name, epochs in phases.items() if epochs}
-    told = [f"{steps} steps, half of {name}" for name, steps in cut.items() if steps < config.warmup_steps]
-    return f"The warm-up of {config.warmup_steps} steps is cut to {' and to '.join(told)}." if told else ""
+    shortened = [f"{steps} steps, half of {name}" for name, steps in cut.items() if steps < config.warmup_steps]
+    return f"The warm-up of {config.warmup_steps} steps is cut to {' and to '.join(shortened)}." if shortened else ""
 
 
 def rate_factor(config: FitConfig, step: int, steps: int) -> float:
-    """Share of the learning rate at step 0 ≤ `step` < `steps`, above 0 and at most 1.
+    """Return the factor of the learning rate, in (0, 1], at `step` of `steps`.
 
-    It rises linearly over the warm-up, then stays at 1 or falls along half a cosine to 0.
+    It rises linearly during the warm-up, then stays at 1 or falls to 0 along half a cosine.
     """
     warmup = warmup_steps(config, steps)
     if step < warmup:
@@ -80,7 +80,7 @@ def rate_factor(config: FitConfig, step: int, steps: int) -> float:
 def set_learning_rates(
     optimizers: list[torch.optim.Optimizer], config: FitConfig, step: int, steps_per_epoch: int
 ) -> None:
-    """Set those of a step counted from the first epoch; the epochs of the encoder alone begin with a warm-up anew."""
+    """Set the learning rates of `step`, counted from the first epoch; encoder epochs have a warm-up of their own."""
     joint = config.epochs * steps_per_epoch
     if step < joint:
         factor = rate_factor(config, step, joint)

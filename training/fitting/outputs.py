@@ -13,23 +13,23 @@ from training.config import ConfigError
 
 @dataclass(frozen=True)
 class Outputs:
-    """All of them lie beside the checkpoint, under its name."""
+    """Paths of these files, all beside the checkpoint and named after it."""
 
     checkpoint: Path
 
     @property
     def state(self) -> Path:
-        """What --resume reads."""
+        """The training state that --resume reads."""
         return self.checkpoint.with_suffix(".state.pt")
 
     @property
     def history(self) -> Path:
-        """A JSON line for each epoch."""
+        """The metrics of each epoch, as JSON lines."""
         return self.checkpoint.with_suffix(".history.jsonl")
 
     @property
     def card(self) -> Path:
-        """What the checkpoint was trained on, how, and its figures, for a person."""
+        """The model card."""
         return self.checkpoint.with_suffix(".md")
 
     @property
@@ -39,9 +39,9 @@ class Outputs:
 
     @contextmanager
     def locked(self) -> Iterator[None]:
-        """Keep other trainings off these files until the body, or the process, ends.
+        """Lock these files against other trainings until the body or the process ends.
 
-        The lock lies on an empty hidden file, which stays. Raises ConfigError where another training holds it.
+        The lock is on an empty hidden file, which stays. Raises ConfigError if another training holds it.
         """
         with self.checkpoint.with_name(f".{self.checkpoint.name}.lock").open("w") as file:
             try:

@@ -1,4 +1,4 @@
-"""All that a training needs to go on from where it was cut: to the same tensors, to the bit."""
+"""The state of a training, saved so that `--resume` continues bit for bit."""
 
 from __future__ import annotations
 
@@ -23,36 +23,36 @@ CONTENT = ("config", "dataset", "data", "model", "optimizers", "generator", "sum
 
 
 class TrainingError(Exception):
-    """A training that cannot go on; the message is a sentence that says how to mend it."""
+    """The training cannot continue; the message says how to mend it."""
 
 
 @dataclass
 class TrainingState:
-    """A training between two steps. It is no checkpoint: it is never served, and holds what only training needs."""
+    """A training between two steps. Unlike a checkpoint it holds optimizers and random states, and is never served."""
 
     model: VAE
     optimizers: list[torch.optim.Optimizer]
     generator: torch.Generator
-    """Of all noise; the order of the images is drawn from the seed and the epoch alone."""
+    """Source of all noise. The order of the images does not use it: see `epoch_order`."""
     sums: Tensor
-    """Reconstruction loss and KL divergence over the images seen in this epoch, nats."""
+    """Sums of reconstruction loss and KL divergence over the images of this epoch so far, float32 (2,), nats."""
     epoch: int = 0
     """Epochs finished."""
     position: int = 0
-    """Batches of the next epoch that are done."""
+    """Batches done in the current epoch."""
     seen: int = 0
-    """Images in those."""
+    """Images in these batches."""
     seconds: float = 0.0
+    """Training time so far."""
     history: list[dict[str, float]] = field(default_factory=list)
     """Metrics of each finished epoch."""
     started_from: dict[str, Any] = field(default_factory=dict)
-    """Hash and training of the checkpoint whose weights it began with, if any."""
-
+    """SHA-256 and `training` metadata of the checkpoint whose weights it started with; empty without one."""
     data: dict[str, Any] = field(default_factory=dict)
-    """Fingerprint of the data set, and how it was split."""
+    """Fingerprint of the data set and how it was split; see `describe_data`."""
 
     def save(self, path: Path, config: FitConfig) -> None:
-        """Write to `path`, atomically; raises TrainingError where it is not finite."""
+        """Write the state to `path` atomically; raises TrainingError if a value is not finite."""
         self.require_finite()
         content = {
             "config": config.to_metadata(),
@@ -70,21 +70,29 @@ class TrainingState:
 
     @torch.no_grad()
     def require_finite(self) -> None:
-        """Raise TrainingError where a weight, a value of an optimiser or a loss is infinite or NaN."""
+        """Raise TrainingError if a weight, a value of an optimizer or a loss is infinite or NaN."""
         of_optimizers = (
             value for optimizer in self.optimizers for values in optimizer.state.values() for value in values.values()
         )
         tensors = [self.sums, *self.model.parameters(), *(each for each in of_optimizers if isinstance(each, Tensor))]
         if not bool(get_total_norm(tensors, math.inf).isfinite()):
             raise TrainingError(
-                f"A weight or the loss is no finite number in epoch {len(self.history) + 1}: lower --learning-rate."
+                f"A weight or the loss is not finite in epoch {len(self.history) + 1}: lower --learning-rate."
             )
 
     def resume(self, path: Path, config: FitConfig) -> None:
-        """Go on from what `save` wrote; raises ConfigError where it is another training's, DataError where damaged."""
+        """Continue from the file that `save` wrote.
+
+        Raises:
+            ConfigError: The file belongs to a training with other options or on another data set.
+            DataError: The file is damaged.
+
+        """
         content = read_state(path)
         theirs, ours = content["config"], json.loads(json.dumps(config.to_metadata()))
-        for name in sorted((theirs.keys() | ours.keys()) - {"dataset"}):  # known by its fingerprint, wherever it lies
+        for name in sorted(
+            (theirs.keys() | ours.keys()) - {"dataset"}
+        ):  # compared by its fingerprint below; its path may change
             if theirs.get(name) != ours.get(name):
                 raise ConfigError(
                     f"--resume finds in {path} a training with {name} {theirs.get(name)}, not {ours.get(name)}: give "
@@ -108,9 +116,9 @@ class TrainingState:
 
 
 def read_state(path: Path) -> dict[str, Any]:
-    """What `TrainingState.save` wrote to `path`; raises DataError where it is damaged or an older version's."""
+    """Read what `TrainingState.save` wrote; raises DataError if the file is damaged or from an older version."""
     try:
         content: dict[str, Any] = torch.load(path, map_location="cpu", weights_only=True)
         return {name: content[name] for name in CONTENT}
-    except Exception as error:  # torch's unpickler raises whatever it trips over
+    except Exception as error:  # torch.load raises exceptions of many types
         raise DataError(f"{path} cannot be read as a training's state; start without --resume.") from error

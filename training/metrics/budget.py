@@ -1,4 +1,4 @@
-"""How much of a measurement fits into a given time."""
+"""A time budget for measurements."""
 
 from __future__ import annotations
 
@@ -6,24 +6,24 @@ import time
 from collections.abc import Callable
 
 TIMED = 1 / 50
-"""Share of a measurement's time that a trial must take for its speed to be believed."""
+"""Least duration of a trial, as a share of the measurement's time; a shorter one is too noisy to extrapolate."""
 
 
 class Budget:
-    """A number of seconds from now on, or math.inf."""
+    """A budget of `seconds` from now on; math.inf for no limit."""
 
     def __init__(self, seconds: float) -> None:
         self._end = time.perf_counter() + seconds
 
     def images(self, measure: Callable[[int], object], most: int, share: float) -> int:
-        """How many images, 1 to `most`, `measure` takes through in a `share` (0 to 1) of the time that is left.
+        """Estimate how many images, 1 to `most`, `measure` can process in a `share` (0 to 1) of the time left.
 
-        `measure` is timed on one image and on twice as many each time, until it takes long enough. Less than `most` is
-        rounded down to one digit, so that two trainings are more often measured on the same images.
+        Times `measure` on 1, 2, 4, … images until it takes long enough. A result below `most` is rounded down to one
+        digit, so that two trainings are more often measured on the same images.
         """
         if self._left() == float("inf"):
             return most
-        measure(1)  # the first call of anything is slow
+        measure(1)  # warm-up
         count = 1
         while count < most:
             left = self._left()

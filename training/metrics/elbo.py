@@ -1,4 +1,4 @@
-"""What a model costs on a set of images: −ELBO, and the two terms that it is the sum of."""
+"""−ELBO of a model on a set of images, and its two terms."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from vae import VAE, kl_divergence, reconstruction_loss
 from vae.model import reparameterize
 
 DRAWS, SEED = 10, 0
-"""Posterior samples per image, and the seed of their noise, in every figure of a test set."""
+"""Posterior samples per image and the seed of their noise, for all metrics of a test set."""
 
 
 @dataclass(frozen=True)
@@ -26,7 +26,7 @@ class Metrics:
 
     @property
     def neg_elbo(self) -> float:
-        """What training minimises; with grey pixels as Bernoulli probabilities it bounds no negative log-density."""
+        """−ELBO, the loss. For grey pixels as Bernoulli probabilities it bounds no negative log-density."""
         return self.reconstruction_loss + self.kl_divergence
 
     def as_dict(self, prefix: str = "") -> dict[str, float]:
@@ -38,7 +38,7 @@ class Metrics:
         }
 
     def describe(self, name: str = "-ELBO") -> str:
-        """All three, for a person; `name` is that of the sum."""
+        """Return all three as text; `name` is that of the sum."""
         return (
             f"{name} {self.neg_elbo:.2f} = reconstruction {self.reconstruction_loss:.2f} + KL {self.kl_divergence:.2f}"
         )
@@ -46,9 +46,9 @@ class Metrics:
 
 @torch.inference_mode()
 def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: bool = False) -> Metrics:
-    """Metrics of uint8 `images` (N, C, H, W), each decoded from `draws` posterior samples.
+    """Measure uint8 `images` (N, C, H, W), each decoded from `draws` posterior samples.
 
-    The noise is drawn on the CPU, so that a seed means the same samples on every device.
+    Draws the noise on the CPU, so that a seed gives the same samples on every device.
     """
     generator = torch.Generator().manual_seed(seed)
     reconstruction = kl = 0.0
@@ -67,7 +67,7 @@ def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: boo
 
 @torch.inference_mode()
 def squared_error(model: VAE, images: Tensor) -> float:
-    """Mean squared error of uint8 `images`, read as 0 to 1, decoded from the means of q(z|x): per pixel and channel."""
+    """Return the mean squared error per pixel and channel, in [0, 1], of images decoded from the means of q(z|x)."""
     device = model.mean_layer.weight.device
     total = 0.0
     for batch in images.split(BATCH):
@@ -78,5 +78,5 @@ def squared_error(model: VAE, images: Tensor) -> float:
 
 
 def latent_means(model: VAE, images: Tensor) -> Tensor:
-    """Means of q(z|x) for uint8 `images` (N, C, H, W): (N, D) float32 on the CPU."""
+    """Return the means of q(z|x) for uint8 `images` (N, C, H, W): float32 (N, D) on the CPU."""
     return Posterior.of(model, images).mean

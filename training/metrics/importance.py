@@ -14,17 +14,17 @@ from training.data.dataset import to_pixels
 from vae import VAE
 
 SAMPLES = 5000
-"""K of Burda et al."""
+"""K, as in Burda et al."""
 ROWS = 1000
-"""Latents decoded at a time: what one core's cache holds. The same on every device, so that a seed is, too."""
+"""Latents decoded at a time; they fit into one core's cache. The same on every device, so that seeds agree."""
 
 
 @torch.inference_mode()
 def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: int, *, progress: bool = False) -> Tensor:
-    """log of the mean of `samples` weights p(x, z)/q(z|x), z ~ q(z|x), of uint8 `images`: (N,) float64, nats.
+    """Compute log of the mean of `samples` weights p(x, z)/q(z|x), z ~ q(z|x), of uint8 `images`: float64 (N,), nats.
 
-    It bounds log p(x) from below, and comes closer the more samples there are. p(x|z) is that of `vae.objective`: of
-    grey pixels no normalised density.
+    It is a lower bound on log p(x) that gets tighter with more samples. p(x|z) is that of `vae.objective`; for grey
+    pixels it is not a normalised density.
     """
     generator = torch.Generator().manual_seed(seed)
     device = model.mean_layer.weight.device
@@ -36,7 +36,7 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
         desc="importance weights",
         unit=" images",
         leave=False,
-        mininterval=0.2 if sys.stderr.isatty() else 10,  # a log file should not fill with bars
+        mininterval=0.2 if sys.stderr.isatty() else 10,  # seconds; keep log files short
         disable=not progress,
     ) as bar:
         for block, part in zip(images.split(rows), bounds.split(rows), strict=True):
@@ -47,15 +47,15 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
                 noise = torch.randn(len(x), chunk, mean.shape[1], generator=generator).to(device)
                 log_weights = _log_weights(model, x, mean, log_variance, noise).cpu().double()
                 log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(1))
-            part.copy_(log_sum - math.log(samples))  # kept one by one, they would split the heap into small pieces
+            part.copy_(log_sum - math.log(samples))  # many small tensors would fragment the heap
             bar.update(len(x))
     return bounds
 
 
 def _log_weights(model: VAE, x: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
-    """`vae.objective.log_importance_weight` of every image x (N, C, H, W) with each of its K latents: (N, K).
+    """Compute `vae.objective.log_importance_weight` of images x (N, C, H, W) for K latents each: (N, K).
 
-    log p(x|z) = x·l − Σ softplus(l) for logits l, so x and l meet in a matrix product alone; noise is (N, K, D).
+    log p(x|z) = x·l − Σ softplus(l) for logits l, so one matrix product suffices; noise is (N, K, D).
     """
     images, samples, dimensions = noise.shape
     z = mean.unsqueeze(1) + noise * torch.exp(0.5 * log_variance).unsqueeze(1)

@@ -1,4 +1,4 @@
-"""What the encoder says of a set of images."""
+"""Posteriors of a set of images."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from training.data.dataset import to_pixels
 from vae import VAE, kl_divergence
 
 BATCH = 1000
+"""Images encoded at a time."""
 ACTIVE_ABOVE = 0.01
-"""Variance of the posterior mean above which a latent dimension is in use (Burda et al. 2016, section 5.2)."""
+"""Variance of the posterior mean above which a latent dimension is active (Burda et al. 2016, section 5.2)."""
 
 
 @dataclass(frozen=True)
@@ -32,10 +33,10 @@ class Posterior:
         return cls(torch.cat(means).cpu(), torch.cat(log_variances).cpu())
 
     def kl_per_dimension(self) -> Tensor:
-        """KL divergence of each dimension to N(0, 1), averaged over the images: (D,) float64, nats."""
+        """Return the KL divergence of each dimension to N(0, 1), averaged over the images: float64 (D,), nats."""
         columns = (values.double().reshape(-1, 1) for values in (self.mean, self.log_variance))
         return kl_divergence(*columns).view(self.mean.shape).mean(0)
 
     def active_units(self) -> int:
-        """How many dimensions have a mean that varies over the images by more than ACTIVE_ABOVE."""
+        """Count the dimensions whose posterior mean has a variance over the images above ACTIVE_ABOVE."""
         return int((self.mean.double().var(0, correction=0) > ACTIVE_ABOVE).sum())

@@ -1,4 +1,4 @@
-"""The figures of a checkpoint as a table: a row each, test and training set beside each other."""
+"""The metrics of a checkpoint as a table with columns for the test and the training set."""
 
 from __future__ import annotations
 
@@ -22,7 +22,7 @@ GREY = (
 
 
 class Row(NamedTuple):
-    """One line of the table, as text."""
+    """One row of the table, as text."""
 
     name: str
     test: str
@@ -33,11 +33,11 @@ class Row(NamedTuple):
 HEADER = Row("", "test", "training", "unit")
 
 
-def rows(figures: Mapping[str, float]) -> Iterator[Row]:
-    """A row for each of `figures` (of `training.metrics.summary`), both sets beside each other."""
+def rows(metrics: Mapping[str, float]) -> Iterator[Row]:
+    """A row for each of `metrics` (of `training.metrics.summary`), both sets beside each other."""
 
     def row(name: str, key: str, unit: str, write: Callable[[float], str]) -> Row:
-        values = (figures.get(f"{part}_{key}") for part in ("test", "train"))
+        values = (metrics.get(f"{part}_{key}") for part in ("test", "train"))
         test, train = (NONE if value is None else write(value) for value in values)
         return Row(name, test, train, unit)
 
@@ -46,10 +46,10 @@ def rows(figures: Mapping[str, float]) -> Iterator[Row]:
     yield row("−ELBO", "neg_elbo", NATS, nats)
     yield row("reconstruction loss", "reconstruction_loss", NATS, nats)
     yield row("KL divergence to N(0, I)", "kl_divergence", NATS, nats)
-    dimensions = _dimensions(figures)
+    dimensions = _dimensions(metrics)
     for dimension in sorted(dimensions[:DIMENSIONS_SHOWN]):
         yield row(f"– of dimension {dimension}", f"kl_divergence_{dimension}", NATS, nats)
-    samples = figures.get("importance_samples", 0)
+    samples = metrics.get("importance_samples", 0)
     if samples:
         name = f"−log p(x), upper bound, K = {samples:,.0f}"
         yield row(name, "neg_importance_weighted_bound", NATS, nats)
@@ -59,66 +59,66 @@ def rows(figures: Mapping[str, float]) -> Iterator[Row]:
     yield row(f"{NEIGHBOURS}-nearest-neighbour accuracy", "neighbour_accuracy", "share of images", share)
 
 
-def notes(figures: Mapping[str, float]) -> list[str]:
-    """What the rows mean: a sentence each."""
-    said = [
+def notes(metrics: Mapping[str, float]) -> list[str]:
+    """Explain the rows, one sentence each."""
+    lines = [
         f"−ELBO and reconstruction loss: {DRAWS} posterior samples per image.",
         f"Active units: dimensions whose posterior mean has a variance over the images above {ACTIVE_ABOVE} "
         "(Burda et al. 2016).",
         "Mean squared error: of the image decoded from the posterior mean.",
     ]
-    if "importance_samples" in figures:
-        said.insert(1, "−log p(x): importance-weighted bound of Burda et al. (2016).")
-    if "test_neg_elbo" in figures:
-        said.append(GREY)
-    if "test_neighbour_accuracy" in figures:
-        said.append(
+    if "importance_samples" in metrics:
+        lines.insert(1, "−log p(x): importance-weighted bound of Burda et al. (2016).")
+    if "test_neg_elbo" in metrics:
+        lines.append(GREY)
+    if "test_neighbour_accuracy" in metrics:
+        lines.append(
             f"Nearest neighbours: the class of most of the {NEIGHBOURS} training images with the nearest latent means, "
             "other than the image itself."
         )
-    hidden = len(_dimensions(figures)) - DIMENSIONS_SHOWN
+    hidden = len(_dimensions(metrics)) - DIMENSIONS_SHOWN
     if hidden > 0:
-        said.insert(
+        lines.insert(
             1, f"The {DIMENSIONS_SHOWN} dimensions with the largest KL divergence; --json has the other {hidden}."
         )
-    return said
+    return lines
 
 
-def left_out(figures: Mapping[str, float], train: Dataset, test: Dataset) -> list[str]:
-    """What a complete measurement would add to `figures`: a phrase for each that there was no time for."""
-    said = []
+def left_out(metrics: Mapping[str, float], train: Dataset, test: Dataset) -> list[str]:
+    """What a complete measurement would add to `metrics`: a phrase for each that there was no time for."""
+    lines = []
     for part, name, dataset, most in (
         ("test", "test", test, len(test)),
         ("train", "training", train, min(len(train), TRAIN_LIMIT)),
     ):
-        measured = figures[f"{part}_images"]
+        measured = metrics[f"{part}_images"]
         if measured < most:
-            said.append(f"{measured:,.0f} of {most:,} {name} images were measured")
-        if f"{part}_neighbour_accuracy" not in figures and bool((dataset.labels != NO_LABEL).any()):
-            said.append(f"neighbours were sought for no {name} image")
-        bounded, all_bounded = figures.get(f"{part}_bound_images", 0), min(most, BOUND_LIMIT)
+            lines.append(f"{measured:,.0f} of {most:,} {name} images were measured")
+        if f"{part}_neighbour_accuracy" not in metrics and bool((dataset.labels != NO_LABEL).any()):
+            lines.append(f"neighbours were sought for no {name} image")
+        bounded, all_bounded = metrics.get(f"{part}_bound_images", 0), min(most, BOUND_LIMIT)
         if bounded < all_bounded:
-            said.append(f"log p(x) was bounded for {bounded:,.0f} of {all_bounded:,} {name} images")
-    return said
+            lines.append(f"log p(x) was bounded for {bounded:,.0f} of {all_bounded:,} {name} images")
+    return lines
 
 
-def as_text(figures: Mapping[str, float]) -> str:
-    """The table for a terminal, the numbers aligned on the right, and its notes."""
-    table = [HEADER, *rows(figures)]
+def as_text(metrics: Mapping[str, float]) -> str:
+    """Return the table and its notes for a terminal, numbers aligned on the right."""
+    table = [HEADER, *rows(metrics)]
     name, test, train = (max(len(row[column]) for row in table) for column in range(3))
     lines = [f"{row.name:<{name}}  {row.test:>{test}}  {row.train:>{train}}  {row.unit}".rstrip() for row in table]
-    return "\n".join([*lines, "", *notes(figures)])
+    return "\n".join([*lines, "", *notes(metrics)])
 
 
-def as_markdown(figures: Mapping[str, float]) -> str:
-    """The table for a model card, and its notes."""
-    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, *rows(figures))]
+def as_markdown(metrics: Mapping[str, float]) -> str:
+    """Return the table and its notes as Markdown."""
+    lines = ["| " + " | ".join(row) + " |" for row in (HEADER, *rows(metrics))]
     lines.insert(1, "|---|---:|---:|---|")
-    return "\n".join([*lines, "", *notes(figures)])
+    return "\n".join([*lines, "", *notes(metrics)])
 
 
-def _dimensions(figures: Mapping[str, float]) -> list[int]:
-    """The latent dimensions, those with the largest KL divergence on the test set first."""
+def _dimensions(metrics: Mapping[str, float]) -> list[int]:
+    """Return the latent dimensions in descending order of their KL divergence on the test set."""
     prefix = "test_kl_divergence_"
-    found = {int(name.removeprefix(prefix)): nats for name, nats in figures.items() if name.startswith(prefix)}
+    found = {int(name.removeprefix(prefix)): nats for name, nats in metrics.items() if name.startswith(prefix)}
     return sorted(found, key=lambda dimension: -found[dimension])

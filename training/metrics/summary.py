@@ -1,4 +1,4 @@
-"""All figures of a model, on a test set and on what it was trained on, under the names that a checkpoint keeps."""
+"""All metrics of a model on its test and training sets, under the names that a checkpoint keeps."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from training.metrics.posterior import Posterior
 from vae import VAE, LatentSet
 
 TRAIN_LIMIT = 60_000
-"""Of a larger training set the first images are measured: neighbours are sought by comparing all with all."""
+"""Training images that are measured at most, because the nearest neighbours take time quadratic in them."""
 BOUND_LIMIT = 10_000
-"""Of either set the first images are taken for the bound on log p(x): it takes minutes for so many."""
+"""Images of either set that the bound on log p(x) uses at most; so many take minutes."""
 LEAST = 100
-"""Images of either set that are measured however little time there is."""
+"""Images of either set that are measured even if the time is up."""
 BOUND_LEAST = 1000
-"""Images below which the bound is left out, unless they are all: over fewer, their spread hides what it would show."""
+"""Fewest images for a bound that is worth its noise, unless the set has fewer."""
 
 
 def measure(
@@ -34,31 +34,39 @@ def measure(
     seconds: float = math.inf,
     progress: bool = False,
 ) -> dict[str, float]:
-    """`test_…` and `train_…`: averages over images, losses in nats per image; what has no value is left out.
+    """Measure a model.
 
-    The bound on log p(x) is computed with `importance_samples` (K) for each of BOUND_LIMIT images; 0 leaves it out.
+    Args:
+        model: The model.
+        train: Its training images; at most TRAIN_LIMIT are used.
+        test: Its test images.
+        importance_samples: K of the bound on log p(x), for at most BOUND_LIMIT images; 0 leaves the bound out.
+        seconds: Time budget. If it is too short for all images, evenly spaced ones are measured; nearest neighbours
+            are left out unless there is time for all measured images, and the bound below BOUND_LEAST images.
+        progress: Whether to show progress bars.
 
-    Where `seconds` are too few for all images, as many are measured as there is time for, at equal distances in their
-    set. Left out are nearest neighbours that cannot be sought for all of those, and a bound on fewer than BOUND_LEAST
-    images. `…_images` is how many were measured, `…_bound_images` how many the bound is a mean over.
+    Returns:
+        Metrics named `test_…` and `train_…`: means over images, losses in nats per image. `…_images` counts the images
+        measured, `…_bound_images` those of the bound. Metrics without a value are left out.
+
     """
     budget = Budget(seconds)
     train, _ = train.hold_out(max(0, len(train) - TRAIN_LIMIT))
-    test_figures, test_latents = _losses(model, test, budget, share=2 / 5, progress=progress)
-    train_figures, train_latents = _losses(model, train, budget, share=1 / 2, progress=progress)
-    test_figures |= _neighbours(test_latents, train_latents, budget, progress=progress)
-    train_figures |= _neighbours(train_latents, None, budget, progress=progress)
+    test_metrics, test_latents = _losses(model, test, budget, share=2 / 5, progress=progress)
+    train_metrics, train_latents = _losses(model, train, budget, share=1 / 2, progress=progress)
+    test_metrics |= _neighbours(test_latents, train_latents, budget, progress=progress)
+    train_metrics |= _neighbours(train_latents, None, budget, progress=progress)
     if importance_samples:
-        test_figures |= _bound(model, test, importance_samples, budget, progress=progress)
-        train_figures |= _bound(model, train, importance_samples, budget, progress=progress)
-    figures = {
+        test_metrics |= _bound(model, test, importance_samples, budget, progress=progress)
+        train_metrics |= _bound(model, train, importance_samples, budget, progress=progress)
+    metrics = {
         f"{part}_{name}": value
-        for part, own in (("train", train_figures), ("test", test_figures))
+        for part, own in (("train", train_metrics), ("test", test_metrics))
         for name, value in own.items()
     }
-    if "test_bound_images" in figures:
-        figures["importance_samples"] = importance_samples
-    return figures
+    if "test_bound_images" in metrics:
+        metrics["importance_samples"] = importance_samples
+    return metrics
 
 
 def _losses(
@@ -66,13 +74,13 @@ def _losses(
 ) -> tuple[dict[str, float], LatentSet]:
     def losses(some: Dataset, *, progress: bool = False) -> tuple[dict[str, float], LatentSet]:
         posterior = Posterior.of(model, some.images)
-        figures: dict[str, float] = {"images": len(some)}
-        figures |= evaluate(model, some.images, draws=DRAWS, seed=SEED, progress=progress).as_dict()
+        metrics: dict[str, float] = {"images": len(some)}
+        metrics |= evaluate(model, some.images, draws=DRAWS, seed=SEED, progress=progress).as_dict()
         for dimension, nats in enumerate(posterior.kl_per_dimension().tolist(), 1):
-            figures[f"kl_divergence_{dimension}"] = nats
-        figures["active_units"] = posterior.active_units()
-        figures["squared_error"] = squared_error(model, some.images)
-        return figures, LatentSet(posterior.mean, some.labels.cpu())
+            metrics[f"kl_divergence_{dimension}"] = nats
+        metrics["active_units"] = posterior.active_units()
+        metrics["squared_error"] = squared_error(model, some.images)
+        return metrics, LatentSet(posterior.mean, some.labels.cpu())
 
     count = budget.images(lambda count: losses(_spread(dataset, count)), len(dataset), share)
     return losses(_spread(dataset, max(count, min(LEAST, len(dataset)))), progress=progress)
@@ -104,7 +112,7 @@ def _bound(model: VAE, dataset: Dataset, samples: int, budget: Budget, *, progre
 
 
 def _spread(dataset: Dataset, count: int) -> Dataset:
-    """`count` of the images, at equal distances: one end of a set can be easier than the other, as in MNIST's."""
+    """Return `count` evenly spaced images: the two ends of a set can differ in difficulty, as in MNIST."""
     if count == len(dataset):
         return dataset
     chosen = torch.arange(count) * len(dataset) // count

@@ -80,7 +80,10 @@ def samples(model: VAE, seed: int, side: int = 10) -> Figure:
 def _grid(
     rows: int, columns: int, x: Tensor, *, inches: float = 0.7, ends: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of `rows`×`columns` panels of the shape of the images `x`; with `ends` a gap sets off the outer ones."""
+    """A figure of `rows`×`columns` panels of the shape of the images `x`; with `ends` a gap sets off the outer ones.
+
+    torchvision's make_grid draws one picture, whose rows and columns could bear no names.
+    """
     height, width = x.shape[2:]
     scale = inches / max(height, width)
     widths = [0.3 if ends and column in (1, columns - 2) else 1 for column in range(columns)]

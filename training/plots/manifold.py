@@ -8,6 +8,7 @@ import numpy as np
 import torch
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from vae import VAE
 
@@ -43,14 +44,13 @@ def manifold(model: VAE, pair: tuple[int, ...], side: int = SIDE) -> Figure:
     z[..., pair[0]] = values
     with torch.inference_mode():
         decoded = torch.sigmoid(model.decode(z.flatten(0, 1)))
-    channels, height, width = model.config.image_shape
-    tiles = decoded.view(len(down), side, channels, height, width).permute(0, 3, 1, 4, 2)
-    picture = tiles.reshape(len(down) * height, side * width, channels).numpy()
+    _, height, width = model.config.image_shape
+    picture = make_grid(decoded, nrow=side, padding=0).permute(1, 2, 0).numpy()  # three channels, even of grey images
 
     inches = 6 / max(side * width, len(down) * height)
     figure = Figure(figsize=(side * width * inches + 0.6, len(down) * height * inches + 0.6))
     plot = figure.subplots()
-    plot.imshow(picture, cmap="gray", vmin=0, vmax=1, extent=(0, side * width, 0, len(down) * height))
+    plot.imshow(picture, extent=(0, side * width, 0, len(down) * height))
     shown = np.linspace(0, side - 1, 5).round().astype(int)
     names = [f"{values[i]:.2f}".replace("-", "−") for i in shown]
     plot.set_xticks((shown + 0.5) * width, names)

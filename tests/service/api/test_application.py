@@ -12,6 +12,8 @@ from tests.service.pictures import Bytes, png
 from tests.service.running import running, wait_until
 from tests.service.telemetry.test_prometheus import scrape
 
+pytestmark = pytest.mark.slow
+
 
 def test_every_answer_has_the_requests_id(client: httpx.Client) -> None:
     """The caller's where it can stand in a log, and else one of the service's own."""

@@ -22,6 +22,8 @@ from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
 from vae import VAE, VAEConfig, save
 
+pytestmark = pytest.mark.slow
+
 ROOT = Path(__file__).parent.parent.parent.parent
 DTYPES = (torch.float32, torch.float16, torch.bfloat16)
 TOLERANCE = {torch.float32: 1e-4, torch.float16: 2e-3, torch.bfloat16: 2e-2}

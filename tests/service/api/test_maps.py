@@ -25,6 +25,8 @@ from tests.service.problems import bad_fields, problem
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
 
+pytestmark = pytest.mark.slow
+
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
 PIXELS = 6 * 32 * 32
 

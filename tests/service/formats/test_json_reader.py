@@ -12,6 +12,8 @@ from service.errors import InvalidInput, ServiceError, TooLarge, UnreadableBody
 from service.formats.json_reader import PIECE, read_json
 from service.memory_budget import MemoryBudget
 
+pytestmark = pytest.mark.slow
+
 MANY = 100_000
 
 

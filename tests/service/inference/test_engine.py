@@ -25,6 +25,8 @@ from service.telemetry.timing import Timing
 from tests.service.pictures import Bytes
 from vae.config import Architecture
 
+pytestmark = pytest.mark.slow
+
 ARRAYS = ("mean", "log_variance", "z", "pixels", "reconstruction_loss", "kl_divergence")
 
 

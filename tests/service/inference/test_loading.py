@@ -16,6 +16,8 @@ from tests.live import ROOT, live_server
 from tests.service.processes.test_server import SAMPLE
 from vae import load
 
+pytestmark = pytest.mark.slow
+
 LOAD = """
 import os, sys
 from service.inference import loading

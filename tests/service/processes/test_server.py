@@ -30,6 +30,8 @@ from vae.checkpoint import save
 from vae.config import VAEConfig
 from vae.model import VAE
 
+pytestmark = pytest.mark.slow
+
 TAKEN = (
     r"The service cannot listen on 127\.0\.0\.1:\d+: Address already in use\. Choose another --host or --port, or stop "
     r"what listens there\."

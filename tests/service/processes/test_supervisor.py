@@ -22,6 +22,8 @@ from tests.service.processes.test_server import SAMPLE, request_in_flight
 from tests.service.running import wait_until
 from tests.soak import blocking
 
+pytestmark = pytest.mark.slow
+
 STOPPED_BEFORE_A_START = """
 import signal
 from unittest import mock

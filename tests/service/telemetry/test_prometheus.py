@@ -33,6 +33,8 @@ from tests.service.running import Broken, Running, running, wait_until
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture
 def fresh() -> Iterator[Running]:

@@ -17,6 +17,8 @@ import pytest
 from service.processes.supervisor import STUCK_AFTER_S
 from tests.live import live_server
 
+pytestmark = pytest.mark.slow
+
 trace_service = pytest.importorskip("opentelemetry.proto.collector.trace.v1.trace_service_pb2")
 trace_proto = pytest.importorskip("opentelemetry.proto.trace.v1.trace_pb2")
 

@@ -37,12 +37,14 @@ BUNDLED = ROOT / "weights" / "mnist.safetensors"
 Row = dict[str, Any]
 Images = NDArray[np.uint8]
 
+pytestmark = pytest.mark.slow
+
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
     """Two hundred digits are four parts."""
     for module in ("encode.rows", "encode.parquet"):
-        monkeypatch.setattr(f"training.{module}.PART_ROWS", 64)
+        monkeypatch.setattr(f"training.{module}.SHARD_ROWS", 64)
 
 
 @pytest.fixture
@@ -107,7 +109,7 @@ def test_an_array_gives_what_the_model_says(
 ) -> None:
     assert run(npy, out) == 0
     assert_are(rows_of(out), list(range(200)), pixels_of(images))
-    assert [pq.read_metadata(out / f"part-0000{part}.parquet").num_rows for part in range(4)] == [64, 64, 64, 8]
+    assert [pq.read_metadata(out / f"part-0000{shard}.parquet").num_rows for shard in range(4)] == [64, 64, 64, 8]
     latent = pa.list_(pa.float32(), 3)
     assert pq.read_schema(out / "part-00000.parquet").types == [pa.int64(), latent, latent, pa.float32(), pa.float32()]
     assert not rows_of(out, "errors")
@@ -206,14 +208,14 @@ def test_a_row_group_longer_than_a_part_is_cut_and_read_once(
     opened = Mock(side_effect=pq.ParquetFile)
     monkeypatch.setattr("training.encode.parquet.pq.ParquetFile", opened)
     source = open_parquet(path, [path], (1, 28, 28), "contain")
-    read = [(part.number, ids) for part, rows in source.read(source.parts, 50) for ids in [rows.ids.to_pylist()]]
+    read = [(shard.number, ids) for shard, rows in source.read(source.shards, 50) for ids in [rows.ids.to_pylist()]]
     assert opened.call_count == 1
     assert [number for number, _ in read] == [0, 0, 1, 1, 2, 2, 3]
     assert [index for _, ids in read for index in ids] == list(range(200))
     assert run(path, out) == 0
-    assert [pq.read_metadata(out / f"part-0000{part}.parquet").num_rows for part in range(4)] == [64, 64, 64, 8]
-    for part in (0, 2):
-        (out / f"part-0000{part}.parquet").unlink()
+    assert [pq.read_metadata(out / f"part-0000{shard}.parquet").num_rows for shard in range(4)] == [64, 64, 64, 8]
+    for shard in (0, 2):
+        (out / f"part-0000{shard}.parquet").unlink()
     assert run(path, out) == 0
     assert_are(rows_of(out), list(range(200)), pixels_of(images))
 
@@ -245,7 +247,7 @@ def test_bad_images_are_told_and_stop_nothing(
     assert run(tmp_path / "a.parquet", out) == 0
     good = [number for number in range(200) if number not in bad]
     assert_are(rows_of(out), good, pixels_of(images[good]))
-    errors = {row["id"]: row["sentence"] for row in rows_of(out, "errors")}
+    errors = {row["id"]: row["error"] for row in rows_of(out, "errors")}
     assert errors.keys() == bad.keys()
     for sentence in errors.values():
         assert re.match("It is not an? (whole )?image: ", sentence)
@@ -297,7 +299,7 @@ def test_bad_values_of_an_array_are_told_by_their_rows(tmp_path: Path, out: Path
     good = [number for number in range(200) if number not in (5, 6, 150)]
     assert_are(rows_of(out), good, pixels_of(images[good]))
     assert [row["id"] for row in rows_of(out, "errors")] == [5, 6, 150]
-    assert "from 0 to 1" in rows_of(out, "errors")[0]["sentence"]
+    assert "outside 0 to 1" in rows_of(out, "errors")[0]["error"]
 
 
 def test_a_batch_without_any_image(tmp_path: Path, out: Path) -> None:
@@ -318,7 +320,7 @@ def test_what_is_there_is_not_done_again(
     (out / ".part-00001.parquet.abc").write_bytes(b"cut off")
     capsys.readouterr()
     assert run(npy, out) == 0
-    assert "Going on after 136 images." in capsys.readouterr().out
+    assert "Continuing after 136 images." in capsys.readouterr().out
     assert {file.name: file.read_bytes() for file in out.glob("*.parquet")} == before
     assert sorted(out.iterdir()) == sorted([out / RUN, *(out / name for name in before)])
     assert [name for name in times if (out / name).stat().st_mtime_ns != times[name]] == ["part-00001.parquet"]
@@ -373,20 +375,20 @@ main(sys.argv[2:])
 def test_a_run_that_is_killed_goes_on(tmp_path: Path, out: Path, images: Images) -> None:
     path = tmp_path / "many.npy"
     np.save(path, np.tile(images, (300, 1, 1)))
-    for part in ("part-00001.parquet", "part-00002.parquet"):
-        arguments = [sys.executable, "-c", KILLED, part, *command(path, out)[3:]]
+    for shard in ("part-00001.parquet", "part-00002.parquet"):
+        arguments = [sys.executable, "-c", KILLED, shard, *command(path, out)[3:]]
         assert subprocess.run(arguments, cwd=ROOT, stderr=subprocess.DEVNULL, check=False).returncode == -signal.SIGKILL
-        assert not (out / part).exists()
-        assert list(out.glob(f".{part}.*"))
+        assert not (out / shard).exists()
+        assert list(out.glob(f".{shard}.*"))
     done = subprocess.run(command(path, out), cwd=ROOT, check=True, capture_output=True, text=True)
-    assert "Going on after 32,768 images." in done.stdout
+    assert "Continuing after 32,768 images." in done.stdout
     rows = rows_of(out)
     assert [row["id"] for row in rows] == list(range(60_000))
     values = expected(pixels_of(images))
     for name, wanted in values.items():
         got = np.array([row[name] for row in rows])
         assert np.allclose(got, np.concatenate([wanted] * 300), atol=1e-5, rtol=1e-5), name
-    assert {file.name for file in out.iterdir()} == {RUN, *(f"part-0000{part}.parquet" for part in range(4))}
+    assert {file.name for file in out.iterdir()} == {RUN, *(f"part-0000{shard}.parquet" for shard in range(4))}
 
 
 def test_readers_of_a_run_that_is_killed_end(tmp_path: Path, out: Path, images: Images) -> None:
@@ -446,7 +448,7 @@ INPUTS: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str]] = {
     "both kinds": (
         "in",
         (lambda path: write(path / "a.png", b""), lambda path: parquet(path / "a.parquet", image=[b""])),
-        "in holds pictures as well as .parquet files: encode them one after the other",
+        "in holds pictures as well as .parquet files: encode each in a run of its own",
     ),
     "no column": (
         "in.parquet",
@@ -514,7 +516,7 @@ def test_a_disk_that_cannot_be_read_is_not_taken_for_bad_pictures(
 
     monkeypatch.setattr(Path, "read_bytes", broken)
     assert run(tmp_path / "in", out) == 1
-    assert re.search("a.png cannot be read: Input/output error. Mend the disk", sentence(capsys))
+    assert re.search("a.png cannot be read: Input/output error. Repair the disk", sentence(capsys))
     assert not rows_of(out, "errors")
 
 
@@ -531,7 +533,9 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(
     with monkeypatch.context() as patch:
         patch.setattr(Path, "replace", full)
         assert run(npy, out) == 1
-    assert re.search("Part 2 cannot be written to .*: No space left on device. Free the disk; the", sentence(capsys))
+    assert re.search(
+        "Part 2 cannot be written to .*: No space left on device. Free space on the disk; the", sentence(capsys)
+    )
     assert [row["id"] for row in rows_of(out)] == list(range(128))
     assert run(npy, out) == 0
     assert_are(rows_of(out), list(range(200)), pixels_of(images))
@@ -597,7 +601,7 @@ def test_an_interrupt_says_that_it_goes_on(
 
     monkeypatch.setattr("training.encode.shards._encode", interrupted)
     assert run(npy, out) == 130
-    assert "The same command goes on." in sentence(capsys)
+    assert "The same command continues." in sentence(capsys)
 
 
 def test_an_output_of_anything_else_is_a_sentence(
@@ -688,9 +692,9 @@ def test_a_ray_cluster_gives_the_same_and_goes_on(ray: Cluster, tmp_path: Path, 
         assert_are(rows_of(out), good, pixels_of(images[good]))
         assert [row["id"] for row in rows_of(out, "errors")] == [7]
         assert len(list(out.glob("part-*"))) == 4
-        assert ("Going on after 100 images." in done.stdout) == going_on
-        for part in (1, 2):
-            (out / f"part-0000{part}.parquet").unlink()
+        assert ("Continuing after 100 images." in done.stdout) == going_on
+        for shard in (1, 2):
+            (out / f"part-0000{shard}.parquet").unlink()
 
 
 @pytest.mark.ray

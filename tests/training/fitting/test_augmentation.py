@@ -10,7 +10,7 @@ import vae
 from training.__main__ import main
 from training.data.dataset import to_pixels
 from training.data.load import load
-from training.fitting.augmentation import AS_IT_IS, NUMBERS, SHIFT, random_affine
+from training.fitting.augmentation import NUMBERS, SHIFT, UNCHANGED, random_affine
 
 
 def numbers_for(count: int, **chosen: float) -> torch.Tensor:
@@ -41,7 +41,7 @@ def test_the_middle_of_all_numbers_leaves_an_image_as_it_is(images: torch.Tensor
 def test_a_share_is_left_alone(images: torch.Tensor) -> None:
     numbers = torch.rand(400, NUMBERS, generator=torch.Generator().manual_seed(0))
     alone = (random_affine(images, numbers) == images).flatten(1).all(1)
-    assert alone.equal(numbers[:, 6] < AS_IT_IS)
+    assert alone.equal(numbers[:, 6] < UNCHANGED)
 
 
 def test_images_move(images: torch.Tensor) -> None:

@@ -11,7 +11,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from training.config import FitConfig
 from training.data.dataset import Dataset
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import VAELoss
 from training.fitting.loop import epoch_order, train_step
 from training.fitting.optimizers import new_optimizers, set_learning_rates
@@ -21,8 +21,8 @@ from training.metrics.importance import importance_weighted_bound
 from training.metrics.posterior import Posterior
 from vae import VAE, VAEConfig
 
-GPU = Workers(0, 1, torch.device("cuda"))
-SHARED = Workers(1, 2, torch.device("cuda"))
+GPU = Processes(0, 1, torch.device("cuda"))
+SHARED = Processes(1, 2, torch.device("cuda"))
 MLP = VAEConfig(hidden_dim=8)
 CONV = VAEConfig("conv", hidden_dim=8)
 CONFIG = FitConfig(hidden_dim=8, batch_size=4, input_dropout=0.1)
@@ -61,9 +61,9 @@ def test_images_are_taken_by_indices_of_either_device(images: str, indices: str)
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @pytest.mark.parametrize("network", [MLP, CONV], ids=["mlp", "conv"])
 @pytest.mark.parametrize("encoder_alone", [False, True], ids=["both", "encoder"])
-@pytest.mark.parametrize("workers", [GPU, SHARED], ids=["alone", "shared"])
+@pytest.mark.parametrize("processes", [GPU, SHARED], ids=["alone", "shared"])
 def test_a_step(
-    *, optimizer: str, network: VAEConfig, encoder_alone: bool, workers: Workers, monkeypatch: pytest.MonkeyPatch
+    *, optimizer: str, network: VAEConfig, encoder_alone: bool, processes: Processes, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     config = replace(CONFIG, optimizer=optimizer, architecture=network.architecture)
     model = model_on_the_gpu(network)
@@ -83,8 +83,8 @@ def test_a_step(
     train = digits("cuda")
     for step, indices in enumerate(epoch_order(config, 0, len(train)).split(config.batch_size)):
         set_learning_rates(optimizers, config, step, 3)
-        images = train.take(workers.share(indices))
-        train_step(config, state, VAELoss(model), images, len(indices), workers, augment=encoder_alone)
+        images = train.take(processes.shard(indices))
+        train_step(config, state, VAELoss(model), images, len(indices), processes, augment=encoder_alone)
     assert len(optimizers) == (2 if optimizer == "muon" else 1)
     assert {tensor.device.type for tensor in (*model.parameters(), state.sums)} == {"cuda"}
 

@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+pytestmark = pytest.mark.slow
+
 FIT = ["fit", "--optimizer", "adam", "--epochs", "2", "--hidden-dim", "16", "--batch-size", "33", "--device", "cpu"]
 """Adam: Muon rounds to bfloat16 on the way, which lets the smallest difference grow."""
 
@@ -35,9 +37,9 @@ def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) ->
 def test_all_but_the_first_leave_without_pythons_own_end(rank: int, said: list[str]) -> None:
     steps = (
         "import atexit, torch",
-        "from training.fitting.distributed import Workers",
+        "from training.fitting.distributed import Processes",
         "atexit.register(print, 'Python ends')",
-        f"Workers({rank}, 2, torch.device('cpu')).leave()",
+        f"Processes({rank}, 2, torch.device('cpu')).leave()",
         "print('goes on')",
     )
     done = subprocess.run(

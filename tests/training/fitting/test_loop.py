@@ -17,15 +17,17 @@ from training.config import FitConfig
 from training.data.builtin import load_vision
 from training.data.dataset import Dataset, to_pixels
 from training.fitting import loop
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
+
+pytestmark = pytest.mark.slow
 
 TINY = FitConfig(
     epochs=2, hidden_dim=8, batch_size=50, optimizer="adam", warmup_steps=0, input_dropout=0, validation=0, device="cpu"
 )
 
 
-ALONE = Workers(0, 1, torch.device("cpu"))
+ALONE = Processes(0, 1, torch.device("cpu"))
 
 
 def trained(config: FitConfig, train: Dataset) -> vae.VAE:
@@ -78,7 +80,7 @@ def test_output_bias_starts_at_the_mean_image(train: Dataset) -> None:
     assert torch.allclose(start[inked], mean_image[inked], atol=1e-5)
     assert start.isfinite().all()
     plain = new_model(replace(TINY, output_bias=False), train).state_dict()["decoder.4.bias"]
-    assert plain.abs().max().item() <= 1 / math.sqrt(TINY.hidden_dim)  # torch's own
+    assert plain.abs().max().item() <= 1 / math.sqrt(TINY.width)  # torch's own
 
 
 def test_the_seed_decides_everything_and_nothing_else_does(train: Dataset) -> None:

@@ -1,6 +1,8 @@
 import shlex
 from pathlib import Path
 
+import pytest
+
 import vae
 from training.__main__ import _parse
 from training.fitting.model_card import card, command, remove_card, write_card
@@ -50,6 +52,17 @@ def test_the_card_has_every_option_and_the_file_that_it_belongs_to(fitted: Path)
     options = _parse(shlex.split(command(checkpoint))[1:])
     assert options.config.to_metadata().items() <= checkpoint.training.items()
     assert command(checkpoint) in written
+
+
+@pytest.mark.parametrize("options", [[], ["--recipe", "article"], ["--recipe", "article", "--validation", "-1"]])
+def test_the_command_leaves_out_what_was_not_set(options: list[str], tmp_path: Path) -> None:
+    config = _parse(["fit", *options]).config.with_network(vae.VAEConfig(hidden_dim=16), given=[])
+    path = tmp_path / "new.safetensors"
+    vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=16)), training=config.recorded(), figures={})
+    words = shlex.split(command(vae.load(path)))
+    assert _parse(words[1:]).config.recorded() == config.recorded()
+    assert not {"--image-size", "--adam-learning-rate"} & set(words)
+    assert ("--validation" in words) == ("article" in options)
 
 
 def test_a_file_that_is_no_card_is_left_alone(fitted: Path, tmp_path: Path) -> None:

@@ -104,7 +104,7 @@ def test_what_is_not_finite_replaces_no_checkpoint(
     monkeypatch.setattr("training.fitting.fit.new_state", spoiled_state)
     assert start(data_dir, out, "--epochs", "3", "--validation", "100") == 1
     said = capsys.readouterr().err
-    assert f"{told} is no finite number in epoch 2: lower --learning-rate." in said
+    assert f"{told} is not finite in epoch 2: lower --learning-rate." in said
     assert f"Now {out} holds epoch 1, whole, without figures and latents." in said
     assert vae.load(out).training["epochs_finished"] == 1
     state = torch.load(out.with_suffix(".state.pt"), weights_only=True)

@@ -17,12 +17,14 @@ from training.config import FitConfig
 from training.data.dataset import Dataset
 from training.data.load import load
 from training.fitting import loop
-from training.fitting.distributed import Workers
+from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
 from training.fitting.loop import new_state, train_epochs
 from training.fitting.state import TrainingError, TrainingState
 
-ALONE = Workers(0, 1, torch.device("cpu"))
+pytestmark = pytest.mark.slow
+
+ALONE = Processes(0, 1, torch.device("cpu"))
 CONFIG = FitConfig(epochs=3, hidden_dim=8, batch_size=30, warmup_steps=5, input_dropout=0.1, optimizer="muon")
 
 
@@ -151,7 +153,7 @@ def test_a_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(tr
         state.model.mean_layer.bias.fill_(torch.nan)
 
     state.optimizers[0].register_step_post_hook(spoil)
-    with pytest.raises(TrainingError, match=r"no finite number at step 15: lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"not finite at step 15: lower --learning-rate"):
         next(epochs)
     kept = torch.load(path, weights_only=True)
     assert kept["progress"]["epoch"] == 1
@@ -171,7 +173,7 @@ def test_a_state_within_an_epoch_is_not_replaced_by_one_that_is_not_finite(
             state.model.mean_layer.bias.fill_(torch.nan)
 
     state.optimizers[0].register_step_post_hook(spoil)
-    with pytest.raises(TrainingError, match=r"no finite number in epoch 1: lower --learning-rate"):
+    with pytest.raises(TrainingError, match=r"not finite in epoch 1: lower --learning-rate"):
         next(train_epochs(CONFIG, state, train, ALONE, path))
     kept = torch.load(path, weights_only=True)
     assert kept["progress"]["position"] == 2

@@ -17,6 +17,8 @@ from training.data.builtin import load_vision
 from training.data.dataset import NO_LABEL, Dataset
 from training.plots import curves, grids, manifold, scatter
 
+pytestmark = pytest.mark.slow
+
 PICTURES = ["latents", "reconstructions", "samples", "interpolations", "manifold-z1-z2", "manifold-z2-z3", "losses"]
 
 

@@ -1,16 +1,18 @@
--- What wrk sends, and what it tells: wrk … -s load.lua URL -- METHOD CONTENT_TYPE BODY_FILE, the last two empty for none.
--- A "%d" in the URL becomes the number of the request. What was measured is printed as a line of JSON.
+-- What wrk sends and prints: wrk … -s load.lua URL -- METHOD BODY_FILE [NAME VALUE ...]; an empty BODY_FILE means no
+-- body, each NAME is a header. A "%d" in the URL becomes the number of the request. The result is one line of JSON.
 
 local constant
 local number = 0
 
 function init(args)
   wrk.method = args[1]
-  if args[3] ~= "" then
-    local file = assert(io.open(args[3], "rb"))
+  if args[2] ~= "" then
+    local file = assert(io.open(args[2], "rb"))
     wrk.body = file:read("*a")
     file:close()
-    wrk.headers["Content-Type"] = args[2]
+  end
+  for i = 3, #args, 2 do
+    wrk.headers[args[i]] = args[i + 1]
   end
   if not wrk.path:find("%d", 1, true) then
     constant = wrk.format()
