@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import subprocess
 from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
@@ -53,22 +51,17 @@ def run_python(block: str, server: LiveServer) -> dict[str, Any]:
 
 @pytest.mark.parametrize(
     ("client", "language"),
-    [("curl", "sh"), ("Python", "python"), ("JavaScript", "js"), ("diffusers", "python"), ("Triton client", "python")],
+    [
+        ("Python", "python"),
+        ("Arrays", "python"),
+        ("JavaScript", "js"),
+        ("diffusers", "python"),
+        ("Triton client", "python"),
+    ],
 )
 def test_each_client_has_an_example(client: str, language: str) -> None:
     assert blocks(client, language)
     assert all(len(block.splitlines()) >= 3 for block in blocks(client, language))
-
-
-def test_curl(server: LiveServer, folder: Path) -> None:
-    (block,) = blocks("curl", "sh")
-    answers = []
-    for command in block.splitlines():
-        call = shlex.split(command.replace("localhost:8000", server.address))
-        answers.append(subprocess.run([*call, "-sS", "--fail"], cwd=folder, check=True, capture_output=True).stdout)
-    np.testing.assert_allclose(json.loads(answers[0])["mean"], SEVEN, atol=0.01)
-    assert (folder / "digit.png").read_bytes().startswith(b"\x89PNG")
-    assert [list(json.loads(line)) for line in answers[2].splitlines()] == [["z", "pixels"]] * 3
 
 
 def test_python(server: LiveServer, folder: Path) -> None:
@@ -77,7 +70,7 @@ def test_python(server: LiveServer, folder: Path) -> None:
     np.testing.assert_allclose(names["posterior"].mean, SEVEN, atol=0.01)
     assert tuple(names["tensor"].shape) == (1, 28, 28)
     assert (folder / "seven.png").read_bytes().startswith(b"\x89PNG")
-    assert [len(names[name].pixels) for name in ("sheet", "walk", "grid")] == [16, 8, 225]
+    assert [len(names[name].pixels) for name in ("samples", "path", "grid")] == [16, 8, 225]
     assert run_python(batches, server)["means"].shape == (5000, 3)
     samples = run_python(awaited, server)["samples"]
     assert [sample.seed for sample in samples] == list(range(10))

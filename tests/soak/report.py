@@ -24,38 +24,38 @@ WRONG = ("wrong", "orphans' wrong answers", "wrong afterwards")
 HEADLINES = (
     (
         "overload",
-        "load held",
+        "overload",
         "{times capacity} times the capacity for {seconds} s: goodput {goodput, %} % of the peak, "
-        "refusals' p99 {refusals' p99, ms} ms, probes at most {probes' slowest, ms} ms",
+        "p99 of rejections {refusals' p99, ms} ms, slowest probe {probes' slowest, ms} ms",
     ),
     (
         "faults",
-        "faults survived",
-        "{killed} workers killed, the next one there in {killed, replaced, s} s; one stopped, {stuck, replaced, s} s; "
-        "a supervisor killed",
+        "faults",
+        "{killed} workers killed, each replaced within {killed, replaced, s} s; one stuck, replaced after "
+        "{stuck, replaced, s} s; a supervisor killed",
     ),
-    ("blocked", "… an event loop blocked by a request", "a new worker in {replaced, s} s"),
-    ("stops", "… stops under load", "{stops}, each with status 0 in at most {slowest, s} s"),
+    ("blocked", "… an event loop blocked by a request", "a new worker after {replaced, s} s"),
+    ("stops", "… stops under load", "{stops}, each with exit status 0 within {slowest, s} s"),
     (
         "slow",
-        "… slow connections, by slowhttptest",
-        "{slow connections}; {answered} of {good callers} good callers in time",
+        "… slow connections (slowhttptest)",
+        "{slow connections}; {answered} of {good callers} other clients got their response in time",
     ),
     (
         "descriptors",
-        "… connections on 128 descriptors a process",
-        "{connections}: {answered} answered, the others shed",
+        "… connections with 128 file descriptors per process",
+        "{connections}: {answered} got a response, the others were closed",
     ),
     (
         "barrage",
-        "bad inputs tried",
-        "{bad inputs}: {5xx} answered with 5xx, {slower than 1 s} slower than a second (slowest {slowest, s} s), "
+        "malformed and hostile requests",
+        "{bad inputs}: {5xx} responses with 5xx, {slower than 1 s} slower than a second (slowest {slowest, s} s), "
         "{workers lost} workers lost",
     ),
-    ("leak", "RSS before and after {requests} requests", "{MB before} and {MB after} MB"),
-    ("leak", "descriptors before and after", "{descriptors before} and {descriptors after}"),
+    ("leak", "resident memory before and after {requests} requests", "{MB before} and {MB after} MB"),
+    ("leak", "file descriptors before and after", "{descriptors before} and {descriptors after}"),
 )
-"""Part, what, and its figures."""
+"""Part, title, and its values."""
 
 
 class _Told(dict[str, str]):
@@ -109,7 +109,7 @@ def render(report: Mapping[str, Any]) -> str:
     sections = [
         "# Soak, measured",
         _preamble(report),
-        table(("what", "seen"), headline(parts), text=2),
+        table(("what", "result"), headline(parts), text=2),
         "## Goals",
         "The rows are those of the table of faults and threats.",
         table(
@@ -133,12 +133,12 @@ def render(report: Mapping[str, Any]) -> str:
 
 
 def headline(parts: Mapping[str, Any]) -> list[tuple[str, str]]:
-    """What the README tells, of the parts that were run."""
+    """The first table of the report, which docs/reliability.md repeats: title and value of each part that was run."""
     figures = {name: part["figures"] for name, part in parts.items() if part["figures"]}
     lines = [
-        ("requests, each answer held against its own question", number(_total(figures, CHECKED))),
+        ("requests whose response was checked", number(_total(figures, CHECKED))),
         ("requests lost", number(_total(figures, LOST))),
-        ("answers wrong", number(_total(figures, WRONG))),
+        ("wrong responses", number(_total(figures, WRONG))),
     ]
     for part, what, told in HEADLINES:
         if part in figures:
@@ -167,16 +167,16 @@ def _total(figures: Mapping[str, Mapping[str, float]], names: Sequence[str]) -> 
 
 def _preamble(report: Mapping[str, Any]) -> str:
     server, client = report["cores"]
-    told = (
+    text = (
         f"{report['date']}, {report['machine']}; {report['seconds'] / 60:.0f} minutes, load average at the start "
         f"{report['load_average']:.1f}.\n\n`make soak` measures and writes this page: vae-serve with two workers on "
-        f"core {server}, what asks it on core {client}, a connection each, HTTP over real sockets. Memory is the "
-        "resident set size of all processes of the service summed up, pages that they share counted in each. A "
-        "request is lost where it got no answer that it should have got: none of those that a killed worker held is "
-        "counted, every one that was written before a stop is. Answers are held against the one that the same question "
-        "got when nothing else was asked, bit by bit."
+        f"core {server}, its clients on core {client}, with a connection each, HTTP over real sockets. Memory is the "
+        "sum of the resident set sizes of all processes of the service, with shared pages counted for each. A request "
+        "is lost if it has no response although it should have one: requests of a killed worker are not counted, "
+        "requests sent before a stop are. Each response is compared, bit by bit, with the response to the same request "
+        "on an idle service."
     )
-    return told + (" **This was a quick run: a little of everything.**" if report["quick"] else "")
+    return text + (" **This was a quick run: a little of everything.**" if report["quick"] else "")
 
 
 def _problems(part: Mapping[str, Any]) -> list[str]:

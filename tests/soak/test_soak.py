@@ -90,9 +90,9 @@ def test_a_goal_that_is_missed_fails_the_run(results: Results, goal: Goal) -> No
 
 
 @pytest.mark.parametrize(
-    ("what", "names"), [("requests lost", report.LOST), ("answers wrong", report.WRONG)], ids=("lost", "wrong")
+    ("what", "names"), [("requests lost", report.LOST), ("wrong responses", report.WRONG)], ids=("lost", "wrong")
 )
-def test_whatever_the_readme_counts_as_lost_or_wrong_has_a_goal_of_none(
+def test_each_count_of_lost_requests_and_wrong_responses_has_a_goal_of_none(
     results: Results, what: str, names: Sequence[str]
 ) -> None:
     for part in results["parts"].values():

@@ -30,7 +30,7 @@ from tests.service.problems import problem
 from tests.service.processes.test_supervisor import workers
 from tests.service.running import Broken, Running, running, wait_until
 
-README = (Path(__file__).parents[3] / "README.md").read_text()
+PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
 
 pytestmark = pytest.mark.slow
@@ -145,7 +145,7 @@ def test_every_reason_is_told_before_anything_is_refused(fresh: Running) -> None
     refusals = {dict(labels)["reason"]: count for (name, labels), count in samples.items() if "refusals" in name}
     assert refusals == dict.fromkeys(REASONS, 0)
     assert reasons_of(ServiceError) - {""} <= {*REASONS}
-    row = next(line for line in README.splitlines() if line.startswith("| `vae_refusals_total`"))
+    row = next(line for line in PAGE.splitlines() if line.startswith("| `vae_refusals_total`"))
     assert {*row.split("|")[3].strip().split(", ")} == {*REASONS}
 
 
@@ -331,8 +331,8 @@ def test_counts_are_of_one_service_alone() -> None:
     assert b'vae_refusals_total{reason="queue_full"} 0.0' in exposition(second)
 
 
-def test_every_metric_stands_in_the_readme(fresh: Running) -> None:
+def test_every_metric_has_a_row_in_the_documentation(fresh: Running) -> None:
     families = text_string_to_metric_families(fresh.client.get("/metrics").text)
     own = {family.name for family in families if family.name.startswith("vae_")}
     assert len(own) > 10
-    assert not {name for name in own if f"`{name}" not in README}
+    assert not {name for name in own if f"`{name}" not in PAGE}

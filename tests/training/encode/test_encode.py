@@ -552,22 +552,22 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(
     assert_are(rows_of(out), list(range(200)), pixels_of(images))
 
 
-def test_the_readmes_commands_encode_what_they_say(
+def test_commands_of_the_documentation_run(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
-    readme = (ROOT / "training" / "README.md").read_text()
+    page = (ROOT / "docs" / "training.md").read_text()
     monkeypatch.chdir(tmp_path)
     np.save("images.npy", images)
     write(Path("pictures/0.png"), png(images[0]))
     for file in ("images.parquet", "tables/0.parquet", "tables/1.parquet"):
         parquet(Path(file), image=[png(image) for image in images[:3]])
-    commands = re.findall(r"^vae-train (encode .*?)(?: +#.*)?$", readme, re.MULTILINE)
+    commands = re.findall(r"^vae-train (encode .*?)(?: +#.*)?$", page, re.MULTILINE)
     here = [command.split() for command in commands if "--ray" not in command]
     assert len(here) == len(commands) - 1
     for command in here:
         assert main(command) == 0
         assert rows_of(Path(command[-1])), command
-    (example,) = re.findall(r"^```python\n(.*?)^```", readme, re.DOTALL | re.MULTILINE)
+    (example,) = re.findall(r"^```python\n(.*?)^```", page, re.DOTALL | re.MULTILINE)
     namespace: dict[str, Any] = {}
     exec(example, namespace)
     assert len(namespace["table"]) == len(images)
