@@ -324,6 +324,7 @@ def test_a_picture_is_cut_where_training_cut_it(visitor: Visitor, flat: Running)
 
 def test_without_latents_the_loss_alone_is_judged(visitor: Visitor, alone: Running, images: Bytes) -> None:
     visit = visitor(alone)
+    assert visit.z == [0, 0, 0]
     assert [slider.get_attribute("min") for slider in visit.page.locator("#sliders input").all()] == ["-3"] * 3
     write(visit, images[0])
     assert re.match("(Usual|Unusual)", verdict(visit))

@@ -15,7 +15,7 @@ from playwright.sync_api import expect
 from benchmarks.page import walk_latency
 from service.engine import ByteArray, Engine, FloatArray
 from tests.browser.conftest import Visitor
-from tests.browser.visit import Visit, pixels, swapped, wait_until
+from tests.browser.visit import Visit, nearest_labels, pixels, swapped, wait_until
 from tests.service.running import Running
 
 pytestmark = pytest.mark.browser
@@ -24,6 +24,8 @@ RENDERING = "canvas => getComputedStyle(canvas).imageRendering"
 
 
 def test_the_first_image_is_large_and_smooth(visit: Visit) -> None:
+    assert visit.z == visit.start != [0, 0, 0]
+    assert nearest_labels(visit.service, visit.start).tolist().count(8) >= 8
     visit.wait_for_image(visit.start)
     image = visit.page.locator("#image")
     box = image.bounding_box()

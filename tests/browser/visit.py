@@ -78,8 +78,8 @@ class Visit:
     def start(self) -> list[float]:
         """The latent that the page shows first."""
         get = self.service.client.get
-        start = (get("/web/spread.json").json() or {}).get("start")
-        return [round(value, 4) for value in start or [0] * get("/model").json()["latent_dim"]]
+        spread = get("/web/spread.json").json()
+        return list(spread["start"]) if spread else [0] * get("/model").json()["latent_dim"]
 
     def assert_sound(self) -> None:
         """No request has left the service, and none has failed; the console has no errors."""
