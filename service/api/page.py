@@ -18,6 +18,7 @@ from typing import NamedTuple
 
 import numpy as np
 import orjson
+from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
@@ -81,7 +82,8 @@ def read_page() -> Page:
 async def spread(request: Request) -> Response:
     """How the test set's latents lie along each dimension, for those who may see them; null where there are none.
 
-    `low`, `high`, `mean` and `deviation` are [D], `histogram` is [D][BINS], counts between low and high.
+    `low`, `high`, `mean` and `deviation` are [D], `histogram` is [D][BINS], counts between low and high. `start` is
+    [D], the latent that the page shows first, to the sliders' step of 0.01.
     """
     gate: AccessControl = request.app.state.gate
     gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
@@ -91,7 +93,8 @@ async def spread(request: Request) -> Response:
 
 @lru_cache(maxsize=1)
 def _spread(latents_json: bytes | None) -> bytes:
-    latents = np.array(orjson.loads(latents_json or b'{"mean":[]}')["mean"], np.float64)  # (M, D)
+    document = orjson.loads(latents_json or b'{"mean":[]}')
+    latents = np.array(document["mean"], np.float64)  # (M, D)
     if not len(latents):
         return b"null"
     low, high = latents.min(0), latents.max(0)
@@ -103,9 +106,24 @@ def _spread(latents_json: bytes | None) -> bytes:
             "mean": latents.mean(0),
             "deviation": latents.std(0),
             "histogram": [np.histogram(column, BINS, (start, stop))[0] for column, start, stop in columns],
+            "start": _central_latent(latents, np.array(document["label"])).round(2),
         },
         option=orjson.OPT_SERIALIZE_NUMPY,
     )
+
+
+def _central_latent(latents: NDArray[np.float64], labels: NDArray[np.int64]) -> NDArray[np.float64]:
+    """The member (D,) nearest to its class's mean, of the most compact class: its image is clear.
+
+    Classes of less than half the average size are left out: one of a single member would be the most compact.
+    """
+    _, index, counts = np.unique(labels, return_inverse=True, return_counts=True)
+    means = np.stack([np.bincount(index, column) / counts for column in latents.T], axis=1)  # (classes, D)
+    squares = np.square(latents - means[index]).sum(1)  # (M,)
+    variances = np.where(counts >= counts.mean() / 2, np.bincount(index, squares) / counts, np.inf)
+    nearest = np.where(index == variances.argmin(), squares, np.inf).argmin()
+    central: NDArray[np.float64] = latents[nearest]
+    return central
 
 
 def _index(html: bytes) -> Handler:

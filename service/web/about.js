@@ -1,11 +1,11 @@
-// The model that is served: what it is, what was measured of it, what it draws over its first dimensions.
+// About: the model's properties, its metrics, and images over its first latent dimensions.
 
-import { call, say } from "./api.js";
-import { curl, takeHome } from "./curl.js";
-import { drawFrom, fit } from "./picture.js";
+import { request, showMessage } from "./api.js";
+import { addExports, curl } from "./exports.js";
+import { resize, withBitmap } from "./picture.js";
 
-const STEPS = 13;
-const FIGURES = {
+const GRID_STEPS = 13;
+const METRICS = {
   neg_elbo: "Negative ELBO, nats *",
   reconstruction_loss: "Reconstruction loss, nats *",
   kl_divergence: "KL divergence, nats",
@@ -17,11 +17,11 @@ const FIGURES = {
   images: "Images",
 };
 
-/** Build it; gives what to do when it is shown. */
+/** Build the view; returns the function to call when it is shown. */
 export function about(model, spread) {
   const [channels, height, width] = model.image_shape;
   document.querySelector("#model-name").textContent = model.name;
-  const facts = {
+  const properties = {
     Architecture: model.architecture,
     Image: `${width}×${height}, ${channels === 3 ? "colour" : "grey"}`,
     "Latent dimensions": model.latent_shape.join("×"),
@@ -30,13 +30,13 @@ export function about(model, spread) {
     Epochs: model.training.epochs_finished,
     "Checkpoint, SHA-256": model.sha256,
   };
-  for (const [name, value] of Object.entries(facts)) {
+  for (const [name, value] of Object.entries(properties)) {
     if (value === undefined) continue;
     const row = document.createElement("div");
-    row.append(element("dt", name), element("dd", value));
-    document.querySelector("#facts").append(row);
+    row.append(makeElement("dt", name), makeElement("dd", value));
+    document.querySelector("#properties").append(row);
   }
-  listFigures(model.figures);
+  listMetrics(model.figures);
   if (!model.latent_dim) {
     document.querySelector("#manifold-figure").hidden = true;
     return () => {};
@@ -45,54 +45,55 @@ export function about(model, spread) {
   const dimensions = model.latent_dim > 1 ? [0, 1] : [0];
   const reach = spread ? 2.5 * Math.max(...dimensions.map((at) => spread.deviation[at])) : 3;
   const high = Math.round(reach * 100) / 100;
-  const question = { at: new Array(model.latent_dim).fill(0), dimensions, low: -high, high, steps: STEPS };
+  const body = { at: new Array(model.latent_dim).fill(0), dimensions, low: -high, high, steps: GRID_STEPS };
   const manifold = document.querySelector("#manifold");
+  const names = dimensions.map((at) => `z${at + 1}`).join(" and ");
   document.querySelector("#manifold-caption").textContent =
-    `What it draws for ${dimensions.map((at) => `z${at + 1}`).join(" and ")} from −${high} to ${high}, the others at 0`;
-  let isShown = false;
-  const show = async () => {
-    const options = { method: "POST", type: "application/json", accept: "image/png", body: JSON.stringify(question) };
-    await drawFrom(await call("traverse", options), (bitmap) => {
-      fit(manifold, bitmap.width, bitmap.height).drawImage(bitmap, 0, 0);
+    `Images for ${names} from −${high} to ${high}, the other dimensions at 0`;
+  let isDrawn = false;
+  const draw = async () => {
+    const options = { method: "POST", type: "application/json", accept: "image/png", body: JSON.stringify(body) };
+    await withBitmap(await request("traverse", options), (bitmap) => {
+      resize(manifold, bitmap.width, bitmap.height).drawImage(bitmap, 0, 0);
     });
-    isShown = true;
+    isDrawn = true;
   };
-  takeHome(
+  addExports(
     "about",
-    () => curl("traverse", { json: question, output: "manifold.png" }),
+    () => curl("traverse", { json: body, output: "manifold.png" }),
     () => new Promise((resolve) => manifold.toBlob(resolve)),
   );
   return () => {
-    if (!isShown) show().catch((error) => say(error.message));
+    if (!isDrawn) draw().catch((error) => showMessage(error.message));
   };
 }
 
-function listFigures(figures) {
-  const table = document.querySelector("#figures");
-  const heads = ["Measured", "Test set", "Training set"].map((text) => element("th", text));
+function listMetrics(metrics) {
+  const table = document.querySelector("#metrics");
+  const heads = ["Metric", "Test set", "Training set"].map((text) => makeElement("th", text));
   for (const head of heads) head.scope = "col";
-  const rows = Object.entries(FIGURES)
-    .filter(([name]) => `test_${name}` in figures)
+  const rows = Object.entries(METRICS)
+    .filter(([name]) => `test_${name}` in metrics)
     .map(([name, title]) => {
-      const head = element("th", title);
+      const head = makeElement("th", title);
       head.scope = "row";
-      return line([head, ...["test", "train"].map((part) => element("td", shorten(figures[`${part}_${name}`])))]);
+      return makeRow([head, ...["test", "train"].map((part) => makeElement("td", format(metrics[`${part}_${name}`])))]);
     });
-  table.hidden = document.querySelector("#figures-note").hidden = !rows.length;
-  table.append(line(heads), ...rows);
+  table.hidden = document.querySelector("#metrics-note").hidden = !rows.length;
+  table.append(makeRow(heads), ...rows);
 }
 
-const shorten = (value) =>
+const format = (value) =>
   value === undefined ? "–" : value.toLocaleString("en", { maximumSignificantDigits: Number.isInteger(value) ? 12 : 4 });
 
-function line(cells) {
+function makeRow(cells) {
   const row = document.createElement("tr");
   row.append(...cells);
   return row;
 }
 
-function element(name, text) {
-  const made = document.createElement(name);
-  made.textContent = text;
-  return made;
+function makeElement(name, text) {
+  const element = document.createElement(name);
+  element.textContent = text;
+  return element;
 }

@@ -1,96 +1,95 @@
-// Calls to the service. A busy service and a lost connection are waited for, a key is asked for; everything else that
-// goes wrong is thrown, as the sentence that the service says.
+// Requests to the service. A busy service and a lost connection are retried, a missing key is asked for; any other
+// error is thrown with the `detail` of the response as its message.
 
 import { askKey, key } from "./key.js";
 
 const message = document.querySelector("#message");
-const LONGEST_WAIT_MS = 5000;
-const SAID_FOR_MS = 5000;
+const MAX_RETRY_DELAY_MS = 5000;
+const MESSAGE_MS = 5000;
+const RETRIED_STATUSES = [429, 502, 503, 504];
 
-/** Something newer is wanted instead. */
+/** A newer request has replaced this one. */
 export class Superseded extends Error {}
 
-const BUSY = [429, 502, 503, 504];
+let hideTimer = 0;
+let isRetrying = false;
 
-let leaving = 0;
-let isWaiting = false;
-
-/** Say something at the foot of the page, for a while or until something else is said; "" takes it away. */
-export function say(text, { stays = false } = {}) {
+/** Show a message at the foot of the page for `MESSAGE_MS`, or until the next one if it `stays`; "" hides it. */
+export function showMessage(text, { stays = false } = {}) {
   if (message.textContent !== text) message.textContent = text;
-  clearTimeout(leaving);
-  isWaiting = false;
-  if (text && !stays) leaving = setTimeout(() => say(""), SAID_FOR_MS);
+  clearTimeout(hideTimer);
+  isRetrying = false;
+  if (text && !stays) hideTimer = setTimeout(() => showMessage(""), MESSAGE_MS);
 }
 
-export const address = (path) => new URL(path, document.baseURI).href;
+export const absoluteUrl = (path) => new URL(path, document.baseURI).href;
 
-/** The body of the answer to a request of `path`. `isStale` is asked before the request is sent once more. */
-export async function call(path, { method = "GET", body, type, accept, isStale = () => false } = {}) {
+/** Request `path`; returns the response body as a Blob. Before each retry, `isStale` tells whether to give up. */
+export async function request(path, { method = "GET", body, type, accept, isStale = () => false } = {}) {
   for (let attempt = 0; ; attempt += 1) {
-    const used = key();
-    const authorization = used && `Bearer ${latin1OfUtf8(used)}`;
-    const answer = await send(path, method, body, { "content-type": type, accept, authorization });
-    if (answer?.ok) {
-      goOn();
-      return answer.body;
+    const usedKey = key();
+    const authorization = usedKey && `Bearer ${utf8AsLatin1(usedKey)}`;
+    const response = await send(path, method, body, { "content-type": type, accept, authorization });
+    if (response?.ok) {
+      hideRetryMessage();
+      return response.body;
     }
-    if (answer?.status === 401) {
-      await askKey(used);
+    if (response?.status === 401) {
+      await askKey(usedKey);
       continue;
     }
-    if (answer && !BUSY.includes(answer.status)) throw new Error(await detail(answer));
-    await waitFor(answer ? "The service is busy" : "No connection", attempt, answer?.retryAfter);
+    if (response && !RETRIED_STATUSES.includes(response.status)) throw new Error(await detail(response));
+    await delayRetry(response ? "The service is busy" : "No connection", attempt, response?.retryAfter);
     if (isStale()) throw new Superseded();
   }
 }
 
-export async function callJson(path, options) {
-  const body = await call(path, { ...options, accept: "application/json" });
+export async function requestJson(path, options) {
+  const body = await request(path, { ...options, accept: "application/json" });
   return JSON.parse(await body.text());
 }
 
-/** What `load` gives, which has the browser fetch files and is tried again where it cannot: a TypeError. */
-export async function loaded(load) {
+/** Call `load` until it does not throw a TypeError, which is what browsers throw when a file cannot be fetched. */
+export async function retryLoad(load) {
   for (let attempt = 0; ; attempt += 1) {
     try {
-      const found = await load();
-      goOn();
-      return found;
+      const result = await load();
+      hideRetryMessage();
+      return result;
     } catch (error) {
       if (!(error instanceof TypeError)) throw error;
-      await waitFor("No connection", attempt);
+      await delayRetry("No connection", attempt);
     }
   }
 }
 
-/** A module of the page. What of it did not come is fetched again, which `import` does not in every browser. */
+/** Import a module of the page. Its files are fetched first: not every browser lets a failed `import` be repeated. */
 export async function loadModule(file) {
   const { href } = new URL(file, import.meta.url);
-  await fetchWhole(href, new Set());
+  await prefetch(href, new Set());
   return import(href).catch((cause) => {
-    throw new Error("A part of the page did not come. Load it again.", { cause });
+    throw new Error("A part of the page could not be loaded. Reload the page.", { cause });
   });
 }
 
-/** Has the browser keep the module at `url` and all that it imports. */
-async function fetchWhole(url, seen) {
+/** Fetch the module at `url` and all that it imports into the browser's cache. */
+async function prefetch(url, seen) {
   if (seen.has(url)) return;
   seen.add(url);
-  const code = await loaded(async () => {
-    const answer = await fetch(url);
-    if (!answer.ok) throw new TypeError(`${url} is answered with ${answer.status}.`);
-    return answer.text();
+  const code = await retryLoad(async () => {
+    const response = await fetch(url);
+    if (!response.ok) throw new TypeError(`${url}: status ${response.status}`);
+    return response.text();
   });
-  const imported = [...code.matchAll(/\bfrom "(\.[^"]+)"/g)];
-  await Promise.all(imported.map(([, path]) => fetchWhole(new URL(path, url).href, seen)));
+  const imports = [...code.matchAll(/\bfrom "(\.[^"]+)"/g)];
+  await Promise.all(imports.map(([, path]) => prefetch(new URL(path, url).href, seen)));
 }
 
-/** Does `work` with the newest value: while it is done, of all values that come only the last is kept for next. */
-export class Newest {
+/** Runs `work` on the latest value: of the values pushed while it is busy, only the last one is processed next. */
+export class LatestOnly {
   #work;
   #next = null;
-  #busy = false;
+  #isBusy = false;
 
   constructor(work) {
     this.#work = work;
@@ -98,30 +97,30 @@ export class Newest {
 
   async push(value) {
     this.#next = { value };
-    if (this.#busy) return;
-    this.#busy = true;
+    if (this.#isBusy) return;
+    this.#isBusy = true;
     while (this.#next) {
-      const { value: newest } = this.#next;
+      const { value: latest } = this.#next;
       this.#next = null;
       try {
-        await this.#work(newest, () => this.#next !== null);
+        await this.#work(latest, () => this.#next !== null);
       } catch (error) {
-        if (!(error instanceof Superseded)) say(error.message);
+        if (!(error instanceof Superseded)) showMessage(error.message);
       }
     }
-    this.#busy = false;
+    this.#isBusy = false;
   }
 }
 
 async function send(path, method, body, fields) {
   const headers = Object.fromEntries(Object.entries(fields).filter(([, value]) => value));
   try {
-    const response = await fetch(address(path), { method, body, headers });
+    const response = await fetch(absoluteUrl(path), { method, body, headers });
     const { ok, status } = response;
-    const retryAfter = Number(response.headers.get("retry-after")) || 0; // it may be a date
+    const retryAfter = Number(response.headers.get("retry-after")) || 0; // seconds; a date counts as 0
     return { ok, status, retryAfter, body: await response.blob() };
   } catch {
-    return null; // the connection was lost, before the answer or in it
+    return null; // the connection failed before or within the response
   }
 }
 
@@ -129,21 +128,21 @@ async function detail({ status, body }) {
   try {
     return JSON.parse(await body.text()).detail;
   } catch {
-    return `The service answered ${status}.`;
+    return `The service answered with status ${status}.`;
   }
 }
 
-/** Say what is waited for, and wait: longer at each attempt, and at least `seconds`. */
-async function waitFor(what, attempt, seconds = 0) {
-  say(`${what}; this goes on by itself.`, { stays: true });
-  isWaiting = true;
-  const milliseconds = Math.min(LONGEST_WAIT_MS, Math.max(seconds * 1000, 250 * 2 ** attempt));
+/** Show the reason and wait: exponential backoff, at least `seconds`, at most `MAX_RETRY_DELAY_MS`. */
+async function delayRetry(reason, attempt, seconds = 0) {
+  showMessage(`${reason}; retrying.`, { stays: true });
+  isRetrying = true;
+  const milliseconds = Math.min(MAX_RETRY_DELAY_MS, Math.max(seconds * 1000, 250 * 2 ** attempt));
   await new Promise((resolve) => setTimeout(resolve, milliseconds));
 }
 
-function goOn() {
-  if (isWaiting) say("");
+function hideRetryMessage() {
+  if (isRetrying) showMessage("");
 }
 
-/** `fetch` throws for characters above 255. No key has them, but people mistype: the service says that it is wrong. */
-const latin1OfUtf8 = (text) => String.fromCharCode(...new TextEncoder().encode(text));
+/** UTF-8 bytes as one character each: `fetch` throws for header characters above 255. */
+const utf8AsLatin1 = (text) => String.fromCharCode(...new TextEncoder().encode(text));

@@ -1,47 +1,47 @@
-// Two pinned points and the images on the way from one to the other.
+// Between: images decoded along a path from one pinned latent to the other.
 
-import { Newest, call, callJson, say } from "./api.js";
-import { button, curl, takeHome } from "./curl.js";
-import { drawFrom, enlargement, imageShape, paint, save, sheetOf } from "./picture.js";
-import { encode } from "./png.js";
+import { LatestOnly, request, requestJson, showMessage } from "./api.js";
+import { addExports, curl, makeButton } from "./exports.js";
+import { enlargement, imageShape, paint, save, sheetBlob, withBitmap } from "./picture.js";
+import { encodePng } from "./png.js";
 import { Sheet } from "./sheet.js";
-import { listen, set, state, tidy } from "./state.js";
+import { listen, roundLatent, set, state } from "./state.js";
 
 const FRAME_MS = 120;
-const REDUCED_FRAME_MS = 1000;
-const STARTING_SEED = 7; // two samples, where nothing is pinned yet
+const REDUCED_FRAME_MS = 1000; // where prefers-reduced-motion is set
+const DEFAULT_ENDS_SEED = 7; // of the two samples that are the ends while nothing is pinned
 
 const position = document.querySelector("#position");
 const steps = document.querySelector("#steps");
 const method = document.querySelector("#method");
-const play = document.querySelector("#play-strip");
+const play = document.querySelector("#play-path");
 const ends = { a: document.querySelector("#end-a"), b: document.querySelector("#end-b") };
 
-let latents = []; // of the strip, [steps][D]
+let latents = []; // of the path, [steps][D]
 let timer = 0;
 
-/** Build it; gives what to do when it is shown. */
+/** Build the view; returns the function to call when it is shown. */
 export function between() {
-  const go = (at, by = null) => {
+  const goTo = (at, source = null) => {
     position.value = at;
-    set({ z: latents[at] }, by);
+    set({ z: latents[at] }, source);
   };
   const strip = new Sheet(
     document.querySelector("#strip"),
     (at) => `Step ${at + 1} of ${state.steps}`,
     (at) => {
       stop();
-      go(at);
+      goTo(at);
     },
   );
-  const way = new Newest(async (_, isStale) => {
-    const options = { method: "POST", type: "application/json", isStale, body: JSON.stringify(question()) };
-    const [found, images] = await Promise.all([
-      callJson("interpolate", options),
-      call("interpolate", { ...options, accept: "image/png" }),
+  const path = new LatestOnly(async (_, isStale) => {
+    const options = { method: "POST", type: "application/json", isStale, body: JSON.stringify(pathBody()) };
+    const [{ z }, images] = await Promise.all([
+      requestJson("interpolate", options),
+      request("interpolate", { ...options, accept: "image/png" }),
     ]);
-    await drawFrom(images, (bitmap) => {
-      latents = found.z.map((z) => z.map(tidy));
+    await withBitmap(images, (bitmap) => {
+      latents = z.map(roundLatent);
       position.max = latents.length - 1;
       strip.show(bitmap, latents.length, latents.length);
       paint(ends.a.firstChild, bitmap, 0, latents.length);
@@ -60,16 +60,16 @@ export function between() {
     steps.value = state.steps;
     method.value = state.method;
     if (state.view !== "between") return;
-    strip.lay(state.steps);
+    strip.setCount(state.steps);
     if (!state.a || !state.b) {
-      const { z } = await callJson(`sample?n=2&seed=${STARTING_SEED}`);
+      const { z } = await requestJson(`sample?n=2&seed=${DEFAULT_ENDS_SEED}`);
       set({ a: state.a ?? z[0], b: state.b ?? z[1] });
       return;
     }
-    way.push();
+    path.push();
   };
-  const shown = () => refresh().catch((error) => say(error.message));
-  listen(["a", "b", "steps", "method"], shown);
+  const show = () => refresh().catch((error) => showMessage(error.message));
+  listen(["a", "b", "steps", "method"], show);
   listen(["z"], mark);
 
   let direction = 1;
@@ -88,34 +88,34 @@ export function between() {
       }
       const at = Number(position.value);
       if (at + direction < 0 || at + direction >= latents.length) direction = -direction;
-      go(at + direction, strip);
+      goTo(at + direction, strip);
     }, isReduced ? REDUCED_FRAME_MS : FRAME_MS);
   };
   play.addEventListener("click", () => (timer ? stop() : start()));
   position.addEventListener("input", () => {
     stop();
-    go(position.valueAsNumber);
+    goTo(position.valueAsNumber);
   });
-  for (const [name, tile] of Object.entries(ends)) tile.addEventListener("click", () => set({ z: state[name] }));
+  for (const [name, button] of Object.entries(ends)) button.addEventListener("click", () => set({ z: state[name] }));
   steps.addEventListener("change", () => {
-    const wanted = Math.round(steps.valueAsNumber || state.steps);
-    set({ steps: Math.min(Number(steps.max), Math.max(Number(steps.min), wanted)) });
+    const count = Math.round(steps.valueAsNumber || state.steps);
+    set({ steps: Math.min(Number(steps.max), Math.max(Number(steps.min), count)) });
   });
   method.addEventListener("change", () => set({ method: method.value }));
 
-  takeHome(
+  addExports(
     "between",
-    () => curl("interpolate?scale=4", { json: question(), output: "between.png" }),
-    () => sheetOf(strip.canvases, strip.canvases.length),
+    () => curl("interpolate?scale=4", { json: pathBody(), output: "between.png" }),
+    () => sheetBlob(strip.canvases, strip.canvases.length),
   ).append(
-    button("Save animation", async () => {
-      const there = strip.canvases;
-      if (!there.length) throw new Error("The images have not come yet.");
-      const canvases = [...there, ...there.slice(1, -1).reverse()];
-      save(await encode(canvases, imageShape()[0], FRAME_MS, enlargement(there[0], 2)), "between-animated.png");
+    makeButton("Save animation", async () => {
+      const { canvases } = strip;
+      if (!canvases.length) throw new Error("The images have not been loaded yet.");
+      const frames = [...canvases, ...canvases.slice(1, -1).reverse()];
+      save(await encodePng(frames, imageShape()[0], FRAME_MS, enlargement(canvases[0], 2)), "between-animated.png");
     }),
   );
-  return shown;
+  return show;
 }
 
-const question = () => ({ from: state.a, to: state.b, steps: state.steps, method: state.method });
+const pathBody = () => ({ from: state.a, to: state.b, steps: state.steps, method: state.method });

@@ -1,27 +1,27 @@
-// The key of a service that asks for one: asked for once, kept for the tab.
+// The API key: asked for when the service requires one, kept in sessionStorage until the tab is closed.
 
-const STORE = "vae-key";
+const STORAGE_KEY = "vae-key";
 const dialog = document.querySelector("#key-dialog");
 const field = document.querySelector("#key");
 const problem = document.querySelector("#key-problem");
-let asking = null;
+let pending = null;
 
-export const key = () => sessionStorage.getItem(STORE) ?? "";
+export const key = () => sessionStorage.getItem(STORAGE_KEY) ?? "";
 
-/** Resolves when there is another key than the one that was refused. */
+/** Resolves when a key other than `refused` is stored. Concurrent calls share one dialog. */
 export async function askKey(refused) {
   if (key() !== refused) return;
-  asking ??= ask(refused).finally(() => (asking = null));
-  await asking;
+  pending ??= ask(refused).finally(() => (pending = null));
+  await pending;
 }
 
 async function ask(refused) {
   do {
     dialog.returnValue = "";
     dialog.showModal();
-    problem.textContent = refused && "That key is not one of this service's.";
+    problem.textContent = refused && "The service does not accept this key.";
     await new Promise((resolve) => dialog.addEventListener("close", resolve, { once: true }));
   } while (dialog.returnValue !== "entered" || !field.value.trim());
-  sessionStorage.setItem(STORE, field.value.trim());
+  sessionStorage.setItem(STORAGE_KEY, field.value.trim());
   field.value = "";
 }

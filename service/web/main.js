@@ -1,31 +1,41 @@
-// Starts the page: asks what is served, shows the walk and, while its image is on its way, fetches the other views.
+// Starts the page: loads the model's description, shows the sliders and their image, then loads the views.
 
-import { callJson, loadModule, say } from "./api.js";
+import { loadModule, requestJson, showMessage } from "./api.js";
 import { setImageShape } from "./picture.js";
-import { follow } from "./state.js";
+import { listen, set, state, syncWithUrl } from "./state.js";
 import { walk } from "./walk.js";
 
+const pixels = document.querySelector("#pixels");
+
 async function start() {
-  const [model, spread] = await Promise.all([callJson("model"), callJson("web/spread.json")]);
+  const [model, spread] = await Promise.all([requestJson("model"), requestJson("web/spread.json")]);
   setImageShape(model.image_shape);
-  const [channels, height, width] = model.image_shape;
-  const { latent_dim: dim, latent_shape: shape } = model;
-  const latents = dim ? `${dim} latent dimension${dim === 1 ? "" : "s"}` : `latents of ${shape.join("×")}`;
-  document.querySelector("#summary").textContent =
-    `Every point is an image: ${model.name}, ${latents}, ${width}×${height}${channels === 3 ? " in colour" : ""}.`;
-  const shortcuts = dim ? walk(model, spread) : (await loadModule("maps.js")).maps(model);
-  follow(dim ?? 0);
-  document.querySelector("#main").hidden = false;
-  document.addEventListener("keydown", (event) => {
-    const isWritten = event.target.closest("input:not([type=range], [type=checkbox]), select, textarea, dialog");
-    if (isWritten || event.ctrlKey || event.metaKey || event.altKey) return;
-    if (event.key.toLowerCase() === "r" && !event.repeat) shortcuts.random();
-    if (event.key !== " " || event.target.closest("button, a, input[type=checkbox], [role=application]")) return;
-    event.preventDefault(); // it would scroll the page
-    if (!event.repeat) shortcuts.play?.();
+  document.querySelector("#summary").textContent = `A variational autoencoder: ${describe(model)}.`;
+  const shortcuts = model.latent_dim ? walk(model, spread) : (await loadModule("maps.js")).maps(model);
+  listen(["pixels"], () => {
+    pixels.checked = state.pixels;
+    document.body.classList.toggle("pixelated", state.pixels);
   });
+  pixels.addEventListener("change", () => set({ pixels: pixels.checked }));
+  syncWithUrl(spread?.start ?? new Array(model.latent_dim ?? 0).fill(0));
+  document.querySelector("#main").hidden = false;
+  document.addEventListener("keydown", (event) => runShortcut(event, shortcuts));
   const { showViews } = await loadModule("views.js");
   showViews(model, spread);
 }
 
-start().catch((error) => say(error.message, { stays: true }));
+function describe({ name, latent_dim: dim, latent_shape: shape, image_shape: [channels, height, width] }) {
+  const latents = dim ? `${dim} latent dimension${dim === 1 ? "" : "s"}` : `latents of ${shape.join("×")}`;
+  return `${name}, ${latents}, ${width}×${height}${channels === 3 ? " in colour" : ""}`;
+}
+
+function runShortcut(event, shortcuts) {
+  const isTyping = event.target.closest("input:not([type=range], [type=checkbox]), select, textarea, dialog");
+  if (isTyping || event.ctrlKey || event.metaKey || event.altKey) return;
+  if (event.key.toLowerCase() === "r" && !event.repeat) shortcuts.random();
+  if (event.key !== " " || event.target.closest("button, a, input[type=checkbox], [role=application]")) return;
+  event.preventDefault(); // Space would scroll the page
+  if (!event.repeat) shortcuts.play?.();
+}
+
+start().catch((error) => showMessage(error.message, { stays: true }));

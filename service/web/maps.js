@@ -1,43 +1,43 @@
-// In the place of the walk where latents are maps, too many numbers for sliders: what is chosen is shown large.
+// In place of the sliders where latents are maps (C'×h×w): the chosen or sampled image, enlarged.
 
-import { call, say } from "./api.js";
-import { button } from "./curl.js";
-import { drawFrom, paint, save, sheetOf } from "./picture.js";
-import { listen, state, wish } from "./state.js";
+import { request, showMessage } from "./api.js";
+import { makeButton } from "./exports.js";
+import { paint, save, sheetBlob, withBitmap } from "./picture.js";
+import { beginRequest, listen, state } from "./state.js";
 
 const image = document.querySelector("#image");
 const seed = document.querySelector("#seed");
 
-/** Build it; gives what keys do. */
+/** Build it; returns the functions of the keyboard shortcuts. */
 export function maps(model) {
-  for (const one of document.querySelectorAll("[data-vectors]")) one.hidden = true;
+  for (const element of document.querySelectorAll("[data-vectors]")) element.hidden = true;
   const note = document.createElement("p");
-  note.className = "lede";
+  note.className = "intro";
   note.textContent =
     `The latents of this model are maps of ${model.latent_shape.join("×")} numbers: too many for sliders. ` +
-    "What you draw, choose or draw at random is shown here.";
+    "The image that you draw, choose or sample is shown here.";
   document.querySelector("#sliders").append(note);
-  image.setAttribute("aria-label", "The image that was chosen");
-  const savePng = button("Save PNG", async () => save(await sheetOf([image]), "image.png"));
-  document.querySelector("[data-home=walk]").append(savePng);
+  image.setAttribute("aria-label", "The chosen image");
+  const savePng = makeButton("Save PNG", async () => save(await sheetBlob([image]), "image.png"));
+  document.querySelector("[data-exports=walk]").append(savePng);
 
-  listen(["large"], () => {
+  listen(["canvas"], () => {
     seed.value = "";
-    paint(image, state.large);
+    paint(image, state.canvas);
   });
   const random = async () => {
-    const isLatest = wish();
+    const isLatest = beginRequest();
     const chosen = crypto.getRandomValues(new Uint32Array(1))[0];
     try {
-      const body = await call(`sample?n=1&seed=${chosen}`, { accept: "image/png" });
+      const body = await request(`sample?n=1&seed=${chosen}`, { accept: "image/png" });
       if (!isLatest()) return;
-      await drawFrom(body, (bitmap) => paint(image, bitmap));
+      await withBitmap(body, (bitmap) => paint(image, bitmap));
       seed.value = `seed ${chosen}`;
     } catch (error) {
-      say(error.message);
+      showMessage(error.message);
     }
   };
   document.querySelector("#random").addEventListener("click", random);
-  listen(["z"], random); // which is set once the URL has been read
+  listen(["z"], random); // z changes when the URL is read: the first image
   return { random };
 }

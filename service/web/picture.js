@@ -1,29 +1,29 @@
-// Pixels: from answers to canvases, from canvases to files.
+// Pixels: from responses to canvases, from canvases to files.
 
 let shape = [1, 1, 1];
 
-/** The model's image shape: C, H, W. */
+/** The model's image shape: [C, H, W]. */
 export const imageShape = () => shape;
 
-export function setImageShape(given) {
-  shape = given;
+export function setImageShape(imageShape) {
+  shape = imageShape;
 }
 
-/** Has `use` draw from the bitmap of a PNG that came as an answer. */
-export async function drawFrom(blob, use) {
+/** Decode a PNG blob and call `use` with its bitmap, which is closed afterwards. */
+export async function withBitmap(blob, use) {
   const bitmap = await createImageBitmap(blob);
   use(bitmap);
   bitmap.close();
 }
 
-/** Show one image of a sheet with `columns` in a row. */
+/** Paint the image at `index` of a sheet with `columns` images in a row. */
 export function paint(canvas, bitmap, index = 0, columns = 1) {
   const [, height, width] = shape;
   const [left, top] = [(index % columns) * width, Math.floor(index / columns) * height];
-  fit(canvas, width, height).drawImage(bitmap, left, top, width, height, 0, 0, width, height);
+  resize(canvas, width, height).drawImage(bitmap, left, top, width, height, 0, 0, width, height);
 }
 
-/** Show an image given as [C][H][W] in [0, 1]. */
+/** Paint an image given as [C][H][W] in [0, 1]. */
 export function paintPixels(canvas, pixels) {
   const [channels, height, width] = shape;
   const planes = pixels.map((plane) => plane.flat());
@@ -34,23 +34,23 @@ export function paintPixels(canvas, pixels) {
     }
     image.data[4 * at + 3] = 255;
   }
-  fit(canvas, width, height).putImageData(image, 0, 0);
+  resize(canvas, width, height).putImageData(image, 0, 0);
 }
 
-/** The context of a canvas that has this size; it is not cleared where it had. */
-export function fit(canvas, width, height) {
+/** Set the canvas's size and return its 2D context. A canvas that has this size already keeps its content. */
+export function resize(canvas, width, height) {
   if (canvas.width !== width || canvas.height !== height) Object.assign(canvas, { width, height });
   return canvas.getContext("2d", { willReadFrequently: true });
 }
 
-/** Canvases as one PNG, `columns` in a row, their pixels enlarged to squares that can be seen. */
-export function sheetOf(canvases, columns = 1) {
-  if (!canvases.length) throw new Error("The images have not come yet.");
+/** Canvases as one PNG with `columns` images in a row, each pixel enlarged to a square of whole pixels. */
+export function sheetBlob(canvases, columns = 1) {
+  if (!canvases.length) throw new Error("The images have not been loaded yet.");
   const { width, height } = canvases[0];
   const scale = enlargement(canvases[0], canvases.length);
   const sheet = document.createElement("canvas");
   const rows = Math.ceil(canvases.length / columns);
-  const context = fit(sheet, width * scale * columns, height * scale * rows);
+  const context = resize(sheet, width * scale * columns, height * scale * rows);
   context.imageSmoothingEnabled = false;
   for (const [index, canvas] of canvases.entries()) {
     const [left, top] = [index % columns, Math.floor(index / columns)];
@@ -59,11 +59,11 @@ export function sheetOf(canvases, columns = 1) {
   return new Promise((resolve) => sheet.toBlob(resolve));
 }
 
-/** By how much to enlarge pixels so that one image has some 500 of them a side, one of many some 150. */
+/** The factor that brings a single image to about 500 pixels a side, one of several to about 150. */
 export const enlargement = ({ width, height }, count) =>
   Math.max(1, Math.floor((count > 1 ? 150 : 500) / Math.max(width, height)));
 
-/** Hand a file to the person. */
+/** Download a blob as a file. */
 export function save(blob, name) {
   const anchor = document.createElement("a");
   anchor.href = URL.createObjectURL(blob);

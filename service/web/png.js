@@ -1,4 +1,4 @@
-// PNG files, still or moving. https://www.w3.org/TR/png-3/
+// PNG and animated PNG files. https://www.w3.org/TR/png-3/
 
 const SIGNATURE = [137, 80, 78, 71, 13, 10, 26, 10];
 const GREY = 0;
@@ -10,32 +10,35 @@ const CRC = Uint32Array.from({ length: 256 }, (_, byte) => {
   return value;
 });
 
-/** Canvases of one size as one file: several are its frames, each shown for `milliseconds`. */
-export async function encode(canvases, channels, milliseconds = 0, scale = 1) {
+/**
+ * Encode canvases of one size: one as a PNG, several as the frames of an animated PNG, `milliseconds` each. `channels`:
+ * 1 or 3; `scale`: the side, in pixels of the file, of a canvas's pixel.
+ */
+export async function encodePng(canvases, channels, milliseconds = 0, scale = 1) {
   const width = canvases[0].width * scale;
   const height = canvases[0].height * scale;
   const header = new Uint8Array([...uint32(width), ...uint32(height), 8, channels === 3 ? RGB : GREY, 0, 0, 0]);
   const chunks = [chunk("IHDR", header)];
-  const moves = canvases.length > 1;
-  if (moves) chunks.push(chunk("acTL", new Uint8Array([...uint32(canvases.length), ...uint32(0)])));
+  const isAnimated = canvases.length > 1;
+  if (isAnimated) chunks.push(chunk("acTL", new Uint8Array([...uint32(canvases.length), ...uint32(0)])));
   let sequence = 0;
   for (const [index, canvas] of canvases.entries()) {
-    if (moves) {
-      const place = [...uint32(sequence), ...uint32(width), ...uint32(height), ...uint32(0), ...uint32(0)];
-      chunks.push(chunk("fcTL", new Uint8Array([...place, ...uint16(milliseconds), ...uint16(1000), 0, 0])));
+    if (isAnimated) {
+      const head = [...uint32(sequence), ...uint32(width), ...uint32(height), ...uint32(0), ...uint32(0)];
+      chunks.push(chunk("fcTL", new Uint8Array([...head, ...uint16(milliseconds), ...uint16(1000), 0, 0])));
       sequence += 1;
     }
     const data = await deflate(scanlines(canvas, channels, scale));
     if (index === 0) chunks.push(chunk("IDAT", data));
     else {
-      chunks.push(chunk("fdAT", joined(uint32(sequence), data)));
+      chunks.push(chunk("fdAT", concat(uint32(sequence), data)));
       sequence += 1;
     }
   }
   return new Blob([new Uint8Array(SIGNATURE), ...chunks, chunk("IEND", new Uint8Array())], { type: "image/png" });
 }
 
-/** Rows of pixels, each after the number of its filter: none. */
+/** Rows of pixels, each after its filter type: 0, none. */
 function scanlines(canvas, channels, scale) {
   const { width, height } = canvas;
   const { data } = canvas.getContext("2d").getImageData(0, 0, width, height);
@@ -56,13 +59,13 @@ async function deflate(bytes) {
 }
 
 function chunk(type, data) {
-  const body = joined(new TextEncoder().encode(type), data);
+  const body = concat(new TextEncoder().encode(type), data);
   let crc = 0xffffffff;
   for (const byte of body) crc = CRC[(crc ^ byte) & 255] ^ (crc >>> 8);
-  return joined(uint32(data.length), body, uint32((crc ^ 0xffffffff) >>> 0));
+  return concat(uint32(data.length), body, uint32((crc ^ 0xffffffff) >>> 0));
 }
 
-function joined(...parts) {
+function concat(...parts) {
   const bytes = new Uint8Array(parts.reduce((length, part) => length + part.length, 0));
   let at = 0;
   for (const part of parts) {

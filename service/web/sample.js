@@ -1,10 +1,10 @@
-// A sheet of draws from the prior.
+// Sample: a sheet of samples from the prior.
 
-import { Newest, call, callJson, say } from "./api.js";
-import { curl, takeHome } from "./curl.js";
-import { drawFrom, sheetOf } from "./picture.js";
+import { LatestOnly, request, requestJson, showMessage } from "./api.js";
+import { addExports, curl } from "./exports.js";
+import { sheetBlob, withBitmap } from "./picture.js";
 import { Sheet } from "./sheet.js";
-import { listen, set, state, wish } from "./state.js";
+import { beginRequest, listen, set, state } from "./state.js";
 
 const COUNT = 24;
 
@@ -12,46 +12,45 @@ const seed = document.querySelector("#sample-seed");
 const temperature = document.querySelector("#temperature");
 const temperatureValue = document.querySelector("#temperature-value");
 
-/** Build it; gives what to do when it is shown. */
+/** Build the view; returns the function to call when it is shown. */
 export function sample(model) {
-  let drawn = {}; // seed and temperature of the images that are there
-  let shown = null; // the latent of the sample that was chosen
+  let painted = {}; // seed and temperature of the images that are painted
+  let chosenZ = null; // the latent of the chosen sample
   const path = (count, { seed, temperature }) => `sample?n=${count}&seed=${seed}&temperature=${temperature}`;
-  const choose = async (at) => {
-    const isLatest = wish();
-    const from = drawn;
-    const { z } = await callJson(path(at + 1, from)); // a seed's first draws are the same, however many are asked for
+  const goTo = async (at) => {
+    const isLatest = beginRequest();
+    const source = painted;
+    const { z } = await requestJson(path(at + 1, source)); // the first samples of a seed do not depend on their number
     if (!isLatest()) return;
     set({ z: z[at] });
-    shown = state.z;
-    if (from === drawn) sheet.mark(at);
+    chosenZ = state.z;
+    if (source === painted) sheet.mark(at);
   };
   const enlarge = async (at) => {
-    set({ large: sheet.canvases[at] });
+    set({ canvas: sheet.canvases[at] });
     sheet.mark(at);
   };
   const sheet = new Sheet(
     document.querySelector("#sheet"),
     (at) => `Sample ${at + 1}`,
-    (at) => (model.latent_dim ? choose(at) : enlarge(at)).catch((error) => say(error.message)),
+    (at) => (model.latent_dim ? goTo(at) : enlarge(at)).catch((error) => showMessage(error.message)),
   );
-  const draws = new Newest(async (_, isStale) => {
+  const samples = new LatestOnly(async (_, isStale) => {
     const { seed, temperature } = state;
-    const wanted = { seed, temperature };
-    const images = await call(`${path(COUNT, wanted)}&columns=${COUNT}`, { accept: "image/png", isStale });
-    await drawFrom(images, (bitmap) => sheet.show(bitmap, COUNT, COUNT));
-    drawn = wanted;
+    const images = await request(`${path(COUNT, state)}&columns=${COUNT}`, { accept: "image/png", isStale });
+    await withBitmap(images, (bitmap) => sheet.show(bitmap, COUNT, COUNT));
+    painted = { seed, temperature };
   });
   const refresh = () => {
     seed.value = state.seed;
     temperature.value = state.temperature;
     temperatureValue.value = state.temperature.toFixed(2);
     if (state.view !== "sample") return;
-    sheet.lay(COUNT);
-    draws.push();
+    sheet.setCount(COUNT);
+    samples.push();
   };
-  listen(["z", "large"], () => {
-    if (state.z !== shown) sheet.mark(-1);
+  listen(["z", "canvas"], () => {
+    if (state.z !== chosenZ) sheet.mark(-1);
   });
   listen(["seed", "temperature"], () => {
     sheet.mark(-1);
@@ -64,10 +63,10 @@ export function sample(model) {
     set({ seed: crypto.getRandomValues(new Uint32Array(1))[0] });
   });
   temperature.addEventListener("input", () => set({ temperature: temperature.valueAsNumber }));
-  takeHome(
+  addExports(
     "sample",
     () => curl(`${path(COUNT, state)}&scale=4`, { output: "samples.png" }),
-    () => sheetOf(sheet.canvases, sheet.columns),
+    () => sheetBlob(sheet.canvases, sheet.columns),
   );
   return refresh;
 }

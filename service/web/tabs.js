@@ -1,30 +1,30 @@
-// The views beside the walk: tabs that arrow keys move between.
+// The tabs of the views: https://www.w3.org/WAI/ARIA/apg/patterns/tabs/
 
 import { listen, set, state } from "./state.js";
 
-const tabs = [...document.querySelectorAll("[role=tab]")];
+const allTabs = [...document.querySelectorAll("[role=tab]")];
 
-/** `views` says what to do when a view is shown, by its name; those without an entry do not exist here. */
+/** `views` maps a view's name to the function to call when it is shown. Tabs without a view are hidden. */
 export function showTabs(views) {
-  for (const tab of tabs) tab.hidden = !(nameOf(tab) in views);
-  const there = tabs.filter((tab) => !tab.hidden);
-  for (const tab of there) tab.addEventListener("click", () => set({ view: nameOf(tab) }));
+  for (const tab of allTabs) tab.hidden = !(nameOf(tab) in views);
+  const tabs = allTabs.filter((tab) => !tab.hidden);
+  for (const tab of tabs) tab.addEventListener("click", () => set({ view: nameOf(tab) }));
   document.querySelector("#tabs").addEventListener("keydown", (event) => {
-    const at = there.indexOf(document.activeElement);
-    const to = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
-    if (to === undefined) return;
+    const at = tabs.indexOf(document.activeElement);
+    const target = { ArrowRight: at + 1, ArrowLeft: at - 1, Home: 0, End: -1 }[event.key];
+    if (target === undefined) return;
     event.preventDefault();
-    const tab = there.at(to % there.length);
+    const tab = tabs.at(target % tabs.length);
     tab.focus();
     set({ view: nameOf(tab) });
   });
   const show = () => {
-    const name = state.view in views ? state.view : nameOf(there[0]);
-    for (const tab of there) {
-      const isShown = nameOf(tab) === name;
-      tab.setAttribute("aria-selected", String(isShown));
-      tab.tabIndex = isShown ? 0 : -1;
-      document.getElementById(nameOf(tab)).hidden = !isShown;
+    const name = state.view in views ? state.view : nameOf(tabs[0]);
+    for (const tab of tabs) {
+      const isSelected = nameOf(tab) === name;
+      tab.setAttribute("aria-selected", String(isSelected));
+      tab.tabIndex = isSelected ? 0 : -1;
+      document.getElementById(nameOf(tab)).hidden = !isSelected;
     }
     views[name]();
   };

@@ -1,4 +1,4 @@
-// The views beside the walk.
+// Builds the views that this model has.
 
 import { about } from "./about.js";
 import { between } from "./between.js";

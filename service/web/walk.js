@@ -1,84 +1,85 @@
-// A slider per latent dimension, and the image that follows them.
+// Walk: a slider per latent dimension, and the image decoded from them.
 
-import { Newest, call, callJson, say } from "./api.js";
-import { curl, takeHome } from "./curl.js";
-import { drawFrom, paint, sheetOf } from "./picture.js";
-import { listen, set, state, wish } from "./state.js";
+import { LatestOnly, request, requestJson, showMessage } from "./api.js";
+import { addExports, curl } from "./exports.js";
+import { paint, sheetBlob, withBitmap } from "./picture.js";
+import { beginRequest, listen, set, state } from "./state.js";
 
 const STEP = 0.01;
 const PRIOR = { low: -3, high: 3, mean: 0, deviation: 1, histogram: null };
-const LAP_S = 9; // of the first dimension, in a walk; the others go slower, so that it hardly comes back
-const REDUCED_STEP_S = 1;
-const LATE_MS = 400; // after which an image that has not come is said to be on its way
+const PERIOD_S = 9; // of the first dimension while playing
+const PERIOD_GROWTH = 0.382; // per dimension; irrational ratios of periods, so that the path hardly repeats
+const AMPLITUDE = 1.6; // standard deviations
+const REDUCED_STEP_S = 1; // between two steps where prefers-reduced-motion is set
+const PENDING_MS = 400; // after which the frame shows that its image is still being loaded
 
 const image = document.querySelector("#image");
 const frame = document.querySelector("#frame");
 const play = document.querySelector("#play");
 const seed = document.querySelector("#seed");
 
-/** Build it; gives what keys do. `spread`: how the test set's latents lie along each dimension, or null. */
+/** Build it; returns the functions of the keyboard shortcuts. `spread`: statistics of each latent dimension, or null. */
 export function walk(model, spread) {
-  const rows = Array.from({ length: model.latent_dim }, (_, at) => new Row(at, ranges(spread, at)));
-  document.querySelector("#sliders").append(...rows.map((row) => row.element));
+  const sliders = Array.from({ length: model.latent_dim }, (_, at) => new Slider(at, sliderRange(spread, at)));
+  document.querySelector("#sliders").append(...sliders.map((slider) => slider.element));
 
-  const decode = new Newest(async (z, isStale) => {
+  const decode = new LatestOnly(async (z, isStale) => {
     const options = { method: "POST", body: JSON.stringify(z), type: "application/json", accept: "image/png", isStale };
-    const late = setTimeout(() => frame.classList.add("late"), LATE_MS);
+    const pending = setTimeout(() => frame.classList.add("pending"), PENDING_MS);
     try {
-      await drawFrom(await call("decode", options), (bitmap) => paint(image, bitmap));
+      await withBitmap(await request("decode", options), (bitmap) => paint(image, bitmap));
     } finally {
-      clearTimeout(late);
-      frame.classList.remove("late");
+      clearTimeout(pending);
+      frame.classList.remove("pending");
     }
   });
-  listen(["z"], (by) => {
-    if (by !== journey) {
-      journey.stop();
+  listen(["z"], (source) => {
+    if (source !== player) {
+      player.stop();
       seed.value = "";
     }
-    for (const [at, row] of rows.entries()) row.show(state.z[at]);
+    for (const [at, slider] of sliders.entries()) slider.show(state.z[at]);
     decode.push(state.z);
   });
 
-  const journey = new Journey(rows.map((row) => row.range));
-  const origin = () => new Array(model.latent_dim).fill(0);
-  const go = (z) => set({ z });
+  const player = new Player(sliders.map((slider) => slider.range));
+  const goToOrigin = () => set({ z: new Array(model.latent_dim).fill(0) });
   const random = async () => {
-    const isLatest = wish();
+    const isLatest = beginRequest();
     const chosen = crypto.getRandomValues(new Uint32Array(1))[0];
     try {
-      const { z } = await callJson(`sample?n=1&seed=${chosen}`);
+      const { z } = await requestJson(`sample?n=1&seed=${chosen}`);
       if (!isLatest()) return;
-      go(z[0]);
+      set({ z: z[0] });
       seed.value = `seed ${chosen}`;
     } catch (error) {
-      say(error.message);
+      showMessage(error.message);
     }
   };
-  for (const row of rows) {
-    row.input.addEventListener("input", () => go(state.z.with(row.at, row.input.valueAsNumber)));
-    row.input.addEventListener("dblclick", () => go(state.z.with(row.at, 0)));
+  for (const { at, input } of sliders) {
+    input.addEventListener("input", () => set({ z: state.z.with(at, input.valueAsNumber) }));
+    input.addEventListener("dblclick", () => set({ z: state.z.with(at, 0) }));
   }
-  image.addEventListener("dblclick", () => go(origin()));
-  document.querySelector("#reset").addEventListener("click", () => go(origin()));
+  image.addEventListener("dblclick", goToOrigin);
+  document.querySelector("#origin").addEventListener("click", goToOrigin);
   document.querySelector("#random").addEventListener("click", random);
-  play.addEventListener("click", () => journey.toggle());
+  play.addEventListener("click", () => player.toggle());
   for (const button of document.querySelectorAll("[data-pin]")) {
     button.addEventListener("click", () => {
       set({ [button.dataset.pin]: [...state.z] });
-      say(`${button.dataset.pin.toUpperCase()} is pinned here.`);
+      showMessage(`Pinned as ${button.dataset.pin.toUpperCase()}.`);
     });
   }
-  takeHome(
+  addExports(
     "walk",
     () => curl("decode", { json: state.z, output: "walk.png" }),
-    () => sheetOf([image]),
+    () => sheetBlob([image]),
   );
-  return { random, play: () => journey.toggle() };
+  return { random, play: () => player.toggle() };
 }
 
-/** One dimension: its name, a slider over the range of the data with marks at ±σ, its value. */
-class Row {
+/** One dimension: its name, a slider over the range of the data with marks at ±σ and ±2σ, its value. */
+class Slider {
   constructor(at, range) {
     const { low, high, mean, deviation, histogram } = range;
     this.at = at;
@@ -94,8 +95,8 @@ class Row {
     track.className = "track";
     Object.assign(this.input, { type: "range", min: low, max: high, step: STEP });
     this.input.setAttribute("aria-label", `z${at + 1}`);
-    this.output.setAttribute("aria-hidden", "true"); // the slider says its value by itself
-    if (histogram) track.append(hill(histogram));
+    this.output.setAttribute("aria-hidden", "true"); // screen readers read the slider's own value
+    if (histogram) track.append(histogramShape(histogram));
     track.append(this.input);
     for (const [sigmas, text] of [[-2, ""], [-1, "−σ"], [0, ""], [1, "+σ"], [2, ""]]) {
       const share = (mean + sigmas * deviation - low) / (high - low);
@@ -112,14 +113,12 @@ class Row {
   show(value) {
     this.input.value = value;
     this.input.setAttribute("aria-valuetext", value.toFixed(2));
-    const { min, max, valueAsNumber } = this.input;
-    this.element.style.setProperty("--share", (valueAsNumber - min) / (max - min));
     this.output.value = value.toFixed(2).replace("-", "−");
   }
 }
 
-/** A smooth way through the middle of the data, from where the sliders are. */
-class Journey {
+/** Moves z on a smooth path from where it is: a sine per dimension about the mean of the data. */
+class Player {
   #ranges;
   #frame = 0;
 
@@ -141,20 +140,23 @@ class Journey {
   #start() {
     play.setAttribute("aria-pressed", "true");
     const waves = this.#ranges.map(({ mean, deviation }, at) => {
-      const away = state.z[at] - mean;
-      const height = Math.max(1.6 * deviation, Math.abs(away));
-      return { mean, height, phase: Math.asin(away / height), pace: (2 * Math.PI) / (LAP_S * (1 + at * 0.382)) };
+      const offset = state.z[at] - mean;
+      const amplitude = Math.max(AMPLITUDE * deviation, Math.abs(offset));
+      const frequency = (2 * Math.PI) / (PERIOD_S * (1 + at * PERIOD_GROWTH)); // radians per second
+      return { mean, amplitude, phase: Math.asin(offset / amplitude), frequency };
     });
     const isReduced = matchMedia("(prefers-reduced-motion: reduce)").matches;
-    const started = performance.now();
-    let shown = -1;
+    const startTime = performance.now();
+    let shownAt = -1;
     const step = (now) => {
-      let seconds = Math.max(0, now - started) / 1000;
+      let seconds = Math.max(0, now - startTime) / 1000;
       if (isReduced) seconds = Math.floor(seconds / REDUCED_STEP_S) * REDUCED_STEP_S;
-      if (seconds !== shown) {
-        const z = waves.map(({ mean, height, phase, pace }) => mean + height * Math.sin(phase + pace * seconds));
+      if (seconds !== shownAt) {
+        const z = waves.map(
+          ({ mean, amplitude, phase, frequency }) => mean + amplitude * Math.sin(phase + frequency * seconds),
+        );
         set({ z }, this);
-        shown = seconds;
+        shownAt = seconds;
       }
       this.#frame = requestAnimationFrame(step);
     };
@@ -163,21 +165,21 @@ class Journey {
   }
 }
 
-function ranges(spread, at) {
+function sliderRange(spread, at) {
   if (!spread) return PRIOR;
   const low = Math.floor(spread.low[at] * 100) / 100;
   const high = Math.ceil(spread.high[at] * 100) / 100;
-  if (high - low < 4 * STEP) return { ...PRIOR, mean: spread.mean[at] }; // a dimension that is not used
+  if (high - low < 4 * STEP) return { ...PRIOR, mean: spread.mean[at] }; // an inactive dimension
   return { low, high, mean: spread.mean[at], deviation: spread.deviation[at], histogram: spread.histogram[at] };
 }
 
-/** A histogram as a silhouette. */
-function hill(counts) {
+/** A histogram as an SVG area. */
+function histogramShape(counts) {
   const namespace = "http://www.w3.org/2000/svg";
   const svg = document.createElementNS(namespace, "svg");
   const path = document.createElementNS(namespace, "path");
-  const most = Math.max(...counts);
-  const points = counts.map((count, at) => `L${at + 0.5} ${(1 - count / most).toFixed(3)}`);
+  const max = Math.max(...counts);
+  const points = counts.map((count, at) => `L${at + 0.5} ${(1 - count / max).toFixed(3)}`);
   path.setAttribute("d", `M0 1${points.join("")}L${counts.length} 1Z`);
   svg.setAttribute("viewBox", `0 0 ${counts.length} 1`);
   svg.setAttribute("preserveAspectRatio", "none");

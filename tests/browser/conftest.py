@@ -8,11 +8,10 @@ from collections.abc import Callable, Iterator
 from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
-from urllib.parse import urlsplit
 
 import pytest
 import torch
-from playwright.sync_api import Browser, Error, expect, sync_playwright
+from playwright.sync_api import Browser, BrowserContext, Error, expect, sync_playwright
 
 import vae
 from tests.browser.visit import PATIENCE_S, Visit, origin
@@ -26,9 +25,8 @@ Visitor = Callable[..., Visit]
 expect.set_options(timeout=1000 * PATIENCE_S)
 
 
-@pytest.fixture(scope="module")
-def browser() -> Iterator[Browser]:
-    """The one that is installed; without any, Playwright's own. Its event loop has to end with these tests."""
+def launch() -> Iterator[Browser]:
+    """The installed Chromium; without one, Playwright's own."""
     path = next((found for name in NAMES if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
         try:
@@ -41,40 +39,62 @@ def browser() -> Iterator[Browser]:
         browser.close()
 
 
+chromium = pytest.fixture(scope="package")(launch)
+"""One browser for this folder. Playwright's event loop runs until it ends, so it must not outlive these tests."""
+
+browser = pytest.fixture(scope="module")(launch)
+"""For a test of another folder, whose other modules run event loops of their own."""
+
+
 @pytest.fixture(scope="session")
 def served() -> Iterator[Running]:
-    """The service as it is by default."""
+    """The service with its default settings."""
     with running() as service:
         yield service
 
 
-@pytest.fixture
-def visitor(browser: Browser) -> Iterator[Visitor]:
-    """Opens the page of a service, and waits until all is there, unless it has `faults`.
+@pytest.fixture(scope="session")
+def locked() -> Iterator[Running]:
+    """The service with an API key; its client sends it."""
+    with running(api_keys=("sesame",)) as service:
+        service.client.headers["x-api-key"] = "sesame"
+        yield service
 
-    In the end no request may have left its origin, and nothing may have failed.
+
+@pytest.fixture(scope="package")
+def context(chromium: Browser, served: Running) -> Iterator[BrowserContext]:
+    """What the visits of `visit` share: the cache, and the permission to use the clipboard."""
+    with chromium.new_context(base_url=origin(served), permissions=["clipboard-read", "clipboard-write"]) as context:
+        yield context
+
+
+@pytest.fixture
+def visitor(chromium: Browser) -> Iterator[Visitor]:
+    """Opens the page of a service in a context of its own and waits until it is loaded, unless it has `faults`.
+
+    In the end no request may have left its origin, and none may have failed, unless there were `faults`.
     """
     with ExitStack() as stack:
-        visits: list[Visit] = []
 
         def open_page(service: Running, path: str = "/", *, faults: bool = False, **options: Any) -> Visit:
-            context = stack.enter_context(browser.new_context(base_url=origin(service), **options))
+            context = stack.enter_context(chromium.new_context(base_url=origin(service), **options))
             visit = Visit(context.new_page(), service)
             if not faults:
-                visits.append(visit)
-            visit.page.goto(path)
-            if not faults and urlsplit(path).path == "/":
-                expect(visit.page.locator("#views")).to_be_visible()
+                stack.callback(visit.assert_sound)
+            visit.open(path, wait=not faults)
             return visit
 
         yield open_page
-        for visit in visits:
-            visit.leave()
 
 
 @pytest.fixture
-def visit(visitor: Visitor, served: Running) -> Visit:
-    return visitor(served, permissions=["clipboard-read", "clipboard-write"])
+def visit(context: BrowserContext, served: Running) -> Iterator[Visit]:
+    """The page of the default service, loaded."""
+    visit = Visit(context.new_page(), served)
+    visit.open("/")
+    yield visit
+    visit.page.close()
+    visit.assert_sound()
 
 
 @pytest.fixture(scope="session")

@@ -1,4 +1,4 @@
-"""The documentation, tried out."""
+"""The documentation at /docs, used."""
 
 from pathlib import Path
 
@@ -10,10 +10,15 @@ from tests.service.pictures import Bytes, png
 
 pytestmark = pytest.mark.browser
 
+ICON = "document.querySelector('link[rel*=icon]').href"
 
-def test_documentation_is_tried_out(visit: Visit) -> None:
+
+def test_documentation_is_tried_out(visit: Visit, images: Bytes, tmp_path: Path) -> None:
     page = visit.page
+    icon = page.evaluate(ICON)
     page.goto("/docs")
+    assert page.evaluate(ICON) == icon
+    assert visit.service.client.get(icon).headers["content-type"].startswith("image/svg+xml")
     for name, method in (("sample_sample_get", "GET"), ("decode_decode_post", "POST"), ("model_model_get", "GET")):
         tag = "model" if name.startswith("model") else "latent_space"
         operation = page.locator(f"#operations-{tag}-{name}")
@@ -26,20 +31,8 @@ def test_documentation_is_tried_out(visit: Visit) -> None:
         expect(operation.locator(".live-responses-table .response-col_status").last).to_contain_text("200")
     expect(page.locator("#operations-latent_space-sample_sample_get .live-responses-table img")).to_be_visible()
 
-
-def test_documentation_has_the_page_s_icon(visit: Visit) -> None:
-    there = "document.querySelector('link[rel*=icon]').href"
-    icon = visit.page.evaluate(there)
-    visit.page.goto("/docs")
-    assert visit.page.evaluate(there) == icon
-    assert visit.service.client.get(icon).headers["content-type"].startswith("image/svg+xml")
-
-
-def test_a_picture_is_sent_from_the_documentation(visit: Visit, images: Bytes, tmp_path: Path) -> None:
     file = tmp_path / "digit.png"
     file.write_bytes(png(images[0]))
-    page = visit.page
-    page.goto("/docs")
     operation = page.locator("#operations-latent_space-encode_encode_post")
     operation.locator(".opblock-summary-control").click()
     operation.locator(".opblock-section-request-body select").first.select_option("image/png")

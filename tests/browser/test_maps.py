@@ -1,4 +1,4 @@
-"""A model whose latents are maps: nothing to slide, but pictures to put in and samples to draw."""
+"""A model whose latents are maps: no sliders, but pictures that are reconstructed, and samples."""
 
 from __future__ import annotations
 
@@ -6,12 +6,11 @@ from collections.abc import Iterator
 
 import numpy as np
 import pytest
-from axe_playwright_python.sync_playwright import Axe
 from PIL import Image
 from playwright.sync_api import expect
 
 from tests.browser.conftest import Visitor
-from tests.browser.visit import given, pixels, read_rgb, tiles, wait_until
+from tests.browser.visit import assert_accessible, given, pixels, read_rgb, tiles, wait_until
 from tests.service.pictures import picture
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
@@ -27,36 +26,33 @@ def maps(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
         yield service
 
 
-def test_maps_are_told_and_have_no_sliders(visitor: Visitor, maps: Running) -> None:
+def test_maps_have_no_sliders_and_pictures_are_reconstructed(visitor: Visitor, maps: Running) -> None:
     visit = visitor(maps)
     expect(visit.page.locator("#seed")).to_contain_text("seed")
-    found = Axe().run(visit.page)
-    assert not found.response["violations"], found.generate_report()
+    assert_accessible(visit.page)
     expect(visit.page.locator("#summary")).to_contain_text("latents of 4×16×16, 32×32 in colour")
     expect(visit.page.locator("#walk")).to_contain_text("too many for sliders")
     expect(visit.page.get_by_role("slider")).to_have_count(0)
-    for name in ("Play", "Reset", "Pin A", "Pin B"):
+    for name in ("Play", "Origin", "Pin A", "Pin B"):
         expect(visit.page.get_by_role("button", name=name)).to_have_count(0)
     assert visit.page.get_by_role("tab").all_inner_texts() == ["Draw", "Sample", "About"]
-    expect(visit.page.locator("#draw .lede")).not_to_contain_text("sliders", use_inner_text=True)
+    expect(visit.page.locator("#draw .intro")).not_to_contain_text("sliders", use_inner_text=True)
     with visit.page.expect_download() as saved:
         visit.page.locator("#walk").get_by_role("button", name="Save PNG").click()
     assert read_rgb(saved.value.path().read_bytes()).shape == (480, 480, 3)
-    facts = visit.show("About")
-    expect(facts).to_contain_text("4×16×16")
-    expect(facts.locator("#manifold")).to_be_hidden()
 
-
-def test_a_picture_is_reconstructed(visitor: Visitor, maps: Running) -> None:
-    visit = visitor(maps)
     body = picture(Image.new("RGB", (32, 32), (200, 30, 60)))
     visit.page.get_by_label("choose a picture").set_input_files(given(body))
     wanted = read_rgb(maps.client.post("/reconstruct", content=body, headers={"content-type": "image/png"}).content)
     for canvas in ("#reconstruction", "#image"):
         wait_until(lambda canvas=canvas: np.array_equal(pixels(visit.page.locator(canvas)), wanted))  # type: ignore[misc]
-    off = np.sqrt(np.square(wanted.astype(float) - (200, 30, 60)).mean())
-    expect(visit.page.locator("#verdict")).to_contain_text(f"{off:.0f} of 255 off")
+    error = np.sqrt(np.square(wanted.astype(float) - (200, 30, 60)).mean())
+    expect(visit.page.locator("#verdict")).to_contain_text(f"error is {error:.0f} of 255")
     expect(visit.page.locator("#kl")).to_contain_text("nats")
+
+    about = visit.show("About")
+    expect(about).to_contain_text("4×16×16")
+    expect(about.locator("#manifold")).to_be_hidden()
 
 
 def test_samples_are_shown_large(visitor: Visitor, maps: Running) -> None:

@@ -1,4 +1,4 @@
-"""Space, Between, Sample, About, and what each gives to take home."""
+"""Space, Between, Sample, About, and what each exports."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from PIL import Image
 from playwright.sync_api import Route, expect
 
 from tests.browser.conftest import Visitor
-from tests.browser.test_draw import verdict, write
+from tests.browser.test_draw import box_of, verdict
 from tests.browser.visit import PLOT_MS, Visit, given, pixels, read_rgb, tiles, wait_until
 from tests.service.pictures import png, read_png
 from tests.service.running import Running
@@ -33,10 +33,11 @@ CLICK = "row => document.querySelector('#plot').emit('plotly_click', { points: [
 
 LISTEN = """() => {
   const message = document.querySelector("#message");
-  message.textContent = window.said = "";
-  new MutationObserver(() => { window.said = message.textContent || said }).observe(message, { childList: true });
+  message.textContent = window.messageText = "";
+  const remember = () => { window.messageText = message.textContent || messageText };
+  new MutationObserver(remember).observe(message, { childList: true });
 }"""
-"""From here on `said` is the last that the page said, be it gone again: while a plot is drawn nobody is asked."""
+"""From here on `messageText` is the last message, even after it has gone."""
 
 
 def plotted(visit: Visit) -> list[dict[str, Any]]:
@@ -61,9 +62,9 @@ def test_the_space_is_seen(visit: Visit) -> None:
     colours = entries.locator(".swatch").evaluate_all("all => all.map(one => one.style.background)")
     assert len(set(colours)) == 10
     assert visit.page.locator("#plot canvas").count()
-    assert (current["x"], current["y"], current["z"]) == ([0], [0], [0])
+    assert [current[axis][0] for axis in "xyz"] == pytest.approx(visit.start)
     visit.slide(1, -1.5)
-    wait_until(lambda: visit.page.evaluate(TRACES)[-1]["y"] == [-1.5])
+    wait_until(lambda: visit.page.evaluate("document.querySelector('#plot').data.at(-1).y[0]") == -1.5)
     visit.page.evaluate(CLICK, {"curveNumber": 3, "customdata": groups[3]["customdata"][5]})
     visit.wait_for_z(latents["mean"][groups[3]["customdata"][5]])
     visit.page.get_by_label("Go to a test image of").select_option("7")
@@ -83,11 +84,17 @@ def test_two_dimensions_are_a_plane_whose_points_can_be_clicked(visitor: Visitor
     visit.page.locator("#plot").scroll_into_view_if_needed()
     for label in ("1", "2"):  # nothing may lie over the point
         visit.page.locator("#legend button", has_text=label).click()
+    before = visit.url
     visit.page.mouse.click(*visit.page.evaluate(PLACE))
     mean = flat.client.get("/latents").json()["mean"]
-    wait_until(lambda: "z=0,0" not in visit.url)
+    wait_until(lambda: visit.url != before)
     assert np.abs(np.array(mean)[::3] - visit.z).sum(1).min() < 1e-3
     visit.wait_for_image(visit.z)
+
+    view = visit.show("Between")  # nothing is pinned: the ends are two samples
+    expect(view.locator(".sheet canvas")).to_have_count(12)
+    wait_until(lambda: pixels(view.locator(".sheet canvas").first).shape == (20, 32, 3))
+    wait_until(lambda: "a=" in visit.url and "b=" in visit.url)
 
 
 def test_more_dimensions_are_seen_along_principal_components(visitor: Visitor, colour: Running) -> None:
@@ -98,16 +105,16 @@ def test_more_dimensions_are_seen_along_principal_components(visitor: Visitor, c
     centred = mean - mean.mean(0)
     _, singular, _ = np.linalg.svd(centred)
     shares = singular**2 / (singular**2).sum()
-    about = visit.page.locator("#space-about")
+    about = visit.page.locator("#space-description")
     expect(about).to_contain_text("first three principal components")
     expect(about).to_contain_text(f"{100 * shares[:3].sum():.0f} % of their variance")
     points = np.concatenate([np.transpose([group["x"], group["y"], group["z"]]) for group in groups])
     assert np.allclose(points.var(0), (singular**2 / len(mean))[:3], rtol=1e-2)
-    assert np.linalg.norm([current[axis][0] for axis in "xyz"]) < np.linalg.norm(mean.mean(0)) + 1e-3
+    assert np.linalg.norm([current[axis][0] for axis in "xyz"]) < np.linalg.norm(visit.start - mean.mean(0)) + 1e-3
 
 
 def test_without_plotly_the_page_says_how_to_have_it(visitor: Visitor, served: Running) -> None:
-    visit = visitor(served, "/docs")
+    visit = visitor(served, "about:blank")
 
     def fulfil(route: Route) -> None:
         answer = route.fetch()
@@ -118,26 +125,32 @@ def test_without_plotly_the_page_says_how_to_have_it(visitor: Visitor, served: R
     visit.page.route("**/", fulfil)
     visit.page.goto("/")
     visit.show("Space")
-    expect(visit.page.locator("#space-about")).to_contain_text("pip install plotly")
+    expect(visit.page.locator("#space-description")).to_contain_text("pip install plotly")
     expect(visit.page.get_by_role("button", name="Next")).to_be_visible()
 
 
-def test_what_lies_between_two_pins(visit: Visit, images: np.ndarray) -> None:
-    visit.slide(0, -1.5)
+def test_between_two_pins(visit: Visit) -> None:
+    visit.show("Sample").get_by_role("button", name="Sample 3", exact=True).click()
+    visit.wait_for_image(visit.z)
+    start = visit.z
     visit.page.get_by_role("button", name="Pin A").click()
-    file = given(png(images[3]))
-    visit.page.get_by_label("choose a picture").set_input_files(file)
-    expect(visit.page.locator("#verdict")).not_to_be_empty()
+    visit.show("Draw")
+    box = box_of(visit)
+    visit.page.mouse.click(box["x"] + 20, box["y"] + 20)
+    verdict(visit)
     visit.page.get_by_role("button", name="Pin B").click()
     end = visit.z
+    assert visit.pinned("a") == start
+    assert visit.pinned("b") == end != start
     view = visit.show("Between")
+    strip = view.locator(".sheet canvas")
+    expect(strip).to_have_count(12)
     view.get_by_label("Steps").fill("9")
     view.get_by_label("Steps").press("Enter")
-    view.get_by_label("Way").select_option("spherical")
-    question = {"from": [-1.5, 0, 0], "to": end, "steps": 9, "method": "spherical"}
+    view.get_by_label("Path").select_option("spherical")
+    question = {"from": start, "to": end, "steps": 9, "method": "spherical"}
     wanted = visit.service.client.post("/interpolate", json=question, headers={"accept": "application/json"}).json()
     sheet = tiles(read_rgb(visit.service.client.post("/interpolate", json=question).content), 28, 28)
-    strip = view.locator(".sheet canvas")
     wait_until(lambda: strip.count() == 9 and all(map(np.array_equal, map(pixels, strip.all()), sheet)))
     assert np.array_equal(pixels(view.locator("#end-a canvas")), sheet[0])
     assert np.array_equal(pixels(view.locator("#end-b canvas")), sheet[8])
@@ -152,7 +165,7 @@ def test_what_lies_between_two_pins(visit: Visit, images: np.ndarray) -> None:
     view.get_by_role("button", name="Play", exact=True).click()
     wait_until(lambda: view.get_by_label("Position").input_value() == "8")
     wait_until(lambda: view.get_by_label("Position").input_value() == "2")  # and back
-    visit.page.locator("#reset").click()
+    visit.page.locator("#origin").click()
     expect(view.get_by_role("button", name="Play", exact=True)).to_have_attribute("aria-pressed", "false")
 
     with visit.page.expect_download() as saved:
@@ -169,33 +182,15 @@ def test_what_lies_between_two_pins(visit: Visit, images: np.ndarray) -> None:
             assert np.array_equal(np.asarray(film.convert("RGB"))[::5, ::5], wanted_frame)
 
 
-def test_pins_come_from_samples_and_drawings(visit: Visit, images: np.ndarray) -> None:
-    visit.show("Sample").get_by_role("button", name="Sample 3", exact=True).click()
-    visit.wait_for_image(visit.z)
-    sample = visit.z
-    visit.page.get_by_role("button", name="Pin A").click()
-    visit.show("Draw")
-    write(visit, images[0])
-    verdict(visit)
-    visit.page.get_by_role("button", name="Pin B").click()
-    assert visit.pinned("a") == sample
-    assert visit.pinned("b") == visit.z != sample
-    view = visit.show("Between")
-    question = {"from": sample, "to": visit.z, "steps": 12}
-    sheet = tiles(read_rgb(visit.service.client.post("/interpolate", json=question).content), 28, 28)
-    wait_until(lambda: np.array_equal(pixels(view.locator("#end-a canvas")), sheet[0]))
-    assert np.array_equal(pixels(view.locator("#end-b canvas")), sheet[11])
-
-
-def test_a_strip_that_has_not_come_can_be_touched(visit: Visit) -> None:
+def test_a_strip_that_is_not_loaded_can_be_used(visit: Visit) -> None:
     held = visit.hold("**/interpolate")
     view = visit.show("Between")
     view.get_by_role("button", name="Step 4 of 12").click()
     view.get_by_label("Position").press("ArrowRight")
     view.get_by_role("button", name="Save animation").click()
-    expect(visit.page.locator("#message")).to_contain_text("The images have not come yet")
+    expect(visit.page.locator("#message")).to_contain_text("The images have not been loaded yet")
     held.wait()
-    assert visit.z == [0, 0, 0]
+    assert visit.z == visit.start
     held.release()
     expect(view.get_by_label("Position")).to_have_attribute("max", "11")
     held = visit.hold("**/interpolate")
@@ -203,41 +198,11 @@ def test_a_strip_that_has_not_come_can_be_touched(visit: Visit) -> None:
     view.get_by_label("Steps").press("Enter")
     held.wait()
     view.get_by_role("button", name="Step 16 of 20").click()
-    assert visit.z == [0, 0, 0]
+    assert visit.z == visit.start
     held.release()
     expect(view.get_by_label("Position")).to_have_attribute("max", "19")
     view.get_by_role("button", name="Step 20 of 20").click()
     visit.wait_for_z(visit.pinned("b"))
-
-
-def test_the_strip_plays_slowly_where_motion_is_unwanted(visitor: Visitor, served: Running) -> None:
-    visit = visitor(served, reduced_motion="reduce")
-    view = visit.show("Between")
-    expect(view.get_by_label("Position")).to_have_attribute("max", "11")
-    visit.stop_the_clock()
-    view.get_by_role("button", name="Play", exact=True).click()
-    visit.page.clock.run_for(1500)
-    assert view.get_by_label("Position").input_value() == "1"
-
-
-def test_a_sample_that_comes_late_does_not_undo_a_later_choice(visit: Visit) -> None:
-    view = visit.show("Sample")
-    wait_until(lambda: pixels(view.locator(".sheet canvas").last).shape == (28, 28, 3))
-    held = visit.hold("**/sample?n=6&*")
-    view.get_by_role("button", name="Sample 6").click()
-    held.wait()
-    visit.slide(0, 1.25)
-    held.release()
-    assert visit.z == [1.25, 0, 0]
-    expect(view.get_by_role("button", name="Sample 6")).to_have_attribute("aria-pressed", "false")
-
-
-def test_two_samples_are_pinned_where_nothing_is(visitor: Visitor, flat: Running) -> None:
-    visit = visitor(flat)
-    view = visit.show("Between")
-    expect(view.locator(".sheet canvas")).to_have_count(12)
-    wait_until(lambda: pixels(view.locator(".sheet canvas").first).shape == (20, 32, 3))
-    wait_until(lambda: "a=" in visit.url and "b=" in visit.url)
 
 
 def test_a_sheet_of_samples(visit: Visit) -> None:
@@ -276,25 +241,27 @@ def test_about(visit: Visit) -> None:
     expect(visit.page.locator("#operations-latent_space-sample_sample_get")).to_be_visible()
 
 
-def test_each_view_is_taken_home(visit: Visit, images: np.ndarray, tmp_path: Path) -> None:
+def test_each_view_is_exported(visit: Visit, images: np.ndarray, tmp_path: Path) -> None:
     def run(view: str) -> bytes:
         visit.page.evaluate(LISTEN)
-        visit.page.locator(f"[data-home={view}]").get_by_role("button", name="Copy as curl").click()
-        wait_until(lambda: visit.page.evaluate("said") == "Copied.")
+        visit.page.locator(f"[data-exports={view}]").get_by_role("button", name="Copy as curl").click()
+        wait_until(lambda: visit.page.evaluate("messageText") == "Copied.")
         command = visit.page.evaluate("navigator.clipboard.readText()")
         return subprocess.run(["sh", "-c", command], cwd=tmp_path, check=True, capture_output=True).stdout
 
     def save(view: str) -> np.ndarray:
         with visit.page.expect_download() as saved:
-            visit.page.locator(f"[data-home={view}]").get_by_role("button", name="Save PNG").click()
+            visit.page.locator(f"[data-exports={view}]").get_by_role("button", name="Save PNG").click()
         assert saved.value.suggested_filename == f"{view}.png"
         return read_rgb(saved.value.path().read_bytes())
 
+    visit.stub_plot()
     visit.slide(0, 0.5)
-    visit.wait_for_image([0.5, 0, 0])
+    z = [0.5, *visit.start[1:]]
+    visit.wait_for_image(z)
     run("walk")
-    assert np.array_equal(read_rgb((tmp_path / "walk.png").read_bytes()), visit.decoded([0.5, 0, 0]))
-    assert np.array_equal(save("walk")[::17, ::17], visit.decoded([0.5, 0, 0]))
+    assert np.array_equal(read_rgb((tmp_path / "walk.png").read_bytes()), visit.decoded(z))
+    assert np.array_equal(save("walk")[::17, ::17], visit.decoded(z))
 
     file = given(png(images[0]))
     visit.page.get_by_label("choose a picture").set_input_files(file)
@@ -327,17 +294,18 @@ def test_each_view_is_taken_home(visit: Visit, images: np.ndarray, tmp_path: Pat
 
 def test_without_a_clipboard_the_command_is_shown(visitor: Visitor, served: Running) -> None:
     visit = visitor(served)
+    z = json.dumps(visit.start, separators=(",", ":"))
     visit.page.evaluate("Object.defineProperty(navigator, 'clipboard', { value: undefined })")
     visit.page.locator("#walk").get_by_role("button", name="Copy as curl").click()
     expect(visit.page.locator("#copy-text")).to_have_value(
-        f"curl -H 'Content-Type: application/json' -d '[0,0,0]' 'http://127.0.0.1:{served.port}/decode' -o walk.png"
+        f"curl -H 'Content-Type: application/json' -d '{z}' 'http://127.0.0.1:{served.port}/decode' -o walk.png"
     )
 
 
 def test_colour_throughout(visitor: Visitor, colour: Running) -> None:
     visit = visitor(colour)
     visit.slide(7, 0.5)
-    visit.wait_for_image([0] * 7 + [0.5])
+    visit.wait_for_image([*visit.start[:7], 0.5])
     view = visit.show("Sample")
     sheet = tiles(read_rgb(colour.client.get("/sample?n=24&seed=0&columns=24").content), 64, 64)
     wait_until(lambda: all(map(np.array_equal, map(pixels, view.locator(".sheet canvas").all()), sheet)))

@@ -5,16 +5,21 @@ from __future__ import annotations
 import io
 import time
 from base64 import b64decode
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from dataclasses import dataclass, field
-from typing import Any
+from functools import cached_property
+from typing import Any, TypeVar
 from urllib.parse import parse_qs, urlsplit
 
 import numpy as np
+from axe_playwright_python.base import AXE_SCRIPT
+from axe_playwright_python.sync_playwright import Axe
 from numpy.typing import NDArray
 from PIL import Image
-from playwright.sync_api import ConsoleMessage, FilePayload, Locator, Page, Request, Route
+from playwright.sync_api import ConsoleMessage, FilePayload, Locator, Page, Request, Route, expect
 
+from service.inference.engine import Engine
 from tests.service.pictures import Bytes
 from tests.service.running import Running
 
@@ -24,6 +29,15 @@ PLOT_MS = 90_000
 """The plot's script is large, and draws without a graphics card."""
 URL_S = 0.4
 """Within this time the page writes its state into its URL."""
+
+
+PLOTLY_STUB = """globalThis.Plotly = {
+    newPlot: async (plot) => Object.assign(plot, { on() {} }),
+    restyle: async () => {},
+    update: async () => {},
+};"""
+
+E = TypeVar("E", bound=Engine)
 
 
 class Visit:
@@ -52,7 +66,23 @@ class Visit:
         if said.type == "error":
             self.complaints.append(said.text)
 
-    def leave(self) -> None:
+    def open(self, path: str, *, wait: bool = True) -> None:
+        """Go to a path; where it is the page's, `wait` until its views are loaded, the example in Draw too."""
+        self.page.goto(path)
+        if wait and urlsplit(path).path == "/":
+            expect(self.page.locator("#views")).to_be_visible()
+            if self.page.locator("#draw").is_visible():
+                expect(self.page.locator("#reconstruction-badge")).to_be_visible()
+
+    @cached_property
+    def start(self) -> list[float]:
+        """The latent that the page shows first."""
+        get = self.service.client.get
+        spread = get("/web/spread.json").json()
+        return list(spread["start"]) if spread else [0] * get("/model").json()["latent_dim"]
+
+    def assert_sound(self) -> None:
+        """No request has left the service, and none has failed; the console has no errors."""
         assert self.asked
         assert not [url for url in self.asked if not url.startswith((origin(self.service), "blob:", "data:"))]
         assert not self.complaints, self.complaints
@@ -91,7 +121,7 @@ class Visit:
         wait_until(lambda: "z=" in self.url and np.allclose(_latent(self.url), near, atol=1e-4))
 
     def stop_the_clock(self) -> None:
-        """From here on the page's time goes on by `sliders_at_times` alone."""
+        """From here on the page's time goes on by `sliders_at_times` alone; this holds for the whole context."""
         self.page.clock.install()
         self.page.clock.pause_at(time.time() + 60)
 
@@ -109,6 +139,11 @@ class Visit:
         held = Held(self.page)
         self.page.route(pattern, held.hold)
         return held
+
+    def stub_plot(self) -> None:
+        """Load a script without effect in place of Plotly, which takes 2.5 s of processor time for the first plot."""
+        headers = {"content-type": "text/javascript"}
+        self.page.route("**/plotly.js", lambda route: route.fulfill(body=PLOTLY_STUB, headers=headers))
 
     def slide(self, index: int, value: float) -> None:
         self.page.locator("#sliders input").nth(index).fill(str(value))
@@ -186,6 +221,24 @@ def tiles(sheet: Bytes, height: int, width: int) -> list[Bytes]:
     return list(cut.reshape(-1, height, width, 3))
 
 
+def assert_accessible(page: Page) -> None:
+    """Axe finds no violation, once all transitions have ended."""
+    wait_until(lambda: page.evaluate("document.getAnimations().length") == 0)
+    found = Axe("" if page.evaluate("'axe' in globalThis") else AXE_SCRIPT).run(page)
+    assert not found.response["violations"], found.generate_report()
+
+
+@contextmanager
+def swapped(service: Running, make: Callable[[Engine], E]) -> Iterator[E]:
+    """Within it, the service computes with `make(engine)`."""
+    loaded = service.app.state.loaded
+    service.swap_engine(make)
+    try:
+        yield service.app.state.loaded.engine
+    finally:
+        service.app.state.loaded = loaded
+
+
 def nearest_labels(service: Running, z: Any, count: int = 10) -> NDArray[np.int64]:
     """Labels of the test latents about a latent."""
     latents = service.client.get("/latents").json()
@@ -198,4 +251,4 @@ def wait_until(happened: Callable[[], bool], limit: float = PATIENCE_S) -> None:
     while not happened():
         if time.monotonic() > give_up:
             raise AssertionError(f"Not within {limit:g} s.")
-        time.sleep(0.03)
+        time.sleep(0.05)

@@ -7,6 +7,7 @@ from pathlib import Path
 
 import httpx
 import numpy as np
+import orjson
 import pytest
 
 from service.api import page
@@ -129,6 +130,20 @@ def test_how_the_latents_are_spread(client: httpx.Client) -> None:
         assert np.allclose(found[name], wanted), name
     for column, counts in zip(mean.T, found["histogram"], strict=True):
         assert counts == np.histogram(column, len(counts))[0].tolist()
+
+
+def test_the_page_starts_near_the_middle_of_the_most_compact_class(client: httpx.Client) -> None:
+    latents = client.get("/latents").json()
+    mean, label = np.array(latents["mean"]), np.array(latents["label"])
+    classes = [mean[label == name] for name in range(10) if (label == name).sum() >= len(label) / 20]
+    compact = min(classes, key=lambda members: float(members.var(0).sum()))
+    nearest = compact[np.linalg.norm(compact - compact.mean(0), axis=1).argmin()]
+    assert np.allclose(client.get("/web/spread.json").json()["start"], nearest, atol=0.005)
+
+
+def test_a_class_of_one_member_is_not_the_start() -> None:
+    body = orjson.dumps({"mean": [[9, 9], *([x, 0] for x in range(5))], "label": [7, 1, 1, 1, 1, 1]})
+    assert orjson.loads(page._spread(body))["start"] == [2, 0]
 
 
 def test_the_spread_is_for_those_who_have_a_key() -> None:

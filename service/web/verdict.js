@@ -1,0 +1,42 @@
+// How usual a reconstructed picture is, in words: [verdict, reason].
+
+import { loadLatents, nearest, shareMoreIsolated } from "./latents.js";
+import { imageShape } from "./picture.js";
+
+const UNUSUAL_SHARE = 0.1; // of test latents that are at least as isolated
+const VERY_UNUSUAL_SHARE = 0.01;
+const HIGH_LOSS_RATIO = 1.5; // to the loss expected of the model's own image; 5 % of MNIST's test set exceed it
+
+/** `found`: the JSON response of /reconstruct; `hasLatents`: whether the checkpoint has latents to compare with. */
+export async function verdict(found, hasLatents) {
+  const expectedLoss = found.pixels.flat(2).reduce((sum, p) => sum + binaryEntropy(p), 0);
+  const ratio = found.reconstruction_loss / expectedLoss;
+  const lossText = `its reconstruction loss is ${ratio.toFixed(1)} times what the model expects of its own image`;
+  if (!hasLatents) return ratio > HIGH_LOSS_RATIO ? ["Unusual:", `${lossText}.`] : ["Usual,", "judged by its loss alone."];
+  const latents = await loadLatents();
+  const share = await shareMoreIsolated(found.mean, latents.mean);
+  const labels = nearest(found.mean, latents.mean).indices.map((row) => latents.label[row]);
+  const [label, votes] = mostFrequent(labels);
+  const shareText = `${Math.round(share * 100)} % of the test set are further from their neighbours`;
+  const labelText = `${votes} of the ${labels.length} nearest test images are labelled ${label}`;
+  if (share < VERY_UNUSUAL_SHARE) return ["Very unusual:", `${shareText}; ${labelText}.`];
+  if (share < UNUSUAL_SHARE) return ["Unusual:", `${shareText}; ${labelText}.`];
+  if (ratio > HIGH_LOSS_RATIO) return ["Unusual:", `${lossText}, although ${shareText}; ${labelText}.`];
+  return ["Usual:", `${shareText}; ${labelText}.`];
+}
+
+/** For models whose latents are maps, which have no set of latents to compare with: the reconstruction's error. */
+export function errorVerdict(found) {
+  const values = imageShape().reduce((count, side) => count * side);
+  const error = 255 * Math.sqrt((2 * found.reconstruction_loss) / values); // the loss is half of the squared error
+  return ["Reconstructed:", `the root mean square error is ${error.toFixed(0)} of 255.`];
+}
+
+/** Expected loss, in nats, of a pixel that is 1 with probability p. */
+const binaryEntropy = (p) => (p <= 0 || p >= 1 ? 0 : -p * Math.log(p) - (1 - p) * Math.log(1 - p));
+
+function mostFrequent(labels) {
+  const counts = new Map();
+  for (const label of labels) counts.set(label, (counts.get(label) ?? 0) + 1);
+  return [...counts].reduce((best, entry) => (entry[1] > best[1] ? entry : best));
+}
