@@ -200,7 +200,7 @@ class Held(Engine):
         self.released = Event()
         self._engine = engine
 
-    async def draw(self, z: FloatArray, **options: Any) -> ByteArray:
+    async def decode_scanlines(self, z: FloatArray, **options: Any) -> ByteArray:
         self.asked.append(float(z[0, 0]))
         await asyncio.to_thread(self.released.wait)
         return await self._engine.decode_scanlines(z, **options)

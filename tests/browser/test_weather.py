@@ -185,7 +185,7 @@ class Slow(Engine):
         self.config = engine.config
         self._engine = engine
 
-    async def draw(self, z: FloatArray, **options: Any) -> ByteArray:
+    async def decode_scanlines(self, z: FloatArray, **options: Any) -> ByteArray:
         await asyncio.sleep(1)
         if self.fails:
             raise InvalidInput(Problem("body", "", "Nothing can be drawn of it."))
