@@ -71,7 +71,7 @@ def train(folder: Path, precision: str, options: argparse.Namespace) -> tuple[Pa
     history = [json.loads(line) for line in out.with_suffix(".history.jsonl").read_text().splitlines()]
     epochs = np.diff([0, *(record["seconds"] for record in history)])
     first, last = (f"{value:.2f}" for value in (epochs[0], epochs[-1]))
-    return out, (precision, first, last, f"{seconds:.0f}", f"{vae.load(out).figures['test_neg_elbo']:.2f}")
+    return out, (precision, first, last, f"{seconds:.0f}", f"{vae.load(out).metrics['test_neg_elbo']:.2f}")
 
 
 @contextmanager

@@ -197,7 +197,7 @@ def _pass(side: int, encodes: bool, tiled: bool) -> tuple[float, float]:
         if encodes:
             model.encode(torch.rand(1, 3, side, side))
         else:
-            model.image(model.decode(torch.randn(1, 4, side // 8, side // 8)))
+            model.to_image_(model.decode(torch.randn(1, 4, side // 8, side // 8)))
     return time.perf_counter() - start, _megabytes("VmHWM") - before
 
 

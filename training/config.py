@@ -12,7 +12,7 @@ from typing import Any, TypeVar
 
 from training.data.tree import FOLDER_FIT, printable
 from vae.config import VAEConfig
-from vae.provenance import DEFAULT_FIT, Fit
+from vae.metadata import DEFAULT_FIT, Fit
 
 T = TypeVar("T")
 

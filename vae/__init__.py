@@ -12,7 +12,7 @@ if TYPE_CHECKING:
     from vae.latents import LatentSet
     from vae.model import VAE
     from vae.objective import elbo, kl_divergence, reconstruction_loss
-    from vae.provenance import CheckpointError
+    from vae.metadata import CheckpointError
 
 __all__ = [
     "VAE",
@@ -33,7 +33,7 @@ _MODULES = {
     "latents": ("LatentSet",),
     "model": ("VAE",),
     "objective": ("elbo", "kl_divergence", "reconstruction_loss"),
-    "provenance": ("CheckpointError",),
+    "metadata": ("CheckpointError",),
 }
 
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.config import AutoencoderKLConfig
-from vae.provenance import CheckpointError, CheckpointMetadata
+from vae.metadata import CheckpointError, CheckpointMetadata
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -55,7 +55,7 @@ class AutoencoderKL(nn.Module):
         images: Tensor = self.network.decode(z).sample
         return images
 
-    def image(self, decoded: Tensor) -> Tensor:
+    def to_image_(self, decoded: Tensor) -> Tensor:
         """What `decode` gave, clipped to [0, 1], in place."""
         return decoded.clamp_(0, 1)
 
@@ -69,13 +69,13 @@ class AutoencoderKL(nn.Module):
 
 
 @dataclass(frozen=True)
-class Folder(CheckpointMetadata):
+class DiffusersCheckpoint(CheckpointMetadata):
     """A loaded folder; `model` is in evaluation mode, float32, without gradients."""
 
     model: AutoencoderKL
 
 
-def load_folder(path: Path, device: torch.device | str = "cpu") -> Folder:
+def load_diffusers(path: Path, device: torch.device | str = "cpu") -> DiffusersCheckpoint:
     """Read diffusers' folder at `path` onto `device`; raises CheckpointError where it is foreign or damaged."""
     try:
         network = _read(path)
@@ -84,7 +84,7 @@ def load_folder(path: Path, device: torch.device | str = "cpu") -> Folder:
         model = AutoencoderKL(network).eval().requires_grad_(False).to(device)
     except CheckpointError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be used: {error}") from error
-    return Folder(name=path.resolve().name, model=model, format_version=0, training={}, figures={}, sha256=sha256)
+    return DiffusersCheckpoint(name=path.resolve().name, model=model, format_version=0, training={}, metrics={}, sha256=sha256)
 
 
 def _read(path: Path) -> Any:

@@ -25,7 +25,7 @@ from torch import Tensor
 from vae.config import VAEConfig
 from vae.files import write_atomically
 from vae.model import VAE
-from vae.provenance import CheckpointError, CheckpointMetadata, fit_of
+from vae.metadata import CheckpointError, CheckpointMetadata, fit_of
 
 FORMAT = "vae-checkpoint"
 FORMAT_VERSION = 1
@@ -38,14 +38,14 @@ class Checkpoint(CheckpointMetadata):
     model: VAE
 
 
-def save(path: Path, model: VAE, *, training: Mapping[str, Any], figures: Mapping[str, float]) -> None:
+def save(path: Path, model: VAE, *, training: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
     """Write `model` with what is known of it to `path`, atomically; `training` must be JSON."""
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(asdict(model.config)),
         "training": json.dumps(dict(training)),
-        "figures": json.dumps(dict(figures)),
+        "figures": json.dumps(dict(metrics)),
     }
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(path, serialize(tensors, metadata))
@@ -69,7 +69,7 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         model=model.to(device),
         format_version=int(metadata.get("format_version", 0)),
         training=metadata.get("training", {}),
-        figures=metadata.get("figures", {}),
+        metrics=metadata.get("figures", {}),
         sha256=hashlib.sha256(content).hexdigest(),
     )
 

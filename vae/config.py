@@ -64,7 +64,7 @@ class VAEConfig:
         """The shape of the image that a latent is decoded to; None where it cannot be."""
         return self.image_shape if latent_shape == self.latent_shape else None
 
-    def takes(self, image_shape: tuple[int, ...]) -> bool:
+    def accepts_shape(self, image_shape: tuple[int, ...]) -> bool:
         """Whether images of this shape can be encoded."""
         return image_shape == self.image_shape
 
@@ -111,7 +111,7 @@ class AutoencoderKLConfig:
                 return self.image_shape[0], height * self.stride, width * self.stride
         return None
 
-    def takes(self, image_shape: tuple[int, ...]) -> bool:
+    def accepts_shape(self, image_shape: tuple[int, ...]) -> bool:
         """Whether images of this shape can be encoded."""
         match image_shape:
             case (channels, height, width):

@@ -13,7 +13,7 @@ def write_atomically(path: Path, content: bytes) -> None:
     Raises OSError with `path` as its file name.
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with errors_of(path):
+    with name_in_errors(path):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -28,7 +28,7 @@ def write_atomically(path: Path, content: bytes) -> None:
 
 
 @contextmanager
-def errors_of(path: Path) -> Iterator[None]:
+def name_in_errors(path: Path) -> Iterator[None]:
     """Name `path` in every OSError of the body: a write to a full disk names no file."""
     try:
         yield

@@ -10,7 +10,7 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from vae.files import write_atomically
-from vae.provenance import CheckpointError
+from vae.metadata import CheckpointError
 
 
 @dataclass(frozen=True)

@@ -35,9 +35,9 @@ class VAE(nn.Module):
 
     def decode_raw(self, z: Tensor) -> Tensor:
         """Latents (N, D) → images (N, C, H, W) in [-1, 1], as diffusers has them."""
-        return self.image(self.decode(z)) * 2 - 1
+        return self.to_image_(self.decode(z)) * 2 - 1
 
-    def image(self, decoded: Tensor) -> Tensor:
+    def to_image_(self, decoded: Tensor) -> Tensor:
         """Logits, which `decode` gave → their image in [0, 1], in place.
 
         torch's own sigmoid takes another formula, whose last bits differ, where a tensor or a thread's share ends.

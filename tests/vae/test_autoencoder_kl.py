@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from tests.vae.autoencoder import write_folder
-from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_folder
-from vae.provenance import CheckpointError
+from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_diffusers
+from vae.metadata import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -28,7 +28,7 @@ def network(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def model(network: Any, folder: Path) -> AutoencoderKL:
-    return load_folder(folder).model
+    return load_diffusers(folder).model
 
 
 def test_encode_and_decode_are_diffusers(network: Any, model: AutoencoderKL) -> None:
@@ -43,7 +43,7 @@ def test_encode_and_decode_are_diffusers(network: Any, model: AutoencoderKL) -> 
     assert decode_raw.abs().max() > 1.1
     torch.testing.assert_close(model.decode_raw(mean), decode_raw, atol=1e-4, rtol=0)
     torch.testing.assert_close(model.decode(mean), decode_raw / 2 + 0.5, atol=1e-4, rtol=0)
-    torch.testing.assert_close(model.image(model.decode(mean)), (decode_raw / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(model.to_image_(model.decode(mean)), (decode_raw / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
 
 
 def test_images_beyond_the_nominal_size_go_tile_by_tile(network: Any, model: AutoencoderKL) -> None:
@@ -68,7 +68,7 @@ class Shrink(nn.Module):
 @pytest.mark.parametrize("side", [4, 36, 44])
 def test_tiles_meet_where_a_quarter_of_the_nominal_side_is_no_place_of_a_latent(tmp_path: Path, side: int) -> None:
     network = write_folder(tmp_path, sample_size=side)
-    model = load_folder(tmp_path).model
+    model = load_diffusers(tmp_path).model
     x = torch.rand(1, 3, side, side)
     torch.testing.assert_close(model.encode(x)[0], network.encode(2 * x - 1).latent_dist.mean, atol=1e-4, rtol=0)
 
@@ -106,7 +106,7 @@ def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: Au
 
 
 def test_what_is_loaded(model: AutoencoderKL, folder: Path) -> None:
-    checkpoint = load_folder(folder)
+    checkpoint = load_diffusers(folder)
     assert checkpoint.name == "small"
     assert checkpoint.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     assert not checkpoint.model.training
@@ -120,20 +120,20 @@ def test_shapes(model: AutoencoderKL) -> None:
     config = model.config
     assert config.image_shape_of((4, 3, 5)) == (3, 6, 10)
     assert all(config.image_shape_of(shape) is None for shape in [(3, 4, 4), (4, 0, 4), (4, 4), (1, 4, 4, 4)])
-    assert config.takes((3, 6, 2))
-    assert not any(map(config.takes, [(1, 8, 8), (3, 1, 8), (3, 7, 2), (3, 2, 7), (3, 0, 8), (8, 8)]))
+    assert config.accepts_shape((3, 6, 2))
+    assert not any(map(config.accepts_shape, [(1, 8, 8), (3, 1, 8), (3, 7, 2), (3, 2, 7), (3, 0, 8), (8, 8)]))
     assert config.image_shape_near(33, 46) == (3, 32, 46)
     assert config.image_shape_near(1, 1) == (3, 2, 2)
 
 
 def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
     write_folder(tmp_path).half().save_pretrained(tmp_path)
-    assert {parameter.dtype for parameter in load_folder(tmp_path).model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in load_diffusers(tmp_path).model.parameters()} == {torch.float32}
 
 
 def refusal(folder: Path) -> str:
     with pytest.raises(CheckpointError) as refused:
-        load_folder(folder)
+        load_diffusers(folder)
     message = str(refused.value)
     assert message.startswith(f"The checkpoint {folder} cannot be used: ")
     assert message.endswith(".")

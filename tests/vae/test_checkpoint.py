@@ -25,7 +25,7 @@ FIGURES = {"test_neg_elbo": 138.5}
 def path(tmp_path: Path, small: vae.VAE) -> Path:
     """A sound checkpoint of a tiny model."""
     path = tmp_path / "digits.safetensors"
-    vae.save(path, small, training=TRAINING, figures=FIGURES)
+    vae.save(path, small, training=TRAINING, metrics=FIGURES)
     return path
 
 
@@ -54,7 +54,7 @@ def test_gives_back_what_was_saved(path: Path, small: vae.VAE) -> None:
     assert loaded.name == "digits"
     assert loaded.model.config == small.config
     assert loaded.training == TRAINING
-    assert loaded.figures == FIGURES
+    assert loaded.metrics == FIGURES
     assert loaded.format_version == FORMAT_VERSION
     assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     state, saved = loaded.model.state_dict(), small.state_dict()
@@ -78,7 +78,7 @@ def test_half_precision_is_read_as_float32(path: Path) -> None:
 def test_saving_makes_its_folder_and_leaves_nothing_beside(tmp_path: Path, small: vae.VAE) -> None:
     path = tmp_path / "new" / "model.safetensors"
     for _ in range(2):
-        vae.save(path, small, training={}, figures={})
+        vae.save(path, small, training={}, metrics={})
     assert list(path.parent.iterdir()) == [path]
 
 
@@ -90,7 +90,7 @@ def test_failed_save_leaves_the_old_file(path: Path, small: vae.VAE, monkeypatch
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
-        vae.save(path, small, training={"epochs": 99}, figures={})
+        vae.save(path, small, training={"epochs": 99}, metrics={})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
@@ -199,7 +199,7 @@ def test_articles_state_dict_is_read(tmp_path: Path, x: torch.Tensor) -> None:
     loaded = vae.load(write_state_dict(tmp_path / "variational_autoencoder.pt", state))
     assert loaded.model.config == vae.VAEConfig()
     assert (loaded.name, loaded.format_version) == ("variational_autoencoder", 0)
-    assert loaded.training == loaded.figures == {}
+    assert loaded.training == loaded.metrics == {}
     hidden = torch.nn.functional.leaky_relu(x.flatten(1) @ state["encoder.0.weight"].T + state["encoder.0.bias"], 0.3)
     hidden = torch.nn.functional.leaky_relu(hidden @ state["encoder.2.weight"].T + state["encoder.2.bias"], 0.3)
     wanted = hidden @ state["mean_layer.weight"].T + state["mean_layer.bias"]

@@ -18,7 +18,7 @@ from training.encode.inputs import open_input
 from training.encode.rows import Shard
 from training.encode.shards import Encoding
 from vae import Checkpoint
-from vae.files import errors_of
+from vae.files import name_in_errors
 
 RUN = "encoding.json"
 """In the output: what was encoded with what."""
@@ -106,7 +106,7 @@ def _begun(out: Path, about: dict[str, str]) -> Iterator[None]:
         if before := run.read():
             _compare(out, before, about)
         else:
-            with errors_of(out / RUN):
+            with name_in_errors(out / RUN):
                 os.write(run.fileno(), json.dumps(about, indent=1).encode())  # what is buffered would fail at the close
                 os.fsync(run.fileno())
         for cut_off in out.glob(".*.parquet.*"):

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from training.data.dataset import DataError
 from training.encode.pictures import decode
 from training.encode.rows import PART_ROWS, Rows, Shape, Shard, fingerprint
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 READ_AHEAD = 2**20
 """Bytes of a column that are held ahead of what is decoded."""

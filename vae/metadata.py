@@ -34,7 +34,7 @@ class CheckpointMetadata:
     name: str
     format_version: int
     training: dict[str, Any]
-    figures: dict[str, float]
+    metrics: dict[str, float]
     sha256: str
     """Of the bytes of the file with the weights, hexadecimal."""
 
