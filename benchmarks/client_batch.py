@@ -19,7 +19,7 @@ import numpy.typing as npt
 
 from benchmarks.client import free_port
 from benchmarks.sections import table, write_section
-from vae_client import Client, VAEError
+from vae_client import APIError, Client
 
 START_LIMIT_S = 60
 ROWS = 10_000
@@ -98,7 +98,7 @@ def wait_until_ready(client: Client) -> None:
     while True:
         try:
             client.model()
-        except VAEError:
+        except APIError:
             if time.monotonic() > give_up:
                 raise
         else:
