@@ -61,7 +61,7 @@ def train(folder: Path, precision: str, options: argparse.Namespace) -> tuple[Pa
     seconds = time.perf_counter() - start
     history = [json.loads(line) for line in out.with_suffix(".history.jsonl").read_text().splitlines()]
     epochs = np.diff([0, *(record["seconds"] for record in history)])
-    loss = vae.load(out).figures["test_neg_elbo"]
+    loss = vae.load(out).metrics["test_neg_elbo"]
     return out, (precision, f"{epochs[0]:.2f}", f"{epochs[-1]:.2f}", f"{seconds:.0f}", f"{loss:.2f}")
 
 

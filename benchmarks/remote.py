@@ -244,7 +244,7 @@ def _pass(side: int, encodes: bool, tiled: bool) -> str:
         if encodes:
             model.encode(torch.rand(1, 3, side, side))
         else:
-            model.image(model.decode(torch.randn(1, 4, side // 8, side // 8)))
+            model.to_image_(model.decode(torch.randn(1, 4, side // 8, side // 8)))
         seconds = time.perf_counter() - start
     return f"{seconds:.1f} s, {max(samples) - samples[0]:,.0f} MB"
 

@@ -8,7 +8,7 @@ from PIL import Image, ImageChops, ImageOps
 
 from pictures.errors import PictureError
 from pictures.orientation import TURNS, read_orientation
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 ByteArray = npt.NDArray[np.uint8]
 

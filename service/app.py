@@ -122,7 +122,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         counts.keep_posting()
         model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
         logger.info("Serving %s at %s: %s.", settings.checkpoint, settings.address, model)
-        logger.info("The model's figures: %s", orjson.dumps(provenance.figures).decode())
+        logger.info("The model's figures: %s", orjson.dumps(provenance.metrics).decode())
         logger.info("Settings: %s", settings.model_dump_json())
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s may call.", settings.address)
@@ -256,7 +256,8 @@ def _model_json(served: LoadedModel) -> bytes:
             **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
             "parameters": served.known.parameters,
-            **{name: getattr(provenance, name) for name in ("sha256", "format_version", "training", "figures")},
+            **{name: getattr(provenance, name) for name in ("sha256", "format_version", "training")},
+            "figures": provenance.metrics,
         }
     )
 

@@ -1,8 +1,11 @@
+import os
 from pathlib import Path
 
 import numpy as np
 import pytest
 from numpy.typing import NDArray
+
+os.environ["OMP_NUM_THREADS"] = "1"  # before torch is imported, here or in a subprocess: pytest-xdist fills the cores
 
 
 @pytest.fixture(scope="session")
@@ -14,6 +17,6 @@ def images() -> NDArray[np.uint8]:
 
 @pytest.fixture(scope="session")
 def labels() -> NDArray[np.int64]:
-    """The digits that `images` show, (200,)."""
+    """The labels of `images`, (200,)."""
     with np.load(Path(__file__).parent / "data" / "digits.npz") as sample:
         return np.asarray(sample["labels"], np.int64)

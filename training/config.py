@@ -13,7 +13,7 @@ from typing import Any, TypeVar, get_args, get_type_hints
 
 from training.data.tree import FOLDER_FIT, printable
 from vae.config import VAEConfig
-from vae.provenance import DEFAULT_FIT, Fit
+from vae.metadata import DEFAULT_FIT, Fit
 
 T = TypeVar("T")
 

@@ -1,6 +1,6 @@
-"""A variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114) as a leaf package: torch and safetensors alone.
+"""A variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114). Imports torch and safetensors only.
 
-torch is imported with the first of these names that is asked for: who wants `vae.config` alone does without it.
+Importing `vae` or `vae.config` does not import torch; the first use of a name below that needs torch does.
 """
 
 from importlib import import_module
@@ -10,9 +10,9 @@ if TYPE_CHECKING:
     from vae.checkpoint import Checkpoint, load, save
     from vae.config import VAEConfig
     from vae.latents import LatentSet
+    from vae.metadata import CheckpointError
     from vae.model import VAE
     from vae.objective import elbo, kl_divergence, reconstruction_loss
-    from vae.provenance import CheckpointError
 
 __all__ = [
     "VAE",
@@ -31,14 +31,14 @@ _MODULES = {
     "checkpoint": ("Checkpoint", "load", "save"),
     "config": ("VAEConfig",),
     "latents": ("LatentSet",),
+    "metadata": ("CheckpointError",),
     "model": ("VAE",),
     "objective": ("elbo", "kl_divergence", "reconstruction_loss"),
-    "provenance": ("CheckpointError",),
 }
 
 
 def __getattr__(name: str) -> Any:
-    """PEP 562."""
+    """Import the module that defines `name` (PEP 562)."""
     for module, names in _MODULES.items():
         if name in names:
             return getattr(import_module(f"vae.{module}"), name)

@@ -1,4 +1,4 @@
-"""What stands on both sides of the latent: encoders without their heads, decoders without their sigmoid."""
+"""Encoder and decoder networks: encoders without their two heads, decoders without the final sigmoid."""
 
 from __future__ import annotations
 
@@ -10,7 +10,7 @@ from torch import nn
 from vae.config import VAEConfig
 
 MIN_FEATURE_SIZE = 4
-"""A convolutional encoder halves the image until neither side is longer."""
+"""A convolutional encoder halves height and width until both are at most this many pixels, and at least once."""
 
 
 class EncoderDecoder(NamedTuple):
@@ -22,7 +22,7 @@ class EncoderDecoder(NamedTuple):
 
 
 def mlp(config: VAEConfig) -> EncoderDecoder:
-    """Hidden layers of one width on either side; the article's has two."""
+    """Build a perceptron whose hidden layers, `hidden_layers` on each side, all have `hidden_dim` units."""
     pixels, hidden, slope = config.pixels, config.hidden_dim, config.negative_slope
 
     def layers(inputs: int) -> list[nn.Module]:
@@ -34,18 +34,18 @@ def mlp(config: VAEConfig) -> EncoderDecoder:
 
 
 def conv(config: VAEConfig) -> EncoderDecoder:
-    """Strided convolutions down to a coarse map of `hidden_dim` channels, and transposed ones up again.
+    """Build strided convolutions down to a coarse map of `hidden_dim` channels, and transposed ones up again.
 
-    Channels double as the sides halve, as in DCGAN (Radford et al. 2016); a hidden layer of 4·`hidden_dim` on either
-    side joins the map to the latent. Sides of any length come out as they went in.
+    Channels double as height and width halve, as in DCGAN (Radford et al. 2016). On each side a hidden layer of
+    4·`hidden_dim` units connects the map to the latent. Any height and width are restored exactly.
     """
     channels, height, width = config.image_shape
-    sides = [(height, width)]
-    while len(sides) == 1 or max(sides[-1]) > MIN_FEATURE_SIZE:
-        sides.append(((sides[-1][0] + 1) // 2, (sides[-1][1] + 1) // 2))
-    stages = len(sides) - 1
+    sizes = [(height, width)]
+    while len(sizes) == 1 or max(sizes[-1]) > MIN_FEATURE_SIZE:
+        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
+    stages = len(sizes) - 1
     widths = [max(8, config.hidden_dim >> (stages - 1 - stage)) for stage in range(stages)]
-    coarse, hidden, slope = widths[-1] * sides[-1][0] * sides[-1][1], 4 * config.hidden_dim, config.negative_slope
+    coarse, hidden, slope = widths[-1] * sizes[-1][0] * sizes[-1][1], 4 * config.hidden_dim, config.negative_slope
 
     down: list[nn.Module] = [nn.Unflatten(1, config.image_shape)]
     for source, target in zip([channels, *widths], widths, strict=False):
@@ -53,9 +53,9 @@ def conv(config: VAEConfig) -> EncoderDecoder:
     down += [nn.Flatten(), nn.Linear(coarse, hidden), nn.LeakyReLU(slope)]
 
     up: list[nn.Module] = [nn.Linear(config.latent_dim, hidden), nn.LeakyReLU(slope)]
-    up += [nn.Linear(hidden, coarse), nn.LeakyReLU(slope), nn.Unflatten(1, (widths[-1], *sides[-1]))]
+    up += [nn.Linear(hidden, coarse), nn.LeakyReLU(slope), nn.Unflatten(1, (widths[-1], *sizes[-1]))]
     for stage in reversed(range(stages)):
-        kernel = (4 - sides[stage][0] % 2, 4 - sides[stage][1] % 2)  # 2n from n by a kernel of 4, 2n − 1 by one of 3
+        kernel = (4 - sizes[stage][0] % 2, 4 - sizes[stage][1] % 2)  # n → 2n with kernel 4, n → 2n − 1 with kernel 3
         target = widths[max(stage - 1, 0)]
         up += [nn.ConvTranspose2d(widths[stage], target, kernel, stride=2, padding=1), nn.LeakyReLU(slope)]
     up.append(nn.Conv2d(widths[0], channels, 3, padding=1))

@@ -1,7 +1,7 @@
-"""AutoencoderKL, the autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752), as diffusers keeps it.
+"""AutoencoderKL, the autoencoder of latent diffusion (Rombach et al. 2022, arXiv:2112.10752), as diffusers saves it.
 
-A checkpoint is a folder: `config.json` and `diffusion_pytorch_model.safetensors`. diffusers is imported when one is
-loaded, not before.
+A checkpoint is a folder with `config.json` and `diffusion_pytorch_model.safetensors`. Only loading one imports
+diffusers.
 """
 
 from __future__ import annotations
@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.config import AutoencoderKLConfig
-from vae.provenance import CheckpointError, CheckpointMetadata
+from vae.metadata import CheckpointError, CheckpointMetadata
 
 CONFIG = "config.json"
 WEIGHTS = "diffusion_pytorch_model.safetensors"
@@ -25,12 +25,12 @@ WEIGHTS = "diffusion_pytorch_model.safetensors"
 class AutoencoderKL(nn.Module):
     """Encoder x → q(z|x) = N(mean, exp(log_variance)) and decoder z → the mean of p(x|z) = N(image, I).
 
-    Images larger than the nominal one go through the network tile by tile, so that memory grows more slowly than they
-    do. The tiles overlap and are blended; each is normalised by itself, so that they may be seen.
+    Has the methods of `vae.VAE`. Images larger than the nominal shape are computed in tiles, which limits the memory.
+    Tiles overlap and are blended; each has its own normalisation statistics, so their borders can be visible.
     """
 
     def __init__(self, network: Any) -> None:
-        """`network` is diffusers' own."""
+        """Wrap `network`, a `diffusers.AutoencoderKL`; raises CheckpointError where its configuration is unusable."""
         super().__init__()
         self.network = network
         self.config = _configuration(network.config)
@@ -39,44 +39,64 @@ class AutoencoderKL(nn.Module):
         network.tile_sample_min_size = self.config.tile * self.config.stride
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) in [0, 1] → mean and log-variance of q(z|x), (N, C', h, w) each."""
+        """Compute mean and log-variance of q(z|x), each (N, C', h, w), from images (N, C, H, W) in [0, 1]."""
         posterior = self.network.encode(2 * x - 1).latent_dist
         return posterior.mean.contiguous(), posterior.logvar.contiguous()
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (N, C', h, w) → images (N, C, H, W), about in [0, 1]."""
+        """Decode latents (N, C', h, w) to images (N, C, H, W), approximately in [0, 1]."""
         return self.decode_raw(z).div_(2).add_(0.5)
 
     def decode_raw(self, z: Tensor) -> Tensor:
-        """Latents (N, C', h, w) → images (N, C, H, W) as diffusers has them: about in [-1, 1], and not clipped.
+        """Decode latents (N, C', h, w) to images (N, C, H, W) in diffusers' range: about [-1, 1], not clipped.
 
-        Their channels may lie last in memory.
+        Their memory format can be channels_last.
         """
         images: Tensor = self.network.decode(z).sample
         return images
 
-    def image(self, decoded: Tensor) -> Tensor:
-        """What `decode` gave, clipped to [0, 1], in place."""
+    def to_image_(self, decoded: Tensor) -> Tensor:
+        """Clip the output of `decode` to [0, 1], in place."""
         return decoded.clamp_(0, 1)
 
     def reconstruction_loss(self, decoded: Tensor, x: Tensor) -> Tensor:
-        """−log N(x; image, I) of images `x` (N, C, H, W), summed over pixels, without its constant; (N,), nats.
+        """Compute half of the squared error, summed over channels and pixels.
 
-        That is half of the squared error. The image is what `decode` gave, clipped. The constant, ½·log 2π a value,
-        would hide what differs from image to image: less it, the ELBO bounds the log-density of x.
+        That is −log N(x; image, I) without its constant, ½·log 2π per value, which would dominate the loss. The ELBO
+        minus this constant is a lower bound of log p(x).
+
+        Args:
+            decoded: Output (N, C, H, W) of `decode`; the image is `decoded` clipped to [0, 1].
+            x: Images (N, C, H, W) in [0, 1].
+
+        Returns:
+            Losses (N,) in nats.
+
         """
         return (decoded.clamp(0, 1) - x).square().flatten(1).sum(1) / 2
 
 
 @dataclass(frozen=True)
-class Folder(CheckpointMetadata):
-    """A loaded folder; `model` is in evaluation mode, float32, without gradients."""
+class DiffusersCheckpoint(CheckpointMetadata):
+    """A loaded folder of diffusers; `model` is float32, in evaluation mode, and needs no gradients."""
 
     model: AutoencoderKL
 
 
-def load_folder(path: Path, device: torch.device | str = "cpu") -> Folder:
-    """Read diffusers' folder at `path` onto `device`; raises CheckpointError where it is foreign or damaged."""
+def load_diffusers(path: Path, device: torch.device | str = "cpu") -> DiffusersCheckpoint:
+    """Load a folder that diffusers' `AutoencoderKL.save_pretrained` wrote.
+
+    Args:
+        path: The folder.
+        device: Where to put the model.
+
+    Returns:
+        The model with its name and hash; diffusers records neither training nor metrics.
+
+    Raises:
+        CheckpointError: The folder is incomplete, damaged or of another model, or diffusers is not installed.
+
+    """
     try:
         network = _read(path)
         with (path / WEIGHTS).open("rb") as weights:
@@ -84,16 +104,17 @@ def load_folder(path: Path, device: torch.device | str = "cpu") -> Folder:
         model = AutoencoderKL(network).eval().requires_grad_(False).to(device)
     except CheckpointError as error:
         raise CheckpointError(f"The checkpoint {path} cannot be used: {error}") from error
-    return Folder(name=path.resolve().name, model=model, format_version=0, training={}, figures={}, sha256=sha256)
+    name = path.resolve().name
+    return DiffusersCheckpoint(name=name, model=model, format_version=0, training={}, metrics={}, sha256=sha256)
 
 
 def _read(path: Path) -> Any:
-    """Diffusers' own network, float32, with all its weights and no others."""
+    """Load diffusers' network in float32; the file must have exactly its tensors."""
     _check(path)
     try:
-        from diffusers import AutoencoderKL as Network  # noqa: PLC0415 # seconds, and an extra
+        from diffusers import AutoencoderKL as Network  # noqa: PLC0415 - an extra, and takes seconds
     except ImportError as error:
-        raise CheckpointError("it takes diffusers to read it; pip install 'vae-service[diffusers]'.") from error
+        raise CheckpointError("diffusers is not installed; pip install 'vae-service[diffusers]'.") from error
     try:
         network, found = Network.from_pretrained(
             path,
@@ -103,11 +124,11 @@ def _read(path: Path) -> Any:
             torch_dtype=torch.float32,
             output_loading_info=True,
         )
-    except Exception as error:  # diffusers raises whatever it trips over
+    except Exception as error:  # diffusers documents no exceptions
         raise CheckpointError(f"diffusers cannot read it ({str(error).strip().partition(chr(10))[0]}).") from error
-    for complaint, names in (("is missing", found["missing_keys"]), ("is no part of it", found["unexpected_keys"])):
+    for problem, names in (("is missing", found["missing_keys"]), ("is not part of it", found["unexpected_keys"])):
         if names:
-            raise CheckpointError(f"its {CONFIG} describes another network: the tensor {min(names)} {complaint}.")
+            raise CheckpointError(f"its {CONFIG} describes another network: the tensor {min(names)} {problem}.")
     for name, tensor in network.state_dict().items():
         if not bool(torch.isfinite(tensor).all()):
             raise CheckpointError(f"{name} holds values that are not finite numbers.")
@@ -117,21 +138,23 @@ def _read(path: Path) -> Any:
 def _check(path: Path) -> None:
     for name in (CONFIG, WEIGHTS):
         if not (path / name).is_file():
-            raise CheckpointError(f"it is a folder without {name}; diffusers' AutoencoderKL.save_pretrained writes it.")
+            raise CheckpointError(f"the folder has no {name}; diffusers' AutoencoderKL.save_pretrained writes it.")
     try:
         kind = json.loads((path / CONFIG).read_bytes()).get("_class_name")
     except (ValueError, AttributeError, RecursionError) as error:
         raise CheckpointError(f"its {CONFIG} is not a JSON object.") from error
     if kind != "AutoencoderKL":
-        raise CheckpointError(f"its {CONFIG} is that of {kind!r}; AutoencoderKL is wanted.")
+        raise CheckpointError(f"its {CONFIG} is for the class {kind!r}; it must be AutoencoderKL.")
 
 
 def _configuration(config: Any) -> AutoencoderKLConfig:
     side, stride, channels = config.sample_size, 2 ** (len(config.block_out_channels) - 1), config.in_channels
     if type(side) is not int or side < stride or side % stride:
-        raise CheckpointError(f"sample_size is {side!r}; a multiple of {stride} is wanted.")
+        raise CheckpointError(f"sample_size is {side!r}; it must be a multiple of {stride}.")
     if channels != config.out_channels or channels not in (1, 3):
-        raise CheckpointError(f"it has {channels} channels in, {config.out_channels} out; 1 or 3 of both are wanted.")
+        raise CheckpointError(
+            f"in_channels is {channels} and out_channels is {config.out_channels}; both must be 1, or both 3."
+        )
     return AutoencoderKLConfig(
         image_shape=(channels, side, side),
         latent_shape=(config.latent_channels, side // stride, side // stride),

@@ -1,4 +1,4 @@
-"""What a checkpoint says of its network."""
+"""Configurations of the models. Does not import torch."""
 
 from __future__ import annotations
 
@@ -12,27 +12,30 @@ Architecture = Literal["mlp", "conv"]
 
 @dataclass(frozen=True)
 class VAEConfig:
-    """What it takes to build a VAE. The defaults are the article's: MNIST in three latent dimensions.
+    """What a VAE is built from. The defaults are the article's: MNIST in three latent dimensions.
 
-    Raises ValueError, with a sentence that names the field, where a value cannot describe a network.
+    Raises:
+        ValueError: A field has no valid value; the message names it.
+
     """
 
     architecture: Architecture = "mlp"
     image_shape: tuple[int, int, int] = (1, 28, 28)
-    """C×H×W; C is 1 (grey) or 3 (RGB)."""
+    """(C, H, W); C is 1 (grey) or 3 (RGB)."""
     hidden_dim: int = 392
-    """Width of the hidden layers (mlp), channels of the coarsest map (conv)."""
+    """Units of each hidden layer (mlp), channels of the coarsest feature map (conv)."""
     latent_dim: int = 3
+    """Numbers in a latent, D."""
     hidden_layers: int = 2
-    """Hidden layers on either side of an mlp; the deeper, the better its ELBO."""
+    """Hidden layers of an mlp's encoder, and of its decoder: 1 to 100. More of them give a better ELBO."""
     negative_slope: float = 0.3
-    """Slope of the leaky ReLU (Maas et al. 2013) below zero."""
+    """Slope of the leaky ReLU (Maas et al. 2013) for negative inputs: 0 to 1."""
 
     per_sample: ClassVar[bool] = False
-    """Whether the rows of a batch are computed one after the other, each being work enough."""
+    """Whether to compute the samples of a batch one by one; useful where one sample keeps all threads busy."""
     scaling_factor: ClassVar[float] = 1.0
     shift_factor: ClassVar[float] = 0.0
-    """A diffusion model would take the latents as (z − shift_factor)·scaling_factor."""
+    """A latent diffusion model gets the latents as (z − shift_factor)·scaling_factor."""
 
     def __post_init__(self) -> None:
         if self.architecture not in get_args(Architecture):
@@ -52,7 +55,7 @@ class VAEConfig:
 
     @property
     def pixels(self) -> int:
-        """Values in one image: C·H·W."""
+        """Number of values in one image, C·H·W."""
         return prod(self.image_shape)
 
     @cached_property
@@ -61,39 +64,39 @@ class VAEConfig:
         return (self.latent_dim,)
 
     def image_shape_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-        """The shape of the image that a latent is decoded to; None where it cannot be."""
+        """Return the shape (C, H, W) of the image decoded from such a latent; None if it cannot be decoded."""
         return self.image_shape if latent_shape == self.latent_shape else None
 
-    def takes(self, image_shape: tuple[int, ...]) -> bool:
-        """Whether images of this shape can be encoded."""
+    def accepts_shape(self, image_shape: tuple[int, ...]) -> bool:
+        """Return whether an image of this shape can be encoded."""
         return image_shape == self.image_shape
 
     def image_shape_near(self, _height: int, _width: int) -> tuple[int, int, int]:
-        """The shape that a picture is brought to."""
+        """Return the shape (C, H, W) that a picture is brought to before it is encoded."""
         return self.image_shape
 
 
 @dataclass(frozen=True)
 class AutoencoderKLConfig:
-    """What the service has to know of the network."""
+    """The shapes and factors of diffusers' AutoencoderKL."""
 
     architecture: ClassVar[str] = "autoencoder_kl"
     per_sample: ClassVar[bool] = True
 
     image_shape: tuple[int, int, int]
-    """C×H×W, the nominal one: the network is convolutional, and takes others."""
+    """(C, H, W), the nominal one: the network is convolutional and accepts other heights and widths."""
     latent_shape: tuple[int, int, int]
-    """C'×h×w of an image of the nominal shape."""
+    """(C', h, w) for an image of the nominal shape."""
     scaling_factor: float
     shift_factor: float
 
     @property
     def tile(self) -> int:
-        """Places of a latent along each side of a tile: the nominal side, or the next that can be quartered."""
+        """Side of a tile, in latent positions: the nominal side, rounded up to a multiple of 4."""
         return ceil(self.latent_shape[1] / 4) * 4
 
     def tiles(self, image_shape: tuple[int, int, int]) -> int:
-        """How many an image of this shape is computed in; each begins three quarters of one after another."""
+        """Return in how many tiles an image of this shape is computed; they overlap by a quarter of their side."""
         _, *sides = image_shape
         if max(sides) <= self.tile * self.stride:
             return 1
@@ -101,18 +104,18 @@ class AutoencoderKLConfig:
 
     @property
     def stride(self) -> int:
-        """Pixels of an image to one place of its latent, along each side."""
+        """Image pixels per latent position, along each side."""
         return self.image_shape[1] // self.latent_shape[1]
 
     def image_shape_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-        """The shape of the image that a latent is decoded to; None where it cannot be."""
+        """Return the shape (C, H, W) of the image decoded from such a latent; None if it cannot be decoded."""
         match latent_shape:
             case (channels, height, width) if channels == self.latent_shape[0] and height > 0 and width > 0:
                 return self.image_shape[0], height * self.stride, width * self.stride
         return None
 
-    def takes(self, image_shape: tuple[int, ...]) -> bool:
-        """Whether images of this shape can be encoded."""
+    def accepts_shape(self, image_shape: tuple[int, ...]) -> bool:
+        """Return whether an image of this shape can be encoded."""
         match image_shape:
             case (channels, height, width):
                 sides_fit = min(height, width) > 0 and height % self.stride == width % self.stride == 0
@@ -120,6 +123,6 @@ class AutoencoderKLConfig:
         return False
 
     def image_shape_near(self, height: int, width: int) -> tuple[int, int, int]:
-        """The shape that a picture is brought to, to be decoded to its own size again."""
+        """Return the shape (C, H, W) that a picture is brought to: its sides, rounded down to multiples of `stride`."""
         side = self.stride
         return self.image_shape[0], max(side, height - height % side), max(side, width - width % side)

@@ -1,4 +1,4 @@
-"""Writing a file so that a reader sees the old one or the new one, never a part."""
+"""Write a file so that readers see either the old content or the new, never a part."""
 
 import os
 import tempfile
@@ -8,12 +8,16 @@ from pathlib import Path
 
 
 def write_atomically(path: Path, content: bytes) -> None:
-    """Replace `path` by `content` in one step; on any error the old file stands and nothing is left behind.
+    """Replace the file at `path` by `content` in one step, creating missing folders.
 
-    Raises OSError with `path` as its file name.
+    On any error the old file stays, and no temporary file is left.
+
+    Raises:
+        OSError: With `path` as its `filename`.
+
     """
     path.parent.mkdir(parents=True, exist_ok=True)
-    with errors_of(path):
+    with name_in_errors(path):
         descriptor, temporary = tempfile.mkstemp(dir=path.parent, prefix=f".{path.name}.")
         try:
             with os.fdopen(descriptor, "wb") as file:
@@ -23,13 +27,13 @@ def write_atomically(path: Path, content: bytes) -> None:
                 os.fsync(descriptor)
             Path(temporary).replace(path)
         except BaseException:
-            Path(temporary).unlink(missing_ok=True)  # an interrupt can come after it was renamed
+            Path(temporary).unlink(missing_ok=True)  # missing if the interrupt came after the rename
             raise
 
 
 @contextmanager
-def errors_of(path: Path) -> Iterator[None]:
-    """Name `path` in every OSError of the body: a write to a full disk names no file."""
+def name_in_errors(path: Path) -> Iterator[None]:
+    """Set `path` as the file name of each OSError of the body: a failed write to a full disk has none."""
     try:
         yield
     except OSError as error:

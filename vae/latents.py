@@ -1,4 +1,4 @@
-"""The latents of a data set under one checkpoint, kept in a file beside it."""
+"""The latents of a data set under one checkpoint, stored in a file beside it."""
 
 from __future__ import annotations
 
@@ -10,31 +10,49 @@ from safetensors.torch import save as serialize
 from torch import Tensor
 
 from vae.files import write_atomically
-from vae.provenance import CheckpointError
+from vae.metadata import CheckpointError
 
 
 @dataclass(frozen=True)
 class LatentSet:
-    """Means of q(z|x), (M, D) float32, and the labels of the images that they came from, (M,) int64."""
+    """Means of q(z|x), (M, D) float32, and the labels of their images, (M,) int64."""
 
     mean: Tensor
     label: Tensor
 
     @staticmethod
     def path_beside(checkpoint: Path) -> Path:
-        """`mnist.safetensors` → `mnist.latents.safetensors`."""
+        """Return where the latents of `checkpoint` are: `mnist.safetensors` → `mnist.latents.safetensors`."""
         return checkpoint.with_suffix(".latents.safetensors")
 
     def save(self, checkpoint: Path, sha256: str) -> None:
-        """Write beside `checkpoint`, whose hash is `sha256`, atomically."""
+        """Write the latents beside `checkpoint`, atomically.
+
+        Args:
+            checkpoint: Path of the checkpoint.
+            sha256: Hash of the checkpoint's file, in hexadecimal; `load` compares it.
+
+        Raises:
+            OSError: The file cannot be written.
+
+        """
         tensors = {"mean": self.mean.contiguous(), "label": self.label.contiguous()}
         write_atomically(self.path_beside(checkpoint), serialize(tensors, {"checkpoint_sha256": sha256}))
 
     @classmethod
     def load(cls, checkpoint: Path, sha256: str) -> LatentSet | None:
-        """What lies beside `checkpoint`; None where nothing does, CheckpointError where it is another checkpoint's.
+        """Read the latents beside `checkpoint`.
 
-        A folder has none: its latents are maps.
+        Args:
+            checkpoint: Path of the checkpoint: a file, or a diffusers folder, which never has such latents.
+            sha256: Hash of the checkpoint's file, in hexadecimal.
+
+        Returns:
+            The latents, or None where no file lies beside the checkpoint.
+
+        Raises:
+            CheckpointError: The file cannot be read, or was computed with another checkpoint.
+
         """
         if checkpoint.is_dir() or not (path := cls.path_beside(checkpoint)).exists():
             return None

@@ -1,4 +1,4 @@
-"""The network."""
+"""The variational autoencoder."""
 
 from __future__ import annotations
 
@@ -13,7 +13,8 @@ from vae.objective import reconstruction_loss
 class VAE(nn.Module):
     """Encoder x → q(z|x) = N(mean, exp(log_variance)) and decoder z → logits of p(x|z).
 
-    Parameter names are those of the article's state_dict, so its checkpoints load as they are.
+    Parameter names are those of the article's state_dict, so its checkpoints load unchanged. All tensors are of the
+    model's dtype, float32 by default, and on its device.
     """
 
     def __init__(self, config: VAEConfig) -> None:
@@ -24,40 +25,74 @@ class VAE(nn.Module):
         self.log_variance_layer = nn.Linear(features, config.latent_dim)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
-        """Images (N, C, H, W) in [0, 1] → mean and log-variance of q(z|x), (N, D) each."""
+        """Compute the posterior of images.
+
+        Args:
+            x: Images (N, C, H, W) in [0, 1].
+
+        Returns:
+            Mean and log-variance of q(z|x), each (N, D).
+
+        """
         hidden = self.encoder(x.flatten(1))
         return self.mean_layer(hidden), self.log_variance_layer(hidden)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Latents (N, D) → logits (N, C, H, W); their sigmoid is the image in [0, 1]."""
+        """Compute logits (N, C, H, W) from latents (N, D); their sigmoid is the image in [0, 1]."""
         logits: Tensor = self.decoder(z)
         return logits.reshape(-1, *self.config.image_shape)
 
     def decode_raw(self, z: Tensor) -> Tensor:
-        """Latents (N, D) → images (N, C, H, W) in [-1, 1], as diffusers has them."""
-        return self.image(self.decode(z)) * 2 - 1
+        """Decode latents (N, D) to images (N, C, H, W) in [-1, 1], the range that diffusers uses."""
+        return self.to_image_(self.decode(z)) * 2 - 1
 
-    def image(self, decoded: Tensor) -> Tensor:
-        """Logits, which `decode` gave → their image in [0, 1], in place.
-
-        torch's own sigmoid takes another formula, whose last bits differ, where a tensor or a thread's share ends.
-        """
-        return decoded.neg_().exp_().add_(1).reciprocal_()
+    def to_image_(self, decoded: Tensor) -> Tensor:
+        """Turn the output of `decode` into images in [0, 1], in place."""
+        return sigmoid_(decoded)
 
     def reconstruction_loss(self, decoded: Tensor, x: Tensor) -> Tensor:
-        """Binary cross-entropy of images `x` (N, C, H, W) under what `decode` gave, summed over pixels; (N,), nats."""
+        """Compute the loss of images `x` (N, C, H, W) given the output of `decode`; see `vae.reconstruction_loss`."""
         return reconstruction_loss(decoded, x)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
-        """Images (N, C, H, W) in [0, 1] → logits of one posterior sample's image, mean, log-variance."""
+        """Encode images, draw one sample of each posterior and decode it.
+
+        Args:
+            x: Images (N, C, H, W) in [0, 1].
+            generator: Source of the noise; torch's default generator if None.
+
+        Returns:
+            Logits (N, C, H, W) of the decoded sample; mean and log-variance of q(z|x), each (N, D).
+
+        """
         mean, log_variance = self.encode(x)
         return self.decode(reparameterize(mean, log_variance, generator=generator)), mean, log_variance
+
+
+def sigmoid_(logits: Tensor) -> Tensor:
+    """Replace `logits` by their sigmoid, in place.
+
+    The result of one value never depends on the others. `torch.sigmoid_` uses two formulas, whose last bits differ: one
+    for full SIMD vectors, and one for the rest of a tensor or of a thread's part.
+    """
+    return logits.neg_().exp_().add_(1).reciprocal_()
 
 
 def reparameterize(
     mean: Tensor, log_variance: Tensor, *, generator: torch.Generator | None = None, noise: Tensor | None = None
 ) -> Tensor:
-    """z = mean + ε·exp(½·log_variance), (N, D); ε ~ N(0, I) is `noise` where given, else drawn from `generator`."""
+    """Draw one sample z = mean + ε·exp(½·log_variance) of each posterior, with ε ~ N(0, I).
+
+    Args:
+        mean: Means (N, …).
+        log_variance: Log-variances, of the same shape.
+        generator: Source of ε; torch's default generator if None.
+        noise: ε itself, of the same shape, instead of drawing it.
+
+    Returns:
+        Latents (N, …).
+
+    """
     if noise is None:
         noise = torch.randn(mean.shape, generator=generator, dtype=mean.dtype, device=mean.device)
     return mean + noise * torch.exp(0.5 * log_variance)

@@ -1,59 +1,64 @@
-"""The client of a VAE service: `Client`, and `AsyncClient` for asyncio. Imports httpx and numpy alone.
+"""A client of the VAE service: `Client`, and `AsyncClient` for asyncio. Imports only httpx and NumPy.
 
-torch, Pillow and tqdm are imported when one of their objects is asked for, never before.
+torch, Pillow and tqdm are imported when one of their objects is requested, not before.
 """
 
-from vae_client.answers import Images, Model, Posterior, Reconstruction
+from typing import TYPE_CHECKING
+
 from vae_client.async_client import AsyncClient
 from vae_client.client import Client
 from vae_client.errors import (
-    AnswerCut,
-    ConnectionFailed,
-    DeadlineExceeded,
+    APIConnectionError,
+    APIError,
+    APIResponseValidationError,
+    APIStatusError,
+    APITimeoutError,
+    AuthenticationError,
+    BadRequestError,
     FieldProblem,
-    InternalError,
-    InvalidInput,
-    NotAcceptable,
-    NotFound,
+    GatewayTimeoutError,
+    IncompleteResponseError,
+    InternalServerError,
+    NotAcceptableError,
+    NotFoundError,
     Problem,
-    Refused,
-    ShareExceeded,
-    SlowCaller,
-    TimedOut,
-    TooLarge,
-    Unauthorized,
-    Unavailable,
-    UnexpectedAnswer,
-    UnreadableBody,
-    UnsupportedMediaType,
-    VAEError,
+    RateLimitError,
+    RequestTimeoutError,
+    RequestTooLargeError,
+    ServiceUnavailableError,
+    UnprocessableEntityError,
+    UnsupportedMediaTypeError,
 )
+from vae_client.results import Images, Model, Posterior, Reconstruction
+
+if not TYPE_CHECKING:
+    from vae_client.errors import __getattr__  # noqa: F401 - the old names of errors
 
 __all__ = [
-    "AnswerCut",
+    "APIConnectionError",
+    "APIError",
+    "APIResponseValidationError",
+    "APIStatusError",
+    "APITimeoutError",
     "AsyncClient",
+    "AuthenticationError",
+    "BadRequestError",
     "Client",
-    "ConnectionFailed",
-    "DeadlineExceeded",
     "FieldProblem",
+    "GatewayTimeoutError",
     "Images",
-    "InternalError",
-    "InvalidInput",
+    "IncompleteResponseError",
+    "InternalServerError",
     "Model",
-    "NotAcceptable",
-    "NotFound",
+    "NotAcceptableError",
+    "NotFoundError",
     "Posterior",
     "Problem",
+    "RateLimitError",
     "Reconstruction",
-    "Refused",
-    "ShareExceeded",
-    "SlowCaller",
-    "TimedOut",
-    "TooLarge",
-    "Unauthorized",
-    "Unavailable",
-    "UnexpectedAnswer",
-    "UnreadableBody",
-    "UnsupportedMediaType",
-    "VAEError",
+    "RequestTimeoutError",
+    "RequestTooLargeError",
+    "ServiceUnavailableError",
+    "UnprocessableEntityError",
+    "UnsupportedMediaTypeError",
 ]

@@ -1,4 +1,4 @@
-"""The client for asyncio."""
+"""The asynchronous client."""
 
 from __future__ import annotations
 
@@ -10,11 +10,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 import httpx
 
 from vae_client import calls
-from vae_client.answers import Images, Model, Posterior, Reconstruction
 from vae_client.batches import check_bounds, progress_bar, split
-from vae_client.calls import Call, Fit, Reply
-from vae_client.course import Course
-from vae_client.errors import VAEError
+from vae_client.calls import Call, Fit
+from vae_client.deadline import Deadline
+from vae_client.errors import APIError
+from vae_client.results import Images, Model, Posterior, Reconstruction
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -23,11 +23,11 @@ T = TypeVar("T")
 
 
 class AsyncClient:
-    """As `Client`, awaited; for any number of tasks of one event loop. Pictures are read and packed in a thread."""
+    """`Client` for asyncio, for any number of tasks of one event loop. Images are read and encoded in a thread."""
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 60, retries: int = 5) -> None:
-        """As of `Client`; `timeout` is kept to."""
-        self._http = httpx.AsyncClient(**calls.connection(url, key))
+        """Create a client as `Client` does; its calls never exceed `timeout`."""
+        self._http = httpx.AsyncClient(**calls.client_options(url, key))
         self._timeout = timeout
         self._retries = retries
 
@@ -38,7 +38,7 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         await self._http.aclose()
 
     async def encode(
@@ -50,12 +50,12 @@ class AsyncClient:
         draw: bool = False,
         seed: int | None = None,
     ) -> Posterior:
-        """As `Client.encode`."""
+        """Encode images to their posterior; see `Client.encode`."""
         options: dict[str, Any] = {"fit": fit, "invert": invert, "draw": draw, "seed": seed}
         return await self._send(await asyncio.to_thread(calls.encode, images, **options))
 
     async def decode(self, z: LatentInput) -> Images:
-        """As `Client.decode`."""
+        """Decode latents to images; see `Client.decode`."""
         return await self._send(calls.decode(z))
 
     @overload
@@ -94,7 +94,7 @@ class AsyncClient:
         draws: int | None = None,
         seed: int | None = None,
     ) -> Images:
-        """As `Client.reconstruct`."""
+        """Encode images and decode them again; see `Client.reconstruct`."""
         options: dict[str, Any] = {
             "losses": losses,
             "fit": fit,
@@ -106,7 +106,7 @@ class AsyncClient:
         return await self._send(await asyncio.to_thread(calls.reconstruct, images, **options))
 
     async def sample(self, n: int = 1, *, seed: int | None = None, temperature: float = 1) -> Images:
-        """As `Client.sample`."""
+        """Decode latents drawn from the prior; see `Client.sample`."""
         return await self._send(calls.sample(n, seed=seed, temperature=temperature))
 
     async def interpolate(
@@ -117,17 +117,17 @@ class AsyncClient:
         steps: int = 8,
         method: Literal["linear", "spherical"] = "linear",
     ) -> Images:
-        """As `Client.interpolate`."""
+        """Decode latents on the path from one latent to another; see `Client.interpolate`."""
         return await self._send(calls.interpolate(start, stop, steps=steps, method=method))
 
     async def traverse(
         self, at: LatentInput, dimensions: Sequence[int], *, low: float = -3, high: float = 3, steps: int = 15
     ) -> Images:
-        """As `Client.traverse`."""
+        """Decode latents that differ in one or two dimensions; see `Client.traverse`."""
         return await self._send(calls.traverse(at, dimensions, low=low, high=high, steps=steps))
 
     async def model(self) -> Model:
-        """As `Client.model`."""
+        """Return the description of the model; see `Client.model`."""
         return await self._send(calls.model())
 
     async def map(
@@ -139,49 +139,49 @@ class AsyncClient:
         in_flight: int = 4,
         progress: bool = False,
     ) -> AsyncIterator[T]:
-        """As `Client.map`."""
+        """Call a method on batches of many items, several at a time; see `Client.map`."""
         check_bounds(size, in_flight)
-        under_way: deque[tuple[int, asyncio.Future[T]]] = deque()
+        pending: deque[tuple[int, asyncio.Future[T]]] = deque()
 
-        async def take() -> T:
-            count, future = under_way[0]
-            answer = await future
-            under_way.popleft()
+        async def next_result() -> T:
+            count, future = pending[0]
+            result = await future
+            pending.popleft()
             advance(count)
-            return answer
+            return result
 
         with progress_bar(items, shown=progress) as advance:
             try:
                 for batch in split(items, size):
-                    under_way.append((len(batch), asyncio.ensure_future(call(batch))))
-                    if len(under_way) == in_flight:
-                        yield await take()
-                while under_way:
-                    yield await take()
+                    pending.append((len(batch), asyncio.ensure_future(call(batch))))
+                    if len(pending) == in_flight:
+                        yield await next_result()
+                while pending:
+                    yield await next_result()
             finally:
-                for _, future in under_way:
+                for _, future in pending:
                     future.cancel()
-                await asyncio.gather(*(future for _, future in under_way), return_exceptions=True)
+                await asyncio.gather(*(future for _, future in pending), return_exceptions=True)
 
     async def _send(self, call: Call[T]) -> T:
-        course = Course(self._timeout, self._retries)
+        deadline = Deadline(self._timeout, self._retries)
         while True:
             try:
-                return call.read(await self._exchange(call, course))
-            except VAEError as error:
-                pause = course.pause_after(error)
-            await asyncio.sleep(pause)
+                return call.parse(await self._exchange(call, deadline))
+            except APIError as error:
+                delay = deadline.retry_delay(error)
+            await asyncio.sleep(delay)
 
-    async def _exchange(self, call: Call[T], course: Course) -> Reply:
-        answered = False
+    async def _exchange(self, call: Call[T], deadline: Deadline) -> httpx.Response:
+        response_started = False
         try:
             async with (
-                asyncio.timeout(course.left()),
+                asyncio.timeout(deadline.remaining()),
                 self._http.stream(call.method, call.path, **call.request) as response,
             ):
-                answered = True
-                return Reply(response.status_code, response.headers, await response.aread())
+                response_started = True
+                return calls.complete_response(response, b"".join([chunk async for chunk in response.aiter_raw()]))
         except TimeoutError as error:
-            raise course.timed_out() from error
+            raise deadline.timeout_error() from error
         except httpx.RequestError as error:
-            raise calls.failure(error, course.timed_out(), answered=answered) from error
+            raise calls.translate_error(error, deadline.timeout_error(), response_started=response_started) from error

@@ -1,4 +1,4 @@
-"""Many items in requests of a size that a service takes, and the bar that shows how far they are."""
+"""Split many items into requests of limited size, and show a progress bar."""
 
 from __future__ import annotations
 
@@ -13,21 +13,21 @@ import numpy as np
 from vae_client.inputs import is_picture, is_tensor
 
 BATCH_BYTES = 8 * 2**20
-"""Most bytes of one request, a quarter of what the service takes by default."""
+"""Limit of one request's items, in bytes: a quarter of the service's default body limit."""
 
 
 def check_bounds(size: int, in_flight: int) -> None:
-    """Raise ValueError for what would never come to an end."""
+    """Raise ValueError unless both are positive: with 0, `map` would never end."""
     for name, value in (("size", size), ("in_flight", in_flight)):
         if value < 1:
-            raise ValueError(f"{name} is {value}; at least 1 is wanted.")
+            raise ValueError(f"{name} is {value}; it must be at least 1.")
 
 
 def split(items: Iterable[Any], size: int) -> Iterator[Any]:
-    """Batches of at most `size` items and, but for a single item, BATCH_BYTES, in order.
+    """Yield batches, in order, of at most `size` items and BATCH_BYTES; a larger item is a batch of its own.
 
-    An array or a tensor (N, …) is cut along N, without a copy; of anything else lists are made, as it is read. Images
-    (N, H, W) are given as (N, 1, H, W), since the last of them alone, (1, H, W), would be one image and no batch.
+    An array or a tensor (N, …) is sliced along N without a copy; other iterables are read into lists as needed. Images
+    (N, H, W) become (N, 1, H, W): a last batch of (1, H, W) would be taken for a single image.
     """
     if isinstance(items, np.ndarray) or is_tensor(items):
         items = items[:, None] if items.ndim == 3 else items
@@ -38,19 +38,19 @@ def split(items: Iterable[Any], size: int) -> Iterator[Any]:
     batch: list[Any] = []
     total = 0
     for item in items:
-        weight = _bytes(item)
-        if batch and (len(batch) >= size or total + weight > BATCH_BYTES):
+        item_bytes = _size_in_bytes(item)
+        if batch and (len(batch) >= size or total + item_bytes > BATCH_BYTES):
             yield batch
             batch, total = [], 0
         batch.append(item)
-        total += weight
+        total += item_bytes
     if batch:
         yield batch
 
 
 @contextmanager
 def progress_bar(items: Iterable[Any], *, shown: bool) -> Iterator[Callable[[int], object]]:
-    """A function to be told how many items more are done."""
+    """Yield a function that takes the number of items just completed."""
     if not shown:
         yield lambda _: None
         return
@@ -60,8 +60,8 @@ def progress_bar(items: Iterable[Any], *, shown: bool) -> Iterator[Callable[[int
         yield bar.update
 
 
-def _bytes(item: Any) -> int:
-    """About how many an item takes on the wire."""
+def _size_in_bytes(item: Any) -> int:
+    """Return about how many bytes an item takes in a request."""
     if isinstance(item, np.ndarray) or is_tensor(item):
         return int(item.nbytes)
     if isinstance(item, bytes | bytearray | memoryview):

@@ -1,4 +1,4 @@
-"""Requests and the reading of their answers. Nothing is sent from here: that is for the clients."""
+"""Requests, and how their responses are parsed. The clients send them."""
 
 from __future__ import annotations
 
@@ -8,65 +8,67 @@ import re
 from collections.abc import Callable, Sequence
 from dataclasses import dataclass, fields
 from functools import partial
-from typing import TYPE_CHECKING, Any, Generic, Literal, NamedTuple, TypeVar
+from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
 import httpx
 import numpy as np
 import numpy.typing as npt
 
-from vae_client.answers import Images, Model, Posterior, Reconstruction
-from vae_client.errors import AnswerCut, ConnectionFailed, TimedOut, UnexpectedAnswer, VAEError, refusal
+from vae_client.errors import (
+    APIConnectionError,
+    APIError,
+    APIResponseValidationError,
+    APITimeoutError,
+    IncompleteResponseError,
+    status_error,
+)
 from vae_client.inputs import NPY, Body, image_body, latent_array, latent_body
+from vae_client.results import Images, Model, Posterior, Reconstruction
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
 
 JSON = "application/json"
-IDLE_S = 60
-"""After which a connection is not used again; the service closes an idle one after 75 s."""
+KEEP_ALIVE_S = 60
+"""Seconds after which an idle connection is not reused; less than the 75 s after which the service closes it."""
 PORTS = range(1, 2**16)
 USER_INFORMATION = re.compile(r"//[^/]*@")
-"""User name and password of a URL, left out of error messages."""
+"""User name and password of a URL, which error messages must not contain."""
 
 T = TypeVar("T")
 Fit = Literal["contain", "cover", "stretch"]
 
 
-class Reply(NamedTuple):
-    """What came back."""
-
-    status: int
-    headers: httpx.Headers
-    body: bytes
-
-
 @dataclass(frozen=True)
 class Call(Generic[T]):
-    """A request, as httpx takes it, and how its answer is read."""
+    """A request and the parser of its response."""
 
     method: str
     path: str
     request: dict[str, Any]
-    read_answer: Callable[[Reply], T]
+    """Further arguments of `httpx.Client.stream`."""
+    parse_success: Callable[[httpx.Response], T]
 
-    def read(self, reply: Reply) -> T:
-        """The answer; raises Refused or UnexpectedAnswer."""
-        if reply.status != 200:
-            raise refusal(reply.status, reply.headers, reply.body)
+    def parse(self, response: httpx.Response) -> T:
+        """Return the result; raises APIStatusError or APIResponseValidationError."""
+        if response.status_code != 200:
+            raise status_error(response)
         try:
-            return self.read_answer(reply)
-        except Exception as error:  # NumPy's header parser raises whatever it trips over
-            sent = reply.headers.get("content-type", "no content type")
-            raise UnexpectedAnswer(f"The answer to {self.path} cannot be read ({sent}): {error!r}.") from error
+            return self.parse_success(response)
+        except Exception as error:  # NumPy's header parser raises exceptions of many kinds
+            media_type = response.headers.get("content-type", "no content type")
+            raise APIResponseValidationError(
+                f"The response to {self.path} cannot be parsed ({media_type}): {error!r}."
+            ) from error
 
 
-def connection(url: str, key: str | None) -> dict[str, Any]:
-    """What httpx's clients are made with; each keeps its connections. Raises ValueError for a bad `url` or `key`."""
+def client_options(url: str, key: str | None) -> dict[str, Any]:
+    """Return the arguments of httpx.Client and httpx.AsyncClient; raises ValueError for a bad `url` or `key`."""
     return {
         "base_url": _base_url(url),
         "headers": {"authorization": f"Bearer {_check_key(key)}"} if key else {},
-        "timeout": None,  # the course of each call says
-        "limits": httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=IDLE_S),
+        "timeout": None,  # each call sets its own
+        "limits": httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S),
     }
 
 
@@ -83,30 +85,47 @@ def _base_url(url: str) -> httpx.URL:
     ):
         shown = USER_INFORMATION.sub("//", url)
         raise ValueError(
-            f"{shown!r} is not the URL of a service; one like http://127.0.0.1:8000 is wanted, with a port from 1 to "
-            "65535 or none."
+            f"{shown!r} is not the URL of a service; pass one like http://127.0.0.1:8000, without a port or with one "
+            "from 1 to 65535."
         )
     return parsed
 
 
 def _check_key(key: str) -> str:
-    """`key` without white space around it, such as the newline at the end of a file; raises ValueError."""
+    """Return `key` without surrounding white space, such as a file's last newline; raises ValueError."""
     key = key.strip()
     if not (key and key.isascii() and key.isprintable()):
-        raise ValueError("key has other characters than printable ASCII, or none; a header field cannot hold it.")
+        raise ValueError("key must be printable ASCII, and not empty: it is sent in a header field.")
     return key
 
 
-def failure(error: httpx.RequestError, timed_out: TimedOut, *, answered: bool) -> VAEError:
-    """What httpx raised, before an answer or in the middle of it, as one of ours."""
+def complete_response(response: httpx.Response, content: bytes) -> httpx.Response:
+    """Return a copy of a streamed `response` with its body.
+
+    The copy's request has no headers and no body, so that an error holds neither the API key nor the images.
+
+    Args:
+        response: The response, of which the body has been read with `iter_raw`.
+        content: The body, before decoding.
+
+    Raises:
+        httpx.DecodingError: The body does not have its content encoding.
+
+    """
+    request = httpx.Request(response.request.method, response.url.copy_with(userinfo=b""))
+    return httpx.Response(response.status_code, headers=response.headers, content=content, request=request)
+
+
+def translate_error(error: httpx.RequestError, timeout_error: APITimeoutError, *, response_started: bool) -> APIError:
+    """Return our error for that of httpx, `timeout_error` if the time was over."""
     if isinstance(error, httpx.TimeoutException):
-        return timed_out
+        return timeout_error
     if isinstance(error, httpx.DecodingError):
-        return UnexpectedAnswer(f"The answer's content encoding cannot be read: {error}.")
-    if answered:
-        return AnswerCut(f"The connection broke in the middle of an answer: {error}.")
-    return ConnectionFailed(
-        f"No answer from {error.request.url.copy_with(userinfo=b'')}: {str(error) or type(error).__name__}."
+        return APIResponseValidationError(f"The response's content encoding cannot be decoded: {error}.")
+    if response_started:
+        return IncompleteResponseError(f"The connection broke in the middle of the response: {error}.")
+    return APIConnectionError(
+        f"No response from {error.request.url.copy_with(userinfo=b'')}: {str(error) or type(error).__name__}."
     )
 
 
@@ -114,14 +133,14 @@ def encode(images: ImageInput, *, fit: Fit | None, invert: bool, draw: bool, see
     """POST /encode."""
     body = image_body(images)
 
-    def read(reply: Reply) -> Posterior:
-        stacked = _array(reply)  # (2 or 3, *L) or (N, 2 or 3, *L), where L is (D,) or (C', h, w)
-        if body.lone and stacked.ndim in (2, 4):
+    def parse(response: httpx.Response) -> Posterior:
+        stacked = _array(response)  # (2 or 3, *L) or (N, 2 or 3, *L), where L is (D,) or (C', h, w)
+        if body.single and stacked.ndim in (2, 4):
             stacked = stacked[np.newaxis]
         parts = np.moveaxis(stacked, 0 if stacked.ndim in (2, 4) else 1, 0)
-        return Posterior(mean=parts[0], log_variance=parts[1], z=parts[2] if draw else None, seed=_seed(reply))
+        return Posterior(mean=parts[0], log_variance=parts[1], z=parts[2] if draw else None, seed=_seed(response))
 
-    return _post("/encode", body, NPY, read, fit=fit, invert=invert, draw=draw, seed=seed)
+    return _post("/encode", body, NPY, parse, fit=fit, invert=invert, draw=draw, seed=seed)
 
 
 def decode(z: LatentInput) -> Call[Images]:
@@ -132,17 +151,17 @@ def decode(z: LatentInput) -> Call[Images]:
 def reconstruct(
     images: ImageInput, *, losses: bool, fit: Fit | None, invert: bool, draw: bool, draws: int | None, seed: int | None
 ) -> Call[Images]:
-    """POST /reconstruct; losses, and the posterior, are no part of npy: they come as JSON."""
+    """POST /reconstruct; losses and the posterior need JSON, as npy holds the images only."""
     body = image_body(images)
 
-    def read_losses(reply: Reply) -> Reconstruction:
-        values = {name: np.asarray(value, np.float32) for name, value in json.loads(reply.body).items()}
-        if body.lone and values["elbo"].ndim == 0:
+    def parse_losses(response: httpx.Response) -> Reconstruction:
+        values = {name: np.asarray(value, np.float32) for name, value in json.loads(response.content).items()}
+        if body.single and values["elbo"].ndim == 0:
             values = {name: value[np.newaxis] for name, value in values.items()}
-        return Reconstruction(**_known(Reconstruction, values), seed=_seed(reply))
+        return Reconstruction(**_known_fields(Reconstruction, values), seed=_seed(response))
 
-    accept, reader = (JSON, read_losses) if losses else (NPY, partial(_images, lone=body.lone))
-    return _post("/reconstruct", body, accept, reader, fit=fit, invert=invert, draw=draw, draws=draws, seed=seed)
+    accept, parse = (JSON, parse_losses) if losses else (NPY, partial(_images, single=body.single))
+    return _post("/reconstruct", body, accept, parse, fit=fit, invert=invert, draw=draw, draws=draws, seed=seed)
 
 
 def sample(n: int, *, seed: int | None, temperature: float) -> Call[Images]:
@@ -155,63 +174,63 @@ def interpolate(
 ) -> Call[Images]:
     """POST /interpolate."""
     ends = {"from": latent_array(start).tolist(), "to": latent_array(stop).tolist()}
-    return _walk("/interpolate", {**ends, "steps": int(steps), "method": method})
+    return _post_json("/interpolate", {**ends, "steps": int(steps), "method": method})
 
 
 def traverse(at: LatentInput, dimensions: Sequence[int], *, low: float, high: float, steps: int) -> Call[Images]:
     """POST /traverse."""
     ends = {"low": float(low), "high": float(high), "steps": int(steps)}
-    return _walk("/traverse", {"at": latent_array(at).tolist(), "dimensions": list(map(int, dimensions)), **ends})
+    return _post_json("/traverse", {"at": latent_array(at).tolist(), "dimensions": list(map(int, dimensions)), **ends})
 
 
 def model() -> Call[Model]:
     """GET /model."""
 
-    def read(reply: Reply) -> Model:
-        card = json.loads(reply.body)
-        shapes = {name: tuple(card[name]) for name in ("image_shape", "latent_shape")}
-        return Model(**_known(Model, {**card, **shapes}))
+    def parse(response: httpx.Response) -> Model:
+        document = json.loads(response.content)
+        shapes = {name: tuple(document[name]) for name in ("image_shape", "latent_shape")}
+        return Model(**_known_fields(Model, {**document, **shapes}))
 
-    return _get("/model", JSON, read)
+    return _get("/model", JSON, parse)
 
 
-def _walk(path: str, document: dict[str, Any]) -> Call[Images]:
+def _post_json(path: str, document: dict[str, Any]) -> Call[Images]:
     return _post(path, Body(json.dumps(document).encode(), JSON), NPY, _images)
 
 
-def _get(path: str, accept: str, read: Callable[[Reply], T], **query: Any) -> Call[T]:
-    return Call("GET", path, {"params": _given(query), "headers": {"accept": accept}}, read)
+def _get(path: str, accept: str, parse: Callable[[httpx.Response], T], **query: Any) -> Call[T]:
+    return Call("GET", path, {"params": _without_none(query), "headers": {"accept": accept}}, parse)
 
 
-def _post(path: str, body: Body, accept: str, read: Callable[[Reply], T], **query: Any) -> Call[T]:
-    request: dict[str, Any] = {"params": _given(query), "headers": {"accept": accept}}
+def _post(path: str, body: Body, accept: str, parse: Callable[[httpx.Response], T], **query: Any) -> Call[T]:
+    request: dict[str, Any] = {"params": _without_none(query), "headers": {"accept": accept}}
     if body.files:
         request["files"] = body.files
     else:
         request["content"] = body.content
         request["headers"]["content-type"] = body.media_type
-    return Call("POST", path, request, read)
+    return Call("POST", path, request, parse)
 
 
-def _given(query: dict[str, Any]) -> dict[str, Any]:
+def _without_none(query: dict[str, Any]) -> dict[str, Any]:
     return {name: value for name, value in query.items() if value is not None}
 
 
-def _images(reply: Reply, *, lone: bool = False) -> Images:
-    pixels = _array(reply)
-    return Images(pixels=pixels[np.newaxis] if lone and pixels.ndim == 3 else pixels, seed=_seed(reply))
+def _images(response: httpx.Response, *, single: bool = False) -> Images:
+    pixels = _array(response)
+    return Images(pixels=pixels[np.newaxis] if single and pixels.ndim == 3 else pixels, seed=_seed(response))
 
 
-def _array(reply: Reply) -> npt.NDArray[np.float32]:
-    return np.asarray(np.load(io.BytesIO(reply.body), allow_pickle=False), np.float32)
+def _array(response: httpx.Response) -> npt.NDArray[np.float32]:
+    return np.asarray(np.load(io.BytesIO(response.content), allow_pickle=False), np.float32)
 
 
-def _seed(reply: Reply) -> int | None:
-    seed = reply.headers.get("x-seed")
+def _seed(response: httpx.Response) -> int | None:
+    seed = response.headers.get("x-seed")
     return None if seed is None else int(seed)
 
 
-def _known(kind: type, document: dict[str, Any]) -> dict[str, Any]:
-    """The fields that this version knows of; a later service may tell more."""
+def _known_fields(kind: type, document: dict[str, Any]) -> dict[str, Any]:
+    """Return the fields that `kind` has; a newer service may send more."""
     names = {field.name for field in fields(kind)}
     return {name: value for name, value in document.items() if name in names}

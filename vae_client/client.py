@@ -1,4 +1,4 @@
-"""The client that waits for its answers."""
+"""The synchronous client."""
 
 from __future__ import annotations
 
@@ -11,11 +11,11 @@ from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
 import httpx
 
 from vae_client import calls
-from vae_client.answers import Images, Model, Posterior, Reconstruction
 from vae_client.batches import check_bounds, progress_bar, split
-from vae_client.calls import Call, Fit, Reply
-from vae_client.course import Course
-from vae_client.errors import VAEError
+from vae_client.calls import Call, Fit
+from vae_client.deadline import Deadline
+from vae_client.errors import APIError
+from vae_client.results import Images, Model, Posterior, Reconstruction
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -24,32 +24,33 @@ T = TypeVar("T")
 
 
 class Client:
-    """A VAE service at `url`; may be shared by threads, and keeps its connections until it is closed.
+    """A client of one VAE service, for any number of threads. It keeps connections open until it is closed.
 
-    An image is an array or a tensor, uint8 (0 to 255) or floating (0 to 1), (H, W) or (C, H, W); a PIL image; a path;
-    or the bytes of a picture or of an .npy file. A batch is an array or a tensor with N before that, or a list. A
-    latent is an array, a tensor or a list of numbers, of the model's latent shape L (see `vae_client.answers`) or
-    (N, *L), or an .npy file.
+    An image is an array or a tensor (H, W) or (C, H, W), of uint8 (0 to 255) or floating (0 to 1); a PIL image; a path;
+    or the content of a picture or an .npy file. A batch of images is an array or a tensor (N, H, W) or (N, C, H, W), or
+    a list of images. A latent or a batch of them is an array, a tensor, nested lists of numbers or an .npy file, of
+    shape L or (N, *L), where L is the model's latent shape (see `vae_client.results`).
 
-    Every method raises VAEError (see `vae_client.errors`).
+    Each method that sends a request raises:
+        APIError: The call failed; `vae_client.errors` lists the subclasses.
+        TypeError, ValueError, OSError: An argument cannot be sent, or its file cannot be read.
     """
 
     def __init__(self, url: str, *, key: str | None = None, timeout: float = 60, retries: int = 5) -> None:
-        """Connections are opened when they are needed.
+        """Create a client without connecting yet.
 
         Args:
-            url: Of the service, such as http://127.0.0.1:8000.
-            key: API key in printable ASCII; white space around it is removed.
-            timeout: Seconds for a call with all its attempts, about. A service that sends the head of an answer in
-                drops is waited for longer, until it pauses for as long as was left; `AsyncClient` keeps to the time
-                whatever comes.
-            retries: Attempts after the first.
+            url: URL of the service, such as http://127.0.0.1:8000.
+            key: API key, printable ASCII; surrounding white space is removed.
+            timeout: Seconds for a call with all its attempts. A call can take longer while the status line and headers
+                of a response arrive a few bytes at a time; `AsyncClient` has no such exception.
+            retries: Maximum number of attempts after the first.
 
         Raises:
-            ValueError: `url` or `key` cannot be used.
+            ValueError: `url` or `key` is not valid.
 
         """
-        self._http = httpx.Client(**calls.connection(url, key))
+        self._http = httpx.Client(**calls.client_options(url, key))
         self._timeout = timeout
         self._retries = retries
 
@@ -60,7 +61,7 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close the connections."""
+        """Close all connections."""
         self._http.close()
 
     def encode(
@@ -72,16 +73,24 @@ class Client:
         draw: bool = False,
         seed: int | None = None,
     ) -> Posterior:
-        """Images to their posterior q(z|x).
+        """Encode images to their posterior q(z|x).
 
-        Pictures of another shape than the model's are brought to it as `fit` says: `contain` puts black bars beside
-        them, `cover` crops them to their middle, `stretch` distorts them; None does as the training did. `invert` is
-        for dark ink on white paper. `draw` adds a sample `z` of the posterior, which `seed` makes repeatable.
+        Args:
+            images: One image or a batch.
+            fit: How to bring pictures of another shape to the model's: `contain` pads with black, `cover` crops to the
+                centre, `stretch` distorts; None does what the training did.
+            invert: Invert pictures first, for dark ink on white paper.
+            draw: Add a sample `z` of the posterior.
+            seed: Seed of that sample, 0 to 2⁶⁴ − 1; random if None.
+
+        Returns:
+            The posterior, its arrays L or (N, *L).
+
         """
         return self._send(calls.encode(images, fit=fit, invert=invert, draw=draw, seed=seed))
 
     def decode(self, z: LatentInput) -> Images:
-        """Latents to images."""
+        """Decode one latent or a batch to images (C, H, W) or (N, C, H, W)."""
         return self._send(calls.decode(z))
 
     @overload
@@ -120,17 +129,36 @@ class Client:
         draws: int | None = None,
         seed: int | None = None,
     ) -> Images:
-        """Images through the latent space and back; options as of `encode`.
+        """Encode images and decode them again.
 
-        `losses` gives a Reconstruction, with the posterior, reconstruction loss and KL divergence; the answer then
-        comes as JSON, three times as long. With `losses`, `draws` (2 or more) adds the ELBO, the mean over so many
-        samples of the posterior. `draw` decodes a sample of the posterior in place of its mean.
+        Args:
+            images: One image or a batch.
+            losses: Return the posterior and the losses too; the response is then JSON, three times as large.
+            fit: As of `encode`.
+            invert: As of `encode`.
+            draw: Decode a sample of the posterior instead of its mean.
+            draws: With `losses`, estimate the ELBO from so many samples of the posterior, at least 2.
+            seed: Seed of the samples, 0 to 2⁶⁴ − 1; random if None.
+
+        Returns:
+            Images (C, H, W) or (N, C, H, W); with `losses` a Reconstruction.
+
         """
         options: dict[str, Any] = {"losses": losses, "fit": fit, "invert": invert, "draw": draw, "draws": draws}
         return self._send(calls.reconstruct(images, **options, seed=seed))
 
     def sample(self, n: int = 1, *, seed: int | None = None, temperature: float = 1) -> Images:
-        """`n` images decoded from draws of the prior N(0, temperature²·I), (n, C, H, W), and their seed."""
+        """Decode latents drawn from N(0, temperature²·I).
+
+        Args:
+            n: Number of images.
+            seed: Seed of the latents, 0 to 2⁶⁴ − 1; random if None.
+            temperature: Standard deviation of the latents, 0 to 100; 1 is the prior.
+
+        Returns:
+            Images (n, C, H, W), with the seed.
+
+        """
         return self._send(calls.sample(n, seed=seed, temperature=temperature))
 
     def interpolate(
@@ -141,20 +169,43 @@ class Client:
         steps: int = 8,
         method: Literal["linear", "spherical"] = "linear",
     ) -> Images:
-        """Images (steps, C, H, W) on the way from one latent to another, both counted."""
+        """Decode latents on the path from one latent to another.
+
+        Args:
+            start: First latent, L.
+            stop: Last latent, L.
+            steps: Number of images, both ends included.
+            method: `linear`, or `spherical` (slerp).
+
+        Returns:
+            Images (steps, C, H, W).
+
+        """
         return self._send(calls.interpolate(start, stop, steps=steps, method=method))
 
     def traverse(
         self, at: LatentInput, dimensions: Sequence[int], *, low: float = -3, high: float = 3, steps: int = 15
     ) -> Images:
-        """Images along one dimension, (steps, C, H, W), or over the grid of two, (steps², C, H, W), row by row.
+        """Decode latents that differ from one latent in one or two dimensions.
 
-        Of a model whose latents are maps the service gives none: NotFound.
+        Args:
+            at: The latent, (D,).
+            dimensions: Indices of one or two of its dimensions.
+            low: First value of each dimension.
+            high: Last value.
+            steps: Number of values.
+
+        Returns:
+            Images (steps, C, H, W); for two dimensions (steps², C, H, W), where the first varies fastest.
+
+        Raises:
+            NotFoundError: The model's latents are maps.
+
         """
         return self._send(calls.traverse(at, dimensions, low=low, high=high, steps=steps))
 
     def model(self) -> Model:
-        """What is being served."""
+        """Return the description of the model that the service has loaded."""
         return self._send(calls.model())
 
     def map(
@@ -166,51 +217,62 @@ class Client:
         in_flight: int = 4,
         progress: bool = False,
     ) -> Iterator[T]:
-        """`call` (such as `client.encode`) on batches of `items`; its answers in order, as they are asked for.
+        """Call a method on batches of many items, several at a time.
 
-        `items` is an array or a tensor (N, …), or anything else that gives images or latents one by one, which is read
-        no further than needed. A batch has at most `size` of them and 8 MiB; at most `in_flight` are under way or wait
-        to be taken, so that memory does not grow with N. `progress` shows a bar. A `seed` given to `call` would be the
-        same for each batch.
+        Memory does not grow with the number of items. A `seed` passed on by `call` is the same for every batch.
+
+        Args:
+            call: A method that takes a batch, such as `client.encode`.
+            items: An array or a tensor (N, …), or an iterable of images or latents, which is read only as needed.
+            size: Maximum number of items of a batch, which also has at most 8 MiB.
+            in_flight: Maximum number of batches that are being computed or whose results have not been taken yet.
+            progress: Show a progress bar (needs tqdm).
+
+        Yields:
+            The results of `call`, in the order of the items.
+
+        Raises:
+            ValueError: `size` or `in_flight` is less than 1.
+
         """
         check_bounds(size, in_flight)
-        under_way: deque[tuple[int, Future[T]]] = deque()
+        pending: deque[tuple[int, Future[T]]] = deque()
 
-        def take() -> T:
-            count, future = under_way.popleft()
-            answer = future.result()
+        def next_result() -> T:
+            count, future = pending.popleft()
+            result = future.result()
             advance(count)
-            return answer
+            return result
 
         with progress_bar(items, shown=progress) as advance, ThreadPoolExecutor(in_flight) as pool:
             try:
                 for batch in split(items, size):
-                    under_way.append((len(batch), pool.submit(call, batch)))
-                    if len(under_way) == in_flight:
-                        yield take()
-                while under_way:
-                    yield take()
+                    pending.append((len(batch), pool.submit(call, batch)))
+                    if len(pending) == in_flight:
+                        yield next_result()
+                while pending:
+                    yield next_result()
             finally:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, call: Call[T]) -> T:
-        course = Course(self._timeout, self._retries)
+        deadline = Deadline(self._timeout, self._retries)
         while True:
             try:
-                return call.read(self._exchange(call, course))
-            except VAEError as error:
-                pause = course.pause_after(error)
-            time.sleep(pause)
+                return call.parse(self._exchange(call, deadline))
+            except APIError as error:
+                delay = deadline.retry_delay(error)
+            time.sleep(delay)
 
-    def _exchange(self, call: Call[T], course: Course) -> Reply:
-        pieces: list[bytes] | None = None
+    def _exchange(self, call: Call[T], deadline: Deadline) -> httpx.Response:
+        chunks: list[bytes] | None = None
         try:
-            extensions = course.extensions()
+            extensions = deadline.request_extensions()
             with self._http.stream(call.method, call.path, **call.request, extensions=extensions) as response:
-                pieces = []
-                for piece in response.iter_bytes():
-                    pieces.append(piece)
-                    course.left()
-                return Reply(response.status_code, response.headers, b"".join(pieces))
+                chunks = []
+                for chunk in response.iter_raw():
+                    chunks.append(chunk)
+                    deadline.remaining()
+                return calls.complete_response(response, b"".join(chunks))
         except httpx.RequestError as error:
-            raise calls.failure(error, course.timed_out(), answered=pieces is not None) from error
+            raise calls.translate_error(error, deadline.timeout_error(), response_started=chunks is not None) from error

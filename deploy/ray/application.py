@@ -13,7 +13,7 @@ from service.inference.loading import load_checkpoint
 from service.processes.supervisor import STUCK_AFTER_S
 from service.settings import Settings, read_settings
 from service.telemetry.log_config import log_config
-from vae.autoencoder_kl import load_folder
+from vae.autoencoder_kl import load_diffusers
 from vae.checkpoint import load
 
 HEALTH_CHECK_EVERY_S = 5
@@ -42,7 +42,7 @@ def build(arguments: Mapping[str, object]) -> serve.Application:
     checkpoint takes no replica's place.
     """
     settings = read_settings([f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()])
-    read = load_folder if settings.checkpoint.is_dir() else load
+    read = load_diffusers if settings.checkpoint.is_dir() else load
     read(settings.checkpoint)
     deployment = serve.deployment(
         serve.ingress()(Replica),

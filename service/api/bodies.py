@@ -26,7 +26,7 @@ from service.formats.json_reader import VALUES, count, count_values, read_json
 from service.formats.registry import ARRAY_FORMATS, missing
 from service.limits import Limits
 from service.memory_budget import Reserve
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 FloatArray = npt.NDArray[np.float32]
 Document = TypeVar("Document", bound=BaseModel)

@@ -15,7 +15,7 @@ from service.formats.arrays import Array
 from service.inference.engine import Engine
 from service.limits import Limits
 from service.telemetry.prometheus import Metrics
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 FloatArray = npt.NDArray[np.float32]
 

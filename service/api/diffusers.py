@@ -33,7 +33,7 @@ from service.inference.backend import DTYPES
 from service.limits import Limits
 from service.memory_budget import Reserve
 from vae.config import AutoencoderKLConfig, VAEConfig
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 TENSOR, JPEG = "tensor/binary", "image/jpeg"
 UNTOLD = ("", "application/octet-stream")
@@ -208,7 +208,7 @@ def _unpack(z: FloatArray, options: RemoteDecodeOptions, config: AutoencoderKLCo
 
 def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
     """Images (N, C, H, W) from [-1, 1] to [0, 1], checked."""
-    if x.ndim != 4 or not config.takes(x.shape[1:]):
+    if x.ndim != 4 or not config.accepts_shape(x.shape[1:]):
         multiple = config.stride if isinstance(config, AutoencoderKLConfig) else 1
         raise _wrong_shape(x.shape, ["N", *config.image_shape], config, multiple)
     limits.check_batch(len(x))

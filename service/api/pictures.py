@@ -16,7 +16,7 @@ from service.api.offloading import INLINE_S, OPENING_S, PIXEL_S
 from service.api.request import Request
 from service.formats.images import memory_of, open_image, open_plain_png, to_array
 from service.limits import Limits
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 FloatArray = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]

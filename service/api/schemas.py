@@ -8,7 +8,7 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
-from vae.provenance import DEFAULT_FIT, Fit
+from vae.metadata import DEFAULT_FIT, Fit
 
 Vector = list[float]
 Latent = Vector | list[list[Vector]]

@@ -18,7 +18,7 @@ from pictures.pixels import STRIP_PIXELS, to_pixels
 from service.errors import TooLarge, UnreadableBody
 from service.formats import image_limits
 from service.formats.png import IEND, to_sheet
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]

@@ -8,16 +8,16 @@ from pathlib import Path
 import torch
 
 from service.inference.onnx_model import CheckpointInfo
-from vae.autoencoder_kl import AutoencoderKL, load_folder
+from vae.autoencoder_kl import AutoencoderKL, load_diffusers
 from vae.checkpoint import load
 from vae.latents import LatentSet
+from vae.metadata import CheckpointMetadata
 from vae.model import VAE
-from vae.provenance import CheckpointMetadata
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[VAE | AutoencoderKL, CheckpointInfo]:
     """A file of ours or a folder of diffusers', and the latents beside it; raises CheckpointError."""
-    checkpoint = load_folder(path, device) if path.is_dir() else load(path, device)
+    checkpoint = load_diffusers(path, device) if path.is_dir() else load(path, device)
     provenance = CheckpointMetadata(
         **{field.name: getattr(checkpoint, field.name) for field in fields(CheckpointMetadata)}
     )

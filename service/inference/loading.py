@@ -15,7 +15,7 @@ from typing import NamedTuple
 from service.inference.backend import Backend, OnnxBackend
 from service.inference.onnx_model import CheckpointInfo, OnnxModel, UnsupportedModel
 from service.settings import Settings
-from vae.provenance import CheckpointError
+from vae.metadata import CheckpointError
 
 
 class LoadedModel(NamedTuple):

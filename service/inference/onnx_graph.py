@@ -34,7 +34,7 @@ def _probe(model: VAE) -> dict[str, FloatArray]:
     z = torch.randn(3, *model.config.latent_shape, generator=random)
     with torch.inference_mode():
         mean, log_variance = model.encode(images)
-        image = model.image(model.decode(z))
+        image = model.to_image_(model.decode(z))
     tensors = {"images": images, "z": z, "mean": mean, "log_variance": log_variance, "image": image}
     return {name: tensor.numpy() for name, tensor in tensors.items()}
 

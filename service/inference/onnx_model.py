@@ -10,7 +10,7 @@ import numpy.typing as npt
 
 from service.formats.arrays import Array
 from vae.config import VAEConfig
-from vae.provenance import CheckpointMetadata
+from vae.metadata import CheckpointMetadata
 
 FloatArray = npt.NDArray[np.float32]
 

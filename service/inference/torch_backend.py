@@ -51,7 +51,7 @@ class TorchBackend:
         """As Backend."""
         with torch.inference_mode():
             images: FloatArray
-            (images,) = self._arrays(self.model.image(self.model.decode(self._tensor(z))))
+            (images,) = self._arrays(self.model.to_image_(self.model.decode(self._tensor(z))))
             return images
 
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
@@ -59,7 +59,7 @@ class TorchBackend:
         with torch.inference_mode():
             decoded = self.model.decode(self._tensor(z))
             loss = self.model.reconstruction_loss(decoded, self._tensor(images))
-            image, loss_array = self._arrays(self.model.image(decoded), loss)
+            image, loss_array = self._arrays(self.model.to_image_(decoded), loss)
             return image, loss_array
 
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:

@@ -17,7 +17,7 @@ import vae
 from tests.browser.visit import PATIENCE_S, Visit, origin
 from tests.service.running import Running, running
 from vae import VAE, LatentSet, VAEConfig
-from vae.provenance import DEFAULT_FIT, Fit
+from vae.metadata import DEFAULT_FIT, Fit
 
 NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 Visitor = Callable[..., Visit]
@@ -114,7 +114,7 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 def alone(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Without latents, figures and much else."""
     path = tmp_path_factory.mktemp("alone") / "alone.safetensors"
-    vae.save(path, VAE(VAEConfig(hidden_dim=16)), training={}, figures={})
+    vae.save(path, VAE(VAEConfig(hidden_dim=16)), training={}, metrics={})
     with running(checkpoint=path) as service:
         yield service
 
@@ -128,7 +128,7 @@ def _serve(folder: Path, config: VAEConfig, fit: Fit = DEFAULT_FIT) -> Iterator[
             for parameter in model.parameters():
                 parameter.mul_(3)
         latents = LatentSet(torch.randn(300, config.latent_dim), torch.arange(300) % 3)
-    vae.save(path, model, training={"pictures": {"fit": fit}}, figures={})
+    vae.save(path, model, training={"pictures": {"fit": fit}}, metrics={})
     latents.save(path, vae.load(path).sha256)
     with running(checkpoint=path) as service:
         yield service

@@ -2,17 +2,18 @@ from __future__ import annotations
 
 from collections.abc import Iterator
 from contextlib import ExitStack, closing
+from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.client.callers import Awaited, Caller, Connect, Plain
+from tests.client.clients import AnyClient, Async, Connect, Sync
 from tests.service.running import Running, running
 
 
 @pytest.fixture(scope="session")
 def served() -> Iterator[Running]:
-    """The service as it is by default."""
+    """The service with its default settings."""
     with running() as service:
         yield service
 
@@ -22,19 +23,22 @@ def url(served: Running) -> str:
     return f"http://127.0.0.1:{served.port}"
 
 
-@pytest.fixture(params=[Plain, Awaited])
-def connect(request: pytest.FixtureRequest) -> Iterator[Connect]:
-    """Makes clients, of the one kind and of the other."""
+@pytest.fixture(params=[Sync, Async])
+def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> Iterator[Connect]:
+    """Create clients, of each kind in turn."""
+    monkeypatch.delenv("SSL_CERT_FILE", raising=False)
+    monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))  # reading the CA certificates takes 20 ms per client
     with ExitStack() as stack:
 
-        def make(url: str, **options: Any) -> Caller:
-            caller: Caller = stack.enter_context(closing(request.param(url, **options)))
-            return caller
+        def create(url: str, **options: Any) -> AnyClient:
+            client: AnyClient = stack.enter_context(closing(request.param(url, **options)))
+            return client
 
-        yield make
+        yield create
 
 
-@pytest.fixture
-def caller(connect: Connect, url: str) -> Caller:
-    """Of the service as it is by default."""
-    return connect(url)
+@pytest.fixture(scope="session", params=[Sync, Async])
+def client(request: pytest.FixtureRequest, url: str) -> Iterator[AnyClient]:
+    """A client of `served`, of each kind in turn."""
+    with closing(request.param(url)) as client:
+        yield client

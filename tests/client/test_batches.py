@@ -1,4 +1,4 @@
-"""Thousands of items, in requests in flight."""
+"""Client.map: many items in several requests at a time."""
 
 from __future__ import annotations
 
@@ -12,11 +12,11 @@ import pytest
 import torch
 from PIL import Image
 
-from tests.client.callers import Caller, Connect
-from tests.client.fake import MODEL, answer, fake
+from tests.client.clients import AnyClient, Connect
+from tests.client.fake_server import MODEL, fake_server, response
 from tests.service.pictures import Bytes, npy, png
 from tests.service.running import Running
-from vae_client import Client, InvalidInput
+from vae_client import Client, UnprocessableEntityError
 from vae_client.batches import BATCH_BYTES, split
 
 
@@ -24,7 +24,7 @@ def sizes(items: Any, size: int = 1000) -> list[int]:
     return [len(batch) for batch in split(items, size)]
 
 
-def test_arrays_are_cut_without_a_copy() -> None:
+def test_arrays_are_split_without_a_copy() -> None:
     items = np.zeros((2500, 28, 28), np.uint8)
     assert sizes(items) == [1000, 1000, 500]
     assert all(np.shares_memory(batch, items) for batch in split(items, 1000))
@@ -33,7 +33,7 @@ def test_arrays_are_cut_without_a_copy() -> None:
     assert sizes(items[:0]) == []
 
 
-def test_large_items_make_small_batches(tmp_path: Path, images: Bytes) -> None:
+def test_large_items_are_in_small_batches(tmp_path: Path, images: Bytes) -> None:
     third = np.zeros((5, BATCH_BYTES // 3), np.uint8)
     assert sizes(third) == [3, 2]
     assert sizes(torch.from_numpy(third)) == [3, 2]
@@ -49,25 +49,25 @@ def test_large_items_make_small_batches(tmp_path: Path, images: Bytes) -> None:
 
 
 @pytest.mark.parametrize("as_tensor", [False, True])
-def test_thousands_come_back_in_order(caller: Caller, images: Bytes, as_tensor: bool) -> None:
+def test_results_are_in_order(client: AnyClient, images: Bytes, as_tensor: bool) -> None:
     many: Any = np.tile(images, (23, 1, 1))[:4501]
     many = torch.from_numpy(many) if as_tensor else many
-    answers = list(caller.map("encode", many, size=500, in_flight=3))
-    assert [len(answer.mean) for answer in answers] == [500] * 9 + [1]
-    one = caller.ask("encode", images).mean
-    np.testing.assert_array_equal(np.concatenate([answer.mean for answer in answers]), np.tile(one, (23, 1))[:4501])
+    results = list(client.map("encode", many, size=500, in_flight=3))
+    assert [len(result.mean) for result in results] == [500] * 9 + [1]
+    one = client.call("encode", images).mean
+    np.testing.assert_array_equal(np.concatenate([result.mean for result in results]), np.tile(one, (23, 1))[:4501])
 
 
 def test_latents_and_reconstructions(connect: Connect, url: str, images: Bytes) -> None:
-    caller = connect(url)
+    client = connect(url)
     z = np.random.default_rng(0).standard_normal((2100, 3), np.float32)
-    decoded = np.concatenate([answer.pixels for answer in caller.map("decode", z)])
-    np.testing.assert_array_equal(decoded, caller.ask("decode", z).pixels)
+    decoded = np.concatenate([result.pixels for result in client.map("decode", z)])
+    np.testing.assert_array_equal(decoded, client.call("decode", z).pixels)
     pictures = [png(image) for image in images[:10]]
-    assert [len(answer.pixels) for answer in caller.map("reconstruct", pictures, size=3)] == [3, 3, 3, 1]
+    assert [len(result.pixels) for result in client.map("reconstruct", pictures, size=3)] == [3, 3, 3, 1]
 
 
-def test_no_more_is_read_than_is_under_way(caller: Caller) -> None:
+def test_items_are_read_as_needed(client: AnyClient) -> None:
     read = 0
 
     def items() -> Iterator[list[float]]:
@@ -76,44 +76,44 @@ def test_no_more_is_read_than_is_under_way(caller: Caller) -> None:
             read += 1
             yield [0.0, 0.0, 0.0]
 
-    answers = caller.map("decode", items(), size=10, in_flight=3)
+    results = client.map("decode", items(), size=10, in_flight=3)
     for taken in range(1, 6):
-        assert next(answers).pixels.shape == (10, 1, 28, 28)
+        assert next(results).pixels.shape == (10, 1, 28, 28)
         assert read <= (taken + 3) * 10 + 1
-    answers.close()  # type: ignore[attr-defined]
+    results.close()  # type: ignore[attr-defined]
     assert read <= 90
 
 
-def test_so_many_are_in_flight_and_no_more(connect: Connect) -> None:
-    body = answer(npy(np.zeros((10, 1, 28, 28), np.float32)), media_type="application/x-npy")
-    with fake((0.3, body)) as server:
+def test_in_flight_limits_the_requests(connect: Connect) -> None:
+    body = response(npy(np.zeros((10, 1, 28, 28), np.float32)), media_type="application/x-npy")
+    with fake_server((0.3, body)) as server:
         assert len(list(connect(server.url).map("decode", np.zeros((80, 3)), size=10, in_flight=4))) == 8
-    assert server.most_at_once == 4
-    assert {request.connection for request in server.seen} == set(range(4))
+    assert server.max_in_flight == 4
+    assert {request.connection for request in server.requests} == set(range(4))
 
 
-def test_a_bad_batch_ends_it(caller: Caller) -> None:
+def test_an_error_ends_the_iteration(client: AnyClient) -> None:
     z = np.zeros((1000, 3))
     z[450] = np.nan
-    answers = caller.map("decode", z, size=100, in_flight=2)
+    results = client.map("decode", z, size=100, in_flight=2)
     for _ in range(4):
-        next(answers)
-    with pytest.raises(InvalidInput, match="not finite"):
-        next(answers)
+        next(results)
+    with pytest.raises(UnprocessableEntityError, match="not finite"):
+        next(results)
     with pytest.raises(StopIteration):
-        next(answers)
-    assert caller.ask("model").latent_dim == 3
+        next(results)
+    assert client.call("model").latent_dim == 3
 
 
-def test_the_bar(connect: Connect, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_progress_bar(connect: Connect, capsys: pytest.CaptureFixture[str]) -> None:
     z = np.zeros((200, 3))
-    with fake((answer(npy(np.zeros((50, 1, 28, 28), np.float32)), media_type="application/x-npy"),)) as server:
-        caller = connect(server.url)
-        list(caller.map("decode", z, size=50))
-        assert "/200" not in capsys.readouterr().err  # another test's service may log there
-        list(caller.map("decode", z, size=50, progress=True))
+    with fake_server((response(npy(np.zeros((50, 1, 28, 28), np.float32)), media_type="application/x-npy"),)) as server:
+        client = connect(server.url)
+        list(client.map("decode", z, size=50))
+        assert "/200" not in capsys.readouterr().err  # a service in this process may have logged there
+        list(client.map("decode", z, size=50, progress=True))
         assert "200/200" in capsys.readouterr().err
-        list(caller.map("decode", iter(z), size=50, progress=True))
+        list(client.map("decode", iter(z), size=50, progress=True))
         assert "200 items" in capsys.readouterr().err
 
 
@@ -129,13 +129,13 @@ def test_threads_share_a_client(served: Running, url: str) -> None:
 
 
 @pytest.mark.parametrize("name", ["size", "in_flight"])
-def test_bounds_are_positive(caller: Caller, name: str) -> None:
+def test_bounds_must_be_positive(client: AnyClient, name: str) -> None:
     bound: dict[str, Any] = {name: 0}
-    with pytest.raises(ValueError, match=f"{name} is 0; at least 1 is wanted"):
-        next(caller.map("decode", [[0.0, 0.0, 0.0]], **bound))
+    with pytest.raises(ValueError, match=f"{name} is 0; it must be at least 1"):
+        next(client.map("decode", [[0.0, 0.0, 0.0]], **bound))
 
 
-def test_nothing_to_do(connect: Connect) -> None:
-    with fake((MODEL,)) as server:
+def test_no_items(connect: Connect) -> None:
+    with fake_server((MODEL,)) as server:
         assert list(connect(server.url).map("decode", [])) == []
-    assert not server.seen
+    assert not server.requests

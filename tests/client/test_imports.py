@@ -1,4 +1,4 @@
-"""What importing and using the client brings along."""
+"""Importing and using the client imports no heavy packages."""
 
 from __future__ import annotations
 
@@ -34,7 +34,7 @@ print([name for name in {heavy!r} if name in sys.modules])
 """
 
 
-def test_torch_pillow_and_tqdm_stay_out(url: str) -> None:
+def test_torch_pillow_and_tqdm_are_not_imported(url: str) -> None:
     code = CODE.format(url=url, heavy=HEAVY)
     done = subprocess.run([sys.executable, "-c", code], cwd=ROOT, capture_output=True, text=True, check=True)
     assert done.stdout.strip() == "[]"

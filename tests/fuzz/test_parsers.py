@@ -36,7 +36,7 @@ from service.settings import Settings, SettingsError, read_settings
 from tests.fuzz import inputs
 from tests.service.pictures import read_npy as read_answer
 from tests.service.problems import problem
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 pytestmark = pytest.mark.slow
 
@@ -222,7 +222,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("sound") / "m.safetensors"
     model = vae.VAE(vae.VAEConfig(image_shape=(1, 4, 4), hidden_dim=4, latent_dim=2))
-    vae.save(path, model, training={"epochs": 1}, figures={"elbo": -1.5})
+    vae.save(path, model, training={"epochs": 1}, metrics={"elbo": -1.5})
     vae.LatentSet(mean=torch.zeros(5, 2), label=torch.arange(5)).save(path, vae.load(path).sha256)
     return path
 

@@ -75,6 +75,8 @@ def test_a_checkpoint_that_says_nothing_puts_bars(tmp_path: Path) -> None:
 def test_what_no_release_has_written_is_refused(pictures: object, tmp_path: Path) -> None:
     path = tmp_path / "model.safetensors"
     torch.manual_seed(0)
-    vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=4)), training={"pictures": pictures}, figures={})
-    with pytest.raises(vae.CheckpointError, match=r"its pictures were prepared by .*; one of contain, cover, stretch"):
+    vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=4)), training={"pictures": pictures}, metrics={})
+    with pytest.raises(
+        vae.CheckpointError, match=r"its pictures were prepared with .*; this release knows contain, cover, stretch"
+    ):
         vae.load(path)

@@ -45,7 +45,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
     root = tmp_path_factory.mktemp("kinds")
     torch.manual_seed(0)
     model = vae.VAE(vae.VAEConfig(image_shape=(channels, SIDE, SIDE), hidden_dim=16, latent_dim=8))
-    vae.save(root / "model.safetensors", model, training={"pictures": {"fit": fit}}, figures={})
+    vae.save(root / "model.safetensors", model, training={"pictures": {"fit": fit}}, metrics={})
     for name, body in KINDS.items():
         (root / "pictures" / name).parent.mkdir(exist_ok=True)
         (root / "pictures" / name).write_bytes(body)

@@ -19,7 +19,7 @@ from training.data import folder
 from training.data.dataset import DataError
 from training.data.load import load
 from training.data.pictures import PIXEL_LIMIT, open_file, read_picture
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 KINDS = kinds()
 SIDE = 24

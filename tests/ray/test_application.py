@@ -13,7 +13,7 @@ import vae
 from service.settings import SettingsError
 from tests.ray.cluster import DEPLOY
 from tests.vae.autoencoder import write_folder
-from vae.provenance import CheckpointError
+from vae.metadata import CheckpointError
 
 pytestmark = [
     pytest.mark.ray,
@@ -41,7 +41,7 @@ def test_settings_are_read_where_the_application_is_built(monkeypatch: pytest.Mo
     monkeypatch.setenv("VAE_QUEUE_LIMIT", "5")
     monkeypatch.setenv("VAE_API_KEYS", "a,b")
     path = tmp_path / "small.safetensors"
-    vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=8)), training={}, figures={})
+    vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=8)), training={}, metrics={})
     (settings,) = deployment(checkpoint=path).init_args
     assert (settings.queue_limit, settings.checkpoint) == (5, path)
     assert [key.get_secret_value() for key in settings.api_keys] == ["a", "b"]

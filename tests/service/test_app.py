@@ -105,10 +105,10 @@ def test_an_open_door_is_told(caplog: pytest.LogCaptureFixture, host: str, keys:
 def test_a_start_that_cannot_be_is_a_sentence(tmp_path: Path) -> None:
     starts: dict[str, dict[str, Any]] = {
         "The device mps cannot be used: ": {"device": "mps"},
-        "its metadata do not say format=vae-checkpoint": {"checkpoint": LatentSet.path_beside(BUNDLED)},
+        "its metadata lack format=vae-checkpoint": {"checkpoint": LatentSet.path_beside(BUNDLED)},
         "were computed with another checkpoint; remove the file.": {"checkpoint": tmp_path / "other.safetensors"},
     }
-    vae.save(tmp_path / "other.safetensors", vae.VAE(vae.VAEConfig(hidden_dim=8)), training={}, figures={})
+    vae.save(tmp_path / "other.safetensors", vae.VAE(vae.VAEConfig(hidden_dim=8)), training={}, metrics={})
     LatentSet.path_beside(tmp_path / "other.safetensors").write_bytes(LatentSet.path_beside(BUNDLED).read_bytes())
     for sentence, settings in starts.items():
         with pytest.raises(StartError, match=re.escape(sentence)):

@@ -19,10 +19,10 @@ import numpy as np
 import torch
 
 from service.inference.torch_backend import TorchBackend
-from vae.autoencoder_kl import load_folder
+from vae.autoencoder_kl import load_diffusers
 
 torch.set_num_threads(1)
-network = TorchBackend(load_folder(Path(sys.argv[1])).model)
+network = TorchBackend(load_diffusers(Path(sys.argv[1])).model)
 
 def faults(z):
     before = resource.getrusage(resource.RUSAGE_THREAD).ru_minflt

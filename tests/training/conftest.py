@@ -68,7 +68,7 @@ def new_checkpoint(tmp_path: Path) -> Callable[[vae.VAEConfig], Path]:
     def write(config: vae.VAEConfig) -> Path:
         torch.manual_seed(0)
         path = tmp_path / f"latent{config.latent_dim}.safetensors"
-        vae.save(path, vae.VAE(config), training={}, figures={})
+        vae.save(path, vae.VAE(config), training={}, metrics={})
         return path
 
     return write

@@ -18,7 +18,7 @@ def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> vae.Checkpoint
     torch.manual_seed(0)
     path = tmp_path / "small.safetensors"
     config = vae.VAEConfig(architecture=request.param, image_shape=(3, 10, 7), hidden_dim=16, latent_dim=5)
-    vae.save(path, vae.VAE(config), training={}, figures={})
+    vae.save(path, vae.VAE(config), training={}, metrics={})
     return vae.load(path)
 
 

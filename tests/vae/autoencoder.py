@@ -13,7 +13,7 @@ STRIDE = 2
 
 
 def write_folder(folder: Path, **changes: Any) -> AutoencoderKL:
-    """Save it to `folder`; images are 3×32×32, latents 4×16×16, pixels go beyond [-1, 1]."""
+    """Save one to `folder`. Images are 3×32×32, latents 4×16×16; decoded pixels exceed [-1, 1]."""
     torch.manual_seed(0)
     options: dict[str, Any] = {
         "block_out_channels": BLOCKS,

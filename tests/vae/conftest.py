@@ -24,12 +24,12 @@ def reference() -> Reference:
 
 @pytest.fixture(scope="session")
 def x(images: NDArray[np.uint8]) -> torch.Tensor:
-    """The digits as the model takes them, (200, 1, 28, 28) in [0, 1]."""
+    """The digits as model input, (200, 1, 28, 28) in [0, 1]."""
     return torch.from_numpy(images).unsqueeze(1) / 255
 
 
 @pytest.fixture
 def small() -> vae.VAE:
-    """Untrained, tiny, the same each time."""
+    """A tiny untrained model with fixed weights."""
     torch.manual_seed(0)
     return vae.VAE(vae.VAEConfig(hidden_dim=8))

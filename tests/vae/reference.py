@@ -1,4 +1,4 @@
-"""The article's network in NumPy and float64: what the model and the service are held against."""
+"""The article's network in NumPy and float64, to which the model and the service are compared."""
 
 from __future__ import annotations
 
@@ -15,7 +15,7 @@ SLOPE = 0.3
 
 @dataclass(frozen=True)
 class Reference:
-    """Tensors by their names in the article's state_dict."""
+    """Computes with tensors named as in the article's state_dict."""
 
     tensors: dict[str, Floats]
 
@@ -24,17 +24,17 @@ class Reference:
         return cls({name: tensor.astype(np.float64) for name, tensor in load_file(path).items()})
 
     def encode(self, x: Floats) -> tuple[Floats, Floats]:
-        """(N, 784) in [0, 1] → mean, log-variance, (N, 3) each."""
+        """Images (N, 784) in [0, 1] → mean and log-variance, each (N, 3)."""
         hidden = leaky(self._linear("encoder.2", leaky(self._linear("encoder.0", x))))
         return self._linear("mean_layer", hidden), self._linear("log_variance_layer", hidden)
 
     def logits(self, z: Floats) -> Floats:
-        """(N, 3) → (N, 784)."""
+        """Latents (N, 3) → logits (N, 784)."""
         hidden = leaky(self._linear("decoder.2", leaky(self._linear("decoder.0", z))))
         return self._linear("decoder.4", hidden)
 
     def decode(self, z: Floats) -> Floats:
-        """(N, 3) → (N, 784) in [0, 1]."""
+        """Latents (N, 3) → images (N, 784) in [0, 1]."""
         return sigmoid(self.logits(z))
 
     def _linear(self, name: str, x: Floats) -> Floats:

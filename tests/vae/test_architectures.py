@@ -1,4 +1,4 @@
-"""Every architecture keeps the model's shapes, whatever the image's."""
+"""Every architecture, with images of many shapes."""
 
 from typing import get_args
 
@@ -13,13 +13,13 @@ from vae.config import Architecture
 SHAPES = [(1, 28, 28), (3, 64, 64), (3, 32, 48), (1, 5, 7), (1, 1, 9), (3, 4, 4), (1, 1, 1)]
 
 
-def test_every_name_has_its_architecture() -> None:
+def test_every_name_has_an_architecture() -> None:
     assert set(ARCHITECTURES) == set(get_args(Architecture))
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))
 @pytest.mark.parametrize("shape", SHAPES)
-def test_images_come_out_in_the_shape_they_went_in(architecture: Architecture, shape: tuple[int, int, int]) -> None:
+def test_decoded_images_have_the_shape_of_the_input(architecture: Architecture, shape: tuple[int, int, int]) -> None:
     model = VAE(VAEConfig(architecture, shape, hidden_dim=16, latent_dim=5))
     logits, mean, log_variance = model(torch.rand(2, *shape), torch.Generator().manual_seed(0))
     assert logits.shape == (2, *shape)
@@ -27,7 +27,7 @@ def test_images_come_out_in_the_shape_they_went_in(architecture: Architecture, s
 
 
 @pytest.mark.parametrize("architecture", get_args(Architecture))
-def test_every_parameter_has_a_say_and_every_pixel_is_seen(architecture: Architecture) -> None:
+def test_every_parameter_and_every_pixel_has_a_gradient(architecture: Architecture) -> None:
     torch.manual_seed(0)
     model = VAE(VAEConfig(architecture, (3, 9, 14), hidden_dim=16, latent_dim=5))
     x = torch.rand(4, 3, 9, 14, requires_grad=True)
@@ -41,7 +41,7 @@ def test_every_parameter_has_a_say_and_every_pixel_is_seen(architecture: Archite
 
 
 @pytest.mark.parametrize("layers", [1, 2, 5])
-def test_a_perceptron_is_as_deep_as_it_is_told_to_be(layers: int) -> None:
+def test_a_perceptron_has_the_configured_number_of_layers(layers: int) -> None:
     model = VAE(VAEConfig(hidden_dim=16, hidden_layers=layers))
     widths = [(module.in_features, module.out_features) for module in model.modules() if isinstance(module, nn.Linear)]
     inner = [(16, 16)] * (layers - 1)
@@ -49,7 +49,7 @@ def test_a_perceptron_is_as_deep_as_it_is_told_to_be(layers: int) -> None:
 
 
 def test_convolutions_are_local() -> None:
-    """A pixel in one corner leaves the features of the far corner as they were, before the map is flattened."""
+    """A pixel in one corner does not change the features of the opposite corner, before the map is flattened."""
     model = VAE(VAEConfig("conv", (1, 64, 64), hidden_dim=16, latent_dim=5))
     convolutions = model.encoder[:-3]
     image = torch.zeros(2, 64 * 64)

@@ -12,8 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from tests.vae.autoencoder import write_folder
-from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_folder
-from vae.provenance import CheckpointError
+from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_diffusers
+from vae.metadata import CheckpointError
 
 
 @pytest.fixture(scope="module")
@@ -28,10 +28,10 @@ def network(folder: Path) -> Any:
 
 @pytest.fixture(scope="module")
 def model(network: Any, folder: Path) -> AutoencoderKL:
-    return load_folder(folder).model
+    return load_diffusers(folder).model
 
 
-def test_encode_and_decode_are_diffusers(network: Any, model: AutoencoderKL) -> None:
+def test_encode_and_decode_match_diffusers(network: Any, model: AutoencoderKL) -> None:
     x = torch.rand(2, 3, 32, 32)
     posterior = network.encode(2 * x - 1).latent_dist
     mean, log_variance = model.encode(x)
@@ -43,10 +43,12 @@ def test_encode_and_decode_are_diffusers(network: Any, model: AutoencoderKL) -> 
     assert decode_raw.abs().max() > 1.1
     torch.testing.assert_close(model.decode_raw(mean), decode_raw, atol=1e-4, rtol=0)
     torch.testing.assert_close(model.decode(mean), decode_raw / 2 + 0.5, atol=1e-4, rtol=0)
-    torch.testing.assert_close(model.image(model.decode(mean)), (decode_raw / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0)
+    torch.testing.assert_close(
+        model.to_image_(model.decode(mean)), (decode_raw / 2 + 0.5).clamp(0, 1), atol=1e-4, rtol=0
+    )
 
 
-def test_images_beyond_the_nominal_size_go_tile_by_tile(network: Any, model: AutoencoderKL) -> None:
+def test_images_larger_than_the_nominal_size_are_computed_in_tiles(network: Any, model: AutoencoderKL) -> None:
     z, x = torch.randn(1, 4, 30, 23), torch.rand(1, 3, 60, 46)
     whole = network.decode(z).sample
     network.enable_tiling()
@@ -59,16 +61,16 @@ def test_images_beyond_the_nominal_size_go_tile_by_tile(network: Any, model: Aut
 
 
 class Shrink(nn.Module):
-    """An encoder of which each place of a latent is a pixel's, whatever is beside it."""
+    """An encoder whose latent at each position depends on its own 2×2 pixels only."""
 
     def forward(self, x: torch.Tensor) -> torch.Tensor:
         return functional.avg_pool2d(x, 2).repeat(1, 2, 1, 1)
 
 
 @pytest.mark.parametrize("side", [4, 36, 44])
-def test_tiles_meet_where_a_quarter_of_the_nominal_side_is_no_place_of_a_latent(tmp_path: Path, side: int) -> None:
+def test_tiles_join_where_the_nominal_side_is_not_a_multiple_of_four(tmp_path: Path, side: int) -> None:
     network = write_folder(tmp_path, sample_size=side)
-    model = load_folder(tmp_path).model
+    model = load_diffusers(tmp_path).model
     x = torch.rand(1, 3, side, side)
     torch.testing.assert_close(model.encode(x)[0], network.encode(2 * x - 1).latent_dist.mean, atol=1e-4, rtol=0)
 
@@ -80,14 +82,14 @@ def test_tiles_meet_where_a_quarter_of_the_nominal_side_is_no_place_of_a_latent(
         torch.testing.assert_close(model.decode_raw(z), functional.interpolate(z, scale_factor=2))
 
 
-def test_tiles_are_counted_as_diffusers_makes_them(model: AutoencoderKL) -> None:
+def test_the_number_of_tiles_is_that_of_diffusers(model: AutoencoderKL) -> None:
     count = 0
 
-    def see(*_: object) -> None:
+    def count_call(*_: object) -> None:
         nonlocal count
         count += 1
 
-    handle = model.network.decoder.register_forward_hook(see)
+    handle = model.network.decoder.register_forward_hook(count_call)
     try:
         for height, width in [(16, 16), (1, 17), (17, 16), (24, 12), (25, 40), (1, 90)]:
             count = 0
@@ -105,8 +107,8 @@ def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: Au
     torch.testing.assert_close(model.reconstruction_loss(decoded, x), wanted)
 
 
-def test_what_is_loaded(model: AutoencoderKL, folder: Path) -> None:
-    checkpoint = load_folder(folder)
+def test_load_returns_model_and_metadata(model: AutoencoderKL, folder: Path) -> None:
+    checkpoint = load_diffusers(folder)
     assert checkpoint.name == "small"
     assert checkpoint.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
     assert not checkpoint.model.training
@@ -120,21 +122,22 @@ def test_shapes(model: AutoencoderKL) -> None:
     config = model.config
     assert config.image_shape_of((4, 3, 5)) == (3, 6, 10)
     assert all(config.image_shape_of(shape) is None for shape in [(3, 4, 4), (4, 0, 4), (4, 4), (1, 4, 4, 4)])
-    assert config.takes((3, 6, 2))
-    assert not any(map(config.takes, [(1, 8, 8), (3, 1, 8), (3, 7, 2), (3, 2, 7), (3, 0, 8), (8, 8)]))
+    assert config.accepts_shape((3, 6, 2))
+    assert not any(map(config.accepts_shape, [(1, 8, 8), (3, 1, 8), (3, 7, 2), (3, 2, 7), (3, 0, 8), (8, 8)]))
     assert config.image_shape_near(33, 46) == (3, 32, 46)
     assert config.image_shape_near(1, 1) == (3, 2, 2)
 
 
 def test_half_precision_is_read_as_float32(tmp_path: Path) -> None:
     write_folder(tmp_path).half().save_pretrained(tmp_path)
-    assert {parameter.dtype for parameter in load_folder(tmp_path).model.parameters()} == {torch.float32}
+    assert {parameter.dtype for parameter in load_diffusers(tmp_path).model.parameters()} == {torch.float32}
 
 
-def refusal(folder: Path) -> str:
-    with pytest.raises(CheckpointError) as refused:
-        load_folder(folder)
-    message = str(refused.value)
+def load_error(folder: Path) -> str:
+    """The message with which `folder` is rejected."""
+    with pytest.raises(CheckpointError) as caught:
+        load_diffusers(folder)
+    message = str(caught.value)
     assert message.startswith(f"The checkpoint {folder} cannot be used: ")
     assert message.endswith(".")
     return message
@@ -149,60 +152,60 @@ def edit(folder: Path, **changes: Any) -> None:
 def test_a_file_is_missing(tmp_path: Path, name: str) -> None:
     write_folder(tmp_path)
     (tmp_path / name).unlink()
-    assert f"a folder without {name}" in refusal(tmp_path)
+    assert f"the folder has no {name}" in load_error(tmp_path)
 
 
 @pytest.mark.parametrize(
-    ("changes", "said"),
+    ("changes", "message"),
     [
-        ({"_class_name": "VQModel"}, "that of 'VQModel'"),
-        ({"sample_size": 33}, "sample_size is 33; a multiple of 2"),
+        ({"_class_name": "VQModel"}, "for the class 'VQModel'"),
+        ({"sample_size": 33}, "sample_size is 33; it must be a multiple of 2"),
         ({"sample_size": [32, 32]}, "sample_size is [32, 32]"),
         ({"latent_channels": 8}, "diffusers cannot read it"),
         ({"layers_per_block": 2}, "is missing"),
-        ({"use_quant_conv": False}, "quant_conv.bias is no part of it"),
+        ({"use_quant_conv": False}, "quant_conv.bias is not part of it"),
         ({"norm_num_groups": 7}, "diffusers cannot read it"),
     ],
 )
-def test_another_configuration(tmp_path: Path, changes: dict[str, Any], said: str) -> None:
+def test_another_configuration(tmp_path: Path, changes: dict[str, Any], message: str) -> None:
     write_folder(tmp_path)
     edit(tmp_path, **changes)
-    assert said in refusal(tmp_path)
+    assert message in load_error(tmp_path)
 
 
-def test_channels_that_are_no_picture(tmp_path: Path) -> None:
+def test_channels_that_differ(tmp_path: Path) -> None:
     write_folder(tmp_path, in_channels=4)
-    assert "4 channels in, 3 out" in refusal(tmp_path)
+    assert "in_channels is 4 and out_channels is 3" in load_error(tmp_path)
 
 
 @pytest.mark.parametrize("content", ["[]", "{", "[" * 100_000])
-def test_a_configuration_that_is_none(tmp_path: Path, content: str) -> None:
+def test_an_invalid_configuration(tmp_path: Path, content: str) -> None:
     write_folder(tmp_path)
     (tmp_path / CONFIG).write_text(content)
-    assert "is not a JSON object" in refusal(tmp_path)
+    assert "is not a JSON object" in load_error(tmp_path)
 
 
-def test_weights_that_are_cut_short(tmp_path: Path) -> None:
+def test_truncated_weights(tmp_path: Path) -> None:
     write_folder(tmp_path)
     weights = tmp_path / WEIGHTS
     weights.write_bytes(weights.read_bytes()[:-100])
-    assert "diffusers cannot read it" in refusal(tmp_path)
+    assert "diffusers cannot read it" in load_error(tmp_path)
 
 
-def test_weights_that_are_not_finite(tmp_path: Path) -> None:
+def test_weights_must_be_finite(tmp_path: Path) -> None:
     write_folder(tmp_path)
     tensors = load_file(tmp_path / WEIGHTS)
     tensors["decoder.conv_in.bias"][3] = float("nan")
     save_file(tensors, tmp_path / WEIGHTS, {"format": "pt"})
-    assert "decoder.conv_in.bias holds values that are not finite" in refusal(tmp_path)
+    assert "decoder.conv_in.bias holds values that are not finite" in load_error(tmp_path)
 
 
 def test_diffusers_is_not_installed(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     write_folder(tmp_path)
     monkeypatch.setitem(sys.modules, "diffusers", None)
-    assert "pip install 'vae-service[diffusers]'" in refusal(tmp_path)
+    assert "pip install 'vae-service[diffusers]'" in load_error(tmp_path)
 
 
-def test_diffusers_is_imported_for_its_own_checkpoints_alone() -> None:
+def test_only_loading_a_folder_imports_diffusers() -> None:
     code = "import sys, vae, service.app; assert 'diffusers' not in sys.modules"
     subprocess.run([sys.executable, "-c", code], check=True)

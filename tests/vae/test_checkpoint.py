@@ -18,30 +18,30 @@ from tests.vae.test_model import ARTICLE_SHAPES
 from vae.checkpoint import FORMAT, FORMAT_VERSION
 
 TRAINING = {"epochs": 10, "optimizer": {"name": "adam"}}
-FIGURES = {"test_neg_elbo": 138.5}
+METRICS = {"test_neg_elbo": 138.5}
 
 
 @pytest.fixture
 def path(tmp_path: Path, small: vae.VAE) -> Path:
-    """A sound checkpoint of a tiny model."""
+    """A valid checkpoint of a tiny model."""
     path = tmp_path / "digits.safetensors"
-    vae.save(path, small, training=TRAINING, figures=FIGURES)
+    vae.save(path, small, training=TRAINING, metrics=METRICS)
     return path
 
 
-def refusal(path: Path) -> str:
-    """What is said of the file at `path`: one sentence that names it."""
+def load_error(path: Path) -> str:
+    """The message with which the file at `path` is rejected: one sentence that names it."""
     with pytest.raises(vae.CheckpointError) as caught:
         vae.load(path)
-    sentence = str(caught.value)
-    assert str(path) in sentence
-    assert sentence.endswith((".", "?"))
-    assert "\n" not in sentence
-    return sentence
+    message = str(caught.value)
+    assert str(path) in message
+    assert message.endswith((".", "?"))
+    assert "\n" not in message
+    return message
 
 
 def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str]], Any]) -> None:
-    """Write the checkpoint at `path` anew, its tensors and metadata changed in place."""
+    """Rewrite the checkpoint at `path` after `change` has modified its tensors and metadata."""
     content = path.read_bytes()
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     tensors, metadata = read_tensors(content), header["__metadata__"]
@@ -49,12 +49,12 @@ def rewrite(path: Path, change: Callable[[dict[str, torch.Tensor], dict[str, str
     path.write_bytes(serialize(tensors, metadata))
 
 
-def test_gives_back_what_was_saved(path: Path, small: vae.VAE) -> None:
+def test_load_returns_what_was_saved(path: Path, small: vae.VAE) -> None:
     loaded = vae.load(path)
     assert loaded.name == "digits"
     assert loaded.model.config == small.config
     assert loaded.training == TRAINING
-    assert loaded.figures == FIGURES
+    assert loaded.metrics == METRICS
     assert loaded.format_version == FORMAT_VERSION
     assert loaded.sha256 == hashlib.sha256(path.read_bytes()).hexdigest()
     state, saved = loaded.model.state_dict(), small.state_dict()
@@ -75,14 +75,14 @@ def test_half_precision_is_read_as_float32(path: Path) -> None:
     assert {parameter.dtype for parameter in vae.load(path).model.parameters()} == {torch.float32}
 
 
-def test_saving_makes_its_folder_and_leaves_nothing_beside(tmp_path: Path, small: vae.VAE) -> None:
+def test_saving_creates_the_folder_and_leaves_no_temporary_file(tmp_path: Path, small: vae.VAE) -> None:
     path = tmp_path / "new" / "model.safetensors"
     for _ in range(2):
-        vae.save(path, small, training={}, figures={})
+        vae.save(path, small, training={}, metrics={})
     assert list(path.parent.iterdir()) == [path]
 
 
-def test_failed_save_leaves_the_old_file(path: Path, small: vae.VAE, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_failed_save_keeps_the_old_file(path: Path, small: vae.VAE, monkeypatch: pytest.MonkeyPatch) -> None:
     before = path.read_bytes()
 
     def full_disk(_: int) -> None:
@@ -90,38 +90,38 @@ def test_failed_save_leaves_the_old_file(path: Path, small: vae.VAE, monkeypatch
 
     monkeypatch.setattr("os.fsync", full_disk)
     with pytest.raises(OSError, match="No space"):
-        vae.save(path, small, training={"epochs": 99}, figures={})
+        vae.save(path, small, training={"epochs": 99}, metrics={})
     assert path.read_bytes() == before
     assert list(path.parent.iterdir()) == [path]
 
 
 def test_missing_file(tmp_path: Path) -> None:
-    assert "No such file" in refusal(tmp_path / "none.safetensors")
-    assert "Is a directory" in refusal(tmp_path)
+    assert "No such file" in load_error(tmp_path / "none.safetensors")
+    assert "Is a directory" in load_error(tmp_path)
 
 
 def test_truncated_file_is_never_loaded(path: Path) -> None:
     content = path.read_bytes()
     for length in [*range(64), *range(64, len(content), 997), len(content) - 1]:
         path.write_bytes(content[:length])
-        assert "not a whole safetensors file" in refusal(path)
+        assert "not a complete safetensors file" in load_error(path)
 
 
-def test_foreign_safetensors(path: Path) -> None:
+def test_safetensors_of_another_program(path: Path) -> None:
     path.write_bytes(serialize({"weight": torch.zeros(2)}))
-    assert f"format={FORMAT}" in refusal(path)
+    assert f"format={FORMAT}" in load_error(path)
     rewritten = serialize(read_tensors(path.read_bytes()), {"format": "pt"})
     path.write_bytes(rewritten)
-    assert f"format={FORMAT}" in refusal(path)
+    assert f"format={FORMAT}" in load_error(path)
 
 
-def test_version_of_the_future(path: Path) -> None:
+def test_newer_format_version(path: Path) -> None:
     rewrite(path, lambda _, metadata: metadata.update(format_version="2"))
-    assert "format version 2; this release reads version 1" in refusal(path)
+    assert "format version 2; this release reads version 1" in load_error(path)
 
 
 @pytest.mark.parametrize(
-    ("field", "text", "said"),
+    ("field", "text", "expected"),
     [
         ("config", "{", "config is not JSON"),
         ("training", "[" * 100_000, "training is not JSON"),
@@ -130,40 +130,40 @@ def test_version_of_the_future(path: Path) -> None:
         ("config", '{"image_shape": 28}', "configuration"),
         ("config", '{"image_shape": [1, 28, 28], "layers": 3}', "layers"),
         ("config", '{"image_shape": [1, 28, 28], "hidden_dim": "8"}', "hidden_dim is '8'"),
-        ("config", '{"image_shape": [1, 28, 28], "hidden_dim": 9}', "(8,); (9,) is wanted"),
-        ("config", '{"image_shape": [1, 28, 28], "hidden_dim": 100000000000000000}', "no memory"),
+        ("config", '{"image_shape": [1, 28, 28], "hidden_dim": 9}', "(8,); it must be (9,)"),
+        ("config", '{"image_shape": [1, 28, 28], "hidden_dim": 100000000000000000}', "too large"),
     ],
 )
-def test_metadata_that_describe_nothing(path: Path, field: str, text: str, said: str) -> None:
+def test_invalid_metadata(path: Path, field: str, text: str, expected: str) -> None:
     rewrite(path, lambda _, metadata: metadata.update({field: text}))
-    assert said in refusal(path)
+    assert expected in load_error(path)
 
 
 def test_wrong_shape(path: Path) -> None:
     rewrite(path, lambda tensors, _: tensors.update({"mean_layer.bias": torch.zeros(4)}))
-    assert "mean_layer.bias has the shape (4,); (3,) is wanted" in refusal(path)
+    assert "mean_layer.bias has the shape (4,); it must be (3,)" in load_error(path)
 
 
-def test_tensors_missing_and_too_many(path: Path) -> None:
+def test_missing_and_unexpected_tensors(path: Path) -> None:
     rewrite(path, lambda tensors, _: tensors.update(extra=torch.zeros(1)))
-    assert "extra is no part" in refusal(path)
+    assert "extra is not part" in load_error(path)
     rewrite(path, lambda tensors, _: (tensors.pop("extra"), tensors.pop("mean_layer.bias")))
-    assert "mean_layer.bias is missing" in refusal(path)
+    assert "mean_layer.bias is missing" in load_error(path)
 
 
 @pytest.mark.parametrize("value", [float("nan"), float("inf")])
-def test_values_that_are_not_finite(path: Path, value: float) -> None:
+def test_values_must_be_finite(path: Path, value: float) -> None:
     rewrite(path, lambda tensors, _: tensors["decoder.0.weight"][3, 1].fill_(value))
-    assert "decoder.0.weight holds values that are not finite" in refusal(path)
+    assert "decoder.0.weight holds values that are not finite" in load_error(path)
 
 
-def test_integers_are_no_weights(path: Path) -> None:
+def test_weights_must_be_floating(path: Path) -> None:
     rewrite(path, lambda tensors, _: tensors.update({"mean_layer.bias": torch.zeros(3, dtype=torch.int64)}))
-    assert "mean_layer.bias" in refusal(path)
+    assert "mean_layer.bias" in load_error(path)
 
 
 class Trap:
-    """Unpickled, it would write a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -177,10 +177,10 @@ class Trap:
 def test_pickle_is_never_run(tmp_path: Path, name: str, write: Callable[[Trap], bytes]) -> None:
     content, target = write(Trap(tmp_path / "sprung")), tmp_path / "sprung"
     (tmp_path / name).write_bytes(content)
-    refusal(tmp_path / name)
+    load_error(tmp_path / name)
     assert not target.exists()
     torch.load(io.BytesIO(content), weights_only=False) if content[:2] == b"PK" else pickle.loads(content)
-    assert target.exists()  # the trap is one
+    assert target.exists()  # it does run where pickle is allowed
 
 
 def torch_bytes(value: object) -> bytes:
@@ -199,7 +199,7 @@ def test_articles_state_dict_is_read(tmp_path: Path, x: torch.Tensor) -> None:
     loaded = vae.load(write_state_dict(tmp_path / "variational_autoencoder.pt", state))
     assert loaded.model.config == vae.VAEConfig()
     assert (loaded.name, loaded.format_version) == ("variational_autoencoder", 0)
-    assert loaded.training == loaded.figures == {}
+    assert loaded.training == loaded.metrics == {}
     hidden = torch.nn.functional.leaky_relu(x.flatten(1) @ state["encoder.0.weight"].T + state["encoder.0.bias"], 0.3)
     hidden = torch.nn.functional.leaky_relu(hidden @ state["encoder.2.weight"].T + state["encoder.2.bias"], 0.3)
     wanted = hidden @ state["mean_layer.weight"].T + state["mean_layer.bias"]
@@ -207,27 +207,27 @@ def test_articles_state_dict_is_read(tmp_path: Path, x: torch.Tensor) -> None:
 
 
 @pytest.mark.parametrize(("pixels", "shape"), [(16, (1, 4, 4)), (48, (3, 4, 4))])
-def test_state_dict_of_other_pictures(tmp_path: Path, pixels: int, shape: tuple[int, int, int]) -> None:
+def test_state_dict_for_other_image_shapes(tmp_path: Path, pixels: int, shape: tuple[int, int, int]) -> None:
     config = vae.VAEConfig(image_shape=shape, hidden_dim=5, latent_dim=2)
     path = write_state_dict(tmp_path / "other.pt", dict(vae.VAE(config).state_dict()))
     assert vae.load(path).model.config == config
 
 
 @pytest.mark.parametrize(
-    ("change", "said"),
+    ("change", "expected"),
     [
-        ({"encoder.0.weight": torch.zeros(8, 10)}, "neither a square grey nor a square RGB"),
+        ({"encoder.0.weight": torch.zeros(8, 10)}, "have 10 values; a square image"),
         ({"encoder.0.weight": torch.zeros(8, 0)}, "image_shape"),
         ({"encoder.0.weight": torch.zeros(0, 784)}, "hidden_dim is 0"),
-        ({"encoder.0.weight": torch.zeros(8)}, "no matrices encoder.0.weight"),
+        ({"encoder.0.weight": torch.zeros(8)}, "lacks the matrices encoder.0.weight"),
         ({"mean_layer.bias": torch.full((3,), torch.nan)}, "not finite"),
         ({"mean_layer.bias": torch.zeros(3, device="meta")}, "dense tensor"),
         ({1: torch.zeros(1)}, "dense tensor"),
         ({"epoch": 3}, "dense tensor"),
     ],
 )
-def test_state_dict_that_is_none_of_ours(tmp_path: Path, small: vae.VAE, change: dict[Any, Any], said: str) -> None:
-    assert said in refusal(write_state_dict(tmp_path / "odd.pt", {**small.state_dict(), **change}))
+def test_invalid_state_dict(tmp_path: Path, small: vae.VAE, change: dict[Any, Any], expected: str) -> None:
+    assert expected in load_error(write_state_dict(tmp_path / "odd.pt", {**small.state_dict(), **change}))
 
 
 def test_damaged_state_dict_is_never_loaded(tmp_path: Path, small: vae.VAE) -> None:
@@ -235,9 +235,9 @@ def test_damaged_state_dict_is_never_loaded(tmp_path: Path, small: vae.VAE) -> N
     path = tmp_path / "damaged.pt"
     for length in range(0, len(content), 1009):
         path.write_bytes(content[:length])
-        refusal(path)
-    pickled = content.index(b"\x80\x02")  # torch's own unpickler trips over these in many ways
+        load_error(path)
+    pickled = content.index(b"\x80\x02")  # these make torch's unpickler fail in many ways
     for position in range(pickled, pickled + 400, 3):
         path.write_bytes(content[:position] + b"u" + content[position + 1 :])
-        with suppress(vae.CheckpointError):  # or it loads: a byte of a padding is harmless
+        with suppress(vae.CheckpointError):  # some load: a byte of padding can change
             vae.load(path)

@@ -6,7 +6,7 @@ import pytest
 from vae.files import write_atomically
 
 
-def test_an_interrupt_after_the_rename_is_passed_on(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_interrupt_after_the_rename_propagates(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     replace = Path.replace
 
     def replace_and_interrupt(source: Path, target: Path) -> Path:
@@ -19,7 +19,7 @@ def test_an_interrupt_after_the_rename_is_passed_on(tmp_path: Path, monkeypatch:
     assert [(path.name, path.read_bytes()) for path in tmp_path.iterdir()] == [("file", b"new")]
 
 
-def test_what_cannot_be_written_is_named_and_the_old_file_stands(tmp_path: Path) -> None:
+def test_a_failed_write_names_the_file_and_keeps_the_old_content(tmp_path: Path) -> None:
     path = tmp_path / "file"
     path.write_bytes(b"old")
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)

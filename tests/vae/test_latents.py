@@ -12,7 +12,7 @@ def latents() -> vae.LatentSet:
     return vae.LatentSet(mean=torch.randn(5, 3), label=torch.arange(5))
 
 
-def test_lies_beside_its_checkpoint_and_comes_back(tmp_path: Path, latents: vae.LatentSet) -> None:
+def test_load_returns_what_was_saved_beside_the_checkpoint(tmp_path: Path, latents: vae.LatentSet) -> None:
     latents.save(tmp_path / "mnist.safetensors", "abc")
     assert [path.name for path in tmp_path.iterdir()] == ["mnist.latents.safetensors"]
     loaded = vae.LatentSet.load(tmp_path / "mnist.safetensors", "abc")
@@ -21,18 +21,18 @@ def test_lies_beside_its_checkpoint_and_comes_back(tmp_path: Path, latents: vae.
     assert torch.equal(loaded.label, latents.label)
 
 
-def test_none_where_nothing_lies(tmp_path: Path) -> None:
+def test_none_without_a_file(tmp_path: Path) -> None:
     assert vae.LatentSet.load(tmp_path / "mnist.safetensors", "abc") is None
 
 
-def test_another_checkpoints_latents_are_refused(tmp_path: Path, latents: vae.LatentSet) -> None:
+def test_latents_of_another_checkpoint_are_rejected(tmp_path: Path, latents: vae.LatentSet) -> None:
     latents.save(tmp_path / "mnist.safetensors", "abc")
     with pytest.raises(vae.CheckpointError, match=r"another checkpoint; remove the file\.$"):
         vae.LatentSet.load(tmp_path / "mnist.safetensors", "abd")
 
 
 @pytest.mark.parametrize("content", [b"", b"not safetensors", b"\x08\0\0\0\0\0\0\0{}      "])
-def test_damaged_latents_are_refused(tmp_path: Path, content: bytes) -> None:
+def test_damaged_latents_are_rejected(tmp_path: Path, content: bytes) -> None:
     (tmp_path / "mnist.latents.safetensors").write_bytes(content)
     with pytest.raises(vae.CheckpointError, match="cannot be read"):
         vae.LatentSet.load(tmp_path / "mnist.safetensors", "abc")

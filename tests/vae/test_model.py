@@ -32,21 +32,21 @@ def test_default_is_the_articles_network() -> None:
     assert slopes == [0.3] * 4
 
 
-def test_encodes_as_the_reference(bundled: vae.Checkpoint, reference: Reference, x: torch.Tensor) -> None:
+def test_encode_matches_the_reference(bundled: vae.Checkpoint, reference: Reference, x: torch.Tensor) -> None:
     mean, log_variance = bundled.model.encode(x)
     wanted_mean, wanted_log_variance = reference.encode(x.flatten(1).double().numpy())
     np.testing.assert_allclose(mean.numpy(), wanted_mean, rtol=0, atol=1e-5)
     np.testing.assert_allclose(log_variance.numpy(), wanted_log_variance, rtol=0, atol=1e-5)
 
 
-def test_decodes_to_the_references_logits(bundled: vae.Checkpoint, reference: Reference) -> None:
+def test_decode_matches_the_reference(bundled: vae.Checkpoint, reference: Reference) -> None:
     z = np.random.default_rng(0).standard_normal((200, 3)).astype(np.float32)
     logits = bundled.model.decode(torch.from_numpy(z))
     assert logits.shape == (200, 1, 28, 28)
     np.testing.assert_allclose(logits.flatten(1).numpy(), reference.logits(z.astype(np.float64)), rtol=1e-5, atol=1e-4)
 
 
-def test_posterior_sample_is_mean_plus_noise_times_deviation() -> None:
+def test_posterior_sample_is_mean_plus_noise_times_standard_deviation() -> None:
     mean, log_variance, noise = torch.randn(3, 5, 3).unbind()
     z = reparameterize(mean, log_variance, noise=noise)
     torch.testing.assert_close(z, mean + noise * log_variance.exp().sqrt())
@@ -59,7 +59,7 @@ def test_drawn_noise_is_standard_normal() -> None:
     assert z.std(0).tolist() == pytest.approx([3, 3, 3], abs=0.05)
 
 
-def test_randomness_is_an_argument(small: vae.VAE, x: torch.Tensor) -> None:
+def test_the_generator_decides_the_sample(small: vae.VAE, x: torch.Tensor) -> None:
     before = torch.get_rng_state()
     first, again, other = (small(x, torch.Generator().manual_seed(seed))[0] for seed in (1, 1, 2))
     assert torch.equal(first, again)
@@ -95,6 +95,6 @@ def test_forward_is_encode_reparameterize_decode(small: vae.VAE, x: torch.Tensor
         ("negative_slope", "0.3"),
     ],
 )
-def test_configuration_names_the_bad_field(field: str, value: object) -> None:
+def test_invalid_configuration_names_the_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{field} is .*; it must be .*\.$"):
         vae.VAEConfig(**{field: value})  # type: ignore[arg-type]

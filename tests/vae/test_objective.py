@@ -8,9 +8,7 @@ from tests.vae.reference import Reference
 from vae.objective import log_importance_weight
 
 
-def test_losses_of_the_digits_are_the_references(
-    bundled: vae.Checkpoint, reference: Reference, x: torch.Tensor
-) -> None:
+def test_losses_match_the_reference(bundled: vae.Checkpoint, reference: Reference, x: torch.Tensor) -> None:
     mean, log_variance = bundled.model.encode(x)
     logits = bundled.model.decode(mean)
     pixels = x.flatten(1).double().numpy()
@@ -26,7 +24,7 @@ def test_losses_of_the_digits_are_the_references(
     np.testing.assert_allclose(bound.numpy(), -(wanted_distortion + wanted_rate), rtol=1e-5)
 
 
-def test_kl_divergence_is_the_integral_that_it_stands_for() -> None:
+def test_kl_divergence_is_its_integral() -> None:
     mean, log_variance = np.array([-1.5, 0.0, 0.7]), np.array([-2.0, 0.0, 1.0])
     z = np.linspace(-30, 30, 200_001)[:, None]
     log_q = -0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance + np.log(2 * np.pi))
@@ -36,16 +34,16 @@ def test_kl_divergence_is_the_integral_that_it_stands_for() -> None:
     assert kl.item() == pytest.approx(wanted, rel=1e-6)
 
 
-def test_kl_divergence_of_the_prior_is_nothing() -> None:
+def test_kl_divergence_of_the_prior_is_zero() -> None:
     assert vae.kl_divergence(torch.zeros(2, 3), torch.zeros(2, 3)).tolist() == [0, 0]
 
 
-def test_reconstruction_loss_of_a_fair_coin_is_log_two_a_pixel() -> None:
+def test_reconstruction_loss_of_probability_one_half_is_log_two_per_pixel() -> None:
     loss = vae.reconstruction_loss(torch.zeros(1, 1, 4, 5), torch.rand(1, 1, 4, 5))
     assert loss.item() == pytest.approx(20 * np.log(2), rel=1e-6)
 
 
-def test_sure_logits_cost_what_they_are_off_by() -> None:
+def test_reconstruction_loss_of_large_logits_is_finite() -> None:
     x = torch.tensor([[[[0.0, 1.0]]], [[[1.0, 0.0]]]])
     logits = torch.tensor([[[[-1e4, 1e4]]], [[[-1e4, 1e4]]]])
     assert vae.reconstruction_loss(logits, x).tolist() == [0, 2e4]

@@ -12,7 +12,7 @@ from torch import Tensor
 from pictures.metadata import without_metadata
 from pictures.opening import open_picture
 from pictures.pixels import to_pixels
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 PIXEL_LIMIT = 178_956_970
 """Pixels of a picture, as many as Pillow opens by default: more take a gigabyte to decode."""

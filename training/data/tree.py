@@ -8,7 +8,7 @@ from collections.abc import Iterator, Sequence
 from operator import attrgetter
 from pathlib import Path
 
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 FOLDER_FIT: Fit = "cover"
 """How a folder's pictures are brought to one shape."""

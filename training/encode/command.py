@@ -18,7 +18,7 @@ from training.encode.inputs import open_input
 from training.encode.rows import Shard
 from training.encode.shards import Encoding
 from vae import Checkpoint
-from vae.files import errors_of
+from vae.files import name_in_errors
 
 RUN = "encoding.json"
 """File in the output folder that records the input and the checkpoint."""
@@ -120,7 +120,7 @@ def _lock_output(out: Path, about: dict[str, str]) -> Iterator[None]:
         if before := run.read():
             _compare(out, before, about)
         else:
-            with errors_of(out / RUN):
+            with name_in_errors(out / RUN):
                 os.write(
                     run.fileno(), json.dumps(about, indent=1).encode()
                 )  # unbuffered, so that a full disk raises here

@@ -15,7 +15,7 @@ from training.encode.npy import open_npy
 from training.encode.parquet import open_parquet
 from training.encode.pictures import open_folder
 from training.encode.rows import Shape, Source
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 
 def open_input(path: Path, shape: Shape, fit: Fit) -> Source:

@@ -13,7 +13,7 @@ import pyarrow.parquet as pq
 from training.data.dataset import DataError
 from training.encode.pictures import decode
 from training.encode.rows import SHARD_ROWS, Rows, Shape, Shard, fingerprint
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 READ_AHEAD = 2**20
 """Read buffer of a column, in bytes."""

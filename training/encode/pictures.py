@@ -16,7 +16,7 @@ from pictures.errors import PictureError
 from training.data.dataset import DataError
 from training.data.pictures import read_picture
 from training.encode.rows import Rows, Shape, Shard, batches, equal_shards, fingerprint
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 
 @dataclass(frozen=True)

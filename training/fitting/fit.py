@@ -29,7 +29,7 @@ from training.fitting.state import TrainingError, TrainingState
 from training.metrics.elbo import SEED, Metrics, evaluate, latent_means
 from training.metrics.report import left_out
 from training.metrics.summary import measure
-from vae.files import errors_of, write_atomically
+from vae.files import name_in_errors, write_atomically
 
 IMPORTANCE_SAMPLES = 100
 """Samples K per image of the bound on log p(x) that `fit` measures at its end; `vae-train evaluate` uses 5,000."""
@@ -134,7 +134,7 @@ def _kept(out: Path, state: TrainingState) -> str:
     epoch = checkpoint and checkpoint.training.get("last_epoch")
     if not checkpoint or epoch not in state.history:  # it may belong to an earlier training
         return "no epoch was finished, no checkpoint was written"
-    without = "" if checkpoint.figures else ", without figures and latents"
+    without = "" if checkpoint.metrics else ", without figures and latents"
     return f"{out} holds epoch {epoch['epoch']}, whole{without}"
 
 
@@ -161,10 +161,10 @@ def _train(
         vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # they belong to the previous checkpoint
         remove_card(outputs.card)
         state.history.append(record)
-        vae.save(config.out, state.model, training=_training_metadata(config, state, train, record), figures={})
+        vae.save(config.out, state.model, training=_training_metadata(config, state, train, record), metrics={})
         write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
         if config.tensorboard:
-            with errors_of(outputs.tensorboard), SummaryWriter(outputs.tensorboard) as writer:
+            with name_in_errors(outputs.tensorboard), SummaryWriter(outputs.tensorboard) as writer:
                 for name, value in record.items():
                     writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
 
@@ -175,7 +175,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
     latents = vae.LatentSet(latent_means(model, test.images), test.labels)
-    vae.save(config.out, model, training=_training_metadata(config, state, train, state.history[-1]), figures=figures)
+    vae.save(config.out, model, training=_training_metadata(config, state, train, state.history[-1]), metrics=figures)
     checkpoint = vae.load(config.out)
     latents.save(config.out, checkpoint.sha256)
     written = write_card(outputs.card, checkpoint)

@@ -54,7 +54,7 @@ images of {shape} in {config.latent_dim} latent dimensions.
 ```
 
 ## Figures
-{as_markdown(checkpoint.figures)}
+{as_markdown(checkpoint.metrics)}
 
 SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
 """

@@ -408,7 +408,7 @@ def test_last_tiles_may_be_narrow(served_maps: Running, size: tuple[int, int]) -
 
 def test_a_picture_that_is_no_jpeg(tmp_path: Path) -> None:
     wide = VAE(VAEConfig(image_shape=(1, 1, 32_751), hidden_dim=1, latent_dim=1))
-    save(tmp_path / "wide.safetensors", wide, training={}, figures={})
+    save(tmp_path / "wide.safetensors", wide, training={}, metrics={})
     with running(checkpoint=tmp_path / "wide.safetensors") as service:
         for shape, image_format, status in [((1, 1), "jpg", 200), ((2, 1), "jpg", 413), ((2, 1), "png", 200)]:
             answer = ask(service, "/remote/decode", shape, image_format=image_format)

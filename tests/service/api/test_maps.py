@@ -318,5 +318,5 @@ def test_latents_are_no_folder_s(folder: Path, network: Any, monkeypatch: pytest
 
 
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"a folder without config\.json"):
+    with pytest.raises(StartError, match=r"the folder has no config\.json"):
         load_checkpoint(read_settings(["--checkpoint", str(tmp_path)]))

@@ -423,7 +423,7 @@ def test_model_card(client: httpx.Client) -> None:
         "sha256": hashlib.sha256(BUNDLED.read_bytes()).hexdigest(),
         "format_version": 1,
         "training": checkpoint.training,
-        "figures": checkpoint.figures,
+        "figures": checkpoint.metrics,
     }
 
 
@@ -446,7 +446,7 @@ def test_other_shapes_and_dimensions_are_served(tmp_path: Path) -> None:
     """A colour model of two dimensions: nothing takes one channel, 28 pixels or three numbers for granted."""
     config = vae.VAEConfig(image_shape=(3, 16, 24), hidden_dim=8, latent_dim=2)
     path = tmp_path / "colour.safetensors"
-    vae.save(path, vae.VAE(config), training={}, figures={})
+    vae.save(path, vae.VAE(config), training={}, metrics={})
     rgb = np.random.default_rng(0).integers(0, 256, (16, 24, 3), np.uint8)
     with running(checkpoint=path) as service:
         client = service.client

@@ -18,7 +18,7 @@ from service.formats.images import PLAIN_BYTES, open_image, to_array
 from service.formats.png import write_png
 from tests.service.pictures import ORIENTATION, STORED, Bytes, phone_photo, picture, png, read_png
 from tests.vae.reference import Reference
-from vae.provenance import Fit
+from vae.metadata import Fit
 
 NEAR = 0.1
 """How far a latent may lie from the plain picture's: JPEG and scaling cost something."""

@@ -13,7 +13,7 @@ from service.inference.onnx_model import UnsupportedModel
 from service.inference.torch_backend import TorchBackend, choose_network
 from tests.vae.autoencoder import write_folder
 from vae import VAE, VAEConfig
-from vae.autoencoder_kl import load_folder
+from vae.autoencoder_kl import load_diffusers
 
 CONFIGS = (
     VAEConfig(),
@@ -71,7 +71,7 @@ def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
 
 def test_another_model_is_torchs(tmp_path: Path) -> None:
     write_folder(tmp_path)
-    model = load_folder(tmp_path).model
+    model = load_diffusers(tmp_path).model
     assert isinstance(choose_network(model), TorchBackend)
     with pytest.raises(UnsupportedModel, match="no translation of AutoencoderKL"):
         choose_network(model, "onnx")

@@ -303,7 +303,7 @@ def test_a_worker_told_twice_of_one_stop_loses_nothing() -> None:
 
 
 def test_what_is_not_answered_by_the_end_of_the_drain_time_is_cut_off(tmp_path: Path) -> None:
-    save(tmp_path / "slow.safetensors", VAE(SLOW), training={}, figures={})
+    save(tmp_path / "slow.safetensors", VAE(SLOW), training={}, metrics={})
     flags = ("--checkpoint", str(tmp_path / "slow.safetensors"), "--drain-time", "0.5")
     with live_server(*flags) as server, socket.create_connection(("127.0.0.1", server.port)) as caller:
         caller.sendall(b"GET /sample?n=10000 HTTP/1.1\r\nhost: x\r\n\r\n")

@@ -158,7 +158,7 @@ def test_pictures_become_what_the_model_takes(tmp_path: Path, out: Path) -> None
     """Brought to its shape as its training's pictures were, in its channels, without alpha."""
     checkpoint = tmp_path / "model.safetensors"
     model = vae.VAE(vae.VAEConfig(image_shape=(3, 4, 6), hidden_dim=8))
-    vae.save(checkpoint, model, training={"pictures": {"fit": "cover"}}, figures={})
+    vae.save(checkpoint, model, training={"pictures": {"fit": "cover"}}, metrics={})
     (tmp_path / "in").mkdir()
     wide = np.zeros((8, 20), np.uint8)
     wide[:, 4:16] = 255

@@ -85,7 +85,7 @@ def test_a_checkpoint_of_other_images_cannot_be_started_from(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "rgb.safetensors"
-    vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, figures={})
+    vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, metrics={})
     out = ["--out", str(tmp_path / "a.safetensors"), "--init-from", str(path)]
     assert main(["fit", "--data-dir", str(data_dir), *out]) == 2
     assert "--init-from takes images of 3×8×8; the data set's are 1×28×28." in capsys.readouterr().err

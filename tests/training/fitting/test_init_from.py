@@ -18,7 +18,7 @@ NAMES = ["architecture", "hidden_dim", "hidden_layers", "latent_dim"]
 @pytest.fixture
 def first(tmp_path: Path) -> Path:
     path = tmp_path / "first.safetensors"
-    vae.save(path, vae.VAE(CONV), training={"seed": 3}, figures={})
+    vae.save(path, vae.VAE(CONV), training={"seed": 3}, metrics={})
     return path
 
 

@@ -51,7 +51,7 @@ def rewrite(path: Path, change: dict[str, Any], without: tuple[str, ...] = ()) -
     """Change what a checkpoint says of its training."""
     checkpoint = vae.load(path)
     training = {name: value for name, value in (checkpoint.training | change).items() if name not in without}
-    vae.save(path, checkpoint.model, training=training, figures=checkpoint.figures)
+    vae.save(path, checkpoint.model, training=training, metrics=checkpoint.metrics)
 
 
 def test_the_checkpoint_tells_its_data_set_but_no_path(made: Path) -> None:
@@ -78,7 +78,7 @@ def test_evaluate_finds_the_data_set_again(
     out = made / "out" / f"{kind}.safetensors"
     assert main(["evaluate", str(out), *MEASURE, "--data-dir", str(made / "data")]) == 0
     said = capsys.readouterr()
-    answer, figures = json.loads(said.out), vae.load(out).figures
+    answer, figures = json.loads(said.out), vae.load(out).metrics
     for name in ("train_images", "test_images", "train_neg_elbo", "test_neg_elbo"):
         assert answer[name] == pytest.approx(figures[name], rel=1e-5), name
     assert "figures" not in said.err
@@ -88,7 +88,7 @@ def test_plot_finds_the_data_set_again(made: Path, monkeypatch: pytest.MonkeyPat
     monkeypatch.chdir("/")
     options = _parse(["plot", str(made / "out" / "npy.safetensors"), "--data-dir", str(made / "data")])
     checkpoint, train, test = _load(options)
-    assert (len(train), len(test)) == (checkpoint.figures["train_images"], checkpoint.figures["test_images"])
+    assert (len(train), len(test)) == (checkpoint.metrics["train_images"], checkpoint.metrics["test_images"])
 
 
 def test_a_data_set_that_lies_elsewhere_is_given(
@@ -103,7 +103,7 @@ def test_a_data_set_that_lies_elsewhere_is_given(
     (root / "cats").rename(root / "felines")
     assert main(["evaluate", str(out), *MEASURE, *data_dir, "--dataset", f"folder:{root / 'felines'}"]) == 0
     said = capsys.readouterr()
-    assert json.loads(said.out)["train_images"] == vae.load(out).figures["train_images"]
+    assert json.loads(said.out)["train_images"] == vae.load(out).metrics["train_images"]
     assert "figures" not in said.err
     out.with_suffix(".state.pt").write_bytes(b"damaged")
     assert main(["evaluate", str(out), *MEASURE, *data_dir]) == 1
@@ -119,7 +119,7 @@ def test_the_state_of_another_training_is_not_believed(root: Path, capsys: pytes
 
 def test_evaluate_tells_that_the_data_set_has_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = root / "out" / "folder.safetensors"
-    images = vae.load(out).figures["train_images"]
+    images = vae.load(out).metrics["train_images"]
     write(root / "cats", 30, 1)
     command = ["evaluate", str(out), *MEASURE, "--data-dir", str(root), "--dataset", f"folder:{root / 'cats'}"]
     assert main(command) == 0

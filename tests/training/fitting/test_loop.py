@@ -107,7 +107,7 @@ def test_training_lowers_the_loss(optimizer: str, train: Dataset) -> None:
 
 def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir: Path) -> None:
     checkpoint = vae.load(fitted)
-    assert checkpoint.figures.keys() >= {"test_neg_elbo", "test_reconstruction_loss", "test_kl_divergence"}
+    assert checkpoint.metrics.keys() >= {"test_neg_elbo", "test_reconstruction_loss", "test_kl_divergence"}
     training = checkpoint.training
     assert training.items() >= {
         "recipe": "default", "epochs": 2, "epochs_finished": 2, "seed": 0, "dataset": "mnist", "training_images": 301,

@@ -58,7 +58,7 @@ def test_the_card_has_every_option_and_the_file_that_it_belongs_to(fitted: Path)
 def test_the_command_leaves_out_what_was_not_set(options: list[str], tmp_path: Path) -> None:
     config = _parse(["fit", *options]).config.with_network(vae.VAEConfig(hidden_dim=16), given=[])
     path = tmp_path / "new.safetensors"
-    vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=16)), training=config.to_metadata(), figures={})
+    vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=16)), training=config.to_metadata(), metrics={})
     words = shlex.split(command(vae.load(path)))
     assert _parse(words[1:]).config.to_metadata() == config.to_metadata()
     assert not {"--image-size", "--adam-learning-rate"} & set(words)

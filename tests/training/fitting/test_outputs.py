@@ -47,7 +47,7 @@ def test_an_interrupt_while_a_checkpoint_is_written_says_what_is_kept(
             raise KeyboardInterrupt
         return replaced
 
-    vae.save(out, vae.VAE(vae.VAEConfig(hidden_dim=4)), training={"last_epoch": {"epoch": 7}}, figures={})
+    vae.save(out, vae.VAE(vae.VAEConfig(hidden_dim=4)), training={"last_epoch": {"epoch": 7}}, metrics={})
     with monkeypatch.context() as patched:
         patched.setattr(Path, "replace", replace_and_interrupt)
         assert start(data_dir, out, "--epochs", "2") == 130
@@ -56,7 +56,7 @@ def test_an_interrupt_while_a_checkpoint_is_written_says_what_is_kept(
     assert f"Interrupted: {out} holds epoch {epoch}, whole{without}. The same command with --resume goes on." in said
     assert vae.load(out).training["epochs_finished"] == epoch
     assert start(data_dir, out, "--epochs", "2", "--resume") == 0
-    assert vae.load(out).figures
+    assert vae.load(out).metrics
 
 
 def test_an_older_checkpoint_is_not_taken_for_this_trainings(
@@ -65,7 +65,7 @@ def test_an_older_checkpoint_is_not_taken_for_this_trainings(
     def interrupted(*_: object, **__: object) -> None:
         raise KeyboardInterrupt
 
-    vae.save(out, vae.VAE(vae.VAEConfig(hidden_dim=4)), training={"last_epoch": {"epoch": 7}}, figures={})
+    vae.save(out, vae.VAE(vae.VAEConfig(hidden_dim=4)), training={"last_epoch": {"epoch": 7}}, metrics={})
     monkeypatch.setattr(vae, "save", interrupted)
     assert start(data_dir, out) == 130
     assert "Interrupted: no epoch was finished, no checkpoint was written." in capsys.readouterr().err

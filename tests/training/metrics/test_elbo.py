@@ -75,11 +75,11 @@ def test_evaluate_prints_what_fit_measured(fitted: Path, data_dir: Path, capsys:
     assert main(["evaluate", str(fitted), *options]) == 0
     printed = capsys.readouterr().out
     checkpoint = vae.load(fitted)
-    assert printed == f"small on mnist\n{as_text(checkpoint.figures)}\n"
-    assert as_markdown(checkpoint.figures) in fitted.with_suffix(".md").read_text()
+    assert printed == f"small on mnist\n{as_text(checkpoint.metrics)}\n"
+    assert as_markdown(checkpoint.metrics) in fitted.with_suffix(".md").read_text()
     assert main(["evaluate", str(fitted), *options, "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert {name: answer[name] for name in checkpoint.figures} == pytest.approx(checkpoint.figures, abs=1e-4)
+    assert {name: answer[name] for name in checkpoint.metrics} == pytest.approx(checkpoint.metrics, abs=1e-4)
     assert (answer["sha256"], answer["images"], answer["draws"]) == (checkpoint.sha256, 200, 10)
     assert answer["train_images"] == 301  # without those held out
 
@@ -103,7 +103,7 @@ def test_evaluate_takes_the_articles_state_dict(
     path = tmp_path / "variational_autoencoder.pt"
     assert main(["evaluate", str(path), "--data-dir", str(data_dir), "--importance-samples", "1", "--json"]) == 0
     answer = json.loads(capsys.readouterr().out)
-    assert answer["test_neg_elbo"] == pytest.approx(checkpoint.figures["test_neg_elbo"], abs=1e-4)
+    assert answer["test_neg_elbo"] == pytest.approx(checkpoint.metrics["test_neg_elbo"], abs=1e-4)
 
 
 def test_a_missing_checkpoint_is_a_sentence(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
@@ -115,6 +115,6 @@ def test_a_checkpoint_for_other_images_is_a_sentence(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "rgb.safetensors"
-    vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, figures={})
+    vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, metrics={})
     assert main(["evaluate", str(path), "--data-dir", str(data_dir)]) == 1
     assert "takes images of 3×8×8; mnist's are 1×28×28." in capsys.readouterr().err

@@ -1,4 +1,4 @@
-"""A server that answers as it is told, badly if need be, and remembers who asked when."""
+"""A server that sends prepared responses, also invalid ones, and records the requests."""
 
 from __future__ import annotations
 
@@ -12,35 +12,35 @@ from itertools import takewhile
 from threading import Lock, Thread
 from typing import NamedTuple
 
-HANG_UP = None
-Answer = tuple[bytes | float | None, ...]
-"""Bytes are sent, numbers are seconds to wait, HANG_UP, as the last, ends the connection."""
+CLOSE = None
+Script = tuple[bytes | float | None, ...]
+"""What to do for one request: send bytes, wait so many seconds, or, as the last step, CLOSE the connection."""
 
 
-class Seen(NamedTuple):
-    """A request: when it was whole, the number of its connection, its head."""
+class ReceivedRequest(NamedTuple):
+    """When a request was complete, the number of its connection, and its head."""
 
     at: float
     connection: int
     head: str
 
 
-class Fake:
-    """Gives its answers in turn, the last one for ever."""
+class FakeServer:
+    """Follows one script per request, and the last one for all further requests."""
 
-    def __init__(self, listener: socket.socket, answers: tuple[Answer, ...]) -> None:
+    def __init__(self, listener: socket.socket, scripts: tuple[Script, ...]) -> None:
         self.url = f"http://127.0.0.1:{listener.getsockname()[1]}"
-        self.seen: list[Seen] = []
-        self.most_at_once = 0
-        self._at_once = 0
+        self.requests: list[ReceivedRequest] = []
+        self.max_in_flight = 0
+        self._in_flight = 0
         self._lock = Lock()
         self._listener = listener
-        self._answers = answers
+        self._scripts = scripts
         Thread(target=self._listen, daemon=True).start()
 
-    def pauses(self) -> list[float]:
+    def delays(self) -> list[float]:
         """Seconds between requests."""
-        return [after.at - before.at for before, after in zip(self.seen, self.seen[1:], strict=False)]
+        return [after.at - before.at for before, after in zip(self.requests, self.requests[1:], strict=False)]
 
     def _listen(self) -> None:
         number = 0
@@ -62,22 +62,22 @@ class Fake:
                     length = [line.split(":")[1] for line in head.splitlines() if line.lower().startswith("content-l")]
                     stream.read(int(length[0]) if length else 0)
                     with self._lock:
-                        self.seen.append(Seen(time.monotonic(), number, head))
-                        steps = self._answers[min(len(self.seen), len(self._answers)) - 1]
-                        self._at_once += 1
-                        self.most_at_once = max(self.most_at_once, self._at_once)
-                    for step in steps[:-1]:
-                        _take(step, connection)
+                        self.requests.append(ReceivedRequest(time.monotonic(), number, head))
+                        script = self._scripts[min(len(self.requests), len(self._scripts)) - 1]
+                        self._in_flight += 1
+                        self.max_in_flight = max(self.max_in_flight, self._in_flight)
+                    for step in script[:-1]:
+                        _run(step, connection)
                     with self._lock:
-                        self._at_once -= 1
-                    if not _take(steps[-1], connection):
+                        self._in_flight -= 1
+                    if not _run(script[-1], connection):
                         return
-                except OSError:  # the caller went away
+                except OSError:  # the client has closed the connection
                     return
 
 
-def _take(step: bytes | float | None, connection: socket.socket) -> bool:
-    """Whether the connection goes on."""
+def _run(step: bytes | float | None, connection: socket.socket) -> bool:
+    """Run one step; returns whether the connection stays open."""
     if isinstance(step, bytes):
         connection.sendall(step)
     elif step is not None:
@@ -86,25 +86,25 @@ def _take(step: bytes | float | None, connection: socket.socket) -> bool:
 
 
 @contextmanager
-def fake(*answers: Answer) -> Iterator[Fake]:
+def fake_server(*scripts: Script) -> Iterator[FakeServer]:
     with socket.create_server(("127.0.0.1", 0)) as listener:
-        yield Fake(listener, answers)
+        yield FakeServer(listener, scripts)
         listener.shutdown(socket.SHUT_RDWR)
 
 
-def answer(body: bytes, status: int = 200, media_type: str = "application/json", **headers: object) -> bytes:
+def response(body: bytes, status: int = 200, media_type: str = "application/json", **headers: object) -> bytes:
     fields = {"content-type": media_type, "content-length": len(body), **headers}
     lines = "".join(f"{name.replace('_', '-')}: {value}\r\n" for name, value in fields.items())
     return f"HTTP/1.1 {status} {HTTPStatus(status).phrase}\r\n{lines}\r\n".encode() + body
 
 
-def refused(status: int, **headers: object) -> bytes:
+def error_response(status: int, **headers: object) -> bytes:
     title = HTTPStatus(status).phrase
     document = {"type": "about:blank", "title": title, "status": status, "detail": "Not now."}
-    return answer(json.dumps(document).encode(), status, "application/problem+json", **headers)
+    return response(json.dumps(document).encode(), status, "application/problem+json", **headers)
 
 
-MODEL = answer(
+MODEL = response(
     json.dumps(
         {
             "name": "fake",
@@ -117,7 +117,7 @@ MODEL = answer(
             "format_version": 1,
             "training": {},
             "figures": {},
-            "of_tomorrow": True,
+            "of_a_newer_service": True,
         }
     ).encode()
 )

@@ -1,7 +1,7 @@
-"""What the service gave: NumPy arrays, and ways to have them as tensors, pictures and files.
+"""Results of the client's methods: NumPy arrays, which can be converted to tensors, pictures and files.
 
-Shapes: `L` is the model's `latent_shape`, (D,) or, where latents are maps, (C', h, w); `C×H×W` its image. One item in,
-one out; a batch of N gives N. All arrays are float32, losses in nats.
+`L` stands for the model's latent shape: (D,), or (C', h, w) where latents are maps. One image or latent gives a result
+without the axis N, a batch of N one with it. All arrays are float32; losses are in nats.
 """
 
 from __future__ import annotations
@@ -24,28 +24,34 @@ FloatArray = npt.NDArray[np.float32]
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Answer:
+class Result:
     """Named arrays."""
 
     seed: int | None = None
-    """With which the draw can be repeated, where there was one."""
+    """Seed of the random numbers: with it the same call gives the same result. None if none were drawn."""
 
     def to_torch(self) -> dict[str, torch.Tensor]:
-        """The arrays as tensors that share their memory."""
+        """Return the arrays as tensors that share their memory."""
         import torch  # noqa: PLC0415
 
         return {name: torch.from_numpy(array) for name, array in self._arrays().items()}
 
     def to_npz(self) -> bytes:
-        """The arrays as NumPy's .npz file."""
+        """Return the content of an .npz file of the arrays."""
         stream = io.BytesIO()
         np.savez(stream, allow_pickle=False, **self._arrays())
         return stream.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an .npz file of the arrays."""
+        """Write an .npz file of the arrays.
+
+        Raises:
+            ValueError: `path` does not end in .npz.
+            OSError: The file cannot be written.
+
+        """
         if Path(path).suffix.lower() != ".npz":
-            raise ValueError(f"{path} does not end in .npz, the format of named arrays.")
+            raise ValueError(f"{path} does not end in .npz, the format in which arrays are saved.")
         Path(path).write_bytes(self.to_npz())
 
     def _arrays(self) -> dict[str, Any]:
@@ -54,42 +60,52 @@ class Answer:
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Posterior(Answer):
-    """q(z|x) = N(mean, exp(log_variance)), each L or (N, *L)."""
+class Posterior(Result):
+    """q(z|x) = N(mean, exp(log_variance)); all arrays are L or (N, *L)."""
 
     mean: FloatArray
     log_variance: FloatArray
     z: FloatArray | None = None
-    """A draw of it, where asked for."""
+    """A sample of the posterior, with `draw=True`."""
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
-class Images(Answer):
-    """Pixels (C, H, W) or (N, C, H, W) in [0, 1]."""
+class Images(Result):
+    """One image or a batch."""
 
     pixels: FloatArray
+    """(C, H, W) or (N, C, H, W) in [0, 1]."""
 
     def to_pil(self) -> list[Image]:
-        """One picture for each image, L or RGB."""
+        """Return a PIL image of mode L or RGB for each image."""
         return [_picture(image) for image in self._batch()]
 
     def to_png(self) -> bytes:
-        """One PNG: the image, or a sheet of them as square as it can be, row by row."""
+        """Return the content of one PNG: the image, or a nearly square grid of the batch, in row-major order."""
         stream = io.BytesIO()
-        self._sheet().save(stream, "PNG")
+        self._grid().save(stream, "PNG")
         return stream.getvalue()
 
     def save(self, path: str | os.PathLike[str]) -> None:
-        """Write an .npz file of the arrays, or a picture, as of `to_png`, in the format of the path's suffix."""
+        """Write an .npz file of the arrays, or a picture as of `to_png` in any format of Pillow.
+
+        Args:
+            path: The file; its extension selects the format.
+
+        Raises:
+            ValueError: Pillow does not know the extension.
+            OSError: The file cannot be written, or cannot hold such a picture.
+
+        """
         if Path(path).suffix.lower() == ".npz":
             super().save(path)
         else:
-            self._sheet().save(path)
+            self._grid().save(path)
 
     def _batch(self) -> FloatArray:
         return self.pixels.reshape(-1, *self.pixels.shape[-3:])
 
-    def _sheet(self) -> Image:
+    def _grid(self) -> Image:
         images = self._batch()
         count, channels, height, width = images.shape
         columns = ceil(sqrt(count))
@@ -102,53 +118,58 @@ class Images(Answer):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Reconstruction(Images):
-    """Images through the latent space and back, with their posterior; losses are () or (N,)."""
+    """Encoded and decoded images, with their posterior and losses; losses are () or (N,)."""
 
     mean: FloatArray
     log_variance: FloatArray
     reconstruction_loss: FloatArray
-    """Of `pixels`, summed: binary cross-entropy, or for an autoencoder_kl half of the squared error.
+    """Summed over `pixels`: binary cross-entropy, or half of the squared error for an autoencoder_kl.
 
-    The cross-entropy of grey pixels is no negative log-density (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845).
+    The cross-entropy of grey pixels is not a negative log-density (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845).
     """
     kl_divergence: FloatArray
-    """Of the posterior from N(0, I)."""
+    """From the posterior to the prior N(0, I)."""
     elbo: FloatArray
-    """Evidence lower bound: the mean over `draws` samples of the posterior, or the estimate from one with `draw`.
+    """Evidence lower bound: the mean over `draws` samples of the posterior, or with `draw=True` one sample's estimate.
 
     Without either it equals `plug_in_elbo`, which is not a bound.
     """
     elbo_standard_error: FloatArray | None = None
-    """Of `elbo` as a mean over `draws`, where asked for."""
+    """Of `elbo`, with `draws`."""
     plug_in_elbo: FloatArray | None = None
-    """−(reconstruction_loss + kl_divergence) of the image decoded from the mean; None where a sample was decoded."""
+    """−(reconstruction_loss + kl_divergence) of the image decoded from the mean; None with `draw=True`."""
     z: FloatArray | None = None
-    """The draw that was decoded in place of the mean, where asked for."""
+    """The sample that was decoded instead of the mean, with `draw=True`."""
 
 
 @dataclass(frozen=True)
 class Model:
-    """What is being served, how it was trained, and what was measured of it."""
+    """The model that the service has loaded."""
 
     name: str
+    """Name of its file or folder."""
     architecture: str
+    """`mlp`, `conv` or `autoencoder_kl`."""
     image_shape: tuple[int, int, int]
-    """C, H, W."""
+    """(C, H, W)."""
     latent_shape: tuple[int, ...]
     """(D,), or (C', h, w) where latents are maps."""
     latent_dim: int | None
     """D; None where latents are maps."""
     parameters: int
+    """Number of its weights."""
     sha256: str
-    """Of the checkpoint's bytes."""
+    """Of the file with the weights, in hexadecimal."""
     format_version: int
+    """Of the checkpoint; 0 for checkpoints of others."""
     training: dict[str, Any]
+    """How it was trained."""
     figures: dict[str, Any]
-    """Losses in nats per image."""
+    """What was measured; losses in nats per image."""
 
 
 def _picture(image: FloatArray) -> Image:
-    """(C, H, W) in [0, 1] → a picture."""
+    """Convert (C, H, W) in [0, 1] to a PIL image."""
     from PIL import Image  # noqa: PLC0415
 
     levels = np.rint(image * 255).astype(np.uint8)

@@ -1,4 +1,4 @@
-"""Both clients, called alike."""
+"""One interface to both clients, so that each test runs with either."""
 
 from __future__ import annotations
 
@@ -9,21 +9,21 @@ from typing import Any, Protocol
 from vae_client import AsyncClient, Client
 
 
-class Caller(Protocol):
-    """A client whose every method is called and has an answer, at once."""
+class AnyClient(Protocol):
+    """A client whose methods are called by name and return their results."""
 
-    def ask(self, method: str, /, *arguments: Any, **options: Any) -> Any: ...
+    def call(self, method: str, /, *arguments: Any, **options: Any) -> Any: ...
 
     def map(self, method: str, items: Any, /, **options: Any) -> Iterator[Any]: ...
 
     def close(self) -> None: ...
 
 
-class Plain:
+class Sync:
     def __init__(self, url: str, **options: Any) -> None:
         self.client = Client(url, **options)
 
-    def ask(self, method: str, /, *arguments: Any, **options: Any) -> Any:
+    def call(self, method: str, /, *arguments: Any, **options: Any) -> Any:
         return getattr(self.client, method)(*arguments, **options)
 
     def map(self, method: str, items: Any, /, **options: Any) -> Iterator[Any]:
@@ -33,36 +33,36 @@ class Plain:
         self.client.close()
 
 
-class Awaited:
+class Async:
     def __init__(self, url: str, **options: Any) -> None:
         self.runner = asyncio.Runner()
         self.client = AsyncClient(url, **options)
 
-    def ask(self, method: str, /, *arguments: Any, **options: Any) -> Any:
+    def call(self, method: str, /, *arguments: Any, **options: Any) -> Any:
         return self.runner.run(getattr(self.client, method)(*arguments, **options))
 
     def map(self, method: str, items: Any, /, **options: Any) -> Iterator[Any]:
-        answers = self.client.map(getattr(self.client, method), items, **options)
+        results = self.client.map(getattr(self.client, method), items, **options)
         try:
             while True:
                 try:
-                    yield self.runner.run(_next(answers))
+                    yield self.runner.run(_next(results))
                 except StopAsyncIteration:
                     return
         finally:
-            self.runner.run(_close(answers))
+            self.runner.run(_close(results))
 
     def close(self) -> None:
         self.runner.run(self.client.close())
         self.runner.close()
 
 
-async def _next(answers: Any) -> Any:
-    return await anext(answers)
+async def _next(results: Any) -> Any:
+    return await anext(results)
 
 
-async def _close(answers: Any) -> None:
-    await answers.aclose()
+async def _close(results: Any) -> None:
+    await results.aclose()
 
 
-Connect = Callable[..., Caller]
+Connect = Callable[..., AnyClient]

@@ -1,0 +1,155 @@
+"""Each method returns what the service's JSON has; results can be converted and saved."""
+
+from __future__ import annotations
+
+import io
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from tests.client.clients import AnyClient
+from tests.service.pictures import Bytes, npy, png, read_png
+from tests.service.running import Running
+from vae_client import Images, Posterior, Reconstruction, UnprocessableEntityError
+
+JSON = {"accept": "application/json"}
+Z = [-2.65, -0.36, 0.13]
+
+
+def test_encode(client: AnyClient, served: Running, images: Bytes) -> None:
+    expected = served.client.post(
+        "/encode?draw=true&seed=5&fit=stretch&invert=true",
+        content=png(images[0]),
+        headers={"content-type": "image/png"},
+    ).json()
+    posterior = client.call("encode", png(images[0]), draw=True, seed=5, fit="stretch", invert=True)
+    assert isinstance(posterior, Posterior)
+    assert posterior.seed == 5
+    for name in ("mean", "log_variance", "z"):
+        np.testing.assert_array_equal(getattr(posterior, name), np.array(expected[name], np.float32))
+    assert client.call("encode", images[0]).z is None
+    assert client.call("encode", images[0]).seed is None
+    assert client.call("encode", images[:2], draw=True).z.shape == (2, 3)
+
+
+def test_reconstruct(client: AnyClient, served: Running, images: Bytes) -> None:
+    expected = served.client.post(
+        "/reconstruct?draw=true&seed=5", content=npy(images[:2]), headers={**JSON, "content-type": "application/x-npy"}
+    ).json()
+    plain = client.call("reconstruct", images[:2], draw=True, seed=5)
+    full = client.call("reconstruct", images[:2], draw=True, seed=5, losses=True)
+    assert type(plain) is Images
+    assert isinstance(full, Reconstruction)
+    assert plain.seed == full.seed == 5
+    np.testing.assert_array_equal(plain.pixels, full.pixels)
+    assert expected.keys() == {"mean", "log_variance", "reconstruction_loss", "kl_divergence", "elbo", "pixels", "z"}
+    for name, value in expected.items():
+        np.testing.assert_array_equal(getattr(full, name), np.array(value, np.float32))
+    assert full.plug_in_elbo is full.elbo_standard_error is None
+    one = client.call("reconstruct", images[0], losses=True)
+    assert one.plug_in_elbo == one.elbo
+    assert (one.elbo.shape, one.pixels.shape, one.z) == ((), (1, 28, 28), None)
+
+
+def test_the_elbo_of_draws(client: AnyClient, served: Running, images: Bytes) -> None:
+    expected = served.client.post(
+        "/reconstruct?draws=5&seed=5", content=npy(images[:2]), headers={**JSON, "content-type": "application/x-npy"}
+    ).json()
+    full = client.call("reconstruct", images[:2], losses=True, draws=5, seed=5)
+    assert full.seed == 5
+    for name in ("elbo", "elbo_standard_error", "plug_in_elbo"):
+        np.testing.assert_array_equal(getattr(full, name), np.array(expected[name], np.float32))
+    with pytest.raises(UnprocessableEntityError, match="draws: application/x-npy has no losses"):
+        client.call("reconstruct", images[:2], draws=5)
+
+
+def test_sample(client: AnyClient, served: Running) -> None:
+    expected = served.client.get("/sample?n=3&seed=7&temperature=0.5", headers=JSON).json()
+    samples = client.call("sample", 3, seed=7, temperature=0.5)
+    np.testing.assert_array_equal(samples.pixels, np.array(expected["pixels"], np.float32))
+    assert samples.seed == 7
+    chosen = client.call("sample")
+    assert chosen.pixels.shape == (1, 1, 28, 28)
+    np.testing.assert_array_equal(client.call("sample", seed=chosen.seed).pixels, chosen.pixels)
+
+
+def test_interpolate(client: AnyClient, served: Running) -> None:
+    stop = [1.0, 1.0, 0.0]
+    document = {"from": Z, "to": stop, "steps": 5, "method": "spherical"}
+    expected = served.client.post("/interpolate", json=document, headers=JSON).json()["pixels"]
+    result = client.call("interpolate", torch.tensor(Z), np.array(stop), steps=5, method="spherical")
+    np.testing.assert_allclose(result.pixels, np.array(expected, np.float32), atol=1e-5)  # the client sends float32
+    assert len(client.call("interpolate", Z, stop).pixels) == 8
+
+
+def test_traverse(client: AnyClient, served: Running) -> None:
+    document = {"at": Z, "dimensions": [2, 0], "low": -1, "high": 2, "steps": 3}
+    expected = served.client.post("/traverse", json=document, headers=JSON).json()["pixels"]
+    result = client.call("traverse", np.array(Z), np.array([2, 0]), low=-1, high=2, steps=3)
+    np.testing.assert_allclose(result.pixels, np.array(expected, np.float32), atol=1e-6)
+    assert len(client.call("traverse", Z, [1]).pixels) == 15
+
+
+def test_model(client: AnyClient, served: Running) -> None:
+    expected = served.client.get("/model").json()
+    model = client.call("model")
+    assert model.image_shape == tuple(expected["image_shape"])
+    assert model.latent_shape == tuple(expected["latent_shape"])
+    for name in ("name", "architecture", "latent_dim", "parameters", "sha256", "format_version", "training", "figures"):
+        assert getattr(model, name) == expected[name]
+
+
+def test_arrays_are_writable(client: AnyClient, images: Bytes) -> None:
+    for pixels in (client.call("decode", Z).pixels, client.call("reconstruct", images[0]).pixels):
+        pixels[:] = 0
+    client.call("encode", images[:2]).mean[:] = 0
+
+
+def test_tensors(client: AnyClient, images: Bytes) -> None:
+    full = client.call("reconstruct", images[:2], losses=True)
+    tensors = full.to_torch()
+    losses = {"reconstruction_loss", "kl_divergence", "elbo", "plug_in_elbo"}
+    assert tensors.keys() == {"pixels", "mean", "log_variance", *losses}
+    for name, tensor in tensors.items():
+        assert tensor.dtype == torch.float32
+        np.testing.assert_array_equal(tensor.numpy(), getattr(full, name))
+
+
+@pytest.mark.parametrize("count", [1, 5])
+def test_pictures_match_those_of_the_service(client: AnyClient, served: Running, tmp_path: Path, count: int) -> None:
+    z = np.random.default_rng(0).standard_normal((count, 3)).tolist()
+    wanted = read_png(served.client.post("/decode", json=z).content)
+    decoded = client.call("decode", z)
+    decoded.save(tmp_path / "grid.png")
+    for picture in (decoded.to_png(), (tmp_path / "grid.png").read_bytes()):
+        assert np.abs(read_png(picture).astype(int) - wanted).max() <= 1  # the service decodes directly to bytes
+    pictures = decoded.to_pil()
+    assert len(pictures) == count
+    assert all((picture.mode, picture.size) == ("L", (28, 28)) for picture in pictures)
+    np.testing.assert_array_equal(np.asarray(pictures[0]), read_png(decoded.to_png())[:28, :28])
+
+
+def test_colour_channels() -> None:
+    pixels = np.zeros((2, 3, 4, 6), np.float32)
+    pixels[0, 0], pixels[1, 2] = 1, 1
+    colour = Images(pixels=pixels)
+    assert [picture.getpixel((5, 3)) for picture in colour.to_pil()] == [(255, 0, 0), (0, 0, 255)]
+    with Image.open(io.BytesIO(colour.to_png())) as grid:
+        assert grid.size == (12, 4)
+        assert (grid.getpixel((5, 3)), grid.getpixel((6, 0))) == ((255, 0, 0), (0, 0, 255))
+
+
+def test_files_of_arrays(client: AnyClient, images: Bytes, tmp_path: Path) -> None:
+    posterior = client.call("encode", images[:2])
+    full = client.call("reconstruct", images[:2], losses=True)
+    for result, names in ((posterior, ("mean", "log_variance")), (full, ("pixels", "mean", "elbo"))):
+        result.save(tmp_path / "arrays.npz")
+        with np.load(tmp_path / "arrays.npz") as saved, np.load(io.BytesIO(result.to_npz())) as loaded:
+            for name in names:
+                np.testing.assert_array_equal(saved[name], getattr(result, name))
+                np.testing.assert_array_equal(loaded[name], getattr(result, name))
+    with pytest.raises(ValueError, match=r"does not end in \.npz"):
+        posterior.save(tmp_path / "arrays.png")
