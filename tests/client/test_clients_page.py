@@ -4,8 +4,6 @@ from __future__ import annotations
 
 import json
 import re
-import shlex
-import subprocess
 from pathlib import Path
 from typing import Any
 
@@ -61,17 +59,6 @@ def run_python(block: str, address: str) -> dict[str, Any]:
 def test_each_client_has_an_example(client: str, language: str) -> None:
     assert blocks(client, language)
     assert all(len(block.splitlines()) >= 3 for block in blocks(client, language))
-
-
-def test_curl(address: str, folder: Path) -> None:
-    (block,) = blocks("curl", "sh")
-    responses = []
-    for command in block.splitlines():
-        call = shlex.split(command.replace("localhost:8000", address))
-        responses.append(subprocess.run([*call, "-sS", "--fail"], cwd=folder, check=True, capture_output=True).stdout)
-    np.testing.assert_allclose(json.loads(responses[0])["mean"], SEVEN, atol=0.01)
-    assert (folder / "digit.png").read_bytes().startswith(b"\x89PNG")
-    assert [list(json.loads(line)) for line in responses[2].splitlines()] == [["z", "pixels"]] * 3
 
 
 def test_python(address: str, folder: Path) -> None:
