@@ -1,16 +1,18 @@
-"""The README's commands are run, and its tables held against the code."""
+"""Runs the README's commands, and compares its tables with the code."""
 
 import json
 import re
 import shlex
 import subprocess
+from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
+import httpx
 import pytest
 
 from service.settings import Settings
-from tests.live import live_server
+from tests.service.running import running
 from tests.soak.report import misses
 
 ROOT = Path(__file__).parent.parent
@@ -23,43 +25,47 @@ def blocks(language: str) -> list[str]:
 
 @pytest.fixture(scope="module")
 def project(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    """A folder in which the README's commands may write, with the picture that they send."""
+    """A working directory for the README's commands, with the picture that they send."""
     folder = tmp_path_factory.mktemp("readme")
     (folder / "docs").symlink_to(ROOT / "docs")
     return folder
 
 
-def test_every_curl_answers_and_every_route_has_one(project: Path) -> None:
+@pytest.fixture(scope="module")
+def address() -> Iterator[str]:
+    with running() as service:
+        yield f"127.0.0.1:{service.port}"
+
+
+def test_every_curl_command_succeeds_and_every_route_has_one(project: Path, address: str) -> None:
     commands = [line for block in blocks("sh") for line in block.splitlines() if line.startswith("curl ")]
-    with live_server() as server:
-        for command in commands:
-            call = command.replace("localhost:8000", server.address)
-            subprocess.run(["curl", "-sS", "--fail", *shlex.split(call)[1:]], cwd=project, check=True)
-        paths = server.get("/openapi.json").json()["paths"]
-    others = ("/remote/", "/v2")  # other clients' protocols: docs/clients.md
+    for command in commands:
+        call = command.replace("localhost:8000", address)
+        subprocess.run(["curl", "-sS", "--fail", *shlex.split(call)[1:]], cwd=project, check=True)
+    paths = httpx.get(f"http://{address}/openapi.json").json()["paths"]
+    others = ("/remote/", "/v2")  # protocols of other clients are in docs/clients.md
     routes = [path for path in paths if not path.startswith(others) and f"localhost:8000{path}" not in README]
     assert not routes
     for name in ("digit", "again", "samples", "between", "grid"):
         assert (project / f"{name}.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_python_examples_run(project: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_python_examples_run(project: Path, address: str, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.chdir(project)
     namespace: dict[str, Any] = {}
-    with live_server() as server:
-        for example in blocks("python"):
-            exec(example.replace("localhost:8000", server.address), namespace)
+    for example in blocks("python"):
+        exec(example.replace("localhost:8000", address), namespace)
     assert namespace["images"].shape == (1000, 1, 28, 28)
     assert namespace["posterior"].mean == pytest.approx([-2.65, -0.36, 0.13], abs=0.01)
     assert (project / "seven.png").read_bytes().startswith(b"\x89PNG")
 
 
-def test_settings_table_is_complete_and_true() -> None:
+def test_settings_table_has_every_setting_and_default() -> None:
     rows = dict(re.findall(r"^\| `(VAE_\w+)` \| (.+?) \|", README, re.MULTILINE))
     assert rows.keys() == {f"VAE_{name.upper()}" for name in Settings.model_fields}
     for name, field in Settings.model_fields.items():
-        told = rows[f"VAE_{name.upper()}"]
-        assert told in (f"`{field.default}`", "none" if field.default == () else "", "the bundled model"), name
+        default = rows[f"VAE_{name.upper()}"]
+        assert default in (f"`{field.default}`", "none" if field.default == () else "", "the bundled model"), name
 
 
 def test_make_targets_exist() -> None:
@@ -70,18 +76,18 @@ def test_make_targets_exist() -> None:
         assert re.search(rf"^{target}:", makefile, re.MULTILINE), target
 
 
-def test_the_soaks_table_is_its_report() -> None:
-    """And what it missed is not kept quiet."""
+def test_the_soak_table_is_that_of_the_report() -> None:
+    """Missed goals are listed too."""
     report = ROOT / "tests" / "soak" / "report.md"
-    (told,) = re.findall(r"^<!-- soak -->\n(.*?)^<!-- /soak -->$", README, re.DOTALL | re.MULTILINE)
+    (section,) = re.findall(r"^<!-- soak -->\n(.*?)^<!-- /soak -->$", README, re.DOTALL | re.MULTILINE)
     page = report.read_text()
     assert "quick run" not in page
     table = re.findall(r"(?:^\|.*\n)+", page, re.MULTILINE)[0]
     missed = misses(json.loads(report.with_suffix(".json").read_text()))
-    assert told == "\n".join((table, *(f"- {line}" for line in missed))) + "\n"
+    assert section == "\n".join((table, *(f"- {line}" for line in missed))) + "\n"
 
 
-def test_paths_that_are_linked_exist() -> None:
+def test_linked_paths_exist() -> None:
     links = [link for link in re.findall(r"\]\(([^)]+)\)", README) if "://" not in link]
     assert links
     for link in links:
