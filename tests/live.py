@@ -1,4 +1,4 @@
-"""A real service on a real socket."""
+"""`vae-serve` in a process of its own. `tests.service.running` runs the service in this process, which is faster."""
 
 from __future__ import annotations
 
@@ -38,7 +38,7 @@ class LiveServer:
 
     @property
     def log(self) -> str:
-        """What it has written to standard error so far."""
+        """Its standard error so far."""
         return self.log_file.read_text()
 
     def get(self, path: str, **headers: str) -> httpx.Response:
@@ -48,9 +48,9 @@ class LiveServer:
 def start(
     *flags: str, environment: Mapping[str, str] | None = None, log_file: Path, program: Sequence[str] = SERVICE
 ) -> LiveServer:
-    """Start `vae-serve` with `flags` on a free port; it need not be ready, nor even get so far.
+    """Start `vae-serve` with `flags` on a free port, without waiting until it is ready.
 
-    `program` replaces the arguments with which Python runs the service, to inject a fault.
+    `program` replaces the Python arguments that run the service, to inject a fault.
     """
     port = free_port()
     command = [sys.executable, *program, "--port", str(port), *flags]
@@ -82,10 +82,10 @@ def free_port() -> int:
 
 
 def _wait_until_ready(server: LiveServer) -> None:
-    give_up = time.monotonic() + START_LIMIT_S
-    while time.monotonic() < give_up:
+    deadline = time.monotonic() + START_LIMIT_S
+    while time.monotonic() < deadline:
         if server.process.poll() is not None:
-            raise RuntimeError(f"vae-serve ended with status {server.process.returncode} before it was ready.")
+            raise RuntimeError(f"vae-serve exited with status {server.process.returncode} before it was ready.")
         try:
             if server.get("/readyz").status_code == 200:
                 return

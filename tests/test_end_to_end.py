@@ -1,16 +1,14 @@
-"""From a folder of colour pictures to answers over HTTP, with the two command lines alone."""
+"""From a folder of colour pictures to responses over HTTP."""
 
 import io
-import subprocess
-import sys
 from pathlib import Path
 
-import httpx
 import numpy as np
 import pytest
 from PIL import Image
 
-from tests.live import live_server
+from tests.service.running import running
+from training.__main__ import main
 
 pytestmark = pytest.mark.slow
 
@@ -18,7 +16,7 @@ COUNT = 60
 
 
 def draw_pictures(folder: Path) -> None:
-    """Discs of any place and colour, 64×64, in sub-folders by their colour."""
+    """Write discs at random positions, 64×64 pixels, in one sub-folder per colour."""
     random = np.random.default_rng(0)
     down, right = np.mgrid[:64, :64]
     for number in range(COUNT):
@@ -35,10 +33,10 @@ def test_a_colour_model_is_trained_and_served_with_no_change(tmp_path: Path) -> 
     options = ["--dataset", f"folder:{tmp_path / 'discs'}", "--data-dir", str(tmp_path), "--device", "cpu"]
     network = ["--architecture", "conv", "--hidden-dim", "16", "--latent-dim", "8", "--epochs", "2"]
     checkpoint = tmp_path / "discs.safetensors"
-    command = [sys.executable, "-m", "training", "fit", *options, *network, "--out", str(checkpoint)]
-    subprocess.run(command, check=True, capture_output=True, timeout=120)
+    assert main(["fit", *options, *network, "--out", str(checkpoint)]) == 0
 
-    with live_server("--checkpoint", str(checkpoint)) as server, httpx.Client(base_url=server.url) as client:
+    with running(checkpoint=checkpoint) as service:
+        client = service.client
         model = client.get("/model").json()
         assert (model["image_shape"], model["latent_dim"], model["architecture"]) == ([3, 64, 64], 8, "conv")
         assert model["training"]["dataset"] == "folder:discs"
@@ -52,8 +50,8 @@ def test_a_colour_model_is_trained_and_served_with_no_change(tmp_path: Path) -> 
         assert decoded == again
         image = Image.open(io.BytesIO(decoded))
         assert (image.mode, image.size) == ("RGB", (64, 64))
-        sheet = Image.open(io.BytesIO(client.get("/sample?n=4&seed=1").content))
-        assert (sheet.mode, sheet.size) == ("RGB", (128, 128))
+        grid = Image.open(io.BytesIO(client.get("/sample?n=4&seed=1").content))
+        assert (grid.mode, grid.size) == ("RGB", (128, 128))
         latents = client.get("/latents").json()
         assert len(latents["mean"]) == len(latents["label"]) == 7  # about a tenth
         assert {len(mean) for mean in latents["mean"]} == {8}

@@ -1,4 +1,4 @@
-"""Programs that some tests need and that pip does not bring."""
+"""Programs that some tests need and pip cannot install."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ import pytest
 
 
 def tool(name: str, package: str) -> str:
-    """The path of a program. Without it the test is skipped, and says why; where CI is set it fails."""
+    """Return the path of a program. Without it the test is skipped, or fails where CI is set."""
     found = shutil.which(name)
     if found is None:
-        reason = f"There is no {name} here: apt-get install {package}."
+        reason = f"{name} is not installed: apt-get install {package}."
         if "CI" in os.environ:
             pytest.fail(reason)
         pytest.skip(reason)

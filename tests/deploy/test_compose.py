@@ -1,4 +1,4 @@
-"""compose.yaml against its schema and the settings; the proxy with the service behind it."""
+"""compose.yaml matches its schema and the settings; the proxy works with the service."""
 
 from __future__ import annotations
 
@@ -19,7 +19,8 @@ import yaml
 
 from service.processes.supervisor import STUCK_AFTER_S
 from service.settings import PREFIX, Settings, read_settings
-from tests.live import ROOT, free_port, live_server
+from tests.live import ROOT, free_port
+from tests.service.running import running
 from tests.tools import tool
 
 pytestmark = pytest.mark.slow
@@ -30,13 +31,13 @@ SERVICES: dict[str, dict[str, Any]] = COMPOSE["services"]
 CADDYFILE = (ROOT / "deploy/proxy/Caddyfile").read_text()
 
 
-def test_file_is_as_the_specification_says() -> None:
+def test_file_matches_the_specification() -> None:
     command = [sys.executable, "-m", "check_jsonschema", "--builtin-schema", "vendor.compose-spec", str(FILE)]
-    told = subprocess.run(command, capture_output=True, text=True, check=False)
-    assert told.returncode == 0, told.stdout + told.stderr
+    done = subprocess.run(command, capture_output=True, text=True, check=False)
+    assert done.returncode == 0, done.stdout + done.stderr
 
 
-def test_settings_are_the_service_s(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_settings_exist(monkeypatch: pytest.MonkeyPatch) -> None:
     environment = SERVICES["vae"]["environment"]
     assert environment.keys() <= {PREFIX + name.upper() for name in Settings.model_fields}
     for name, value in environment.items():
@@ -52,8 +53,8 @@ def test_settings_are_the_service_s(monkeypatch: pytest.MonkeyPatch) -> None:
     assert grace > settings.drain_time + STUCK_AFTER_S
 
 
-def test_it_has_the_limits_and_the_memory_of_a_pod() -> None:
-    """tests/benchmarks/test_capacity.py holds those together."""
+def test_limits_and_memory_are_those_of_the_pod() -> None:
+    """tests/benchmarks/test_capacity.py checks the pod's."""
     lines = (ROOT / "deploy/kubernetes/settings.env").read_text().split()
     limits = dict(line.split("=") for line in lines if "_LIMIT=" in line)
     own = SERVICES["vae"]["environment"]
@@ -67,7 +68,7 @@ def test_it_has_the_limits_and_the_memory_of_a_pod() -> None:
 
 
 @pytest.mark.parametrize("name", SERVICES)
-def test_service_can_write_and_do_nothing_that_it_need_not(name: str) -> None:
+def test_containers_are_read_only_and_have_no_capabilities(name: str) -> None:
     service = SERVICES[name]
     assert service["read_only"] is True
     assert service["cap_drop"] == ["ALL"]
@@ -76,7 +77,7 @@ def test_service_can_write_and_do_nothing_that_it_need_not(name: str) -> None:
     assert "privileged" not in service
 
 
-def test_only_the_proxy_is_seen_from_outside() -> None:
+def test_only_the_proxy_is_reachable_from_outside() -> None:
     assert "ports" not in SERVICES["vae"]
     assert SERVICES["vae"]["networks"] == ["inside"]
     assert COMPOSE["networks"]["inside"] == {"internal": True}
@@ -85,17 +86,17 @@ def test_only_the_proxy_is_seen_from_outside() -> None:
         assert all(port.startswith("127.0.0.1:") for port in SERVICES[name]["ports"]), name
 
 
-def test_what_is_mounted_exists() -> None:
+def test_mounted_paths_exist() -> None:
     mounts = [mount for service in SERVICES.values() for mount in service.get("volumes", [])]
-    for source, _, *how in (mount.split(":") for mount in mounts):
+    for source, _, *mode in (mount.split(":") for mount in mounts):
         if source.startswith("."):
             assert (ROOT / source).exists(), source
-            assert how == ["ro"], source
+            assert mode == ["ro"], source
         else:
             assert source in COMPOSE["volumes"], source
 
 
-def test_image_is_that_of_this_version() -> None:
+def test_image_has_the_version_of_the_project() -> None:
     version = tomllib.loads((ROOT / "pyproject.toml").read_text())["project"]["version"]
     assert SERVICES["vae"]["image"] == f"vae-service:{version}"
     kustomization = yaml.safe_load((ROOT / "deploy/kubernetes/kustomization.yaml").read_text())
@@ -109,7 +110,7 @@ def caddy() -> str:
 
 @contextmanager
 def proxied(folder: Path, upstream: int) -> Iterator[httpx.Client]:
-    """The proxy of compose.yaml before the service on port `upstream` of this machine."""
+    """A client of compose.yaml's proxy for the service on local port `upstream`."""
     port, file = free_port(), folder / "Caddyfile"
     assert CADDYFILE.count("dynamic a vae 8000") == 1
     file.write_text(CADDYFILE.replace("dynamic a vae 8000", f"dynamic a localhost {upstream}"))
@@ -119,8 +120,8 @@ def proxied(folder: Path, upstream: int) -> Iterator[httpx.Client]:
         process = subprocess.Popen(command, env=environment, stdout=log, stderr=log)
     try:
         with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30) as client:
-            give_up = time.monotonic() + 20
-            while time.monotonic() < give_up:
+            deadline = time.monotonic() + 20
+            while time.monotonic() < deadline:
                 assert process.poll() is None, (folder / "log").read_text()
                 try:
                     client.get("/livez")
@@ -133,22 +134,22 @@ def proxied(folder: Path, upstream: int) -> Iterator[httpx.Client]:
         process.wait(20)
 
 
-def test_proxy_passes_everything_on_but_the_figures(tmp_path: Path) -> None:
+def test_proxy_forwards_everything_except_the_metrics(tmp_path: Path) -> None:
     picture = {"content-type": "image/png", "x-request-id": "from-outside"}
     seven = (ROOT / "docs/seven.png").read_bytes()
-    with live_server() as server, proxied(tmp_path, server.port) as client:
-        behind = client.post("/encode", content=seven, headers=picture).raise_for_status()
-        direct = httpx.post(f"{server.url}/encode", content=seven, headers=picture).raise_for_status()
-        assert behind.json() == direct.json()
-        assert behind.headers["x-request-id"] == "from-outside"
+    with running() as service, proxied(tmp_path, service.port) as client:
+        proxied_response = client.post("/encode", content=seven, headers=picture).raise_for_status()
+        direct = service.client.post("/encode", content=seven, headers=picture).raise_for_status()
+        assert proxied_response.json() == direct.json()
+        assert proxied_response.headers["x-request-id"] == "from-outside"
         assert client.post("/decode", json=[0.0, 0.0, 0.0]).content.startswith(b"\x89PNG")
         assert "<html" in client.get("/").text
         assert client.post("/encode", content=b"no picture", headers=picture).status_code == 400
-        assert server.get("/metrics").status_code == 200
+        assert service.client.get("/metrics").status_code == 200
         assert client.get("/metrics").status_code == 404
 
 
-def test_a_name_turns_tls_on() -> None:
+def test_a_host_name_turns_tls_on() -> None:
     def adapted(site: str) -> str:
         command = [caddy(), "adapt", "--config", str(ROOT / "deploy/proxy/Caddyfile")]
         return subprocess.run(

@@ -1,4 +1,4 @@
-"""Alerts and dashboard: each query asks for what the service tells, each rule fires when it should."""
+"""Alerts and dashboard: queries use metrics and labels that exist, and alerts fire when they should."""
 
 from __future__ import annotations
 
@@ -9,13 +9,13 @@ from collections.abc import Iterator
 from pathlib import Path
 from typing import Any
 
-import httpx
 import promql_parser
 import pytest
 import yaml
 from prometheus_client.parser import text_string_to_metric_families
 
-from tests.live import ROOT, live_server
+from tests.live import ROOT
+from tests.service.running import running
 from tests.tools import tool
 
 pytestmark = pytest.mark.slow
@@ -33,18 +33,18 @@ def rules() -> list[dict[str, Any]]:
 
 
 def queries() -> dict[str, str]:
-    """Where each query stands → the query."""
-    asked = {rule.get("alert") or f"{rule['record']} {rule.get('labels', '')}": rule["expr"] for rule in rules()}
+    """Each query by the alert, record, panel or annotation that has it."""
+    found = {rule.get("alert") or f"{rule['record']} {rule.get('labels', '')}": rule["expr"] for rule in rules()}
     for panel in PANELS:
         for target in panel["targets"]:
-            asked[f"{panel['title']} {target['refId']}"] = target["expr"]
+            found[f"{panel['title']} {target['refId']}"] = target["expr"]
     for note in DASHBOARD["annotations"]["list"]:
-        asked[note["name"]] = note["expr"]
-    return {place: query.replace("$__rate_interval", "1m") for place, query in asked.items()}
+        found[note["name"]] = note["expr"]
+    return {place: query.replace("$__rate_interval", "1m") for place, query in found.items()}
 
 
 def parts(node: Any) -> Iterator[Any]:
-    """A node of a parsed query, and all below it."""
+    """A node of a parsed query and all of its descendants."""
     yield node
     for name in ("lhs", "rhs", "expr", "param", "vector_selector"):
         if (below := getattr(node, name, None)) is not None:
@@ -58,11 +58,12 @@ def selectors(node: Any) -> list[Any]:
 
 
 @pytest.fixture(scope="module")
-def told() -> dict[str, set[str]]:
-    """What a service tells after it was asked for everything once: name of a series → names of its labels."""
+def series() -> dict[str, set[str]]:
+    """Name of each series that a service or a rule has → its label names."""
     seven, as_png = (ROOT / "docs/seven.png").read_bytes(), {"content-type": "image/png"}
     as_json = {**as_png, "accept": "application/json"}
-    with live_server("--body-limit", "10000") as server, httpx.Client(base_url=server.url) as client:
+    with running(body_limit=10000) as service:
+        client = service.client
         assert client.post("/encode", content=seven, headers=as_png).status_code == 200
         assert client.post("/reconstruct", content=seven, headers=as_json).status_code == 200
         assert client.post("/decode", json=[0.0, 0.0, 0.0]).status_code == 200
@@ -72,31 +73,31 @@ def told() -> dict[str, set[str]]:
     for family in text_string_to_metric_families(scrape):
         for sample in family.samples:
             labels.setdefault(sample.name, set()).update(sample.labels)
-    told = {name: names | OF_THE_TARGET for name, names in labels.items()} | OF_PROMETHEUS
+    scraped = {name: names | OF_THE_TARGET for name, names in labels.items()} | OF_PROMETHEUS
     recorded = {rule["record"] for rule in rules() if "record" in rule}
-    return told | {name: {"sha256", "figure", *OF_THE_TARGET} for name in recorded}
+    return scraped | {name: {"sha256", "figure", *OF_THE_TARGET} for name in recorded}
 
 
 @pytest.mark.parametrize("place", queries())
-def test_query_asks_for_what_there_is(place: str, told: dict[str, set[str]]) -> None:
+def test_query_uses_existing_series_and_labels(place: str, series: dict[str, set[str]]) -> None:
     query = promql_parser.parse(queries()[place])
     assert selectors(query)
     for selector in selectors(query):
-        assert selector.name in told, f"{selector.name} is in no scrape and recorded by no rule"
-        asked = {matcher.name for matcher in selector.matchers.matchers}
-        assert asked <= told[selector.name], f"{selector.name} has no label {asked - told[selector.name]}"
+        assert selector.name in series, f"{selector.name} is in no scrape and recorded by no rule"
+        used = {matcher.name for matcher in selector.matchers.matchers}
+        assert used <= series[selector.name], f"{selector.name} has no label {used - series[selector.name]}"
     for aggregate in (part for part in parts(query) if isinstance(part, promql_parser.AggregateExpr)):
-        below = set().union(*(told[selector.name] for selector in selectors(aggregate)))
+        below = set().union(*(series[selector.name] for selector in selectors(aggregate)))
         if aggregate.modifier is not None:
-            assert set(aggregate.modifier.labels) <= below, f"none below has {set(aggregate.modifier.labels) - below}"
+            assert set(aggregate.modifier.labels) <= below, f"no operand has {set(aggregate.modifier.labels) - below}"
 
 
-def test_annotations_speak_of_labels_that_the_alert_has(told: dict[str, set[str]]) -> None:
+def test_annotations_use_labels_of_the_alert(series: dict[str, set[str]]) -> None:
     for rule in rules():
         for sentence in rule.get("annotations", {}).values():
             for label in re.findall(r"\$labels\.(\w+)", sentence):
                 below = selectors(promql_parser.parse(rule["expr"]))
-                assert label in set().union(*(told[selector.name] for selector in below)), (rule["alert"], label)
+                assert label in set().union(*(series[selector.name] for selector in below)), (rule["alert"], label)
 
 
 def promtool(*arguments: str) -> str:
@@ -116,19 +117,23 @@ def test_rules_fire_when_they_should(file: str) -> None:
     assert "SUCCESS" in promtool("test", "rules", file)
 
 
-def test_every_alert_is_seen_firing_in_a_test() -> None:
+def test_every_alert_fires_in_a_test() -> None:
     tested = [test for path in FOLDER.glob("*_test.yml") for test in yaml.safe_load(path.read_text())["tests"]]
     firing = {case["alertname"] for test in tested for case in test["alert_rule_test"] if case["exp_alerts"]}
     assert firing == {rule["alert"] for rule in rules() if "alert" in rule}
 
 
-def test_panels_lie_beside_each_other_and_say_what_they_show() -> None:
+def test_panels_do_not_overlap_and_have_descriptions_and_units() -> None:
     assert len({panel["id"] for panel in DASHBOARD["panels"]}) == len(DASHBOARD["panels"])
     taken: set[tuple[int, int]] = set()
     for panel in DASHBOARD["panels"]:
-        at = panel["gridPos"]
-        cells = {(at["x"] + right, at["y"] + down) for right in range(at["w"]) for down in range(at["h"])}
-        assert not cells & taken, f"{panel['title']} lies over another panel"
+        position = panel["gridPos"]
+        cells = {
+            (position["x"] + right, position["y"] + down)
+            for right in range(position["w"])
+            for down in range(position["h"])
+        }
+        assert not cells & taken, f"{panel['title']} overlaps another panel"
         assert max(right for right, _ in cells) < 24, f"{panel['title']} is wider than the dashboard"
         taken |= cells
     for panel in PANELS:
@@ -136,13 +141,13 @@ def test_panels_lie_beside_each_other_and_say_what_they_show() -> None:
         assert panel["fieldConfig"]["defaults"]["unit"], panel["title"]
 
 
-def test_what_the_dashboard_says_of_alerts_is_true() -> None:
-    said = {name for panel in PANELS for name in re.findall(r"Vae[A-Z]\w+", panel["description"])}
-    assert said
-    assert said <= {rule.get("alert") for rule in rules()}
+def test_the_dashboard_names_existing_alerts() -> None:
+    named = {name for panel in PANELS for name in re.findall(r"Vae[A-Z]\w+", panel["description"])}
+    assert named
+    assert named <= {rule.get("alert") for rule in rules()}
 
 
-def test_grafana_finds_its_dashboards_where_they_are_mounted() -> None:
+def test_grafana_s_dashboards_are_mounted() -> None:
     (provider,) = yaml.safe_load((FOLDER / "grafana/provisioning/dashboards/vae.yaml").read_text())["providers"]
     compose = yaml.safe_load((ROOT / "compose.yaml").read_text())
     mounts = dict(mount.split(":")[1::-1] for mount in compose["services"]["grafana"]["volumes"])
