@@ -1,4 +1,4 @@
-"""What is wrong with a picture."""
+"""Errors of pictures."""
 
 from __future__ import annotations
 

@@ -1,6 +1,6 @@
-"""PNG and JPEG files without metadata: their texts, colour profiles, animations and EXIF are never unpacked or parsed.
+"""Remove metadata from PNG and JPEG files, so that texts, colour profiles, animations and EXIF are never parsed.
 
-Only the parts that the pixels need are left for Pillow, and EXIF, as bytes, for the picture's orientation.
+Pillow gets only what the pixels need; EXIF is returned as bytes, for the orientation.
 """
 
 from __future__ import annotations
@@ -9,27 +9,29 @@ from pictures.errors import PictureError, PictureTooLarge
 
 PNG_SIGNATURE = b"\x89PNG\r\n\x1a\n"
 PNG_CHUNKS = 20_000
-"""Encoders write one for each 8 kB of pixels, or fewer."""
+"""Most chunks of a PNG; encoders write at most one per 8 kB of pixels."""
 ANCILLARY = 0x20
-"""Bit of a chunk type's first letter: decoders may leave the chunk out (ISO/IEC 15948, 5.4)."""
+"""Bit of the first letter of a chunk type: decoders may ignore the chunk (ISO/IEC 15948, 5.4)."""
 
 JPEG_SIGNATURE = b"\xff\xd8\xff"
 JPEG_SEGMENTS = 300
-"""Before the pixels."""
+"""Most segments before the pixels."""
 START_OF_SCAN = 0xDA
 WITHOUT_LENGTH = (0x00, 0x01, *range(0xD0, 0xDA))
-"""Markers that no JPEG has before its pixels; what follows would be read in another way by another decoder."""
+"""Markers that no valid JPEG has before its pixels; decoders disagree on what follows them."""
 ARITHMETIC = (0xC9, 0xCA, 0xCB, 0xCD, 0xCE, 0xCF)
-"""Frames that no camera or browser writes; some hundred bytes of them take seconds to decode."""
+"""Arithmetic-coded frames, which cameras and browsers do not write; some hundred bytes take seconds to decode."""
 APPLICATION, ADOBE, COMMENT = range(0xE1, 0xF0), 0xEE, 0xFE
-"""Markers of segments (ITU-T T.81, annex B). JFIF's APP0 is kept; Adobe's tells what the channels are."""
+"""Markers of segments (ITU-T T.81, annex B). APP0 (JFIF) is kept, and Adobe's, which defines the channels."""
 
 
 def without_metadata(picture: bytes, name: str) -> tuple[bytes, bytes]:
-    """A PNG or JPEG without its metadata, any other file as it is; and its EXIF.
+    """Return a PNG or JPEG without its metadata (any other file unchanged), and its EXIF.
 
-    What is left is not checked. Raises PictureTooLarge for a file in too many parts, PictureError for a JPEG whose
-    parts do not follow one another.
+    Raises:
+        PictureTooLarge: The file has too many parts, or takes too long to decode.
+        PictureError: The segments of a JPEG are invalid.
+
     """
     if picture.startswith(PNG_SIGNATURE):
         return _pixels_of_png(picture, name)

@@ -1,4 +1,4 @@
-"""Files in memory → opened pictures: PNG, JPEG, WebP, BMP and GIF."""
+"""Open pictures in memory: PNG, JPEG, WebP, BMP and GIF."""
 
 from __future__ import annotations
 
@@ -17,19 +17,19 @@ FORMATS = {
     "image/bmp": "BMP",
     "image/gif": "GIF",
 }
-"""Accepted media types, and Pillow's name for each. Pillow's other formats are never tried."""
+"""Accepted media types and Pillow's names for them. No other format of Pillow is tried."""
 GREY_STEPS = {"L;2": 85, "L;4": 17}
-"""Between two of the greys of a PNG of 2 or 4 bits, by Pillow's name for its samples."""
+"""Step between two grey levels of a PNG with 2 or 4 bits, by Pillow's raw mode."""
 
 
 def open_picture(file: io.BytesIO, exif: bytes, pixel_limit: int, name: str) -> ImageFile.ImageFile:
-    """Read the header of a picture; `file` and `exif` are what `without_metadata` gives.
+    """Read the header of a picture; `file` and `exif` come from `without_metadata`.
 
     Raises PictureTooLarge for more than `pixel_limit` pixels, PictureError for what cannot be read; their messages
     begin with `name`.
     """
     try:
-        if file.getvalue().startswith(PNG_SIGNATURE):  # Pillow's search for the format takes as long as a small PNG
+        if file.getvalue().startswith(PNG_SIGNATURE):  # detecting the format takes as long as reading a small PNG
             image: ImageFile.ImageFile = PngImageFile(file)
         else:
             image = Image.open(file, formats=tuple(FORMATS.values()))
@@ -38,7 +38,7 @@ def open_picture(file: io.BytesIO, exif: bytes, pixel_limit: int, name: str) -> 
         raise PictureError(f"{name} is not an image: none of {wanted} could be recognised in it.") from error
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(f"{name} is an image of more than {pixel_limit} pixels.") from error
-    except Exception as error:  # Pillow's parsers raise whatever they trip over
+    except Exception as error:  # Pillow's parsers raise exceptions of many types
         raise PictureError(f"{name} is not a whole image: its header cannot be read.") from error
     if image.width * image.height > pixel_limit:
         raise PictureTooLarge(
@@ -47,5 +47,5 @@ def open_picture(file: io.BytesIO, exif: bytes, pixel_limit: int, name: str) -> 
     if exif:
         image.info["exif"] = exif
     if "transparency" in image.info and image.tile and image.tile[0].args in GREY_STEPS:
-        image.info["transparency"] *= GREY_STEPS[image.tile[0].args]  # Pillow scales the samples alone
+        image.info["transparency"] *= GREY_STEPS[image.tile[0].args]  # Pillow scales the samples, but not this
     return image

@@ -1,7 +1,7 @@
-"""How a picture has to be turned to be upright, by its EXIF: one tag, read without the rest.
+"""The orientation of a picture by its EXIF, read without parsing the rest.
 
-A parser of all of EXIF takes seconds for some files: millions of fractions, or entries that share their values. Where
-the tag is not as CIPA DC-008 (Exif 2.32, 4.6.4) has it the picture stays as it is.
+Parsing all of EXIF takes seconds for some files: millions of fractions, or entries that share their values. If the tag
+does not conform to CIPA DC-008 (Exif 2.32, 4.6.4), the picture is not turned.
 """
 
 from __future__ import annotations
@@ -12,7 +12,7 @@ from PIL import Image
 from PIL.Image import Transpose
 
 ORIENTATION, SHORT = 0x0112, 3
-"""A tag, and the type of its value."""
+"""The tag Orientation, and its type."""
 TURNS = {
     2: Transpose.FLIP_LEFT_RIGHT,
     3: Transpose.ROTATE_180,
@@ -22,13 +22,14 @@ TURNS = {
     7: Transpose.TRANSVERSE,
     8: Transpose.ROTATE_90,
 }
-"""By the tag's value; 1 is upright."""
+"""Transposition by the value of the tag; 1 is upright."""
 ON_ITS_SIDE = (5, 6, 7, 8)
+"""Values that exchange width and height."""
 BYTE_ORDERS = {b"II*\0": "<", b"MM\0*": ">"}
 
 
 def read_orientation(image: Image.Image) -> int:
-    """1 to 8, of an image that was opened and need not be decoded; 1 where nothing else is said."""
+    """Return the orientation, 1 to 8, of an opened image; 1 without a valid tag."""
     exif = image.info.get("exif", b"").removeprefix(b"Exif\0\0")
     order = BYTE_ORDERS.get(exif[:4])
     if order is None:
@@ -41,12 +42,12 @@ def read_orientation(image: Image.Image) -> int:
         ):
             if tag == ORIENTATION:
                 return value if kind == SHORT and length == 1 and value in TURNS else 1
-    except struct.error:  # it is cut short
+    except struct.error:  # truncated
         pass
     return 1
 
 
 def upright_size(image: Image.Image) -> tuple[int, int]:
-    """Height and width, once turned."""
+    """Return height and width of the upright picture."""
     width, height = image.size
     return (width, height) if read_orientation(image) in ON_ITS_SIDE else (height, width)

@@ -13,7 +13,7 @@ from vae.metadata import Fit
 ByteArray = npt.NDArray[np.uint8]
 
 STRIP_PIXELS = 2**18
-"""Of a picture that is converted in one go, a millisecond or two."""
+"""Pixels converted by one call, which takes one or two milliseconds and may hold the GIL."""
 
 
 def to_pixels(image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, invert: bool, name: str) -> ByteArray:
@@ -30,7 +30,7 @@ def to_pixels(image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, inve
     mode = "L" if channels == 1 else "RGB"
     try:
         picture = _fit(_decode(image, mode, (width, height), invert=invert), (width, height), fit)
-    except Exception as error:  # Pillow's decoders raise whatever they trip over
+    except Exception as error:  # Pillow's decoders raise exceptions of many types
         raise PictureError(f"{name} is not a whole image: its pixels cannot be decoded.") from error
     return np.frombuffer(picture.tobytes(), np.uint8).reshape(height, width, channels).transpose(2, 0, 1)
 
@@ -61,7 +61,7 @@ def _fit(picture: Image.Image, size: tuple[int, int], fit: Fit) -> Image.Image:
 def _flatten(image: Image.Image, mode: str, invert: bool) -> Image.Image:
     """Any Pillow mode → L or RGB, 8 bits a channel, alpha laid over black.
 
-    In strips: some of Pillow's conversions hold Python's lock, and each takes a copy of the picture.
+    Works in strips, because some conversions of Pillow hold the GIL, and each copies the picture.
     """
     width, height = image.size
     rows = max(1, STRIP_PIXELS // width)

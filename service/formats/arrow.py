@@ -1,8 +1,7 @@
-"""Bytes ↔ arrays as an Arrow IPC stream: a column each, an item a row, a row a FixedSizeList of numbers.
+"""Arrow IPC streams: one column per array, one row per item, each row a FixedSizeList of numbers.
 
-Rows of more than one dimension are given as Arrow's fixed_shape_tensor, which is a FixedSizeList and its shape, and
-taken as that or as lists in lists. Streams alone are taken, as Arrow's own clients send them: the footer of a file
-(application/vnd.apache.arrow.file) can tell of the same bytes any number of times.
+Rows of more than one dimension are written as fixed_shape_tensor, and read as that or as nested lists. Files
+(application/vnd.apache.arrow.file) are not accepted: their footer can refer to the same bytes any number of times.
 https://arrow.apache.org/docs/format/Columnar.html
 """
 
@@ -21,15 +20,15 @@ from service.errors import ServiceError, TooLarge, UnreadableBody
 from service.formats.arrays import Array, choose, wrong
 
 HEADER_BYTES = 2**16
-"""Of a message's metadata, which names the columns, or tells where in the message's body each is."""
+"""Most bytes of metadata in a message."""
 BATCHES = 1000
-"""Record batches of a stream; each is an object of Python's."""
+"""Most record batches of a stream, because each is a Python object."""
 NUMBERS = ("uint8", "halffloat", "float", "double")
 WANTED = "rows that are a FixedSizeList of uint8 or floating numbers are wanted"
 
 
 def read_arrow(body: bytes, name: str) -> Array:
-    """The column `name` in `body`, or its only one, (N, …)."""
+    """Read the column `name`, or the only column, as (N, …)."""
     try:
         names = _column_names(body)
         name = choose(names, name)
@@ -40,12 +39,12 @@ def read_arrow(body: bytes, name: str) -> Array:
         return np.concatenate(columns) if columns else np.empty(0, np.float32)
     except ServiceError:
         raise
-    except Exception as error:  # pyarrow raises whatever it trips over
+    except Exception as error:  # pyarrow raises exceptions of many types
         raise UnreadableBody("The body is not a whole Arrow IPC stream: its messages cannot be read.") from error
 
 
 def write_arrow(arrays: Mapping[str, Array]) -> bytes:
-    """`arrays` (N, …) as the columns of one record batch."""
+    """Write `arrays` (N, …) as the columns of one record batch."""
     batch = pa.record_batch({name: _column(array) for name, array in arrays.items()})
     sink = pa.BufferOutputStream()
     with ipc.new_stream(sink, batch.schema) as writer:
@@ -55,7 +54,7 @@ def write_arrow(arrays: Mapping[str, Array]) -> bytes:
 
 
 def _column_names(body: bytes) -> list[str]:
-    """Look at each message's metadata, before pyarrow makes anything of its body."""
+    """Return the names of the columns; check the metadata of each message before pyarrow reads its body."""
     stream = pa.BufferReader(body)
     names: list[str] = []
     for number, message in enumerate(ipc.MessageReader.open_stream(stream)):
@@ -64,7 +63,7 @@ def _column_names(body: bytes) -> list[str]:
         if number > BATCHES:
             raise TooLarge(f"The Arrow stream has more than the {BATCHES} record batches that are taken.")
         if number == 0:
-            if message.type != "schema":  # read_schema would end the process
+            if message.type != "schema":  # read_schema would crash the process
                 raise UnreadableBody("The body is not an Arrow IPC stream: it does not begin with a schema.")
             names = ipc.read_schema(message).names
         elif message.type != "record batch":
@@ -79,9 +78,9 @@ def _column_names(body: bytes) -> list[str]:
 
 
 def _is_compressed(metadata: pa.Buffer) -> bool:
-    """Does a record batch have a BodyCompression (Message.fbs)? pyarrow would unpack it to any size, and does not tell.
+    """Return whether a record batch has a BodyCompression (Message.fbs), which pyarrow would decompress to any size.
 
-    Metadata is a FlatBuffer, whose offsets pyarrow has checked.
+    The metadata is a FlatBuffer whose offsets pyarrow has checked.
     """
     view = memoryview(metadata)
     (root,) = struct.unpack_from("<I", view)
@@ -91,14 +90,14 @@ def _is_compressed(metadata: pa.Buffer) -> bool:
 
 
 def _has_custom_metadata(metadata: pa.Buffer) -> bool:
-    """Does a message have some? Old ones tell of compression there, and pyarrow would unpack them to any size."""
+    """Return whether a message has custom metadata, where old writers declare compression."""
     view = memoryview(metadata)
     (root,) = struct.unpack_from("<I", view)
     return _field(view, root, 4) != 0
 
 
 def _field(view: memoryview, table: int, number: int) -> int:
-    """Where a FlatBuffer's table has its field; 0 where it has none."""
+    """Return the offset of a field in a FlatBuffer table; 0 if it is absent."""
     vtable = table - struct.unpack_from("<i", view, table)[0]
     (size,) = struct.unpack_from("<H", view, vtable)
     place = 4 + 2 * number
@@ -107,7 +106,7 @@ def _field(view: memoryview, table: int, number: int) -> int:
 
 
 def _check_type(column: pa.DataType, name: str) -> None:
-    """Raise InvalidInput unless each row is numbers in lists of fixed sizes."""
+    """Raise InvalidInput unless the rows are numbers in lists of fixed sizes."""
     inner = column.storage_type if isinstance(column, pa.FixedShapeTensorType) else column
     is_list = False
     while pa.types.is_fixed_size_list(inner):
@@ -117,7 +116,7 @@ def _check_type(column: pa.DataType, name: str) -> None:
 
 
 def _rows(column: pa.Array, name: str) -> Array:
-    """(N, …), of a column as `_check_type` wants it."""
+    """Return a column that `_check_type` accepts as (N, …)."""
     column.validate(full=True)
     if not isinstance(column, pa.ExtensionArray):
         return _values(column, name)
@@ -136,7 +135,7 @@ def _values(column: pa.Array, name: str) -> Array:
 
 
 def _column(rows: Array) -> pa.Array:
-    """(N,), (N, D) or (N, …)."""
+    """Return rows (N,), (N, D) or (N, …) as a column."""
     numbers = pa.array(rows.reshape(-1))
     if rows.ndim == 1:
         return numbers

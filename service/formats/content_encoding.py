@@ -1,4 +1,4 @@
-"""Content-Encoding: compressed bodies → what they hold (RFC 9110, section 8.4), within the limit of a body."""
+"""Decompression of bodies by their Content-Encoding (RFC 9110, section 8.4), within `body_limit`."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from service.errors import TooLarge, UnreadableBody, UnsupportedMediaType
 from service.memory_budget import UNCOUNTED, Reservation
 
 WINDOW = 2**23
-"""Bytes that a zstd frame may have its decompressor remember; RFC 8878 asks for so many."""
+"""Largest window of a zstd frame, in bytes; RFC 8878 requires decoders to support this much."""
 MEMBERS = 10_000
-"""Of a gzip file (RFC 1952), frames of zstd: each takes a decompressor of its own, however little it holds."""
+"""Most members of a gzip file (RFC 1952) or frames of a zstd stream, because each needs a decompressor of its own."""
 
 
 class Decompressor(Protocol):
-    """Of one member; zlib's and zstandard's are alike."""
+    """A decompressor of one member, as in zlib and zstandard."""
 
     @property
     def eof(self) -> bool:
-        """Has it come to its end?"""
+        """Whether the member is complete."""
 
     @property
     def unused_data(self) -> bytes:
-        """What came after that."""
+        """Bytes after the end of the member."""
 
     def decompress(self, data: bytes, /) -> bytes:
-        """What `data` adds."""
+        """Decompress the next bytes."""
 
 
 class Decoder(NamedTuple):
-    """How an encoding is undone: `piece` bytes in one go, of which no more than some 16 MB can be made."""
+    """A content coding; `piece` compressed bytes are decompressed at a time, to about 16 MB at most."""
 
     begin: Callable[[], Decompressor]
     piece: int
@@ -55,7 +55,7 @@ DECODERS = {
 
 
 def _decode(body: bytes, decoder: Decoder, limit: int, memory: Reservation) -> bytes:
-    """What all members hold, charged to `memory`; of more than `limit` bytes no more than a piece."""
+    """Decompress all members, charging `memory`; stop at the first piece beyond `limit` bytes."""
     pieces: list[bytes] = []
     size = charged = 0
     member, members = decoder.begin(), 1
@@ -82,7 +82,7 @@ def _decode(body: bytes, decoder: Decoder, limit: int, memory: Reservation) -> b
 
 
 def decompress(body: bytes, encoding: str, limit: int, memory: Reservation) -> bytes:
-    """What `body` holds, charged to `memory`.
+    """Decompress `body`, charging `memory`.
 
     Raises UnsupportedMediaType, UnreadableBody, TooLarge for more than `limit` bytes, or Unavailable.
     """

@@ -1,7 +1,7 @@
-"""How much work a picture may make beyond its bytes and pixels.
+"""Limits on the work of decoding a picture, beyond those on its bytes and pixels.
 
-Pillow takes whatever the formats allow: eleven million empty parts in 32 MB, ten thousand scans over the same pixels.
-No picture that was made to be looked at comes near these limits.
+Pillow accepts what the formats allow, such as eleven million empty chunks in 32 MB, or ten thousand scans of the same
+pixels. Ordinary pictures stay far below these limits.
 """
 
 from __future__ import annotations
@@ -15,33 +15,32 @@ from PIL.ImageFile import ImageFile
 from service.errors import TooLarge
 
 HEADER_READS, READS = 10_000, 50_000
-"""Pillow reads each part of a file by itself, in Python: so often for its header, and so often for its pixels."""
+"""Most calls of `read` for the header and for the pixels; Pillow reads each part of a file by one call."""
 SIDE = 65_535
-"""Pixels of a side, the most that JPEG and GIF know; a row costs more than its pixels."""
+"""Longest side in pixels, the maximum of JPEG and GIF, because each row has a cost of its own."""
 RUN_PIXELS = 2**20
-"""Pixels of a run-length encoded BMP, which Pillow decodes in Python."""
+"""Most pixels of a run-length encoded BMP, which Pillow decodes in Python."""
 PNG_PIXEL_BYTES = 9
-"""Of a pixel at most, 16 bits in each of four channels; zlib's blocks may be empty, and take as long."""
+"""Most bytes of a PNG per pixel: four channels of 16 bits and a margin. More are empty zlib blocks, which take time."""
 WEBP_PIXELS = 2**23
-"""Pixels of a WebP: Pillow copies them without releasing Python's lock, 10 ms a million, and all threads wait."""
+"""Most pixels of a WebP: Pillow copies them while it holds the GIL, 10 ms per million."""
 SCANS, SEGMENTS = 50, 1000
-"""Of a JPEG; a progressive one has a dozen scans, each of which goes over all of its pixels."""
+"""Most scans and segments of a JPEG; a progressive one has about a dozen scans, each over all pixels."""
 EXIF_BYTES = 2**16
-"""Of EXIF, more than a camera writes."""
-
+"""Most bytes of EXIF, more than cameras write."""
 PIECE = 2**20
-"""Bytes of a JPEG that are searched in one go."""
+"""Bytes of a JPEG searched by one call, which holds the GIL."""
 
 _MARKER = re.compile(rb"\xff[^\x00\x01\xd0-\xd8\xff]")
 
 
-class Stream(io.BytesIO):
-    """A file in memory that cannot be read for ever."""
+class ReadLimitedBytesIO(io.BytesIO):
+    """A file in memory with a limited number of reads."""
 
     reads_left = HEADER_READS
 
     def read(self, size: int | None = -1, /) -> bytes:
-        """As often as may be; then OSError."""
+        """Read as BytesIO does; raises OSError once `reads_left` is used up."""
         self.reads_left -= 1
         if self.reads_left < 0:
             raise OSError("It is in too many parts.")
@@ -49,7 +48,7 @@ class Stream(io.BytesIO):
 
 
 def check_pixels(image: ImageFile, body: bytes, name: str) -> None:
-    """Before the pixels are decoded: raise TooLarge where these are few and their decoding long."""
+    """Raise TooLarge, before the pixels are decoded, if decoding would take long for their number."""
     size = f"{image.width}×{image.height}"
     pixels = image.width * image.height
     if max(image.size) > SIDE:
@@ -65,13 +64,13 @@ def check_pixels(image: ImageFile, body: bytes, name: str) -> None:
 
 
 def check_exif(image: Image.Image, name: str) -> None:
-    """Raise TooLarge for more EXIF than a camera writes."""
+    """Raise TooLarge for more than EXIF_BYTES of EXIF."""
     if len(image.info.get("exif", b"")) > EXIF_BYTES:
         raise TooLarge(f"{name} has more than {EXIF_BYTES} bytes of EXIF.")
 
 
 def _is_long(jpeg: bytes) -> bool:
-    """Look at the markers up to the end of the image (ITU-T T.81, annex B)."""
+    """Return whether a JPEG has too many scans or segments (ITU-T T.81, annex B)."""
     scans = position = 0
     for _ in range(SEGMENTS):
         marker = _next_marker(jpeg, position)
@@ -85,6 +84,6 @@ def _is_long(jpeg: bytes) -> bool:
 
 
 def _next_marker(jpeg: bytes, position: int) -> re.Match[bytes] | None:
-    """Search in pieces, between which other threads may run."""
+    """Find the next marker, in pieces between which other threads can run."""
     pieces = (_MARKER.search(jpeg, start, start + PIECE + 1) for start in range(position, len(jpeg), PIECE))
     return next(filter(None, pieces), None)

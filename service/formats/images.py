@@ -1,4 +1,4 @@
-"""Bytes ↔ pixels: PNG, JPEG, WebP, BMP and GIF in, PNG out."""
+"""Pictures: PNG, JPEG, WebP, BMP and GIF are read, JPEG is written."""
 
 from __future__ import annotations
 
@@ -24,23 +24,24 @@ ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 
 JPEG_QUALITY = 90
+"""Pillow's quality of JPEG responses."""
 PLAIN_BYTES, PLAIN_PIXELS = 4096, 4096
-"""Of a PNG that is decoded where it is opened: what takes some microseconds."""
+"""Most bytes and pixels of a PNG that is decoded when it is opened, because that takes microseconds."""
 STRIP_BYTES = 32
-"""A pixel of a strip, for its copies."""
+"""Memory of a pixel in a strip that is being converted, in bytes."""
 DECODER_BYTES = {"JPEG": 6, "WEBP": 12}
-"""A pixel, that Pillow's decoders take beside the picture: a progressive JPEG's coefficients, a WebP's two canvases."""
+"""Memory of Pillow's decoders per pixel, in bytes: coefficients of a progressive JPEG, two canvases of a WebP."""
 LOSSLESS_GROUP_BYTES, LOSSLESS_GROUPS = 12_000, 65_536
-"""Code tables of a lossless WebP, one for each 4×4 pixels at most."""
+"""Bytes and largest number of the code tables of a lossless WebP; it has at most one per 4×4 pixels."""
 
 
 def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.Image:
-    """Read an image's header, and the pixels only of a small PNG; raises UnreadableBody or TooLarge."""
+    """Read the header of an image, and also the pixels of a small PNG; raises UnreadableBody or TooLarge."""
     if plain := open_plain_png(body, pixel_limit):
         return plain
     try:
         file, exif = without_metadata(body, name)
-        stream = image_limits.Stream(file)
+        stream = image_limits.ReadLimitedBytesIO(file)
         image = open_picture(stream, exif, pixel_limit, name)
     except PictureTooLarge as error:
         raise TooLarge(str(error)) from error
@@ -49,12 +50,12 @@ def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.I
     image_limits.check_pixels(image, file, name)
     image_limits.check_exif(image, name)
     stream.reads_left = image_limits.READS
-    image.decodermaxblock = len(file)  # fed in pieces, a decoder may begin anew with each
+    image.decodermaxblock = len(file)  # given in pieces, a decoder may start again with each
     return image
 
 
 def memory_of(image: Image.Image, shape: tuple[int, int, int], body: bytes) -> int:
-    """About how many bytes `to_array` takes of an image that was opened from `body`."""
+    """Estimate the memory of `to_array` for an image opened from `body`, in bytes."""
     tables = 0
     if image.format == "WEBP" and (b"VP8L" in body or b"ALPH" in body):
         groups = min(image.width * image.height // 16, LOSSLESS_GROUPS, len(body) // 8)
@@ -71,10 +72,10 @@ def memory_of(image: Image.Image, shape: tuple[int, int, int], body: bytes) -> i
 
 
 def open_plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
-    """A small PNG of a header, one chunk of pixels and an end, 8 bits a channel, grey or RGB, not interlaced, or None.
+    """Decode a small PNG with a single IDAT chunk, 8 bits per channel, grey or RGB, not interlaced; else return None.
 
-    It is what nearly all small pictures are, and takes a third of the time that Pillow's own reading of the file does.
-    Checksums that are wrong, pixels that are missing or too many are left for that to tell of.
+    Most small pictures are such, and this takes a third of the time of Pillow's parser. Damaged files also return None,
+    so that Pillow reports them.
     """
     if len(body) > PLAIN_BYTES or not body.startswith(PNG_SIGNATURE):
         return None
@@ -98,7 +99,7 @@ def open_plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
 def to_array(
     image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, invert: bool, name: str = "The body"
 ) -> FloatArray:
-    """Decode an opened image and bring it to `shape` (C, H, W), float32 in [0, 1]; raises UnreadableBody."""
+    """Decode an opened image to `shape` (C, H, W), float32 in [0, 1]; raises UnreadableBody."""
     try:
         pixels = to_pixels(image, shape, fit=fit, invert=invert, name=name).astype(np.float32)
     except PictureError as error:
@@ -108,7 +109,7 @@ def to_array(
 
 
 def write_jpeg(scanlines: ByteArray, channels: int) -> bytes:
-    """Images, as `write_png` takes them → one JPEG."""
+    """Write images, as `write_png` takes them, as one JPEG."""
     sheet = to_sheet(scanlines, channels, None)
     buffer = io.BytesIO()
     Image.fromarray(sheet[:, :, 0] if channels == 1 else sheet).save(buffer, "JPEG", quality=JPEG_QUALITY)
@@ -117,4 +118,4 @@ def write_jpeg(scanlines: ByteArray, channels: int) -> bytes:
 
 _IHDR = struct.pack(">I", 13) + b"IHDR"
 _PLAIN_MODES = {bytes((8, 0, 0, 0, 0)): "L", bytes((8, 2, 0, 0, 0)): "RGB"}
-"""By depth, colour type, compression, filter and interlacing, as IHDR has them."""
+"""Pillow's modes by bit depth, colour type, compression, filter and interlacing, as in IHDR."""

@@ -1,7 +1,7 @@
-"""JSON → Python, with long lists of numbers as NumPy arrays.
+"""A JSON reader that returns long lists of numbers as NumPy arrays.
 
-A parser holds Python's lock from a document's first byte to its last, and makes an object of every number: of eight
-million in a list it takes seconds and 250 MB. Such a list is cut out of the document and read in pieces.
+A JSON parser holds the GIL for the whole document and creates an object per number: for a list of eight million it
+takes seconds and 250 MB. Here long lists are cut out of the document and parsed in pieces.
 """
 
 from __future__ import annotations
@@ -22,21 +22,21 @@ from service.memory_budget import Reserve
 DoubleArray = npt.NDArray[np.float64]
 
 VALUES = 50_000
-"""Values that are read in one go, in some milliseconds; errors for invalid ones take longer to build."""
-VALUE_LETTERS = 64
-"""Of a value, on average, in a document that is read in one go: integers of thousands of digits take long."""
+"""Most values parsed by one call, which takes milliseconds."""
+VALUE_CHARACTERS = 64
+"""Most characters per value, on average, in a document parsed by one call; integers of many digits take long."""
 VALUE_BYTES = 100
-"""Of a Python object in a list."""
+"""Memory of a Python object in a list, in bytes."""
 LIST_BYTES = 16
-"""Of a number in a list that is cut."""
+"""Memory of a number in a list that is cut out, in bytes."""
 STRINGS = 10_000
-"""In a document that is cut."""
+"""Most strings in a document with lists that are cut out, and most quotation marks in one of them."""
 PIECE = 2**18
-"""Bytes of a list that are read in one go."""
+"""Bytes of a list parsed by one call."""
 GAP = 2**14
-"""Bytes; in a shorter text between two strings no list is looked for."""
+"""Shortest text between two strings, in bytes, that is searched for a list."""
 DEPTH = 8
-"""Lists within lists of a list that is cut."""
+"""Deepest nesting of a list that is cut out."""
 MEBIBYTE = 2**20
 
 _OPEN, _CLOSE, _COMMA = b"[],"
@@ -45,34 +45,34 @@ _SPACES = np.isin(np.arange(256), list(b" \t\r\n"))
 
 
 def read_json(body: bytes, reserve: Reserve, *, values: int = VALUES, numbers: int = 0, name: str = "The body") -> Any:
-    """A document of at most `values` values or, beside them, `numbers` in long lists of one shape.
+    """Parse a document of at most `values` values and, in long lists of one shape each, `numbers` numbers.
 
     Raises UnreadableBody, TooLarge, InvalidInput for a list that is not of numbers alone, and what `reserve` raises.
     """
     if len(body) <= values:
         try:
-            return from_json(body, allow_inf_nan=True)  # NaN is told as a wrong value, not as bad JSON
+            return from_json(body, allow_inf_nan=True)  # NaN is reported as an invalid value, not as invalid JSON
         except ValueError as error:
             raise _unreadable(error, name) from error
     all_values = count_values(body)
-    if all_values <= values and len(body) <= VALUE_LETTERS * values:
-        reserve(4 * len(body) + VALUE_BYTES * all_values)  # text of one byte a letter may become one of four
+    if all_values <= values and len(body) <= VALUE_CHARACTERS * values:
+        reserve(4 * len(body) + VALUE_BYTES * all_values)  # text of one byte per character may become one of four
         return _parse(body, name)
     if count(body, b",") > max(values, numbers + STRINGS) or count(body, b"\\") > STRINGS:
         raise _too_large(max(values, numbers), name)
     frame, lists = _cut(body, reserve, numbers, name)
-    if count_values(frame) > values or len(frame) > VALUE_LETTERS * values:
+    if count_values(frame) > values or len(frame) > VALUE_CHARACTERS * values:
         raise _too_large(max(values, numbers), name)
     return _put_back(_parse(frame, name), lists)
 
 
 def count_values(body: bytes) -> int:
-    """At least as many values, lists and objects as `body` has, where it is JSON."""
+    """Return an upper bound on the values, lists and objects of a JSON document."""
     return sum(count(body, mark) for mark in (b",", b"[", b"{")) + 1
 
 
 def count(body: bytes, mark: bytes, start: int = 0, stop: int | None = None) -> int:
-    """How often `mark` is in `body`, between `start` and `stop`; other threads may run meanwhile."""
+    """Count `mark` in `body` from `start` to `stop`, in pieces between which other threads can run."""
     end = len(body) if stop is None else stop
     return sum(body.count(mark, first, min(first + MEBIBYTE, end)) for first in range(start, end, MEBIBYTE))
 
@@ -85,8 +85,8 @@ def _parse(body: bytes, name: str) -> Any:
 
 
 def _too_large(values: int, name: str) -> TooLarge:
-    letters = f"{VALUE_LETTERS} letters each on average"
-    return TooLarge(f"{name} holds more than the {values} values that are taken, or longer ones than {letters}.")
+    characters = f"{VALUE_CHARACTERS} characters each on average"
+    return TooLarge(f"{name} holds more than the {values} values that are taken, or longer ones than {characters}.")
 
 
 def _unreadable(error: ValueError, name: str) -> UnreadableBody:
@@ -94,7 +94,7 @@ def _unreadable(error: ValueError, name: str) -> UnreadableBody:
 
 
 def _cut(body: bytes, reserve: Reserve, numbers: int, name: str) -> tuple[bytes, dict[str, DoubleArray]]:
-    """`body` with a unique text in the place of each long list, and the lists."""
+    """Replace each long list of `body` by a unique string; return the new document and the lists."""
     frame: list[bytes] = []
     lists: dict[str, DoubleArray] = {}
     position, left = 0, numbers
@@ -114,7 +114,7 @@ def _cut(body: bytes, reserve: Reserve, numbers: int, name: str) -> tuple[bytes,
 
 
 def _between_strings(body: bytes) -> Iterator[tuple[int, int]]:
-    """Where no string is, in stretches of at least GAP bytes."""
+    """Return the ranges of at least GAP bytes without a string."""
     position = 0
     for _ in range(STRINGS):
         quote = body.find(b'"', position)
@@ -128,7 +128,7 @@ def _between_strings(body: bytes) -> Iterator[tuple[int, int]]:
 
 
 def _end_of_string(body: bytes, quote: int) -> int:
-    """The place of the quotation mark that closes the string which begins at `quote`."""
+    """Return the position of the quotation mark that closes the string starting at `quote`."""
     end = quote
     for _ in range(STRINGS):
         end = body.find(b'"', end + 1)
@@ -143,7 +143,7 @@ def _end_of_string(body: bytes, quote: int) -> int:
 
 
 def _read_list(body: bytes, start: int, stop: int, reserve: Reserve, name: str) -> tuple[DoubleArray, int]:
-    """The list of numbers, or of lists of one length, that begins at `start`, and where it ends."""
+    """Parse the list of numbers, or of lists of one length, at `start`; return it and its end."""
     most = count(body, b",", start, stop) + 1
     reserve(LIST_BYTES * most)
     numbers = np.empty(most, np.float64)
@@ -183,7 +183,7 @@ def _read_list(body: bytes, start: int, stop: int, reserve: Reserve, name: str) 
 
 
 def _numbers(piece: bytes, name: str, *, is_last: bool) -> DoubleArray:
-    """The numbers between the brackets of a piece, which ends with a comma unless it `is_last`."""
+    """Parse the numbers of a piece, which ends with a comma unless it `is_last`; ignore brackets."""
     text = piece.translate(_WITHOUT_BRACKETS)
     values = _parse(b"[%b]" % (text if is_last else text[:-1]), name)
     if not set(map(type, values)) <= {int, float}:
@@ -195,7 +195,7 @@ def _numbers(piece: bytes, name: str, *, is_last: bool) -> DoubleArray:
 
 
 def _shaped(numbers: DoubleArray, commas: npt.NDArray[np.int8], opens: int, innermost: int, name: str) -> DoubleArray:
-    """`numbers` in the shape that the depth of each comma between two of them tells; raises InvalidInput."""
+    """Give `numbers` the shape that the depths of the commas between them imply; raises InvalidInput."""
     lists = [1]
     for depth in range(1, innermost + 1):
         lists.append(int((commas == depth).sum()) + lists[-1])

@@ -15,17 +15,22 @@ from pictures.metadata import PNG_SIGNATURE
 ByteArray = npt.NDArray[np.uint8]
 
 PNG_LEVEL = 1
-"""Of isal's compression; the higher ones make digits and photographs hardly smaller."""
+"""Compression level of isal; higher ones make digits and photographs hardly smaller."""
 STORED_BYTES = 4096
-"""Pixels of a PNG that is not compressed: that would take ten times as long, to save less than a packet or two."""
+"""Most bytes of scanlines that are not compressed: compression takes ten times as long and saves one or two packets."""
 
 
 def write_png(scanlines: ByteArray, channels: int, columns: int | None = None, scale: int = 1) -> bytes:
-    """Images → one PNG: a single image, or a grid as square as it can be, row by row.
+    """Write one image, or a grid of images row by row, as a PNG.
 
-    `scanlines` are uint8 (N, H, 1 + W·C): each row of pixels after the number of its filter, 0, as PNG wants it.
-    `columns` sets the grid's width in images, `scale` enlarges each pixel to a square of that side. isal compresses:
-    in a tenth of zlib's time, to a tenth more of digits.
+    isal compresses in a tenth of the time of zlib, to files a tenth larger for digits.
+
+    Args:
+        scanlines: uint8 (N, H, 1 + W·C): each row of pixels after its filter type, 0.
+        channels: C, 1 (grey) or 3 (RGB).
+        columns: Width of the grid in images; None makes it about square.
+        scale: Side in pixels of the square that each pixel is enlarged to.
+
     """
     if len(scanlines) == scale == 1:
         if scanlines.size <= STORED_BYTES:
@@ -43,14 +48,14 @@ def write_png(scanlines: ByteArray, channels: int, columns: int | None = None, s
 
 
 def to_sheet(scanlines: ByteArray, channels: int, columns: int | None) -> ByteArray:
-    """Images side by side, (H, W, C)."""
+    """Arrange images in a grid, (H, W, C)."""
     count, height, _ = scanlines.shape
     images = scanlines[:, :, 1:].reshape(count, height, -1, channels)
     return images[0] if count == 1 else _tile(images, columns)
 
 
 def grid(count: int, columns: int | None) -> tuple[int, int]:
-    """Columns and rows of a sheet of `count` images, as square as it can be where `columns` says nothing."""
+    """Return columns and rows of a grid of `count` images; about square if `columns` is None."""
     if count == 1:
         return 1, 1
     columns = min(columns or ceil(sqrt(count)), count)
@@ -58,7 +63,7 @@ def grid(count: int, columns: int | None) -> tuple[int, int]:
 
 
 def _tile(images: ByteArray, columns: int | None) -> ByteArray:
-    """Images (N, H, W, C) → one sheet of them."""
+    """Arrange images (N, H, W, C) in a grid."""
     count, height, width, channels = images.shape
     columns, rows = grid(count, columns)
     places = np.zeros((rows * columns, height, width, channels), np.uint8)
@@ -68,7 +73,7 @@ def _tile(images: ByteArray, columns: int | None) -> ByteArray:
 
 
 def _store_png(scanlines: ByteArray, channels: int) -> bytes:
-    """A PNG (ISO/IEC 15948) in one stored block of zlib's (RFC 1950, RFC 1951): nothing is compressed."""
+    """Write a PNG whose data is one stored, uncompressed block of zlib (RFC 1950, RFC 1951)."""
     head, check = _stored_head(*scanlines.shape, channels)
     pixels = scanlines.tobytes()
     adler = isal_zlib.adler32(pixels).to_bytes(4)
@@ -78,21 +83,21 @@ def _store_png(scanlines: ByteArray, channels: int) -> bytes:
 
 @lru_cache
 def _stored_head(height: int, length: int, channels: int) -> tuple[bytes, int]:
-    """All that goes before the scanlines, and the checksum of the part of it that their chunk begins with."""
+    """Return the bytes before the scanlines, and the checksum of those that belong to their chunk."""
     size = height * length
     data = b"IDAT" + struct.pack("<2sBHH", b"\x78\x01", 1, size, size ^ 0xFFFF)
     return _head(height, length, channels) + struct.pack(">I", len(data) + size) + data, isal_zlib.crc32(data)
 
 
 def _head(height: int, length: int, channels: int) -> bytes:
-    """Of a PNG of so many scanlines, so long each."""
+    """Return signature and IHDR for `height` scanlines of `length` bytes."""
     colour_type = {1: 0, 3: 2}[channels]
     header = struct.pack(">IIBBBBB", (length - 1) // channels, height, 8, colour_type, 0, 0, 0)
     return PNG_SIGNATURE + _chunk(b"IHDR" + header)
 
 
 def _differences(scanlines: ByteArray, channels: int) -> ByteArray:
-    """Each pixel less the one to its left, modulo 256: PNG's filter 1. Colours are smaller so; most digits are not."""
+    """Apply PNG filter 1: each pixel minus the one to its left, modulo 256. It shrinks colour images, not digits."""
     filtered = scanlines.copy()
     filtered[:, 0] = 1
     filtered[:, 1 + channels :] -= scanlines[:, 1:-channels]

@@ -1,4 +1,4 @@
-"""The formats in which arrays are taken and given."""
+"""All array formats."""
 
 from collections.abc import Mapping
 from importlib.util import find_spec

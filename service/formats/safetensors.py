@@ -1,4 +1,4 @@
-"""Bytes ↔ arrays in Hugging Face's safetensors format: several, under their names."""
+"""Hugging Face's safetensors format: several named arrays."""
 
 from collections.abc import Mapping
 
@@ -10,15 +10,15 @@ from service.errors import TooLarge, UnreadableBody
 from service.formats.arrays import Array, Format, choose, wrong
 
 MEDIA_TYPE = "application/x-safetensors"
-"""None is registered; the x- form of the format's name is what its users propose and most tools send.
+"""No media type is registered; most tools send this one.
 https://github.com/safetensors/safetensors/issues/743"""
 HEADER_BYTES = 2**14
-"""Of the JSON that names the arrays; each of these is an object of Python's before one is chosen."""
+"""Largest JSON header, because each array that it names becomes a Python object."""
 DTYPES = {"U8": "u1", "F16": "<f2", "F32": "<f4", "F64": "<f8", "BF16": "<u2"}
 
 
 def read_safetensors(body: bytes, name: str) -> Array:
-    """The array `name` in `body`, or its only one; bfloat16 as float32."""
+    """Read the array `name`, or the only array; bfloat16 as float32."""
     if HEADER_BYTES < int.from_bytes(body[:8], "little") <= len(body):
         raise TooLarge(f"The header of the safetensors file is larger than the {HEADER_BYTES} bytes that are taken.")
     try:
@@ -33,12 +33,14 @@ def read_safetensors(body: bytes, name: str) -> Array:
         values = (values.astype(np.uint32) << 16).view(np.float32)
     try:
         return values.reshape(tensor["shape"])
-    except ValueError as error:  # too many dimensions, or, where one is 0, too long ones
-        raise UnreadableBody("The body is not a safetensors file: no array has the shape that it tells of.") from error
+    except ValueError as error:  # too many dimensions, or too long ones beside one of 0
+        raise UnreadableBody(
+            "The body is not a safetensors file: no array has the shape that its header declares."
+        ) from error
 
 
 def write_safetensors(arrays: Mapping[str, Array], single: bool) -> bytes:
-    """`arrays` as a safetensors file."""
+    """Write `arrays` as a safetensors file."""
     rows = {name: np.ascontiguousarray(array) for name, array in arrays.items()}
     return save({name: array.reshape(array.shape[1:]) if single else array for name, array in rows.items()})
 

@@ -65,7 +65,7 @@ def chunk(kind: bytes, data: bytes) -> bytes:
 
 
 def png_of_size(width: int, height: int) -> bytes:
-    """A header that tells of so many pixels, and hardly any of them."""
+    """A header that declares so many pixels, and hardly any of them."""
     header = chunk(b"IHDR", struct.pack(">IIBBBBB", width, height, 8, 0, 0, 0, 0))
     return b"\x89PNG\r\n\x1a\n" + header + chunk(b"IDAT", zlib.compress(b"\0" * 100)) + chunk(b"IEND", b"")
 
@@ -142,7 +142,7 @@ def test_npy_whose_header_lies_is_refused_before_any_memory_is_taken(client: htt
     answer = post(client, "/decode", body, NPY)
     _, peak = tracemalloc.get_traced_memory()
     tracemalloc.stop()
-    assert "12 bytes follow a header that tells of" in problem(answer, 400)["detail"]
+    assert "12 bytes follow a header that declares" in problem(answer, 400)["detail"]
     assert peak < 5_000_000
 
 

@@ -50,7 +50,7 @@ def test_other_types_are_refused(array: NDArray[np.generic]) -> None:
 def test_a_length_that_is_not_the_headers() -> None:
     body = npy(np.zeros((4, 3), np.float32))
     for wrong in (body[:-1], body + b"\0"):
-        with pytest.raises(UnreadableBody, match="follow a header that tells of 48"):
+        with pytest.raises(UnreadableBody, match="follow a header that declares 48"):
             read_npy(wrong)
 
 
@@ -68,7 +68,7 @@ def test_shapes_that_no_array_has(shape: tuple[int, ...]) -> None:
 def test_a_size_that_cannot_be_written() -> None:
     """Python writes no number of more than 4300 digits."""
     huge = "1" + "0" * 90
-    with pytest.raises(UnreadableBody, match=r"0 bytes follow a header that tells of more\.$"):
+    with pytest.raises(UnreadableBody, match=r"0 bytes follow a header that declares more\.$"):
         read_npy(with_shape(f"({huge}, {huge})", 0))
 
 
