@@ -1,4 +1,4 @@
-"""The micro-batcher: what is ready together is computed together."""
+"""The micro-batcher: items that are ready at the same time are computed in one call."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Generic, TypeVar
+from typing import Generic, NamedTuple, TypeVar
 
 from service.telemetry.timing import Timing
 
@@ -19,23 +19,24 @@ Item = TypeVar("Item")
 Result = TypeVar("Result")
 
 
-PAUSE, LONGEST_PAUSE = 0.06, 0.2
-"""After a batch in an executor, as shares of the time that it took."""
-
-
-_Waiting = tuple[Item, int, asyncio.Future[Result], Timing, float]
-"""An item, its size, its result, where its time goes, and since when it waits."""
+class _Pending(NamedTuple, Generic[Item, Result]):
+    item: Item
+    size: int
+    future: asyncio.Future[Result]
+    timing: Timing
+    since: float
+    """When it was queued, by `time.perf_counter`."""
 
 
 class MicroBatcher(Generic[Item, Result]):
-    """Gathers items as long as every tick of the event loop brings more, and computes them in one call.
+    """Collects items as long as every tick of the event loop brings more, then computes them in one call.
 
-    A lone item is computed after a tick that brought no other, some microseconds later, and under load, while one batch
-    is computed, the next one gathers by itself. With an `executor` the event loop stays free during the computation.
-    What then waits is given a little more time, as long as others come: those just answered may come again, and would
-    else always find the other half of them being computed. With `max_concurrent_batches` above 1 a whole batch is begun
-    beside one that is being computed: copied to a GPU, say. An exception in the place
-    of a result is raised for its item alone.
+    An item that arrives alone waits for one tick, some microseconds. While a batch is computed, the next one collects.
+    With an `executor` the event loop stays free during the computation. With `max_concurrent_batches` above 1 a full
+    batch starts although another one is still being computed (a GPU computes one while it copies the other).
+
+    There is no delay after a batch: waiting a share of its time for the clients that it answered changed the
+    throughput by less than 1.5 %, at 1 to 256 connections.
     """
 
     def __init__(
@@ -48,128 +49,120 @@ class MicroBatcher(Generic[Item, Result]):
         max_concurrent_batches: int = 1,
         observe: Callable[[Sequence[Result | Exception], Sequence[Timing], float, int], None] | None = None,
     ) -> None:
-        """`compute` answers items in order; a batch's sizes sum to at most `limit`, unless it is one item.
+        """Create a batcher without items.
 
-        `observe` is told of each batch, on the event loop, the results and the timings of its items, how long it took,
-        in seconds, and its size. What it raises is logged.
+        Args:
+            compute: Returns one result for each item, in order. An exception among the results fails its item alone.
+            limit: Largest sum of the sizes of a batch; only a single item may be larger.
+            size: Returns the size of an item.
+            executor: Where `compute` runs; on the event loop if None.
+            max_concurrent_batches: Batches that `executor` computes at the same time.
+            observe: Called on the event loop after each batch with the results and timings of its items, its duration
+                in seconds and its size. What it raises is logged.
         """
         self._compute = compute
         self._limit = limit
         self._size = size
         self._executor = executor
-        self._lanes = max_concurrent_batches
+        self._max_concurrent_batches = max_concurrent_batches
         self._observe = observe
-        self._queue: deque[_Waiting[Item, Result]] = deque()
+        self._queue: deque[_Pending[Item, Result]] = deque()
         self.waiting = 0
-        """The sizes of what waits, summed."""
-        self._gathered = 0
+        """Sum of the sizes of the items in the queue."""
+        self._collected = 0
+        """`waiting` at the last tick."""
         self._busy = False
-        self._computing = 0  # batches in the executor
-        self._pause: asyncio.TimerHandle | None = None
+        """Is a batch being collected or computed?"""
+        self._computing = 0
+        """Batches in the executor."""
 
     def submit(self, item: Item, timing: Timing | None = None) -> asyncio.Future[Result]:
-        """Queue `item` and return a future of its result; cancelled before its batch begins, it is not computed.
+        """Queue `item` and return the future of its result; an item whose future is cancelled in time is not computed.
 
-        `timing` is updated with the time that it took.
-
-        Items of one request have one `timing`: where one of them fails, those that wait are cancelled.
+        `timing` is updated with the time that the item takes. The items of one request share one `timing`: when one of
+        them fails, those in the queue are cancelled.
         """
         if not self._busy:
             self._loop = asyncio.get_running_loop()  # a system call, in Python 3.11
         future: asyncio.Future[Result] = self._loop.create_future()
         size = self._size(item)
-        self._queue.append((item, size, future, timing or Timing(), time.perf_counter()))
+        self._queue.append(_Pending(item, size, future, timing or Timing(), time.perf_counter()))
         self.waiting += size
         if not self._busy:
             self._busy = True
-            self._loop.call_soon(self._gather)
-        elif self._pause and self.waiting >= self._limit:
-            self._pause.cancel()
-            self._gather()
-        elif self._has_whole_batch():
-            self._next_batch()
+            self._loop.call_soon(self._collect)
+        elif self._can_add_full_batch():
+            self._start_batch()
         return future
 
-    def _has_whole_batch(self) -> bool:
-        """For a lane that is free beside one that is not."""
-        return 0 < self._computing < self._lanes and self.waiting >= self._limit
+    def _can_add_full_batch(self) -> bool:
+        """Is a batch being computed, and may a full one start beside it?"""
+        return 0 < self._computing < self._max_concurrent_batches and self.waiting >= self._limit
 
-    def _gather(self) -> None:
-        """Go on once a tick has brought nothing, or enough is there."""
-        self._pause = None
-        if self._gathered < self.waiting < self._limit:
-            self._gathered = self.waiting
-            self._loop.call_soon(self._gather)
+    def _collect(self) -> None:
+        """Start a batch once a tick has brought no item, or the batch is full."""
+        if self._collected < self.waiting < self._limit:
+            self._collected = self.waiting
+            self._loop.call_soon(self._collect)
         else:
-            self._gathered = 0
-            self._next_batch()
+            self._collected = 0
+            self._start_batch()
 
-    def _wait_for_more(self, pause: float, until: float) -> None:
-        """Go on once a pause has brought nothing, or enough is there, or at the time `until`."""
-        if self._gathered < self.waiting < self._limit and self._loop.time() < until:
-            self._gathered = self.waiting
-            self._pause = self._loop.call_later(pause, self._wait_for_more, pause, until)
-        else:
-            self._gather()
-
-    def _next_batch(self) -> None:
-        batch = self._take()
+    def _start_batch(self) -> None:
+        batch = self._take_batch()
         if not batch:
             self._busy = self._computing > 0
             return
-        items = [item for item, _, _, _, _ in batch]
+        items = [pending.item for pending in batch]
+        start = time.perf_counter()
         loop = self._loop
-        begun = time.perf_counter()  # the loop's clock stands still within a tick
-        if self._executor is not None:
+        if self._executor is None:
+            self._deliver(batch, start, lambda: self._compute(items))
+            loop.call_soon(self._collect)
+            return
 
-            def go_on(done: Future[Sequence[Result | Exception]]) -> None:
-                took = self._deliver(batch, begun, done.result)
-                self._computing -= 1
-                if self._has_whole_batch():
-                    self._next_batch()
-                elif not self._computing:
-                    self._wait_for_more(took * PAUSE, loop.time() + took * LONGEST_PAUSE)
+        def finish(done: Future[Sequence[Result | Exception]]) -> None:
+            self._deliver(batch, start, done.result)
+            self._computing -= 1
+            if self._can_add_full_batch():
+                self._start_batch()
+            elif not self._computing:
+                loop.call_soon(self._collect)
 
-            def hand_over(done: Future[Sequence[Result | Exception]]) -> None:
-                with suppress(RuntimeError):  # the loop is closed: nobody waits for the results
-                    loop.call_soon_threadsafe(go_on, done)
+        def return_to_loop(done: Future[Sequence[Result | Exception]]) -> None:
+            with suppress(RuntimeError):  # the loop is closed: no client waits for the results
+                loop.call_soon_threadsafe(finish, done)
 
-            computation = self._executor.submit(self._compute, items)
-            self._computing += 1
-            computation.add_done_callback(hand_over)
-            if self._has_whole_batch():
-                self._next_batch()
-        else:
-            self._deliver(batch, begun, lambda: self._compute(items))
-            if self._queue:
-                loop.call_soon(self._gather)
-            else:
-                self._busy = False
+        computation = self._executor.submit(self._compute, items)
+        self._computing += 1
+        computation.add_done_callback(return_to_loop)
+        if self._can_add_full_batch():
+            self._start_batch()
 
-    def _take(self) -> list[_Waiting[Item, Result]]:
-        batch: list[_Waiting[Item, Result]] = []
+    def _take_batch(self) -> list[_Pending[Item, Result]]:
+        """Remove from the queue the items of the next batch, and those that are cancelled."""
+        batch: list[_Pending[Item, Result]] = []
         total = 0
         while self._queue:
-            waiting = self._queue[0]
-            _, size, future, timing, _ = waiting
-            if timing.failed:
-                future.cancel()
-            if not future.done():
-                total += size
+            pending = self._queue[0]
+            if pending.timing.failed:
+                pending.future.cancel()
+            if not pending.future.done():
+                total += pending.size
                 if batch and total > self._limit:
                     break
-                batch.append(waiting)
+                batch.append(pending)
             self._queue.popleft()
-            self.waiting -= size
+            self.waiting -= pending.size
         return batch
 
     def _deliver(
         self,
-        batch: Sequence[_Waiting[Item, Result]],
-        begun: float,
+        batch: Sequence[_Pending[Item, Result]],
+        start: float,
         compute: Callable[[], Sequence[Result | Exception]],
-    ) -> float:
-        """Give each its result; returns what computing them took since `begun`, seconds."""
+    ) -> None:
+        """Set each item's result and timing; `start` is when the computation began, by `time.perf_counter`."""
         results: Sequence[Result | Exception]
         try:
             results = compute()
@@ -177,12 +170,12 @@ class MicroBatcher(Generic[Item, Result]):
                 raise ValueError(f"{len(results)} results were computed for {len(batch)} items.")  # noqa: TRY301
         except Exception as error:
             results = [error] * len(batch)
-        took = time.perf_counter() - begun
+        seconds = time.perf_counter() - start
         for (_, _, future, timing, since), result in zip(batch, results, strict=True):
             if not timing.batches:
-                timing.queue += begun - since
+                timing.queue += start - since
             timing.batches += 1
-            timing.compute += took
+            timing.compute += seconds
             if isinstance(result, Exception):
                 timing.failed = True
                 if not future.done():
@@ -190,9 +183,8 @@ class MicroBatcher(Generic[Item, Result]):
             elif not future.done():
                 future.set_result(result)
         if self._observe:
-            timings = [timing for _, _, _, timing, _ in batch]
+            timings = [pending.timing for pending in batch]
             try:
-                self._observe(results, timings, took, sum(size for _, size, _, _, _ in batch))
+                self._observe(results, timings, seconds, sum(pending.size for pending in batch))
             except Exception:
                 logger.exception("A batch was computed, but could not be counted.")
-        return took

@@ -1,12 +1,10 @@
 import asyncio
 import threading
-import time
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, ThreadPoolExecutor
 
 import pytest
 
-from service.inference import batching
 from service.inference.batching import MicroBatcher
 from service.telemetry.timing import Timing
 
@@ -14,7 +12,7 @@ Numbers = list[int]
 
 
 class Recorder:
-    """Doubles numbers, and remembers in which batches they came."""
+    """Doubles numbers, and records the batches."""
 
     def __init__(self) -> None:
         self.batches: list[list[Numbers]] = []
@@ -31,13 +29,13 @@ def batcher(
 
 
 def submit(micro_batcher: MicroBatcher[Numbers, Numbers], *items: Numbers) -> list[Numbers]:
-    async def all_of_them() -> list[Numbers]:
+    async def submit_all() -> list[Numbers]:
         return list(await asyncio.gather(*map(micro_batcher.submit, items)))
 
-    return asyncio.run(all_of_them())
+    return asyncio.run(submit_all())
 
 
-def test_what_comes_in_one_tick_is_computed_in_one_call() -> None:
+def test_items_of_one_tick_are_computed_in_one_call() -> None:
     recorder = Recorder()
     assert submit(batcher(recorder), [1], [2, 3], [4]) == [[2], [4, 6], [8]]
     assert recorder.batches == [[[1], [2, 3], [4]]]
@@ -64,7 +62,7 @@ def test_it_can_be_used_again_after_it_was_idle() -> None:
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_a_failure_reaches_its_batch_and_nobody_else(threaded: bool) -> None:
+def test_a_failure_reaches_its_batch_alone(threaded: bool) -> None:
     def fails_on_zero(items: Sequence[Numbers]) -> list[Numbers]:
         if [0] in items:
             raise ZeroDivisionError
@@ -81,15 +79,15 @@ def test_a_failure_reaches_its_batch_and_nobody_else(threaded: bool) -> None:
     assert others == [[2], [3]]
 
 
-def test_an_exception_among_the_results_is_for_its_item_alone() -> None:
+def test_an_exception_among_the_results_fails_its_item_alone() -> None:
     def compute(items: Sequence[Numbers]) -> list[Numbers | Exception]:
         return [ValueError("odd") if item[0] % 2 else item for item in items]
 
-    async def all_of_them() -> list[Numbers | BaseException]:
+    async def submit_all() -> list[Numbers | BaseException]:
         submit = MicroBatcher(compute, limit=4, size=len).submit
         return await asyncio.gather(*(submit([number]) for number in range(4)), return_exceptions=True)
 
-    even, odd = (results := asyncio.run(all_of_them()))[::2], results[1::2]
+    even, odd = (results := asyncio.run(submit_all()))[::2], results[1::2]
     assert even == [[0], [2]]
     assert all(isinstance(result, ValueError) for result in odd)
 
@@ -100,7 +98,7 @@ def test_too_few_results_are_a_failure() -> None:
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_a_failure_cancels_what_waits_of_its_request(threaded: bool) -> None:
+def test_a_failure_cancels_the_waiting_items_of_its_request(threaded: bool) -> None:
     recorder = Recorder()
 
     def fails_on_zero(items: Sequence[Numbers]) -> list[Numbers]:
@@ -124,7 +122,7 @@ def test_a_failure_cancels_what_waits_of_its_request(threaded: bool) -> None:
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_a_batch_that_cannot_be_counted_stops_no_other(threaded: bool, caplog: pytest.LogCaptureFixture) -> None:
+def test_an_error_while_counting_stops_no_batch(threaded: bool, caplog: pytest.LogCaptureFixture) -> None:
     def observe(*_: object) -> None:
         raise ZeroDivisionError
 
@@ -141,22 +139,22 @@ def test_a_batch_that_cannot_be_counted_stops_no_other(threaded: bool, caplog: p
     assert [record.name for record in caplog.records] == 3 * ["vae-service"]
 
 
-def test_who_has_gone_is_not_computed() -> None:
+def test_a_cancelled_item_is_not_computed() -> None:
     recorder = Recorder()
     micro_batcher = batcher(recorder)
 
-    async def one_leaves() -> Numbers:
-        leaving = micro_batcher.submit([1])
-        staying = micro_batcher.submit([2])
+    async def cancel_one() -> Numbers:
+        cancelled = micro_batcher.submit([1])
+        kept = micro_batcher.submit([2])
         await asyncio.sleep(0)
-        leaving.cancel()
-        return await staying
+        cancelled.cancel()
+        return await kept
 
-    assert asyncio.run(one_leaves()) == [4]
+    assert asyncio.run(cancel_one()) == [4]
     assert recorder.batches == [[[2]]]
 
 
-def test_who_goes_during_the_computation_spoils_nothing() -> None:
+def test_a_cancellation_during_the_computation_spoils_nothing() -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(items: Sequence[Numbers]) -> list[Numbers]:
@@ -164,18 +162,18 @@ def test_who_goes_during_the_computation_spoils_nothing() -> None:
         go_on.wait(10)
         return list(items)
 
-    async def one_leaves() -> Numbers:
+    async def cancel_one() -> Numbers:
         micro_batcher = batcher(slow, executor=pool)
-        leaving = micro_batcher.submit([1])
-        staying = micro_batcher.submit([2])
+        cancelled = micro_batcher.submit([1])
+        kept = micro_batcher.submit([2])
         await asyncio.to_thread(entered.wait, 10)
-        leaving.cancel()
+        cancelled.cancel()
         await asyncio.sleep(0)
         go_on.set()
-        return await staying
+        return await kept
 
     with ThreadPoolExecutor(1) as pool:
-        assert asyncio.run(one_leaves()) == [2]
+        assert asyncio.run(cancel_one()) == [2]
 
 
 def test_a_batch_may_outlast_the_event_loop(caplog: pytest.LogCaptureFixture) -> None:
@@ -196,7 +194,8 @@ def test_a_batch_may_outlast_the_event_loop(caplog: pytest.LogCaptureFixture) ->
     assert not caplog.records
 
 
-def test_with_a_thread_the_next_batch_gathers_meanwhile() -> None:
+def test_with_a_thread_the_next_batch_collects_meanwhile() -> None:
+    """Up to the limit, in which items of several rows count as their rows."""
     recorder = Recorder()
     entered, go_on = threading.Event(), threading.Event()
 
@@ -210,66 +209,46 @@ def test_with_a_thread_the_next_batch_gathers_meanwhile() -> None:
         first = micro_batcher.submit([1])
         await asyncio.to_thread(entered.wait, 10)
         others = []
-        for number in (2, 3, 4):
-            others.append(micro_batcher.submit([number]))
+        for item in ([2], [3, 3], [4], [5, 5, 5, 5], [6]):
+            others.append(micro_batcher.submit(item))
             await asyncio.sleep(0)  # the event loop is free
         go_on.set()
         return await asyncio.gather(first, *others)
 
     with ThreadPoolExecutor(1) as pool:
-        assert asyncio.run(under_load()) == [[2], [4], [6], [8]]
-    assert recorder.batches == [[[1]], [[2], [3], [4]]]
+        assert asyncio.run(under_load()) == [[2], [4], [6, 6], [8], [10, 10, 10, 10], [12]]
+    assert recorder.batches == [[[1]], [[2], [3, 3], [4]], [[5, 5, 5, 5]], [[6]]]
 
 
-def test_with_a_thread_who_was_answered_comes_again_in_time() -> None:
-    """Clients that wait for their answers are computed all together, not in two halves by turns."""
+def test_with_a_thread_clients_that_ask_again_at_once_join_those_that_wait() -> None:
+    """Clients that wait for their results form one batch, not two halves by turns."""
     recorder = Recorder()
+    entered, go_on = threading.Event(), threading.Event()
 
     def slow(items: Sequence[Numbers]) -> list[Numbers]:
-        time.sleep(0.05)
+        entered.set()
+        go_on.wait(10)
         return recorder(items)
 
-    async def calls(micro_batcher: MicroBatcher[Numbers, Numbers], late: float) -> None:
-        await asyncio.sleep(late)
-        for _ in range(6):
+    async def client(micro_batcher: MicroBatcher[Numbers, Numbers]) -> None:
+        for _ in range(3):
             await micro_batcher.submit([1])
-            await asyncio.sleep(0.002)  # the way there and back
 
     async def load() -> None:
         micro_batcher = batcher(slow, limit=8, executor=pool)
-        await asyncio.gather(*(calls(micro_batcher, late) for late in 4 * [0.0] + 4 * [0.02]))
+        clients = [asyncio.create_task(client(micro_batcher)) for _ in range(4)]
+        await asyncio.to_thread(entered.wait, 10)
+        clients += [asyncio.create_task(client(micro_batcher)) for _ in range(4)]
+        await asyncio.sleep(0)  # until these have submitted
+        go_on.set()
+        await asyncio.gather(*clients)
 
     with ThreadPoolExecutor(1) as pool:
         asyncio.run(load())
-    assert [len(batch) for batch in recorder.batches][:6] == [4, 8, 8, 8, 8, 8]
+    assert [len(batch) for batch in recorder.batches] == [4, 8, 8, 4]
 
 
-def test_with_a_thread_a_whole_batch_waits_for_nothing_more(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Items of several rows are as many as their rows, at the end of a batch and in the pause after it."""
-    monkeypatch.setattr(batching, "PAUSE", 1e6)
-    monkeypatch.setattr(batching, "LONGEST_PAUSE", 1e6)
-    recorder = Recorder()
-
-    def slow(items: Sequence[Numbers]) -> list[Numbers]:
-        time.sleep(0.1)
-        return recorder(items)
-
-    async def load() -> None:
-        micro_batcher = batcher(slow, executor=pool)
-        await asyncio.gather(*(micro_batcher.submit(4 * [number]) for number in (1, 2)))
-        third = micro_batcher.submit(4 * [3])
-        await asyncio.sleep(0.01)
-        others = [micro_batcher.submit([4])]
-        await third
-        others += [micro_batcher.submit([5, 5]), micro_batcher.submit([6])]
-        await asyncio.gather(*others)
-
-    with ThreadPoolExecutor(1) as pool:
-        asyncio.run(asyncio.wait_for(load(), 10))
-    assert recorder.batches == [[4 * [1]], [4 * [2]], [4 * [3]], [[4], [5, 5], [6]]]
-
-
-def test_with_two_lanes_whole_batches_are_computed_side_by_side() -> None:
+def test_full_batches_are_computed_concurrently() -> None:
     recorder = Recorder()
     both = threading.Barrier(2, timeout=10)
 
@@ -292,14 +271,14 @@ def test_with_two_lanes_whole_batches_are_computed_side_by_side() -> None:
     assert recorder.batches[2:] == [[[4]]]
 
 
-def test_with_two_lanes_what_is_no_whole_batch_waits_for_both() -> None:
-    """Whoever of those that wait has gone meanwhile."""
+def test_a_batch_that_is_not_full_starts_alone() -> None:
+    """Also if it was full until some of its items were cancelled."""
     recorder = Recorder()
-    max_concurrent_batches = [threading.Event(), threading.Event()]
+    may_end = [threading.Event(), threading.Event()]
 
     def slow(items: Sequence[Numbers]) -> list[Numbers]:
         if items[0][0] < 2:
-            max_concurrent_batches[items[0][0]].wait(10)
+            may_end[items[0][0]].wait(10)
         return recorder(items)
 
     async def load() -> list[Numbers]:
@@ -310,12 +289,12 @@ def test_with_two_lanes_what_is_no_whole_batch_waits_for_both() -> None:
         gone = [micro_batcher.submit([2]), micro_batcher.submit([2])]
         for future in gone:
             future.cancel()
-        max_concurrent_batches[0].set()
+        may_end[0].set()
         await computed[0]
         computed.append(micro_batcher.submit([1]))
         await asyncio.sleep(0.01)
         assert micro_batcher.waiting == 1
-        max_concurrent_batches[1].set()
+        may_end[1].set()
         return list(await asyncio.gather(*computed))
 
     with ThreadPoolExecutor(2) as pool:
