@@ -91,7 +91,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         served = load() if load else load_checkpoint(settings)
-        provenance, latents = served.known.provenance, served.known.latents
+        metadata, latents = served.checkpoint.metadata, served.checkpoint.latents
         engine = Engine(
             served.backend,
             micro_batch_limit=settings.micro_batch_limit,
@@ -101,9 +101,9 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
             on_batch=tracer.batch if tracer else None,
         )
         app.state.loaded = ModelContext(
-            provenance.name,
+            metadata.name,
             engine,
-            provenance.fit,
+            metadata.fit,
             settings.limits,
             _model_json(served),
             latents,
@@ -122,7 +122,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         counts.keep_posting()
         model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
         logger.info("Serving %s at %s: %s.", settings.checkpoint, settings.address, model)
-        logger.info("The model's figures: %s", orjson.dumps(provenance.metrics).decode())
+        logger.info("The model's figures: %s", orjson.dumps(metadata.metrics).decode())
         logger.info("Settings: %s", settings.model_dump_json())
         if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
             logger.warning("No VAE_API_KEYS are set: whoever reaches %s may call.", settings.address)
@@ -249,26 +249,26 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
 
 
 def _model_json(served: LoadedModel) -> bytes:
-    provenance, config = served.known.provenance, served.backend.config
+    metadata, config = served.checkpoint.metadata, served.backend.config
     return orjson.dumps(
         {
-            "name": provenance.name,
+            "name": metadata.name,
             **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
-            "parameters": served.known.parameters,
-            **{name: getattr(provenance, name) for name in ("sha256", "format_version", "training")},
-            "figures": provenance.metrics,
+            "parameters": served.checkpoint.parameters,
+            **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},
+            "figures": metadata.metrics,
         }
     )
 
 
 def _model_info(served: LoadedModel, service_version: str) -> dict[str, str]:
-    provenance, config = served.known.provenance, served.backend.config
+    metadata, config = served.checkpoint.metadata, served.backend.config
     return {
-        "name": provenance.name,
+        "name": metadata.name,
         "architecture": config.architecture,
         "image_shape": "×".join(map(str, config.image_shape)),
         "latent_dim": "×".join(map(str, config.latent_shape)),
-        "sha256": provenance.sha256,
+        "sha256": metadata.sha256,
         "version": service_version,
     }

@@ -1,11 +1,13 @@
-"""What computes a model's encoder and decoder, arrays in, arrays out; on a CPU ONNX Runtime, which is faster there."""
+"""The interface of backends, which compute encoder and decoder of a model, and the one of ONNX Runtime for CPUs."""
 
 from __future__ import annotations
 
 import os
 from typing import Any, Protocol
 
-os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a file at home and send it to Microsoft
+os.environ.setdefault(
+    "ORT_DISABLE_TELEMETRY", "1"
+)  # it would write a file to the home directory and send it to Microsoft
 
 import ml_dtypes
 import numpy as np
@@ -19,50 +21,50 @@ FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 
 DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
-"""Of tensors that callers send and are given, by torch's names."""
+"""NumPy dtypes of tensors in requests and responses, by the names of torch."""
 TOLERANCE = 1e-5
-"""Largest difference from torch, per value: absolute, and relative to the value."""
+"""Largest absolute and relative difference from the results of torch."""
 
 
 class Backend(Protocol):
-    """Float32 throughout: images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape.
+    """Computes a model. Arrays are float32: images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape.
 
-    The channels of the images that are given may lie last in memory.
+    Returned images may be stored channels last.
     """
 
     max_concurrent_batches: int
-    """Batches that are best computed at a time, in as many threads."""
+    """Batches to compute at a time, each in its own thread."""
 
     @property
     def config(self) -> VAEConfig | AutoencoderKLConfig:
-        """The model's."""
+        """The configuration of the model."""
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """Mean and log-variance of q(z|x), (N, …) each."""
+        """Return mean and log-variance of q(z|x), (N, …) each."""
 
     def decode(self, z: FloatArray) -> FloatArray:
-        """Images, (N, C, H, W) in [0, 1]."""
+        """Return images, (N, C, H, W) in [0, 1]."""
 
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
-        """As `decode`, and −log p(x|z) of `images`, (N,), nats."""
+        """Return images as `decode` does, and −log p(x|z) of `images`, (N,), nats."""
 
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
-        """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES: their bytes, (N, …).
+        """Decode to the range of diffusers, about [-1, 1], as one of DTYPES.
 
-        And their sums, (N,), which are finite where all of their numbers are.
+        Returns the bytes, uint8 (N, …), and the sum of each image, (N,), which is finite if all its values are.
         """
 
     def begin_thread(self) -> None:
-        """Called in a thread of the service's own before it computes there."""
+        """Prepare a thread of the service to compute."""
 
 
 class OnnxBackend:
-    """A VAE whose layers ONNX Runtime knows, on the CPU. Its kernels compute a row alike in batches of any size."""
+    """A VAE whose layers have a translation to ONNX, on the CPU. A row has the same result in batches of any size."""
 
     max_concurrent_batches = 1
 
     def __init__(self, translation: OnnxModel, threads: int = 1) -> None:
-        """Raises UnsupportedModel where it computes something else than torch."""
+        """Raises UnsupportedModel if the results differ from those of torch."""
         self.config = translation.config
         self._encoder = _session(translation.encoder, threads)
         self._decoder = _session(translation.decoder, threads)
@@ -89,7 +91,7 @@ class OnnxBackend:
         return images.astype(DTYPES[dtype]).view(np.uint8), images.sum(1)
 
     def begin_thread(self) -> None:
-        """As Backend; there is nothing to do."""
+        """As Backend: does nothing."""
 
     def _compare(self, translation: OnnxModel) -> None:
         probe = translation.probe

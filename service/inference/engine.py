@@ -1,4 +1,4 @@
-"""The model behind micro-batchers: arrays in, arrays out, whatever else is being computed."""
+"""The operations of one model, each behind a micro-batcher."""
 
 from __future__ import annotations
 
@@ -19,6 +19,7 @@ import numpy.typing as npt
 from service.errors import Unavailable
 from service.inference.backend import DTYPES, Backend
 from service.inference.batching import MicroBatcher
+from service.inference.least_rows import find_least_rows
 from service.inference.posterior import draw_posterior, kl_divergence
 from service.telemetry.counters import Counters
 from service.telemetry.timing import Timing
@@ -26,40 +27,35 @@ from service.telemetry.timing import Timing
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
 Arrays = tuple[npt.NDArray[Any], ...]
-"""Arrays of one length N: what goes in and comes out of an operation, row by row."""
+"""Inputs or outputs of an operation: arrays of equal length N."""
 Operation = Callable[..., Arrays]
 
 BLOCKING_LIMIT_S = 0.001
-"""A model that takes longer for one image runs in a thread beside the event loop."""
+"""Longest time for one image, in seconds, of a model that is computed on the event loop."""
 BATCH_BLOCKING_LIMIT_S = 0.005
-"""… and one that takes longer for its largest micro-batch."""
+"""Longest time for the largest micro-batch, in seconds, of a model that is computed on the event loop."""
 
 PIECES_IN_FLIGHT = 2
-"""Whole pieces of one large request that wait at a time: others' come in between, and the engine has no rest."""
+"""Pieces of a large request queued at a time: enough to keep the engine busy, few enough to let others in between."""
 
 LARGE_AT_A_TIME = 2
-"""Requests of several pieces. All at once they would be done late, all at once, their pieces long out of the caches."""
-
-COMPARED_ROWS = 64
-"""The most rows of the batches that are compared, at the start, to see how many are few."""
-LEAST_ROWS = (1, 2, 4, 8, 16)
-"""To how many rows a smaller batch may be padded; BLAS computes a few rows by other kernels, whose last bits differ."""
+"""Large requests computed at a time. More would all finish late, with their arrays out of the CPU caches."""
 
 LOSSES = {
     "encode": {-1: "vae_kl_divergence_nats"},
     "redraw": {-1: "vae_kl_divergence_nats"},
     "reconstruct": {-1: "vae_kl_divergence_nats", -2: "vae_reconstruction_loss_nats"},
 }
-"""The results of each operation that are losses, and their histograms."""
+"""Operation → index of each result that is a loss → its histogram."""
 
 
 class NonFiniteOutput(Exception):
-    """The model gave something that is not a finite number."""
+    """The model returned NaN or infinity."""
 
 
 @dataclass(frozen=True)
 class Reconstruction:
-    """What `/reconstruct` tells of N images; losses in nats, (N,) each."""
+    """Reconstructions of N images; losses in nats, (N,) each."""
 
     mean: FloatArray
     log_variance: FloatArray
@@ -70,7 +66,7 @@ class Reconstruction:
 
 
 class Engine:
-    """Runs one model; all arrays are float32, images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape."""
+    """Runs one model. Arrays are float32: images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape."""
 
     def __init__(
         self,
@@ -82,25 +78,29 @@ class Engine:
         counters: Counters | None = None,
         on_batch: Callable[[str, Sequence[Timing], float, int], None] | None = None,
     ) -> None:
-        """A request of several pieces waits for its turn a third of the `deadline`, in seconds, and is then refused.
+        """Create the engine.
 
-        `threaded` says whether a batch is computed in a thread beside the event loop; by default, if it is slow.
+        Args:
+            backend: Computes the model.
+            micro_batch_limit: Most rows of a batch.
+            deadline: Time of a request in seconds. A large request waits a third of it for its turn.
+            threaded: Whether batches are computed in threads; by default, if they are slow.
+            counters: Count batches and the losses of images.
+            on_batch: Receives the operation of each batch, the timings of its requests, its duration in seconds and
+                its number of rows.
 
-        `counters` counts batches, and the losses of the images that come. `on_batch` is told of each batch its
-        operation, the timings of its requests, how long it took, in seconds, and its rows.
         """
         self.config = backend.config
         self._backend = backend
         per_sample = self.config.per_sample
         self._limit = 1 if per_sample else micro_batch_limit
-        self._least_rows = 1 if per_sample else self._find_least_rows()
+        self._least_rows = 1 if per_sample else find_least_rows(self._reconstruct, self.config, self._limit)
         if threaded is None:
             threaded = (
                 per_sample or self._seconds(1) > BLOCKING_LIMIT_S or self._seconds(self._limit) > BATCH_BLOCKING_LIMIT_S
             )
-        self._threads = (
-            ThreadPoolExecutor(backend.max_concurrent_batches, "engine", backend.begin_thread) if threaded else None
-        )
+        workers = backend.max_concurrent_batches
+        self._threads = ThreadPoolExecutor(workers, "engine", backend.begin_thread) if threaded else None
         self._large = asyncio.Semaphore(LARGE_AT_A_TIME)
         self._longest_wait = deadline / 3
         self._counters = counters or Counters()
@@ -129,36 +129,36 @@ class Engine:
         return sum(batcher.waiting for batcher in (*batchers, *self._raw_decoders.values()))
 
     async def encode(self, images: FloatArray, *, timing: Timing | None = None) -> tuple[FloatArray, FloatArray]:
-        """Mean and log-variance of q(z|x), (N, …) each."""
+        """Return mean and log-variance of q(z|x), (N, …) each."""
         mean, log_variance, _ = await self._run(self._encoder, (images,), timing)
         return mean, log_variance
 
     async def decode(self, z: FloatArray, *, timing: Timing | None = None) -> FloatArray:
-        """Images, (N, C, H, W) in [0, 1]."""
+        """Return images, (N, C, H, W) in [0, 1]."""
         (pixels,) = await self._run(self._decoder, (z,), timing)
         return pixels
 
     async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
-        """As `decode`, as a PNG's scanlines: uint8 (N, H, 1 + W·C), each row of pixels after a zero."""
+        """Decode to scanlines of a PNG: uint8 (N, H, 1 + W·C), each row of pixels after a zero."""
         scanlines, _ = await self._run(self._scanline_decoder, (z,), timing)
         return scanlines
 
     async def decode_raw(self, z: FloatArray, dtype: str, *, timing: Timing | None = None) -> ByteArray:
-        """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES: their bytes, uint8 (N, …)."""
+        """Decode to the range of diffusers, about [-1, 1], and one of DTYPES; return the bytes, uint8 (N, …)."""
         pixels, _ = await self._run(self._raw_decoders[dtype], (z,), timing)
         return pixels
 
     async def reconstruct(
         self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
     ) -> Reconstruction:
-        """Images decoded from the posterior's mean, or from its sample with `noise` (N, …) ~ N(0, I)."""
+        """Decode images from the posterior mean, or from a sample with `noise` (N, …) ~ N(0, I)."""
         noise = self._or_zeros(noise, len(images))
         return Reconstruction(*await self._run(self._reconstructor, (images, noise), timing))
 
     async def reconstruct_scanlines(
         self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
     ) -> ByteArray:
-        """The images that `reconstruct` gives, as `decode_scanlines` does."""
+        """Reconstruct to scanlines, as `decode_scanlines`."""
         noise = self._or_zeros(noise, len(images))
         scanlines, _, _ = await self._run(self._scanline_reconstructor, (images, noise), timing)
         return scanlines
@@ -172,33 +172,24 @@ class Engine:
         *,
         timing: Timing | None = None,
     ) -> FloatArray:
-        """−log p(x|z) of N images under K draws z of each one's posterior, (K, N), nats.
+        """Compute −log p(x|z) of N images for K samples z of each posterior, (K, N), nats.
 
         `noise` (K, …) ~ N(0, I) is the same for all images, so that no image's losses depend on the others.
         """
         count = len(images)
 
         def cut(start: int) -> Arrays:
-            decode_scanlines, first = divmod(start, count)
+            sample, first = divmod(start, count)
             rows = slice(first, first + self._limit)
-            return (
-                images[rows],
-                mean[rows],
-                log_variance[rows],
-                np.broadcast_to(noise[decode_scanlines], mean[rows].shape),
-            )
+            return images[rows], mean[rows], log_variance[rows], np.broadcast_to(noise[sample], mean[rows].shape)
 
-        starts = [
-            decode_scanlines * count + first
-            for decode_scanlines in range(len(noise))
-            for first in range(0, count, self._limit)
-        ]
+        starts = [sample * count + first for sample in range(len(noise)) for first in range(0, count, self._limit)]
         pieces = PIECES_IN_FLIGHT * max(1, self._limit // count)
         (losses,) = await self._run_in_pieces(self._loss_sampler, len(noise) * count, starts, cut, timing, pieces)
         return losses.reshape(len(noise), count)
 
     def close(self) -> None:
-        """Let the threads go, if there are any, without waiting for what they compute."""
+        """Stop the threads, without waiting for their computations."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
 
@@ -252,13 +243,10 @@ class Engine:
         starts: Sequence[int],
         cut: Callable[[int], Arrays],
         timing: Timing | None,
-        max_concurrent_batches: int,
+        in_flight: int,
     ) -> Arrays:
-        """The results of `count` rows, of which `cut` gives the piece that begins at each of `starts`.
-
-        As many pieces as there are `max_concurrent_batches` wait at a time.
-        """
-        timing = timing or Timing()  # by which the batcher knows the pieces of a request
+        """Compute `count` rows in pieces, `in_flight` at a time; `cut` returns the piece that starts at a row."""
+        timing = timing or Timing()  # the batcher recognises the pieces of one request by it
         results: list[npt.NDArray[Any]] = []
 
         async def go_through(starts: Sequence[int]) -> None:
@@ -270,52 +258,45 @@ class Engine:
                     result[start : start + len(array)] = array
 
         since = time.perf_counter()
-        async with self._turn_of_large() if count > self._limit else nullcontext():
+        async with self._large_request_slot() if count > self._limit else nullcontext():
             timing.queue += time.perf_counter() - since
-            tasks = [
-                asyncio.create_task(go_through(starts[lane::max_concurrent_batches]))
-                for lane in range(max_concurrent_batches)
-            ]
+            tasks = [asyncio.create_task(go_through(starts[first::in_flight])) for first in range(in_flight)]
             try:
                 await asyncio.gather(*tasks)
-            finally:  # a TaskGroup of Python 3.11, cancelled, leaves a reference cycle around all of the request
+            finally:  # in Python 3.11 a cancelled TaskGroup leaves a reference cycle around the request
                 while tasks:
                     tasks.pop().cancel()
         return tuple(results)
 
     @asynccontextmanager
-    async def _turn_of_large(self) -> AsyncIterator[None]:
+    async def _large_request_slot(self) -> AsyncIterator[None]:
         try:
             async with asyncio.timeout(self._longest_wait):
                 await self._large.acquire()
         except TimeoutError:
-            message = "Too many large requests wait to be computed; try again in a moment."
-            raise Unavailable(message, "queue_full") from None
+            raise Unavailable("Too many large requests are waiting; try again in a moment.", "queue_full") from None
         try:
             yield
         finally:
             self._large.release()
 
-    @np.errstate(all="ignore")  # what is not finite is told by UnsoundOutput
+    @np.errstate(all="ignore")  # reported by NonFiniteOutput
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays | Exception]:
-        """One forward pass over all items, in whole rows, and its results cut up again.
-
-        Where those of an item are not all finite it has NonFiniteOutput in their place.
-        """
+        """Run `operation` once on the rows of all items; split its results, with NonFiniteOutput for items with NaN."""
         rows = sum(len(item[0]) for item in items)
         arrays = operation(*(self._join(column, rows) for column in zip(*items, strict=True)))
         results: list[Arrays | Exception] = []
-        sound = _all_finite(arrays)
+        is_finite = _all_finite(arrays)
         start = 0
         for item in items:
             stop = start + len(item[0])
             part = tuple([array[start:stop] for array in arrays])
-            results.append(part if sound or _all_finite(part) else NonFiniteOutput())
+            results.append(part if is_finite or _all_finite(part) else NonFiniteOutput())
             start = stop
         return results
 
     def _join(self, column: Sequence[FloatArray], rows: int) -> FloatArray:
-        """Arrays (n, …) of `rows` rows altogether as one, with zeros below where a batch must not have so few."""
+        """Concatenate arrays (n, …) of `rows` rows in total, padded by zeros to the least rows."""
         spare = self._least_rows - rows
         if spare > 0:
             column = [*column, np.zeros((spare, *column[0].shape[1:]), np.float32)]
@@ -353,7 +334,7 @@ class Engine:
         return (loss,)
 
     def _seconds(self, rows: int) -> float:
-        """How long `rows` rows take to be drawn; best of a few: the first passes allocate and choose kernels."""
+        """Time decoding `rows` rows, in seconds; the best of five, because first passes allocate and choose kernels."""
         z = np.zeros((rows, *self.config.latent_shape), np.float32)
         seconds = []
         for _ in range(5):
@@ -362,31 +343,13 @@ class Engine:
             seconds.append(time.perf_counter() - start)
         return min(seconds)
 
-    @np.errstate(all="ignore")
-    def _find_least_rows(self) -> int:
-        """The fewest rows from which on, here, batches of all sizes give a row the same bits."""
-        most = min(self._limit, COMPARED_ROWS)
-        generator = np.random.default_rng(0)
-        images = generator.random((most, *self.config.image_shape), np.float32)
-        noise = generator.standard_normal((most, *self.config.latent_shape), np.float32)
-        whole = self._reconstruct(images, noise)
-
-        def is_same(rows: int) -> bool:
-            return all(map(np.array_equal, self._reconstruct(images[:rows], noise[:rows]), (a[:rows] for a in whole)))
-
-        for least in LEAST_ROWS:
-            sizes = {*range(least, least + 4), *range(2 * least, most, most // 4 + 1)}
-            if all(is_same(rows) for rows in sorted(sizes) if rows <= most):
-                return least
-        return self._limit
-
 
 def _all_finite(arrays: Sequence[npt.NDArray[Any]]) -> bool:
     return all(array.dtype == np.uint8 or _is_finite(array) for array in arrays)
 
 
 def _is_finite(array: FloatArray) -> bool:
-    """A sum that is finite is one of finite numbers; one that is not may be."""
+    """Return whether all values are finite. A finite sum proves it; otherwise check each value."""
     if array.ndim == 1:
         return all(map(isfinite, array.tolist()))
     return isfinite(array.sum()) or bool(np.isfinite(array).all())

@@ -1,4 +1,4 @@
-"""What is served: a checkpoint, read by torch; the process that serves does without torch where it can."""
+"""Load the checkpoint to serve, without importing torch into the serving process if possible."""
 
 from __future__ import annotations
 
@@ -19,14 +19,14 @@ from vae.metadata import CheckpointError
 
 
 class LoadedModel(NamedTuple):
-    """What is known of a checkpoint, and what computes its network."""
+    """A checkpoint and the backend that computes its network."""
 
-    known: CheckpointInfo
+    checkpoint: CheckpointInfo
     backend: Backend
 
 
 class StartError(Exception):
-    """Why the service cannot start, in a sentence for the operator."""
+    """The service cannot start; the message is a sentence for the operator."""
 
 
 Load = Callable[[], LoadedModel]
@@ -34,18 +34,17 @@ Load = Callable[[], LoadedModel]
 
 
 def load_checkpoint(settings: Settings) -> LoadedModel:
-    """The checkpoint on its device; raises StartError."""
+    """Load the checkpoint on its device; raises StartError."""
     return begin_to_load(settings)()
 
 
 def begin_to_load(settings: Settings) -> Load:
-    """Begin to read the checkpoint; the call waits until it is there.
+    """Start to read the checkpoint; the returned function waits for it.
 
-    A process of its own reads what ONNX Runtime will compute, translates it and tries it on torch, which would take
-    400 MB of this one for ever. Where torch is here already, or will have to be, or where threads or the system forbid
-    a fork, the call does it all.
+    If ONNX Runtime can compute the model, a forked process reads and translates it, because torch would keep 400 MB of
+    this process. If torch is loaded or needed here, or a fork is not possible, the returned function does all.
     """
-    apart = (
+    in_subprocess = (
         settings.runtime != "torch"
         and settings.device == "cpu"
         and not settings.checkpoint.is_dir()
@@ -53,7 +52,7 @@ def begin_to_load(settings: Settings) -> Load:
         and threading.active_count() == 1
         and sys.platform == "linux"
     )
-    if not apart:
+    if not in_subprocess:
         return partial(_load_here, settings)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -72,8 +71,8 @@ def begin_to_load(settings: Settings) -> Load:
         try:
             if isinstance(read, Exception):
                 raise read
-            known, translation = read
-            return LoadedModel(known, OnnxBackend(translation, settings.torch_threads))
+            checkpoint, model = read
+            return LoadedModel(checkpoint, OnnxBackend(model, settings.torch_threads))
         except UnsupportedModel as error:
             if settings.runtime == "onnx":
                 raise _cannot_compute(error) from error
@@ -85,13 +84,13 @@ def begin_to_load(settings: Settings) -> Load:
 
 
 def _translate(checkpoint: Path, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is meant for the service
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service handles it
     from service.inference.checkpoints import read_checkpoint  # noqa: PLC0415 - imports torch
     from service.inference.onnx_graph import translate  # noqa: PLC0415 - imports torch
 
     try:
-        model, known = read_checkpoint(checkpoint)
-        sender.send((known, translate(model)))
+        model, info = read_checkpoint(checkpoint)
+        sender.send((info, translate(model)))
     except (CheckpointError, UnsupportedModel) as error:
         sender.send(error)
 

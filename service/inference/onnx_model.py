@@ -1,4 +1,4 @@
-"""A checkpoint as the service needs it where it does without torch."""
+"""A checkpoint as it is served without torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class UnsupportedModel(Exception):
-    """Why ONNX Runtime cannot compute a network, as what follows a colon."""
+    """ONNX Runtime does not support a network; the message is a clause without capital and full stop."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What is kept of a checkpoint beside its network."""
+    """What the service knows of a checkpoint, apart from its network."""
 
-    provenance: CheckpointMetadata
+    metadata: CheckpointMetadata
     parameters: int
-    """Their number."""
+    """Number of parameters."""
     latents: Mapping[str, Array] | None
-    """Of the test set, where they lie beside it: `mean` (M, D) and `label` (M,)."""
+    """Latents of the test set, if they are stored beside it: `mean` (M, D) and `label` (M,)."""
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A network as ONNX models of one input `x`, in rows, and what torch makes of a few."""
+    """A network as ONNX models with one input `x` of rows, and results of torch to verify them."""
 
     config: VAEConfig
     encoder: bytes
@@ -40,4 +40,4 @@ class OnnxModel:
     decoder: bytes
     """(N, D) → `image` and `logits`, (N, C·H·W)."""
     probe: Mapping[str, FloatArray]
-    """`images` and latents `z`; of those `mean` and `log_variance`, of these `image`."""
+    """Inputs `images` and `z`, and results of torch: `mean` and `log_variance` of the images, `image` of z."""

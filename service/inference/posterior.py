@@ -1,4 +1,4 @@
-"""Gaussian posteriors q(z|x) = N(mean, exp(log_variance)) in NumPy; torch takes thrice as long for a few numbers."""
+"""Gaussian posteriors q(z|x) = N(mean, exp(log_variance)) in NumPy, three times faster than torch for small arrays."""
 
 from __future__ import annotations
 
@@ -24,7 +24,7 @@ def kl_divergence(mean: FloatArray, log_variance: FloatArray) -> FloatArray:
 
 
 def estimate_elbo(losses: FloatArray, kl_divergence: FloatArray) -> tuple[FloatArray, FloatArray]:
-    """The ELBO of N images and its standard error, (N,) each, nats.
+    """Return the ELBO of N images and its standard error, (N,) each, nats.
 
     `losses` (K, N) are −log p(x|z) under K ≥ 2 draws of the posterior; the KL divergence (N,) is exact.
     """

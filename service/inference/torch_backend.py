@@ -1,4 +1,4 @@
-"""A model's encoder and decoder on torch."""
+"""Computation of a model by torch."""
 
 from __future__ import annotations
 
@@ -20,14 +20,14 @@ Model = VAE | AutoencoderKL
 
 
 class DeviceError(Exception):
-    """Why torch cannot use a device, in a sentence."""
+    """torch cannot use a device; the message is a sentence."""
 
 
 class TorchBackend:
-    """The model as it is, on any device.
+    """A model on any device.
 
-    Of CUDA each thread has a stream of its own, and what it copies goes through pinned memory: so one batch is computed
-    while another is copied.
+    With CUDA each thread has its own stream and copies through pinned memory, so that one batch is computed while
+    another is copied.
     """
 
     def __init__(self, model: Model, device: torch.device | str = "cpu") -> None:
@@ -39,7 +39,7 @@ class TorchBackend:
         self.max_concurrent_batches = 2 if self._cuda and not self.config.per_sample else 1
         lay_out(model)
         if self._cuda:
-            torch.cuda.synchronize(self._device)  # other streams than this one would not wait for the weights
+            torch.cuda.synchronize(self._device)  # other streams do not wait for the weights
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Backend."""
@@ -72,7 +72,7 @@ class TorchBackend:
             return raw, sums
 
     def begin_thread(self) -> None:
-        """As Backend: BLAS called from a thread that torch did not make uses all cores until this is called there."""
+        """As Backend. In a thread that torch did not create, BLAS uses all cores until set_num_threads is called."""
         torch.set_num_threads(self._threads)
         tune_malloc()
         if self._cuda:
@@ -83,55 +83,55 @@ class TorchBackend:
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._cuda else tensor.to(self._device)
 
     def _arrays(self, *tensors: Tensor) -> list[Any]:
-        """Within inference mode: outside of it it takes ten times as long."""
-        copies = [tensor.to("cpu", non_blocking=self._cuda) for tensor in tensors]  # pinned, where it does not block
+        """Copy tensors to NumPy. Call it in inference mode, outside of which it takes ten times as long."""
+        copies = [tensor.to("cpu", non_blocking=self._cuda) for tensor in tensors]  # pinned if non-blocking
         if self._cuda:
             torch.cuda.current_stream(self._device).synchronize()
         return [copy.numpy() for copy in copies]
 
 
 def load(settings: Settings) -> tuple[CheckpointInfo, Backend]:
-    """The checkpoint on its device; raises CheckpointError, DeviceError and UnsupportedModel."""
+    """Load the checkpoint on its device; raises CheckpointError, DeviceError or UnsupportedModel."""
     torch.set_num_threads(settings.torch_threads)
     _check_device(settings.device)
     model, known = read_checkpoint(settings.checkpoint, settings.device)
-    return known, choose_network(model, settings.runtime, settings.device)
+    return known, choose_backend(model, settings.runtime, settings.device)
 
 
-def choose_network(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Backend:
-    """`runtime`; by default ONNX Runtime where it can compute the model, and torch elsewhere.
+def choose_backend(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Backend:
+    """Create a backend of `runtime`; `auto` is ONNX Runtime if it supports the model, else torch.
 
-    Raises UnsupportedModel where it was asked for and cannot.
+    Raises UnsupportedModel if ONNX Runtime is required and does not support the model.
     """
     if runtime != "torch":
         try:
-            return _onnx_network(model, device)
+            return _onnx_backend(model, device)
         except UnsupportedModel:
             if runtime == "onnx":
                 raise
     return TorchBackend(model, device)
 
 
-def _onnx_network(model: Model, device: torch.device | str) -> OnnxBackend:
+def _onnx_backend(model: Model, device: torch.device | str) -> OnnxBackend:
     if torch.device(device).type != "cpu":
-        raise UnsupportedModel("it is set up for the CPU alone")
+        raise UnsupportedModel("it is set up for the CPU only")
     return OnnxBackend(translate(model), torch.get_num_threads())
 
 
 def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch says it the one way or the other
+    except (AssertionError, RuntimeError) as error:  # torch raises either
         raise DeviceError(f"The device {device} cannot be used: {str(error).partition('. ')[0].strip('.')}.") from error
 
 
 def lay_out(model: nn.Module) -> None:
-    """Lay the matrices of `model` out in memory as (inputs, outputs), their shape being the other way round.
+    """Store the matrices of linear layers as (inputs, outputs), and the weights of convolutions channels last.
 
-    BLAS then computes any number of rows, from a few upwards, by the same kernel, bit for bit, and a few rows faster.
-    Convolutions get their channels last, and give theirs so: they take a tenth to a quarter less time.
+    BLAS then uses the same kernel for any number of rows above a few, so that results agree bit for bit, and computes
+    few rows faster. Convolutions take a tenth to a quarter less time.
     """
-    for module in model.modules():  # copies nothing the second time
+    for module in model.modules():  # does nothing on a second call
         if isinstance(module, nn.Linear):
             module.weight.data = module.weight.data.t().contiguous().t()
         elif isinstance(module, nn.Conv2d):

@@ -10,7 +10,7 @@ from service.inference import onnx_graph
 from service.inference.backend import Backend, FloatArray, OnnxBackend
 from service.inference.onnx_graph import translate
 from service.inference.onnx_model import UnsupportedModel
-from service.inference.torch_backend import TorchBackend, choose_network
+from service.inference.torch_backend import TorchBackend, choose_backend
 from tests.vae.autoencoder import write_folder
 from vae import VAE, VAEConfig
 from vae.autoencoder_kl import load_diffusers
@@ -60,23 +60,23 @@ def test_a_gpu_computes_what_the_cpu_does_in_each_of_its_lanes(config: VAEConfig
 
 def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
     model = untrained(VAEConfig(hidden_dim=16))
-    assert isinstance(choose_network(model), OnnxBackend)
-    assert isinstance(choose_network(model, "torch"), TorchBackend)
-    assert isinstance(choose_network(model, device="meta"), TorchBackend)
+    assert isinstance(choose_backend(model), OnnxBackend)
+    assert isinstance(choose_backend(model, "torch"), TorchBackend)
+    assert isinstance(choose_backend(model, device="meta"), TorchBackend)
     model.decoder[1] = nn.Softplus()
-    assert isinstance(choose_network(model), TorchBackend)
+    assert isinstance(choose_backend(model), TorchBackend)
     with pytest.raises(UnsupportedModel, match="no translation of Softplus"):
-        choose_network(model, "onnx")
+        choose_backend(model, "onnx")
 
 
 def test_another_model_is_torchs(tmp_path: Path) -> None:
     write_folder(tmp_path)
     model = load_diffusers(tmp_path).model
-    assert isinstance(choose_network(model), TorchBackend)
+    assert isinstance(choose_backend(model), TorchBackend)
     with pytest.raises(UnsupportedModel, match="no translation of AutoencoderKL"):
-        choose_network(model, "onnx")
-    with pytest.raises(UnsupportedModel, match="for the CPU alone"):
-        choose_network(untrained(VAEConfig()), "onnx", "meta")
+        choose_backend(model, "onnx")
+    with pytest.raises(UnsupportedModel, match="for the CPU only"):
+        choose_backend(untrained(VAEConfig()), "onnx", "meta")
 
 
 def test_a_wrong_translation_is_not_used(monkeypatch: pytest.MonkeyPatch) -> None:
@@ -85,6 +85,6 @@ def test_a_wrong_translation_is_not_used(monkeypatch: pytest.MonkeyPatch) -> Non
 
     monkeypatch.setitem(onnx_graph.TRANSLATIONS, nn.LeakyReLU, steeper)
     model = untrained(VAEConfig())
-    assert isinstance(choose_network(model), TorchBackend)
+    assert isinstance(choose_backend(model), TorchBackend)
     with pytest.raises(UnsupportedModel, match="differs from torch"):
-        choose_network(model, "onnx")
+        choose_backend(model, "onnx")

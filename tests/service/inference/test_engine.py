@@ -18,7 +18,7 @@ from service.inference.backend import OnnxBackend
 from service.inference.engine import Engine, FloatArray, NonFiniteOutput, Reconstruction
 from service.inference.noise import standard_normal
 from service.inference.posterior import draw_posterior
-from service.inference.torch_backend import TorchBackend, choose_network
+from service.inference.torch_backend import TorchBackend, choose_backend
 from service.settings import BUNDLED, Runtime
 from service.telemetry.counters import Counters, Histogram
 from service.telemetry.timing import Timing
@@ -37,7 +37,7 @@ def model() -> vae.VAE:
 
 @pytest.fixture
 def engine(model: vae.VAE) -> Iterator[Engine]:
-    engine = Engine(choose_network(model), micro_batch_limit=64)
+    engine = Engine(choose_backend(model), micro_batch_limit=64)
     yield engine
     engine.close()
 
@@ -74,7 +74,7 @@ def test_a_row_is_the_same_in_any_batch(
     torch.manual_seed(0)
     try:
         untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
-        backend = choose_network(untrained if architecture == "conv" else model, runtime)
+        backend = choose_backend(untrained if architecture == "conv" else model, runtime)
         engine = Engine(backend, micro_batch_limit=64, threaded=threaded)
         rows_are_alone(engine, x)
         engine.close()
@@ -149,7 +149,7 @@ def test_of_a_large_batch_nothing_is_computed_after_an_unsound_piece(
     model: vae.VAE, threaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     """And it is as unsound as a small one: what the pieces run in does not show."""
-    backend = choose_network(model)
+    backend = choose_backend(model)
     engine = Engine(backend, micro_batch_limit=64, threaded=threaded)
     decode = backend.decode
     computed: list[int] = []
@@ -311,7 +311,7 @@ def test_a_slow_model_leaves_the_event_loop_free(
 ) -> None:
     monkeypatch.setattr(engine_module, "BLOCKING_LIMIT_S", limit)
     monkeypatch.setattr(engine_module, "BATCH_BLOCKING_LIMIT_S", limit)
-    backend = choose_network(model)
+    backend = choose_backend(model)
     engine = Engine(backend, micro_batch_limit=64, threaded=told)
     threads: list[threading.Thread] = []
     decode = backend.decode
@@ -353,7 +353,7 @@ def test_all_is_counted_on_the_event_loop(
 ) -> None:
     """It reads the histograms; changed in another thread, they would be read half changed."""
     counters = Counters()
-    engine = Engine(choose_network(model), micro_batch_limit=64, threaded=threaded, counters=counters)
+    engine = Engine(choose_backend(model), micro_batch_limit=64, threaded=threaded, counters=counters)
     threads: set[threading.Thread] = set()
     add = Histogram.add
 
@@ -405,7 +405,7 @@ def test_an_unsound_row_is_nobody_elses(
         weights["decoder.2.weight"][:, 0] = 1e38
     rows = x[:31].copy() if sees else np.zeros((31, 3), np.float32)
     rows[7].flat[0] = 1000
-    engine = Engine(choose_network(broken, runtime), micro_batch_limit=64)
+    engine = Engine(choose_backend(broken, runtime), micro_batch_limit=64)
 
     async def all_alone() -> list[object]:
         calls = (getattr(engine, operation)(rows[i : i + 1], *more) for i in range(31))

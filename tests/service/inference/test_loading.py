@@ -25,7 +25,7 @@ from service.settings import read_settings
 {patch}
 try:
     known, network = loading.load_checkpoint(read_settings(sys.argv[1:]))
-    print(type(network).__name__, "torch" in sys.modules, known.provenance.name, len(known.latents))
+    print(type(network).__name__, "torch" in sys.modules, known.metadata.name, len(known.latents))
 except loading.StartError as error:
     print(error)
 """
