@@ -29,7 +29,7 @@ try:
 except loading.StartError as error:
     print(error)
 """
-UNTRANSLATABLE = "loading._translate = lambda _, sender: sender.send(loading.Untranslatable('it is too new'))"
+UNTRANSLATABLE = "loading._translate = lambda _, sender: sender.send(loading.UnsupportedModel('it is too new'))"
 
 
 def in_a_fresh_process(*flags: str, patch: str = "") -> str:
@@ -52,12 +52,12 @@ def test_torch_stays_out_of_what_serves_by_onnx_runtime(flags: tuple[str, ...], 
 
 
 def test_another_process_reads_what_this_one_serves() -> None:
-    assert in_a_fresh_process() == "OnnxNetwork False mnist 2"
-    assert in_a_fresh_process("--runtime", "torch") == "TorchNetwork True mnist 2"
+    assert in_a_fresh_process() == "OnnxBackend False mnist 2"
+    assert in_a_fresh_process("--runtime", "torch") == "TorchBackend True mnist 2"
 
 
 def test_what_cannot_be_translated_is_torchs() -> None:
-    assert in_a_fresh_process(patch=UNTRANSLATABLE) == "TorchNetwork True mnist 2"
+    assert in_a_fresh_process(patch=UNTRANSLATABLE) == "TorchBackend True mnist 2"
     complaint = in_a_fresh_process("--runtime", "onnx", patch=UNTRANSLATABLE)
     assert complaint == "ONNX Runtime cannot compute this model: it is too new. Leave VAE_RUNTIME unset."
 
