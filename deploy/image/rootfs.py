@@ -1,10 +1,10 @@
-"""What the service needs of this file system, and nothing else, into a folder that becomes the image.
+"""Copies what the service needs from this file system to a folder that becomes the image.
 
     python rootfs.py VENV ROOT
 
-The interpreter, its standard library, VENV, and each shared library that one of these is linked with: no shell, no
-package manager, no compiler. What is in it stands in ROOT/usr/share/sbom. The service's own files come to lie beside
-ROOT, in `application`.
+It copies the interpreter, its standard library, VENV and the shared libraries that they are linked with; the image thus
+has no shell, package manager or compiler. ROOT/usr/share/sbom lists the packages. The service's own files are moved to
+the folder `application` beside ROOT, for a layer of their own.
 """
 
 from __future__ import annotations
@@ -20,7 +20,7 @@ from pathlib import Path
 
 USER = "vae:x:10001:10001::/tmp:/sbin/nologin\n"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-UNUSED_LIBRARY = ("config-*", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtledemo", "turtle.py")
+UNUSED_MODULES = ("config-*", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtledemo", "turtle.py")
 SBOM = Path("usr/share/sbom/vae-service.cdx.json")
 OWN = ("pictures", "service", "vae", "weights", "vae_service-*")
 IMPORTS = """
@@ -37,7 +37,7 @@ for file in sys.stdin.read().split():
 
 
 def main(venv: Path, root: Path) -> None:
-    """Fill `root`, and `application` beside it."""
+    """Fill `root` and the folder `application` beside it."""
     _copy_interpreter(root)
     shutil.copytree(venv, _in(root, venv), symlinks=True, ignore=shutil.ignore_patterns("__pycache__"))
     libraries = {library for file in list(_elf_files(root)) for library in _linked(file, root)}
@@ -45,7 +45,7 @@ def main(venv: Path, root: Path) -> None:
         _copy_library(library, root)
     _write_etc(root)
     subprocess.run(["ldconfig", "-r", root], check=True)
-    packages = _note_packages(libraries, root)
+    packages = _record_packages(libraries, root)
     _write_sbom(_in(root, venv), packages, root / SBOM)
     _compile_imports(venv, root)
     _move_own(_in(root, venv), root)
@@ -56,17 +56,17 @@ def _in(root: Path, path: Path) -> Path:
 
 
 def _copy_interpreter(root: Path) -> None:
-    for name in ("bin", "lib", "lib64", "sbin"):  # one tree, as Debian has it: the loader stands in /lib64
+    for name in ("bin", "lib", "lib64", "sbin"):  # merged /usr, as in Debian: the ELF loader is in /lib64
         (root / "usr" / name).mkdir(parents=True)
         (root / name).symlink_to(f"usr/{name}")
     executable = Path(sys.executable).resolve()
     _in(root, executable.parent).mkdir(parents=True, exist_ok=True)
     shutil.copy2(executable, _in(root, executable))
-    for name in ("python", "python3"):  # what a venv's own links lead to
+    for name in ("python", "python3"):  # targets of the venv's links
         link = executable.with_name(name)
         if link.is_symlink():
             _in(root, link).symlink_to(executable.name)
-    unused = shutil.ignore_patterns("__pycache__", "dist-packages", "site-packages", "*.a", *UNUSED_LIBRARY)
+    unused = shutil.ignore_patterns("__pycache__", "dist-packages", "site-packages", "*.a", *UNUSED_MODULES)
     library = Path(sysconfig.get_path("stdlib"))
     shutil.copytree(library, _in(root, library), symlinks=True, ignore=unused)
 
@@ -80,9 +80,9 @@ def _elf_files(folder: Path) -> Iterator[Path]:
 
 
 def _linked(file: Path, root: Path) -> Iterator[Path]:
-    """The system's libraries that `file` is linked with, itself or through others, as the loader finds them."""
-    told = subprocess.run(["ldd", file], capture_output=True, text=True, check=False).stdout
-    for word in told.split():
+    """Yield the system's libraries that `file` is linked with, directly or indirectly, as the loader finds them."""
+    output = subprocess.run(["ldd", file], capture_output=True, text=True, check=False).stdout
+    for word in output.split():
         path = Path(word)
         if path.is_absolute() and path.exists() and not path.is_relative_to(root):
             yield path
@@ -113,31 +113,31 @@ def _write_etc(root: Path) -> None:
     (root / "tmp").chmod(0o1777)
 
 
-def _note_packages(libraries: set[Path], root: Path) -> list[dict[str, str]]:
-    """Debian's packages of `libraries`, where scanners look for them, and as components of an SBOM."""
+def _record_packages(libraries: set[Path], root: Path) -> list[dict[str, str]]:
+    """Write the Debian packages of `libraries` where scanners look for them, and return them as SBOM components."""
     names = {name for library in libraries for name in _owners(library)} | {"base-files", "ca-certificates"}
     status = root / "var/lib/dpkg/status.d"
     status.mkdir(parents=True)
     components = []
     for name in sorted(names):
-        told = subprocess.run(["dpkg-query", "--status", name], capture_output=True, text=True, check=False).stdout
-        fields = dict(line.split(": ", 1) for line in told.splitlines() if ": " in line and not line.startswith(" "))
+        text = subprocess.run(["dpkg-query", "--status", name], capture_output=True, text=True, check=False).stdout
+        fields = dict(line.split(": ", 1) for line in text.splitlines() if ": " in line and not line.startswith(" "))
         if not fields:
             continue
-        (status / fields["Package"]).write_text(told)
+        (status / fields["Package"]).write_text(text)
         purl = f"pkg:deb/debian/{fields['Package']}@{fields['Version']}?arch={fields['Architecture']}"
-        about = {"type": "library", "name": fields["Package"], "version": fields["Version"]}
-        components.append({**about, "purl": purl, "bom-ref": purl})
+        component = {"type": "library", "name": fields["Package"], "version": fields["Version"]}
+        components.append({**component, "purl": purl, "bom-ref": purl})
     return components
 
 
 def _owners(library: Path) -> Iterator[str]:
-    """The package of `library`, which may have been installed before /lib became a link to /usr/lib."""
+    """Yield the packages of `library`, also by its path from before /lib became a link to /usr/lib."""
     real = library.resolve()
     for path in (real, Path("/", *real.parts[2:])):
-        told = subprocess.run(["dpkg", "--search", path], capture_output=True, text=True, check=False)
-        if told.returncode == 0:
-            yield told.stdout.split(": ")[0]
+        found = subprocess.run(["dpkg", "--search", path], capture_output=True, text=True, check=False)
+        if found.returncode == 0:
+            yield found.stdout.split(": ")[0]
 
 
 def _write_sbom(venv: Path, packages: list[dict[str, str]], path: Path) -> None:
@@ -151,7 +151,7 @@ def _write_sbom(venv: Path, packages: list[dict[str, str]], path: Path) -> None:
 
 
 def _compile_imports(venv: Path, root: Path) -> None:
-    """Bytecode of the modules that a start imports, and of no others: it is half of the time that a start takes."""
+    """Compile only the modules that the service imports when it starts, which halves the start time."""
     python = venv / "bin/python"
     imported = subprocess.run([python, "-c", IMPORTS], cwd="/", check=True, stdout=subprocess.PIPE).stdout
     subprocess.run([python, "-c", COMPILE, root], input=imported, check=True)

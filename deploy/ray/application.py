@@ -16,45 +16,51 @@ from service.telemetry.log_config import log_config
 from vae.autoencoder_kl import load_diffusers
 from vae.checkpoint import load
 
-HEALTH_CHECK_EVERY_S = 5
+HEALTH_CHECK_PERIOD_S = 5
 
 
 class Replica:
-    """A process that serves. Serve puts another in its place when it has died, or its event loop does not turn."""
+    """One process of the service. Serve replaces it when it has exited or its event loop is blocked."""
 
     def __init__(self, settings: Settings) -> None:
         dictConfig(log_config(settings.log_level, settings.log_format))
         self._settings = settings
 
     def __serve_build_asgi_app__(self) -> Application:
-        """Make the application; Serve runs its lifespan."""
-        served = load_checkpoint(self._settings)
-        return create_app(self._settings, lambda: served)
+        """Create the application; Serve runs its lifespan."""
+        model = load_checkpoint(self._settings)
+        return create_app(self._settings, lambda: model)
 
     async def check_health(self) -> None:
-        """Return: the event loop, on which Serve runs this, turns."""
+        """Return at once: that Serve's event loop runs this is the check."""
 
 
 def build(arguments: Mapping[str, object]) -> serve.Application:
-    """The application; `arguments` are settings, which go before the environment: `checkpoint=PATH`, `api_keys=A,B`.
+    """Build the application with its settings, which are read here for all replicas.
 
-    The settings are read once, here. Raises SettingsError, SystemExit for an unknown one, and CheckpointError: a wrong
-    checkpoint takes no replica's place.
+    Args:
+        arguments: Settings, such as `checkpoint=PATH` or `api_keys=A,B`, which take precedence over the environment.
+
+    Raises:
+        SettingsError: A setting is not valid.
+        SystemExit: A setting does not exist.
+        CheckpointError: The checkpoint cannot be loaded; no replica is replaced then.
+
     """
     settings = read_settings([f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()])
-    read = load_diffusers if settings.checkpoint.is_dir() else load
-    read(settings.checkpoint)
+    check = load_diffusers if settings.checkpoint.is_dir() else load
+    check(settings.checkpoint)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="vae",
-        # The replica says no by itself, in the service's words, when its queue is full: Serve has to let more through.
+        # More than the replica accepts, so that the replica rejects requests itself, with the service's error.
         max_ongoing_requests=2 * settings.queue_limit,
         max_queued_requests=settings.queue_limit,
         ray_actor_options={
             "num_cpus": settings.torch_threads,
             "num_gpus": 1 if settings.device.startswith("cuda") else 0,
         },
-        health_check_period_s=HEALTH_CHECK_EVERY_S,
+        health_check_period_s=HEALTH_CHECK_PERIOD_S,
         health_check_timeout_s=STUCK_AFTER_S,
         graceful_shutdown_timeout_s=settings.drain_time,
     )

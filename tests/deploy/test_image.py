@@ -1,4 +1,4 @@
-"""The locks against pyproject.toml, the build's context against the Dockerfile; `make image-test` runs the image."""
+"""The locks match pyproject.toml, and the build context the Dockerfile; `make image-test` runs the image."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ DOCKERFILE = (ROOT / "Dockerfile").read_text()
 
 
 def pins(lock: str) -> dict[str, tuple[str, list[str]]]:
-    """Name → version and hashes, of requirements/`lock`.txt."""
+    """Name → version and hashes in requirements/`lock`.txt."""
     text = (ROOT / "requirements" / f"{lock}.txt").read_text()
     blocks = re.findall(r"^(\S+)==(\S+)[^\n]*\n?((?: +--hash=\S+(?: \\)?\n?)*)", text, re.MULTILINE)
     assert "".join(f"{name}{version}" for name, version, _ in blocks), lock
@@ -27,14 +27,14 @@ def pins(lock: str) -> dict[str, tuple[str, list[str]]]:
 
 
 @pytest.mark.parametrize("lock", LOCKS)
-def test_each_pin_has_a_hash_and_no_index_is_named(lock: str) -> None:
+def test_each_pin_has_a_hash_and_no_index(lock: str) -> None:
     assert all(hashes for _, hashes in pins(lock).values())
     lines = (ROOT / "requirements" / f"{lock}.txt").read_text().splitlines()
     assert not [line for line in lines if not re.fullmatch(r"\S+==\S+( ; .*)? \\|    --hash=sha256:\w{64}( \\)?", line)]
 
 
 @pytest.mark.parametrize("lock", ["cpu", "cuda"])
-def test_lock_holds_what_the_service_requires(lock: str) -> None:
+def test_lock_has_the_requirements_of_the_service(lock: str) -> None:
     pinned = pins(lock)
     required = PROJECT["project"]["dependencies"] + PROJECT["project"]["optional-dependencies"]["otel"]
     for requirement in map(Requirement, required):
@@ -44,35 +44,35 @@ def test_lock_holds_what_the_service_requires(lock: str) -> None:
     assert f"torch=={pinned['torch'][0]}" == (ROOT / f"requirements/{lock}.in").read_text().strip()
 
 
-def test_image_is_of_the_platform_that_the_locks_are_resolved_for() -> None:
+def test_image_has_the_platform_of_the_locks() -> None:
     froms = re.findall(r"^FROM (.*)$", DOCKERFILE, re.MULTILINE)
     assert froms == ["--platform=linux/amd64 python:3.11-slim AS build", "--platform=linux/amd64 scratch"]
     (lock,) = re.findall(r"^LOCK := (.*)$", (ROOT / "Makefile").read_text(), re.MULTILINE)
     assert lock.endswith("--python-version 3.11 --python-platform x86_64-manylinux_2_28")
 
 
-def test_cpu_build_of_torch_brings_no_cuda() -> None:
+def test_cpu_lock_has_no_cuda() -> None:
     assert not [name for name in pins("cpu") if name.startswith(("nvidia", "cuda", "triton"))]
     assert [name for name in pins("cuda") if name.startswith("nvidia")]
     others = {lock: {name: pin for name, pin in pins(lock).items() if name != "torch"} for lock in ("cpu", "cuda")}
-    assert others["cpu"].items() <= others["cuda"].items(), "the locks are of different days: make lock"
+    assert others["cpu"].items() <= others["cuda"].items(), "the locks differ: make lock"
 
 
-def test_nothing_is_installed_without_a_hash() -> None:
+def test_every_install_requires_hashes() -> None:
     commands = DOCKERFILE.replace("\\\n", " ").splitlines()
     installs = [part for line in commands for part in line.split("&&") if re.search(r"pip (install|wheel) ", part)]
     assert len(installs) == 4
     for install in installs:
-        own = "--no-index" in install or "--no-build-isolation" in install  # the wheel of this project
-        assert own or "--require-hashes" in install, install
+        is_project = "--no-index" in install or "--no-build-isolation" in install  # this project's wheel
+        assert is_project or "--require-hashes" in install, install
 
 
-def test_it_runs_as_nobody_in_particular() -> None:
+def test_it_runs_as_an_unprivileged_user() -> None:
     last_stage = DOCKERFILE.rpartition("\nFROM ")[2]
     assert re.findall(r"^USER (.*)$", last_stage, re.MULTILINE) == ["10001:10001"]
 
 
-def test_what_is_uninstalled_is_installed_and_no_service_imports_it() -> None:
+def test_uninstalled_packages_are_locked_and_not_imported() -> None:
     (names,) = re.findall(r"pip uninstall --quiet --yes \\\n(.*?) \\\n", DOCKERFILE)
     assert set(names.split()) <= pins("cpu").keys()
     sources = "\n".join(
@@ -85,16 +85,16 @@ def test_what_is_uninstalled_is_installed_and_no_service_imports_it() -> None:
         assert not provided & imported, f"the service imports {name}"
 
 
-def test_build_is_given_what_it_takes_and_nothing_else() -> None:
+def test_build_context_has_what_the_build_needs() -> None:
     ignored = (ROOT / ".dockerignore").read_text().split()
-    let_in = {line[1:] for line in ignored if line.startswith("!")}
+    included = {line[1:] for line in ignored if line.startswith("!")}
     assert ignored[0] == "*"
     documents = {"pyproject.toml", PROJECT["project"]["readme"], *PROJECT["project"]["license-files"]}
-    assert let_in == PACKAGES | documents | {"deploy", "deploy/image", "requirements"}
-    assert all((ROOT / path).exists() for path in let_in)
+    assert included == PACKAGES | documents | {"deploy", "deploy/image", "requirements"}
+    assert all((ROOT / path).exists() for path in included)
 
 
-def test_image_leaves_out_what_is_not_the_service() -> None:
-    (left_out,) = re.findall(r"cd /opt/vae && rm -r (.*)", DOCKERFILE)
-    packages = {path.rsplit("/", 1)[1] for path in left_out.split()} - {"vae-train"}
+def test_image_has_only_the_service() -> None:
+    (removed,) = re.findall(r"cd /opt/vae && rm -r (.*)", DOCKERFILE)
+    packages = {path.rsplit("/", 1)[1] for path in removed.split()} - {"vae-train"}
     assert packages == PACKAGES - {"pictures", "service", "vae", "weights"}

@@ -1,4 +1,4 @@
-"""The manifests against the API's schemas, and against the settings of the service."""
+"""The manifests match the API's schemas and the settings of the service."""
 
 from __future__ import annotations
 
@@ -25,13 +25,13 @@ OBJECTS = {(each := yaml.safe_load((FOLDER / name).read_text()))["kind"]: each f
 POD = OBJECTS["Deployment"]["spec"]["template"]
 (CONTAINER,) = POD["spec"]["containers"]
 OLDEST = "1.30"
-"""The first that knows a `sleep` before the stop without being asked to."""
+"""The first version in which preStop `sleep` is on by default."""
 NOT_OF_THE_API = {"ServiceMonitor"}
 Objects = dict[str, dict[str, Any]]
 
 
 def environment() -> dict[str, str]:
-    """What the ConfigMap sets."""
+    """The variables of the ConfigMap."""
     (generator,) = KUSTOMIZATION["configMapGenerator"]
     (file,) = generator["envs"]
     return dict(line.split("=", 1) for line in (FOLDER / file).read_text().split())
@@ -39,7 +39,7 @@ def environment() -> dict[str, str]:
 
 @pytest.fixture
 def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
-    """The settings as a pod reads them."""
+    """The settings of a pod."""
     for name, value in {**environment(), "VAE_API_KEYS": "a key"}.items():
         monkeypatch.setenv(name, value)
     return read_settings([])
@@ -47,12 +47,12 @@ def settings(monkeypatch: pytest.MonkeyPatch) -> Settings:
 
 @pytest.mark.parametrize("kind", sorted(OBJECTS.keys() - NOT_OF_THE_API))
 @pytest.mark.parametrize("version", [OLDEST, kubernetes_validate.latest_version()])
-def test_object_is_one_of_the_api(kind: str, version: str) -> None:
+def test_object_matches_its_schema(kind: str, version: str) -> None:
     kubernetes_validate.validate(OBJECTS[kind], version, strict=True)
 
 
-def test_the_monitor_names_what_the_operator_knows() -> None:
-    """Its schema comes with the Prometheus Operator; here is what of it is used."""
+def test_the_monitor_uses_fields_of_the_operator() -> None:
+    """Its schema is part of the Prometheus Operator; these are the fields in use."""
     monitor = OBJECTS["ServiceMonitor"]
     assert monitor["apiVersion"] == "monitoring.coreos.com/v1"
     assert monitor["spec"].keys() == {"selector", "endpoints"}
@@ -63,14 +63,14 @@ def test_the_monitor_names_what_the_operator_knows() -> None:
 
 
 def built(folder: Path) -> Objects:
-    """What kustomize makes of a folder: kind → object."""
+    """The output of kustomize for a folder: kind → object."""
     command = [tool("kubectl", "kubectl"), "kustomize", str(folder)]
     done = subprocess.run(command, capture_output=True, text=True, check=False)
     assert done.returncode == 0, done.stderr
     return {each["kind"]: each for each in yaml.safe_load_all(done.stdout)}
 
 
-def assert_is_of_the_api(objects: Objects) -> None:
+def assert_valid(objects: Objects) -> None:
     for kind in objects.keys() - NOT_OF_THE_API:
         kubernetes_validate.validate(objects[kind], OLDEST, strict=True)
 
@@ -78,7 +78,7 @@ def assert_is_of_the_api(objects: Objects) -> None:
 def test_kustomize_builds_the_base() -> None:
     objects = built(FOLDER)
     assert objects.keys() == {*OBJECTS, "ConfigMap"}
-    assert_is_of_the_api(objects)
+    assert_valid(objects)
     assert objects["ConfigMap"]["data"] == environment()
     (container,) = objects["Deployment"]["spec"]["template"]["spec"]["containers"]
     (image,) = KUSTOMIZATION["images"]
@@ -88,12 +88,12 @@ def test_kustomize_builds_the_base() -> None:
     assert container["envFrom"] == [{"configMapRef": {"name": name}}]
 
 
-def test_with_tracing_the_collector_is_let_through_and_told(tmp_path: Path) -> None:
+def test_tracing_sets_and_allows_the_collector(tmp_path: Path) -> None:
     base = os.path.relpath(FOLDER, tmp_path.resolve())
     overlay = {"resources": [base], "components": [f"{base}/tracing"]}
     (tmp_path / "kustomization.yaml").write_text(yaml.safe_dump(overlay))
     objects = built(tmp_path)
-    assert_is_of_the_api(objects)
+    assert_valid(objects)
     settings = objects["ConfigMap"]["data"]
     assert settings.items() > environment().items()
     assert settings["VAE_TRACING"] == "true"
@@ -104,12 +104,12 @@ def test_with_tracing_the_collector_is_let_through_and_told(tmp_path: Path) -> N
     assert objects["NetworkPolicy"]["spec"]["ingress"] == OBJECTS["NetworkPolicy"]["spec"]["ingress"]
 
 
-def test_every_manifest_is_applied() -> None:
-    listed = {*KUSTOMIZATION["resources"], "kustomization.yaml", "adapter.yaml"}
-    assert listed == {path.name for path in FOLDER.glob("*.yaml")}
+def test_every_manifest_is_listed() -> None:
+    expected = {*KUSTOMIZATION["resources"], "kustomization.yaml", "adapter.yaml"}
+    assert expected == {path.name for path in FOLDER.glob("*.yaml")}
 
 
-def test_every_variable_is_a_setting_and_says_what_it_may(settings: Settings) -> None:
+def test_every_variable_is_a_valid_setting(settings: Settings) -> None:
     named = {*environment(), *(variable["name"] for variable in CONTAINER["env"])}
     assert named <= {PREFIX + name.upper() for name in Settings.model_fields}
     assert settings.host == "0.0.0.0"
@@ -121,11 +121,11 @@ def test_settings_and_keys_reach_the_container() -> None:
     assert CONTAINER["envFrom"] == [{"configMapRef": {"name": generator["name"]}}]
     (keys,) = CONTAINER["env"]
     assert keys["valueFrom"]["secretKeyRef"] == {"name": "vae-api-keys", "key": "VAE_API_KEYS"}  # not optional
-    # a Service named vae would set VAE_PORT and others, which the service refuses to start with
+    # a Service named vae would set VAE_PORT and others, with which the service does not start
     assert POD["spec"]["enableServiceLinks"] is False
 
 
-def test_one_port_from_the_callers_to_the_service(settings: Settings) -> None:
+def test_ports_match(settings: Settings) -> None:
     assert CONTAINER["ports"] == [{"name": "http", "containerPort": settings.port}]
     (port,) = OBJECTS["Service"]["spec"]["ports"]
     assert (port["name"], port["targetPort"]) == ("http", "http")
@@ -135,7 +135,7 @@ def test_one_port_from_the_callers_to_the_service(settings: Settings) -> None:
     assert endpoint["port"] == "http"
 
 
-def test_probes_ask_for_what_the_service_has() -> None:
+def test_probes_use_routes_of_the_service() -> None:
     routes = {getattr(route, "path", "") for route in create_app(read_settings([])).api.routes}
     probes = {name: CONTAINER[name]["httpGet"] for name in ("startupProbe", "readinessProbe", "livenessProbe")}
     assert {name: probe["path"] for name, probe in probes.items()} == {
@@ -148,16 +148,16 @@ def test_probes_ask_for_what_the_service_has() -> None:
     assert {*(probe["path"] for probe in probes.values()), endpoint["path"]} <= routes
 
 
-def test_a_pod_is_given_the_time_that_its_drain_takes(settings: Settings) -> None:
+def test_the_grace_period_covers_the_drain(settings: Settings) -> None:
     wait = CONTAINER["lifecycle"]["preStop"]["sleep"]["seconds"]
     probe = CONTAINER["readinessProbe"]
     assert wait >= probe["periodSeconds"] * probe["failureThreshold"], "proxies still send it requests"
     assert POD["spec"]["terminationGracePeriodSeconds"] > wait + settings.drain_time + STUCK_AFTER_S
 
 
-def test_a_stuck_event_loop_is_no_slow_probe() -> None:
+def test_the_supervisor_replaces_a_stuck_worker_before_the_liveness_probe_fails() -> None:
     probe = CONTAINER["livenessProbe"]
-    assert probe["periodSeconds"] * probe["failureThreshold"] > STUCK_AFTER_S, "the supervisor comes first"
+    assert probe["periodSeconds"] * probe["failureThreshold"] > STUCK_AFTER_S, "the supervisor must be first"
 
 
 def test_selectors_find_the_pods() -> None:
@@ -182,14 +182,14 @@ def test_selectors_find_the_pods() -> None:
     assert "replicas" not in OBJECTS["Deployment"]["spec"], "each apply would undo the autoscaler"
 
 
-def test_scaling_by_what_the_adapter_gives() -> None:
+def test_the_autoscaler_uses_the_metric_of_the_adapter() -> None:
     (metric,) = OBJECTS["HorizontalPodAutoscaler"]["spec"]["metrics"]
     (rule,) = yaml.safe_load((FOLDER / "adapter.yaml").read_text())["rules"]["custom"]
     assert metric["pods"]["metric"]["name"] == rule["name"]["as"] == "vae_requests_in_flight"
     assert rule["seriesQuery"].startswith("vae_requests_in_flight{")
 
 
-def test_nothing_is_allowed_that_the_service_does_not_need() -> None:
+def test_pods_have_no_privileges() -> None:
     pod, own = POD["spec"]["securityContext"], CONTAINER["securityContext"]
     assert (pod["runAsNonRoot"], pod["runAsUser"]) == (True, 10001)
     assert pod["seccompProfile"] == {"type": "RuntimeDefault"}

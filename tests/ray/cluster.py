@@ -1,4 +1,4 @@
-"""The service on a Ray cluster of node processes on this machine, as deploy/ray/README.md says."""
+"""The service on a local Ray cluster of node processes, set up as deploy/ray/README.md describes."""
 
 from __future__ import annotations
 
@@ -30,17 +30,17 @@ Json = dict[str, Any]
 
 @dataclass(frozen=True)
 class Cluster:
-    """Node processes of one CPU each, which is room for one replica."""
+    """Node processes of one CPU each, enough for one replica."""
 
     folder: Path
     environment: dict[str, str]
     services: tuple[str, ...]
-    """The base URL of each node's proxy."""
+    """Base URL of each node's proxy."""
     nodes: tuple[subprocess.Popen[bytes], ...]
-    """The head, and those that joined it."""
+    """The head first."""
 
     def deploy(self, replicas: int | None = None, scaling: Json | None = None, **settings: object) -> None:
-        """`serve deploy` deploy/ray/serve.yaml with so many replicas, or with changed autoscaling; returns at once."""
+        """Run `serve deploy` with deploy/ray/serve.yaml, with `replicas` or changed autoscaling; returns at once."""
         config = yaml.safe_load((DEPLOY / "serve.yaml").read_text())
         config["http_options"]["port"] = HEAD_PROXY
         (application,) = config["applications"]
@@ -60,41 +60,41 @@ class Cluster:
         subprocess.run([BIN / command, *arguments], env=self.environment, cwd=ROOT, check=True, capture_output=True)
 
     def application(self) -> Json:
-        """What Serve's REST API tells of the application."""
+        """Return the application's status from Serve's REST API."""
         key = {"authorization": f"Bearer {self.environment['RAY_AUTH_TOKEN']}"}
-        answer = httpx.get(f"http://{HOST}:{DASHBOARD}/api/serve/applications/", headers=key, timeout=30)
-        application: Json = answer.raise_for_status().json()["applications"].get("vae", {})
+        response = httpx.get(f"http://{HOST}:{DASHBOARD}/api/serve/applications/", headers=key, timeout=30)
+        application: Json = response.raise_for_status().json()["applications"].get("vae", {})
         return application
 
     def replicas(self) -> dict[int, str]:
-        """Those that run: pid → node."""
+        """Return the running replicas: pid → node."""
         deployment = self.application().get("deployments", {}).get("vae", {})
         running = [replica for replica in deployment.get("replicas", ()) if replica["state"] == "RUNNING"]
         return {replica["pid"]: replica["node_id"] for replica in running}
 
     def wait_for(self, replicas: int) -> None:
-        """Until so many replicas run, of what was deployed last, and no other, and as many proxies reach them."""
+        """Wait until exactly so many replicas of the last deployment run, and as many proxies reach them."""
         wait_until(lambda: self.application().get("status") == "RUNNING" and len(self.replicas()) == replicas)
         for url in self.services[:replicas]:
             wait_until(lambda url=url: httpx.get(f"{url}/readyz").is_success)  # type: ignore[misc]
 
     def actors(self, name: str) -> set[str]:
-        """The nodes on which actors of a class whose name holds `name` live."""
+        """Return the nodes that have actors of a class whose name contains `name`."""
         return {each["node_id"] for each in _listed("actors", self.environment) if name in each["class_name"]}
 
     def lose(self, node: int) -> None:
-        """Kill a node and all that runs on it, as when its machine loses power."""
+        """Kill a node and all of its processes, as when its machine loses power."""
         os.killpg(self.nodes[node].pid, signal.SIGKILL)
 
-    def answered(self, pid: int, request: str) -> int:
-        """How often `request` stands in the access log of a replica."""
+    def handled(self, pid: int, request: str) -> int:
+        """Return how often `request` is in the access log of a replica."""
         logs = (self.folder / "session_latest" / "logs").glob(f"worker-*-{pid}.err")
         return sum(log.read_text().count(f" {request} ") for log in logs)
 
 
 @contextmanager
 def cluster(nodes: int) -> Iterator[Cluster]:
-    """Start a cluster without the service; all of its processes end with it."""
+    """Start a cluster without the service, and stop all of its processes afterwards."""
     defaults = dict(line.split("=", 1) for line in (DEPLOY / "node.env").read_text().splitlines() if line[0] != "#")
     environment = {
         **os.environ,
@@ -102,7 +102,7 @@ def cluster(nodes: int) -> Iterator[Cluster]:
         "PYTHONPATH": str(ROOT),
         "RAY_AUTH_TOKEN": secrets.token_hex(32),
         "RAY_USAGE_STATS_ENABLED": "0",
-        "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(WORKER_PROXY),  # on one machine two proxies cannot have one port
+        "RAY_SERVE_WORKER_PROXY_HTTP_PORT": str(WORKER_PROXY),  # two proxies on one machine need two ports
     }
     with tempfile.TemporaryDirectory(prefix="ray-", ignore_cleanup_errors=True) as folder:
         common = ["--block", "--num-cpus=1", f"--object-store-memory={100 * 2**20}", f"--node-ip-address={HOST}"]
@@ -127,17 +127,17 @@ def cluster(nodes: int) -> Iterator[Cluster]:
             wait_until(lambda: not any(_is_open(port) for port in (GCS, DASHBOARD, HEAD_PROXY, WORKER_PROXY)))
 
 
-def wait_until(happened: Callable[[], bool], limit: float = START_LIMIT_S) -> None:
-    """Ask twice a second; what cannot be asked yet has not happened."""
-    give_up = time.monotonic() + limit
-    while time.monotonic() < give_up:
+def wait_until(condition: Callable[[], bool], limit: float = START_LIMIT_S) -> None:
+    """Check `condition` twice a second; an HTTP error counts as not met."""
+    deadline = time.monotonic() + limit
+    while time.monotonic() < deadline:
         try:
-            if happened():
+            if condition():
                 return
         except httpx.HTTPError:
             pass
         time.sleep(0.5)
-    raise TimeoutError(f"Nothing within {limit:g} s.")
+    raise TimeoutError(f"The condition was not met within {limit:g} s.")
 
 
 def _start(flags: list[str], environment: dict[str, str], log: Path) -> subprocess.Popen[bytes]:
@@ -149,12 +149,12 @@ def _start(flags: list[str], environment: dict[str, str], log: Path) -> subproce
 
 
 def _is_open(port: int) -> bool:
-    with socket.socket() as caller:
-        return caller.connect_ex((HOST, port)) == 0
+    with socket.socket() as client:
+        return client.connect_ex((HOST, port)) == 0
 
 
 def _listed(what: str, environment: dict[str, str]) -> list[Json]:
-    """Nodes or actors that are alive."""
+    """Return the nodes or actors that are alive."""
     key = {"authorization": f"Bearer {environment['RAY_AUTH_TOKEN']}"}
-    answer = httpx.get(f"http://{HOST}:{DASHBOARD}/api/v0/{what}", headers=key, timeout=30).raise_for_status()
-    return [each for each in answer.json()["data"]["result"]["result"] if each["state"] == "ALIVE"]
+    response = httpx.get(f"http://{HOST}:{DASHBOARD}/api/v0/{what}", headers=key, timeout=30).raise_for_status()
+    return [each for each in response.json()["data"]["result"]["result"] if each["state"] == "ALIVE"]

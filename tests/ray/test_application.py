@@ -1,4 +1,4 @@
-"""The application as Serve is given it; no cluster is started, that takes minutes: `python -m tests.ray`."""
+"""The application that Serve gets, without a cluster, which takes minutes: `python -m tests.ray`."""
 
 from __future__ import annotations
 
@@ -12,13 +12,12 @@ import yaml
 import vae
 from service.settings import SettingsError
 from tests.ray.cluster import DEPLOY
-from tests.vae.autoencoder import write_folder
 from vae.metadata import CheckpointError
 
 pytestmark = [
     pytest.mark.ray,
     pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed: pip install -e .[ray]"),
-    pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`"),  # Ray's own, at its import
+    pytest.mark.filterwarnings("ignore:Using extra keyword arguments on `Field`"),  # from importing Ray
 ]
 
 
@@ -28,7 +27,7 @@ def deployment(**arguments: object) -> Any:
     return build(arguments)._bound_deployment
 
 
-def test_limits_follow_from_the_settings() -> None:
+def test_limits_come_from_the_settings() -> None:
     made = deployment(queue_limit=10, drain_time=7, torch_threads=3)
     assert (made.max_ongoing_requests, made.max_queued_requests) == (20, 10)
     assert made._deployment_config.graceful_shutdown_timeout_s == 7
@@ -37,7 +36,7 @@ def test_limits_follow_from_the_settings() -> None:
     assert deployment(device="cuda").ray_actor_options["num_gpus"] == 1
 
 
-def test_settings_are_read_where_the_application_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+def test_settings_are_read_when_the_application_is_built(monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     monkeypatch.setenv("VAE_QUEUE_LIMIT", "5")
     monkeypatch.setenv("VAE_API_KEYS", "a,b")
     path = tmp_path / "small.safetensors"
@@ -49,12 +48,14 @@ def test_settings_are_read_where_the_application_is_built(monkeypatch: pytest.Mo
         deployment(queue_limit=0)
 
 
-def test_a_wrong_checkpoint_is_told_before_any_replica_starts() -> None:
+def test_an_invalid_checkpoint_raises_before_replicas_start() -> None:
     with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
         deployment(checkpoint="nowhere.safetensors")
 
 
-def test_a_folder_of_diffusers_is_a_checkpoint_too(tmp_path: Path) -> None:
+def test_a_diffusers_folder_is_a_checkpoint(tmp_path: Path) -> None:
+    from tests.vae.autoencoder import write_folder  # noqa: PLC0415 - imports diffusers
+
     write_folder(tmp_path)
     (settings,) = deployment(checkpoint=tmp_path).init_args
     assert settings.checkpoint == tmp_path
@@ -63,12 +64,12 @@ def test_a_folder_of_diffusers_is_a_checkpoint_too(tmp_path: Path) -> None:
         deployment(checkpoint=tmp_path)
 
 
-def test_the_file_is_one_that_serve_takes() -> None:
+def test_the_configuration_file_is_valid() -> None:
     from ray.serve.schema import ServeDeploySchema  # noqa: PLC0415
 
     config = ServeDeploySchema.model_validate(yaml.safe_load((DEPLOY / "serve.yaml").read_text()))
     (application,) = config.applications
     (deployed,) = application.deployments
-    assert deployed.name == deployment().name  # else its options would be nobody's
+    assert deployed.name == deployment().name  # otherwise Serve ignores its options
     assert config.http_options.host == "127.0.0.1"
     assert deployed.autoscaling_config["max_replicas"] > deployed.autoscaling_config["min_replicas"]

@@ -1,4 +1,4 @@
-"""What Serve's proxies have around them; without Ray."""
+"""The middleware and connections of Serve's proxies; these tests need no Ray."""
 
 from __future__ import annotations
 
@@ -17,7 +17,7 @@ from service.errors import NotFound
 from tests.service.problems import problem
 
 
-def ask(app: ASGIApp, path: str = "/", **headers: str) -> httpx.Response:
+def request(app: ASGIApp, path: str = "/", **headers: str) -> httpx.Response:
     async def get() -> httpx.Response:
         transport = httpx.ASGITransport(Problems(app))
         async with httpx.AsyncClient(transport=transport, base_url="http://x") as client:
@@ -27,66 +27,66 @@ def ask(app: ASGIApp, path: str = "/", **headers: str) -> httpx.Response:
 
 
 @pytest.mark.parametrize(
-    ("said", "status"),
+    ("serve_status", "status"),
     [(404, 503), (408, 504), (429, 503), (503, 503)],
     ids=["no application", "late", "full", "no replica"],
 )
-def test_what_serve_says_is_said_as_the_service_does(said: int, status: int) -> None:
-    answer = ask(PlainTextResponse("Ping http://.../-/routes", said))
-    assert "routes" not in problem(answer, status)["detail"]
-    assert answer.headers.get("retry-after") == ("1" if status == 503 else None)
+def test_serve_s_errors_become_problem_documents(serve_status: int, status: int) -> None:
+    response = request(PlainTextResponse("Ping http://.../-/routes", serve_status))
+    assert "routes" not in problem(response, status)["detail"]
+    assert response.headers.get("retry-after") == ("1" if status == 503 else None)
 
 
-def test_no_answer_is_one() -> None:
-    """Serve gives none where the replica has died."""
+def test_no_response_is_an_error() -> None:
+    """Serve sends no response if the replica has died."""
 
     async def silent(scope: Scope, receive: Receive, send: Send) -> None:
         return
 
-    answer = ask(silent)
-    assert "has ended" in problem(answer, 503)["detail"]
-    assert answer.headers["retry-after"] == "1"
+    response = request(silent)
+    assert "has exited" in problem(response, 503)["detail"]
+    assert response.headers["retry-after"] == "1"
 
 
 @pytest.mark.parametrize(
-    "answer",
+    "response",
     [
         Response(b"png", 200, media_type="image/png"),
         JSONResponse({"error": "no"}, 422),
         refuse(NotFound("There is no /.")),
     ],
 )
-def test_what_the_service_says_is_left_as_it_is(answer: Response) -> None:
-    given = ask(answer)
-    assert (given.status_code, given.content) == (answer.status_code, answer.body)
+def test_the_service_s_responses_are_not_changed(response: Response) -> None:
+    received = request(response)
+    assert (received.status_code, received.content) == (response.status_code, response.body)
 
 
 @pytest.mark.parametrize("path", ["/-/healthz", "/-/routes"])
-def test_serves_own_probes_are_left_as_they_are(path: str) -> None:
-    assert ask(PlainTextResponse("draining", 503), path).text == "draining"
+def test_serve_s_health_checks_are_not_changed(path: str) -> None:
+    assert request(PlainTextResponse("draining", 503), path).text == "draining"
 
 
 @pytest.mark.parametrize("given", ["", "mine", "a b"])
-def test_a_request_has_one_name(given: str) -> None:
-    """Serve adds what it finds in the request to an answer that has it already."""
-    heard: list[str] = []
+def test_a_request_has_one_id(given: str) -> None:
+    """Serve adds the id of the request to a response that has it already."""
+    seen: list[str] = []
 
     async def serve(scope: Scope, receive: Receive, send: Send) -> None:
-        name = dict(scope["headers"])[b"x-request-id"].decode()
-        heard.append(name)
+        request_id = dict(scope["headers"])[b"x-request-id"].decode()
+        seen.append(request_id)
         response = PlainTextResponse("")
-        response.raw_headers += [(b"x-request-id", name.encode())] * 2
+        response.raw_headers += [(b"x-request-id", request_id.encode())] * 2
         await response(scope, receive, send)
 
-    answer = ask(serve, **{"x-request-id": given})
-    assert answer.headers["x-request-id"] == heard[0]
-    assert re.fullmatch("mine" if given == "mine" else "[0-9a-f]{12}-[0-9a-f]+", heard[0])
+    response = request(serve, **{"x-request-id": given})
+    assert response.headers["x-request-id"] == seen[0]
+    assert re.fullmatch("mine" if given == "mine" else "[0-9a-f]{12}-[0-9a-f]+", seen[0])
 
 
-def test_a_proxy_has_the_services_connections(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_proxy_uses_the_service_s_connections(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setitem(uvicorn.config.HTTP_PROTOCOLS, "auto", uvicorn.config.HTTP_PROTOCOLS["auto"])
     (middleware,) = middlewares()
     assert middleware.cls is Problems  # type: ignore[comparison-overlap]  # Starlette types it as a call
-    config = uvicorn.Config(lambda: None, factory=True)  # as Serve makes it
+    config = uvicorn.Config(lambda: None, factory=True)  # as Serve creates it
     config.load()
     assert config.http_protocol_class is ProxyConnection
