@@ -475,7 +475,7 @@ INPUTS: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str]] = {
         (lambda path: np.save(path, np.zeros((9, 28, 28), np.uint8)), lambda path: os.truncate(path, 900)),
         "in.npy cannot be read as a .npy file",
     ),
-    "empty array": ("in.npy", (lambda path: write(path, b""),), "in.npy is empty; a .npy file is wanted"),
+    "empty array": ("in.npy", (lambda path: write(path, b""),), "in.npy is empty; a .npy file is expected"),
 }
 
 

@@ -14,7 +14,7 @@ from torch import Tensor
 import vae
 from training.__main__ import main
 from training.config import FitConfig
-from training.data.builtin import load_vision
+from training.data.builtin import load_builtin
 from training.data.dataset import Dataset, to_pixels
 from training.fitting import loop
 from training.fitting.distributed import Processes
@@ -38,7 +38,7 @@ def trained(config: FitConfig, train: Dataset) -> vae.VAE:
 
 @pytest.fixture(scope="module")
 def train(data_dir: Path) -> Dataset:
-    return load_vision("mnist", data_dir, train=True)
+    return load_builtin("mnist", data_dir, train=True)
 
 
 def test_hidden_pixels_are_zero_and_the_others_scaled_up() -> None:
@@ -125,7 +125,7 @@ def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir:
 def test_fit_lays_the_latents_beside(fitted: Path, data_dir: Path) -> None:
     checkpoint = vae.load(fitted)
     latents = vae.LatentSet.load(fitted, checkpoint.sha256)
-    test = load_vision("mnist", data_dir, train=False)
+    test = load_builtin("mnist", data_dir, train=False)
     assert latents is not None
     assert latents.label.equal(test.labels)
     assert torch.allclose(latents.mean, checkpoint.model.encode(to_pixels(test.images))[0], atol=1e-5)

@@ -13,7 +13,7 @@ from PIL import Image
 
 import vae
 from training.__main__ import main
-from training.data.builtin import load_vision
+from training.data.builtin import load_builtin
 from training.data.dataset import NO_LABEL, Dataset
 from training.plots import curves, grids, manifold, scatter
 
@@ -63,7 +63,7 @@ def test_latents_of_any_dimension_have_a_trace_per_digit(dimensions: int, kind: 
     layout = figure.layout.scene if axes == 3 else figure.layout
     titles = [layout.xaxis.title.text, layout.yaxis.title.text, *([layout.zaxis.title.text] if axes == 3 else [])]
     assert titles == names
-    panels = scatter.latent_picture(points, names, labels).axes
+    panels = scatter.latent_panels(points, names, labels).axes
     assert len(panels) == (3 if axes == 3 else 1)
 
 
@@ -71,8 +71,8 @@ def test_latents_without_labels_have_no_legend() -> None:
     points, names = scatter.project(torch.randn(20, 2))
     labels = torch.full((20,), NO_LABEL)
     assert not any(trace.showlegend for trace in scatter.latent_scatter(points, names, labels).data)
-    assert not scatter.latent_picture(points, names, labels).legends
-    assert len(scatter.latent_picture(points, names, torch.arange(20) % 2).legends) == 1
+    assert not scatter.latent_panels(points, names, labels).legends
+    assert len(scatter.latent_panels(points, names, torch.arange(20) % 2).legends) == 1
 
 
 def test_classes_are_called_by_their_names() -> None:
@@ -81,7 +81,7 @@ def test_classes_are_called_by_their_names() -> None:
     assert labels.min() == NO_LABEL
     figure = scatter.latent_scatter(points, names, labels, names=("cats", "dogs"))
     assert [trace.name for trace in figure.data] == ["", "cats", "dogs"]
-    (legend,) = scatter.latent_picture(points, names, labels, names=("cats", "dogs")).legends
+    (legend,) = scatter.latent_panels(points, names, labels, names=("cats", "dogs")).legends
     assert [text.get_text() for text in legend.get_texts()] == ["cats", "dogs"]
 
 
@@ -126,7 +126,7 @@ def test_more_dimensions_are_shown_by_their_principal_components() -> None:
 
 
 def test_one_test_image_of_each_digit_stands_above_its_reconstruction(fitted: Path, data_dir: Path) -> None:
-    model, test = vae.load(fitted).model, load_vision("mnist", data_dir, train=False)
+    model, test = vae.load(fitted).model, load_builtin("mnist", data_dir, train=False)
     images = shown(grids.reconstructions(model, test))
     assert len(images) == 20
     for digit in range(10):
@@ -150,7 +150,7 @@ def test_examples_are_taken_from_each_class_in_turn(labels: list[int], chosen: l
 
 
 def test_an_interpolation_is_a_straight_line_between_two_digits(fitted: Path, data_dir: Path) -> None:
-    model, test = vae.load(fitted).model, load_vision("mnist", data_dir, train=False)
+    model, test = vae.load(fitted).model, load_builtin("mnist", data_dir, train=False)
     images = shown(grids.interpolations(model, test, steps=5))
     assert len(images) == 5 * (5 + 2)
     start, end = (test.images[int((test.labels == digit).nonzero()[0])].float() / 255 for digit in (2, 3))
@@ -240,8 +240,8 @@ def test_plot_takes_colour_pictures_without_labels_or_history_and_many_dimension
     out = tmp_path / "plots"
     assert main(["plot", str(path), "--out", str(out), "--dataset", f"npy:{tmp_path / 'noise.npy'}"]) == 0
     said = capsys.readouterr()
-    assert "latent5.history.jsonl: the loss curves are left out." in said.err
-    assert "drawn over the 4 dimensions of largest KL divergence: z" in said.err
+    assert "latent5.history.jsonl: the loss curves are omitted." in said.err
+    assert "drawn for the 4 dimensions with the largest KL divergence: z" in said.err
     names = sorted(path.name for path in out.iterdir())
     assert names == sorted(Path(line).name for line in said.out.splitlines())
     assert len([name for name in names if name.startswith("manifold-")]) == 6
