@@ -43,6 +43,7 @@ def test_torch_export_runs_with_any_batch(checkpoint: vae.Checkpoint, tmp_path: 
     assert (pixels - checkpoint.model.decode(mean).sigmoid()).abs().max() < 1e-5
 
 
+@pytest.mark.parametrize("checkpoint", ["mlp"], indirect=True)
 def test_a_file_that_differs_is_removed(
     checkpoint: vae.Checkpoint, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:

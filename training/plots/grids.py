@@ -6,6 +6,7 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from training.data.dataset import Dataset, to_pixels
 from vae import VAE
@@ -72,9 +73,9 @@ def samples(model: VAE, seed: int, side: int = 10) -> Figure:
     z = torch.randn(side * side, model.config.latent_dim, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         decoded = torch.sigmoid(model.decode(z))
-    figure, grid = _grid(side, side, decoded, inches=0.5)
-    for plot, image in zip((plot for row in grid for plot in row), decoded, strict=True):
-        _show(plot, image)
+    picture = make_grid(decoded, nrow=side, padding=1, pad_value=1)
+    figure, grid = _grid(1, 1, picture.unsqueeze(0), inches=0.5 * side)
+    _show(grid[0][0], picture)
     return figure
 
 

@@ -94,7 +94,7 @@ def test_an_array_is_not_held_in_memory(
     dtype: type[np.generic], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(npy, "BATCH_BYTES", 2**18)
-    size = 2**25  # bytes of pixels
+    size = 2**24  # bytes of pixels
     array = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", dtype, (size // 1024, 32, 32))
     array[::2, 0] = 1
     array[:, 1] = np.arange(size // 1024)[:, None] % 2

@@ -5,15 +5,12 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from tests.training.encode.encoding import SHARD_ROWS, Images
-from training.encode import parquet, rows
+from tests.training.encode.encoding import Images, use_small_parts
 
 
 @pytest.fixture(autouse=True)
 def small_parts(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Two hundred digits are four parts."""
-    for module in (rows, parquet):
-        monkeypatch.setattr(module, "SHARD_ROWS", SHARD_ROWS)
+    use_small_parts(monkeypatch)
 
 
 @pytest.fixture

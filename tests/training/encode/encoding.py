@@ -16,14 +16,19 @@ from PIL import Image
 
 import vae
 from training.__main__ import main
+from training.encode import parquet, rows
 from vae import kl_divergence, reconstruction_loss
 
 ROOT = Path(__file__).parents[3]
-SHARD_ROWS = 64
-"""Rows per part in these tests: two hundred digits are four parts."""
 BUNDLED = ROOT / "weights" / "mnist.safetensors"
 Row = dict[str, Any]
 Images = NDArray[np.uint8]
+
+
+def use_small_parts(patch: pytest.MonkeyPatch) -> None:
+    """Two hundred digits are four parts."""
+    for module in (rows, parquet):
+        patch.setattr(module, "SHARD_ROWS", 64)
 
 
 def encode(path: Path, out: Path, *options: str) -> int:

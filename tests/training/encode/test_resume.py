@@ -18,7 +18,6 @@ import pytest
 
 from tests.training import processes
 from tests.training.encode.encoding import (
-    SHARD_ROWS,
     Images,
     assert_rows,
     encode,
@@ -26,9 +25,9 @@ from tests.training.encode.encoding import (
     pixels_of,
     png,
     rows_of,
+    use_small_parts,
     write,
 )
-from training.encode import parquet, rows
 from training.encode.command import RUN
 
 pytestmark = pytest.mark.slow
@@ -74,8 +73,7 @@ def test_two_runs_do_not_write_one_output(npy: Path, out: Path, capsys: pytest.C
 
 def encode_and_die(part: str, path: Path, out: Path, readers: Path) -> None:
     """Encode, and kill this process before `part` gets its name; write the ids of its reader processes to `readers`."""
-    rows.SHARD_ROWS = parquet.SHARD_ROWS = SHARD_ROWS
-    replace = Path.replace
+    patch, replace = pytest.MonkeyPatch(), Path.replace
 
     def die(source: Path, target: Path) -> Path:
         if target.name == part:
@@ -83,7 +81,8 @@ def encode_and_die(part: str, path: Path, out: Path, readers: Path) -> None:
             os.kill(os.getpid(), signal.SIGKILL)
         return replace(source, target)
 
-    Path.replace = die  # type: ignore[assignment, method-assign]
+    use_small_parts(patch)
+    patch.setattr(Path, "replace", die)
     encode(path, out)
 
 

@@ -4,8 +4,10 @@ import json
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from torch.distributed.run import main as torchrun
 
 from tests.training import processes
@@ -22,8 +24,10 @@ def history(checkpoint: Path) -> list[dict[str, float]]:
     return [json.loads(line) for line in checkpoint.with_suffix(".history.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) -> None:
-    command = [*FIT, "--input-dropout", "0.2", "--data-dir", str(data_dir), "--out"]
+def test_two_processes_give_the_losses_of_one(images: NDArray[np.uint8], tmp_path: Path) -> None:
+    np.save(tmp_path / "digits.npy", images)
+    data = ["--dataset", f"npy:{tmp_path / 'digits.npy'}", "--data-dir", str(tmp_path / "data")]
+    command = [*FIT, "--input-dropout", "0.2", *data, "--out"]
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
     assert main([*command, str(alone)]) == 0
     launcher = ["--standalone", "--nproc-per-node=2", "-m", "training"]

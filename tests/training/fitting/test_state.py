@@ -45,13 +45,23 @@ def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def whole(train: Dataset) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """Tensors after a training without interruption, and the losses of its epochs."""
+    state = fresh(train)
+    sums = [each.sums.clone() for each in train_epochs(CONFIG, state, train, ALONE)]
+    return tensors(state), sums
+
+
 @pytest.mark.parametrize("steps", [1, 13, 14, 15, 30, 41])
 def test_resumed_after_any_step_it_ends_with_the_same_tensors(
-    steps: int, train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int,
+    whole: tuple[dict[str, torch.Tensor], list[torch.Tensor]],
+    train: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = fresh(train)
-    whole_sums = [each.sums.clone() for each in train_epochs(CONFIG, whole, train, ALONE)]
-
+    expected, expected_sums = whole
     path = tmp_path / "state.pt"
     monkeypatch.setattr(loop, "SAVE_EVERY_S", -1)  # after each step
     saves = 0
@@ -71,9 +81,9 @@ def test_resumed_after_any_step_it_ends_with_the_same_tensors(
     torch.manual_seed(steps)  # the global generator has no say
     resumed.resume(path, CONFIG)
     sums = [each.sums.clone() for each in train_epochs(CONFIG, resumed, train, ALONE, path)]
-    assert all(tensors(whole)[name].equal(tensor) for name, tensor in tensors(resumed).items())
+    assert all(expected[name].equal(tensor) for name, tensor in tensors(resumed).items())
     assert len(sums) in (1, 2, 3)
-    assert all(one.equal(other) for one, other in zip(reversed(whole_sums), reversed(sums), strict=False))
+    assert all(one.equal(other) for one, other in zip(reversed(expected_sums), reversed(sums), strict=False))
 
 
 def fit_and_die(arguments: list[str]) -> None:

@@ -6,6 +6,7 @@ import pytest
 import torch
 
 import vae
+from tests.training.conftest import IMPORTANCE_SAMPLES
 from training.__main__ import main
 from training.data.builtin import load_builtin
 from training.data.dataset import to_pixels
@@ -71,7 +72,7 @@ def test_figures_for_a_person() -> None:
 
 
 def test_evaluate_prints_what_fit_measured(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--data-dir", str(data_dir), "--importance-samples", "100", "--device", "cpu"]
+    options = ["--data-dir", str(data_dir), "--importance-samples", str(IMPORTANCE_SAMPLES), "--device", "cpu"]
     assert main(["evaluate", str(fitted), *options]) == 0
     printed = capsys.readouterr().out
     checkpoint = vae.load(fitted)

@@ -15,7 +15,7 @@ import vae
 from training.__main__ import main
 from training.data.builtin import load_builtin
 from training.data.dataset import NO_LABEL, Dataset
-from training.plots import curves, grids, manifold, scatter
+from training.plots import curves, figures, grids, manifold, scatter
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +32,11 @@ def drawn(fitted: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("drawn") / "plots"
     assert main(["plot", str(fitted), "--out", str(out), "--data-dir", str(data_dir)]) == 0
     return out
+
+
+@pytest.fixture
+def low_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 def test_the_page_needs_no_network(drawn: Path) -> None:
@@ -85,8 +90,9 @@ def test_classes_are_called_by_their_names() -> None:
     assert [text.get_text() for text in legend.get_texts()] == ["cats", "dogs"]
 
 
+@pytest.mark.usefixtures("low_resolution")
 def test_the_model_of_a_folder_is_drawn_with_the_names_of_its_classes(tmp_path: Path) -> None:
-    for number in range(120):
+    for number in range(40):
         folder = tmp_path / "pictures" / ("cats", "dogs")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("L", (6, 6), 2 * number).save(folder / f"{number}.png")
@@ -232,6 +238,7 @@ def test_a_damaged_history_is_a_sentence(
     assert "copy.history.jsonl is not the history of a training" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("low_resolution")
 def test_plot_takes_colour_pictures_without_labels_or_history_and_many_dimensions(
     new_checkpoint: Callable[[vae.VAEConfig], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -249,9 +256,10 @@ def test_plot_takes_colour_pictures_without_labels_or_history_and_many_dimension
     assert "losses.png" not in names
 
 
-def test_plot_takes_a_two_dimensional_model(
-    new_checkpoint: Callable[[vae.VAEConfig], Path], data_dir: Path, tmp_path: Path
-) -> None:
-    path = new_checkpoint(vae.VAEConfig(hidden_dim=4, latent_dim=2))
-    assert main(["plot", str(path), "--out", str(tmp_path / "plots"), "--data-dir", str(data_dir)]) == 0
+@pytest.mark.usefixtures("low_resolution")
+def test_plot_takes_a_two_dimensional_model(new_checkpoint: Callable[[vae.VAEConfig], Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 256, (20, 6, 8), np.uint8))
+    path = new_checkpoint(vae.VAEConfig(image_shape=(1, 6, 8), hidden_dim=4, latent_dim=2))
+    data = ["--dataset", f"npy:{tmp_path / 'noise.npy'}", "--data-dir", str(tmp_path)]
+    assert main(["plot", str(path), "--out", str(tmp_path / "plots"), *data]) == 0
     assert "scattergl" in (tmp_path / "plots" / "latent3d.html").read_text(encoding="utf-8")
