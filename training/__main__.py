@@ -1,4 +1,4 @@
-"""The command line `vae-train`: fit, evaluate, plot, export, encode."""
+"""The command `vae-train`: fit, evaluate, plot, export, encode."""
 
 from __future__ import annotations
 
@@ -18,7 +18,7 @@ if TYPE_CHECKING:
 
 
 class Parser(argparse.ArgumentParser):
-    """An ArgumentParser whose errors are one sentence, without the usage of all flags."""
+    """An ArgumentParser that prints errors without the usage of all flags."""
 
     def error(self, message: str) -> NoReturn:
         """Print `message` and exit with status 2."""
@@ -26,7 +26,15 @@ class Parser(argparse.ArgumentParser):
 
 
 def main(arguments: Sequence[str] | None = None) -> int:
-    """Run the command in `arguments`; the exit status is 0, 1 (failed), 2 (bad option) or 130 (interrupted)."""
+    """Run `vae-train`.
+
+    Args:
+        arguments: The command line without the name of the program; None takes it from sys.argv.
+
+    Returns:
+        The exit status: 0, 1 (failed), 2 (bad option) or 130 (interrupted).
+
+    """
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["fit"]:
         arguments = replace_old_flags(arguments)
@@ -38,29 +46,29 @@ def main(arguments: Sequence[str] | None = None) -> int:
 
 
 def _parse(arguments: Sequence[str]) -> argparse.Namespace:
-    parser = Parser(prog="vae-train", description="Train a variational autoencoder, evaluate it and plot it.")
+    parser = Parser(prog="vae-train", description="Train a variational autoencoder; evaluate, plot, export and use it.")
     commands = parser.add_subparsers(dest="command", required=True, metavar="command")
     fit = commands.add_parser("fit", help="train and write a checkpoint")
     add_options(fit, arguments)
-    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on the test and on the training set")
-    evaluate.add_argument("--json", action="store_true", help="print one JSON object in place of the table")
+    evaluate = commands.add_parser("evaluate", help="measure a checkpoint on the test set and the training set")
+    evaluate.add_argument("--json", action="store_true", help="print a JSON object instead of a table")
     evaluate.add_argument(
         "--importance-samples", type=_count, default=5000, metavar="N",
-        help="samples per test image in the importance-weighted bound, each of them decoded; 0 leaves it out "
+        help="samples per image of the importance-weighted bound, each of them decoded; 0 omits it "
         "(default: %(default)s)",
     )  # fmt: skip
-    evaluate.add_argument("--device", default="auto", help="as of vae-train fit (default: %(default)s)")
-    plot = commands.add_parser("plot", help="draw a checkpoint's latents, reconstructions, samples and loss curves")
+    evaluate.add_argument("--device", default="auto", help="as for vae-train fit (default: %(default)s)")
+    plot = commands.add_parser("plot", help="plot latents, reconstructions, samples and loss curves of a checkpoint")
     plot.add_argument("--out", type=Path, default=Path("out/plots"), help="folder to write to (default: %(default)s)")
-    plot.add_argument("--seed", type=int, default=0, help="of the random latents (default: %(default)s)")
+    plot.add_argument("--seed", type=int, default=0, help="seed of the random samples (default: %(default)s)")
     for command in (evaluate, plot):
         command.add_argument("checkpoint", type=Path, help="a checkpoint of vae-train fit, or the article's .pt")
-        command.add_argument("--dataset", help="as of vae-train fit (default: what the checkpoint was trained on)")
+        command.add_argument("--dataset", help="as for vae-train fit (default: the data set of the checkpoint)")
         command.add_argument(
             "--data-dir", type=Path, default=Path("data"),
-            help="folder that holds the data sets, or that they are downloaded into (default: %(default)s)",
+            help="folder of the data sets; missing ones are downloaded into it (default: %(default)s)",
         )  # fmt: skip
-    export = commands.add_parser("export", help="write encoder and decoder to run without this project")
+    export = commands.add_parser("export", help="write encoder and decoder to files that run without this project")
     export.add_argument("checkpoint", type=Path, help="a checkpoint of vae-train fit, or the article's .pt")
     export.add_argument("--format", choices=("onnx", "torch-export"), default="onnx", help="(default: %(default)s)")
     export.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
@@ -71,7 +79,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     encode.add_argument(
         "--out", type=Path, required=True, metavar="PATH",
-        help="folder to write part-*.parquet and errors-*.parquet to; a run that was cut off goes on where it was",
+        help="folder to write part-*.parquet and errors-*.parquet to; an interrupted run continues",
     )  # fmt: skip
     encode.add_argument(
         "--checkpoint", type=Path, default=Path(str(files("weights"))) / "mnist.safetensors", metavar="PATH",
@@ -79,17 +87,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     )  # fmt: skip
     encode.add_argument(
         "--batch-size", type=int, default=1000, metavar="N",
-        help="images read and encoded at a time; fewer need less memory (default: %(default)s)",
+        help="images that are read and encoded at a time; fewer take less memory (default: %(default)s)",
     )  # fmt: skip
     encode.add_argument(
         "--draws", type=int, metavar="N",
-        help="samples of each image's posterior, each decoded, of which elbo is the mean; without it, no column elbo",
+        help="posterior samples per image for the column elbo; without it, there is no such column",
     )  # fmt: skip
-    encode.add_argument("--seed", type=int, default=0, help="of the draws (default: %(default)s)")
-    encode.add_argument("--device", default="auto", help="as of vae-train fit (default: %(default)s)")
+    encode.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
+    encode.add_argument("--device", default="auto", help="as for vae-train fit (default: %(default)s)")
     encode.add_argument(
         "--ray", metavar="ADDRESS",
-        help="encode on the Ray cluster there, such as auto on one of its machines; without it, on this machine alone",
+        help="encode on the Ray cluster at this address, or auto on one of its machines; without it, on this machine",
     )  # fmt: skip
     options = parser.parse_args(arguments)
     try:
@@ -103,7 +111,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 
 def _run(options: argparse.Namespace) -> int:
-    # torch, torchvision and plotly take seconds to import: check the options first
+    # torch, torchvision and plotly take seconds to import, so the options are checked first
     from training.data.dataset import DataError  # noqa: PLC0415
     from training.export import ExportError  # noqa: PLC0415
     from training.fitting.state import TrainingError  # noqa: PLC0415
@@ -136,14 +144,14 @@ def _evaluate(options: argparse.Namespace) -> None:
 
     checkpoint, train, test = _load(options)
     model = checkpoint.model.to(resolve_device(options.device))
-    figures = measure(model, train, test, importance_samples=options.importance_samples, progress=True)
+    metrics = measure(model, train, test, importance_samples=options.importance_samples, progress=True)
     if options.json:
         about = {"checkpoint": checkpoint.name, "sha256": checkpoint.sha256, "dataset": test.name}
         settings = {"images": len(test), "draws": DRAWS, "neighbours": NEIGHBOURS}
-        print(json.dumps(about | settings | figures))
+        print(json.dumps(about | settings | metrics))
     else:
         print(f"{checkpoint.name} on {test.name}")
-        print(as_text(figures))
+        print(as_text(metrics))
 
 
 def _plot(options: argparse.Namespace) -> None:
@@ -183,9 +191,11 @@ def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:
     shape, training = checkpoint.model.config.image_shape, checkpoint.training
     name = FitConfig(dataset=options.dataset or find_dataset(options.checkpoint, training)).dataset
     train, test = load(name, options.data_dir, shape[1] if shape[1] == shape[2] else None)
-    wanted, given = ("×".join(map(str, each)) for each in (shape, test.image_shape))
-    if wanted != given:
-        raise DataError(f"{options.checkpoint} takes images of {wanted}; {name}'s are {given}.")
+    expected, actual = ("×".join(map(str, each)) for each in (shape, test.image_shape))
+    if expected != actual:
+        raise DataError(
+            f"{options.checkpoint} takes images of {expected}; those of {name} are {actual}: give another --dataset."
+        )
     if is_called(name, training):
         for doubt in find_doubts(name, describe_data(train, 0), training):
             print(doubt, file=sys.stderr)
@@ -195,7 +205,7 @@ def _load(options: argparse.Namespace) -> tuple[Checkpoint, Dataset, Dataset]:
 def _count(text: str) -> int:
     if text.isascii() and text.isdecimal():
         return int(text)
-    raise argparse.ArgumentTypeError(f"{text!r} is not a whole number from 0, such as 5000.")
+    raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more, such as 5000.")
 
 
 if __name__ == "__main__":

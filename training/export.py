@@ -1,4 +1,4 @@
-"""A checkpoint's encoder and decoder as files that run without this project."""
+"""Export encoder and decoder to files that run without this project."""
 
 from __future__ import annotations
 
@@ -21,13 +21,13 @@ Format = Literal["onnx", "torch-export"]
 Arrays = tuple[np.ndarray, ...]
 
 TOLERANCE = 1e-5
-"""Largest absolute difference from the checkpoint's own network, per value."""
+"""Largest accepted absolute difference from the checkpoint per value; float32 rounding stays below it."""
 BATCHES = (1, 2, 7, 64)
-"""Numbers of images with which an exported file is checked."""
+"""Batch sizes with which an exported file is checked."""
 
 
 class ExportError(Exception):
-    """An export that is not to be trusted; the message is a sentence."""
+    """An exported file computes other values than the checkpoint."""
 
 
 class Encoder(nn.Module):
@@ -38,7 +38,7 @@ class Encoder(nn.Module):
         self.model = model
 
     def forward(self, image: Tensor) -> tuple[Tensor, Tensor]:
-        """Encode."""
+        """Encode, without sampling."""
         return self.model.encode(image)
 
 
@@ -50,15 +50,26 @@ class Decoder(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor]:
-        """Decode, the sigmoid applied."""
+        """Decode to pixels, not to logits."""
         return (torch.sigmoid(self.model.decode(z)),)
 
 
 def export(checkpoint: Checkpoint, file_format: Format, folder: Path) -> list[Path]:
-    """Write NAME.encoder and NAME.decoder with a dynamic batch to `folder`, and return their paths.
+    """Export the encoder and the decoder, with a dynamic batch size.
 
-    Each file is read back and compared with the checkpoint's network on random batches; one that differs by more than
-    TOLERANCE is removed, and raises ExportError.
+    Loads each file again and compares it with the checkpoint on random batches.
+
+    Args:
+        checkpoint: The model.
+        file_format: `onnx` or `torch-export`.
+        folder: Output folder.
+
+    Returns:
+        The paths of NAME.encoder and NAME.decoder.
+
+    Raises:
+        ExportError: A file differs from the checkpoint by more than TOLERANCE. The file is removed.
+
     """
     folder.mkdir(parents=True, exist_ok=True)
     model = checkpoint.model
@@ -71,12 +82,15 @@ def export(checkpoint: Checkpoint, file_format: Format, folder: Path) -> list[Pa
     ):
         path = folder / f"{checkpoint.name}.{part}.{suffix}"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):
-            warnings.simplefilter("ignore")  # torch's exporters warn of their own deprecations
+            warnings.simplefilter("ignore")  # torch's exporters use deprecated parts of torch
             write(module.eval(), torch.rand(2, *shape), names, path)
         difference = _largest_difference(module, read(path), shape)
         if not difference <= TOLERANCE:
             path.unlink()
-            raise ExportError(f"{path} differs from the checkpoint by {difference:g}, more than {TOLERANCE:g}.")
+            raise ExportError(
+                f"{path} differed from the checkpoint by {difference:g}, more than {TOLERANCE:g}, and was removed: "
+                "try the other --format."
+            )
         paths.append(path)
     return paths
 
@@ -98,8 +112,8 @@ def _write_onnx(module: nn.Module, example: Tensor, names: tuple[str, ...], path
 
 
 def _read_onnx(path: Path) -> Callable[[Tensor], Arrays]:
-    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # it would keep a file at home and send it to Microsoft
-    import onnxruntime  # noqa: PLC0415 - only this command needs it
+    os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # by default it sends usage data to Microsoft
+    import onnxruntime  # noqa: PLC0415 - only needed here
 
     session = onnxruntime.InferenceSession(path, providers=["CPUExecutionProvider"])
     (name,) = (argument.name for argument in session.get_inputs())

@@ -82,7 +82,7 @@ def test_sizes_are_compared_upright(tmp_path: Path, kind: str) -> None:
 def test_what_was_decoded_by_other_rules_is_decoded_anew(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     root = write(tmp_path / "in", {name: KINDS[name] for name in ("L.png", "grey-16.png")})
     images_of(root, tmp_path)
-    monkeypatch.setattr(folder, "READING", folder.READING + 1)
+    monkeypatch.setattr(folder, "DECODING_VERSION", folder.DECODING_VERSION + 1)
     images_of(root, tmp_path)
     assert len(list((tmp_path / "decoded").iterdir())) == 2
 

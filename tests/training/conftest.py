@@ -1,5 +1,4 @@
-import os
-from collections.abc import Callable
+from collections.abc import Callable, Iterator
 from pathlib import Path
 
 import numpy as np
@@ -14,11 +13,18 @@ DIGITS = Path(__file__).parents[1] / "data" / "digits.npz"
 RAW_NAMES = [f"{part}-{kind}-ubyte" for part in ("train", "t10k") for kind in ("images-idx3", "labels-idx1")]
 
 
+IMPORTANCE_SAMPLES = 10
+"""Samples of the bound on log p(x) at the end of each training in these tests."""
+
+
 @pytest.fixture(scope="session", autouse=True)
-def one_thread() -> None:
-    """Threads only get into each other's way on models of this size; subprocesses learn it from the environment."""
+def little_work() -> Iterator[None]:
+    """Use one thread, which is fastest for small models, and few importance samples."""
     torch.set_num_threads(1)
-    os.environ["OMP_NUM_THREADS"] = "1"
+    with pytest.MonkeyPatch.context() as patch:
+        patch.setenv("OMP_NUM_THREADS", "1")
+        patch.setattr("training.fitting.fit.IMPORTANCE_SAMPLES", IMPORTANCE_SAMPLES)
+        yield
 
 
 def idx_bytes(array: NDArray[np.uint8]) -> bytes:

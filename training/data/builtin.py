@@ -11,18 +11,29 @@ from torchvision import datasets
 
 from training.data.dataset import DataError, Dataset
 
-VISION: dict[str, tuple[type[Any], dict[str, str]]] = {
+BUILTIN: dict[str, tuple[type[Any], dict[str, str]]] = {
     "mnist": (datasets.MNIST, {}),
     "fashion-mnist": (datasets.FashionMNIST, {}),
     "kmnist": (datasets.KMNIST, {}),
     "emnist": (datasets.EMNIST, {"split": "balanced"}),
     "cifar10": (datasets.CIFAR10, {}),
 }
+"""torchvision's class and its further arguments, by the name that `--dataset` takes."""
 
 
-def load_vision(name: str, data_dir: Path, *, train: bool) -> Dataset:
-    """The training or the test set of `name`, read from `data_dir` or downloaded into it; raises DataError."""
-    kind, options = VISION[name]
+def load_builtin(name: str, data_dir: Path, *, train: bool) -> Dataset:
+    """Load a data set of torchvision.
+
+    Args:
+        name: A key of BUILTIN.
+        data_dir: Folder of the data set; missing files are downloaded into it.
+        train: True for the training set, False for the test set.
+
+    Raises:
+        DataError: A file is damaged, or could not be downloaded.
+
+    """
+    kind, options = BUILTIN[name]
     folder = data_dir / ("cifar-10-batches-py" if name == "cifar10" else kind.__name__)
     try:
         found = kind(data_dir, train=train, **options)
@@ -30,19 +41,21 @@ def load_vision(name: str, data_dir: Path, *, train: bool) -> Dataset:
         if "not found" not in str(error):
             raise _damaged(folder) from error
         found = _download(name, data_dir, folder, train=train)
-    except Exception as error:  # what torchvision's parsers raise on a damaged file depends on where the damage is
+    except Exception as error:  # torchvision's parsers raise many types of exceptions on damaged files
         raise _damaged(folder) from error
     images, labels = torch.as_tensor(found.data), torch.as_tensor(found.targets, dtype=torch.int64)
     if images.ndim not in (3, 4) or images.dtype != torch.uint8 or len(images) != len(labels) or len(images) == 0:
-        raise DataError(f"The images and labels in {folder} do not belong together: remove the folder.")
-    if name == "emnist":  # its files hold the pictures with rows and columns exchanged
+        raise DataError(
+            f"The images in {folder} do not match their labels: remove the folder, and it is downloaded again."
+        )
+    if name == "emnist":  # its files hold transposed pictures
         images = images.transpose(1, 2)
     images = images.unsqueeze(1) if images.ndim == 3 else images.permute(0, 3, 1, 2)
     return Dataset(name, images.contiguous(), labels)
 
 
 def _download(name: str, data_dir: Path, folder: Path, *, train: bool) -> Any:
-    kind, options = VISION[name]
+    kind, options = BUILTIN[name]
     print(f"{name} is not in {data_dir}: downloading it.", file=sys.stderr)
     try:
         return kind(data_dir, train=train, download=True, **options)
@@ -54,4 +67,4 @@ def _download(name: str, data_dir: Path, folder: Path, *, train: bool) -> Any:
 
 
 def _damaged(folder: Path) -> DataError:
-    return DataError(f"A file in {folder} is damaged: remove the folder, and it is downloaded anew.")
+    return DataError(f"A file in {folder} is damaged: remove the folder, and it is downloaded again.")

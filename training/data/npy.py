@@ -1,4 +1,4 @@
-"""An array of images in a .npy file, larger than memory if need be."""
+"""Images of a .npy file, which may be larger than memory."""
 
 from __future__ import annotations
 
@@ -18,37 +18,49 @@ from training.data.split import positions
 from training.data.stored import BATCH_BYTES, load_stored
 from training.data.tree import printable
 
-WANTED = "uint8 (0 to 255) or floating (0 to 1) is wanted"
+EXPECTED = "uint8 (0 to 255) or floating (0 to 1) is expected"
 
 
 def load_npy(path: Path, cache_dir: Path) -> tuple[Dataset, Dataset]:
-    """Training and test set of an array (N, H, W), (N, C, H, W) or (N, H, W, C), uint8 or floating in [0, 1].
+    """Load an array of images.
 
-    About a tenth, chosen by a hash of each image's pixels, is the test set. The images are kept, as uint8, in
-    `cache_dir`. Raises DataError.
+    Args:
+        path: A .npy file with (N, H, W), (N, C, H, W) or (N, H, W, C), C = 1 or 3, uint8 or floating in [0, 1].
+        cache_dir: Folder for a copy of the images as uint8.
+
+    Returns:
+        Training and test set without labels. The test set is about a tenth, chosen by a hash of the pixels of each
+        image.
+
+    Raises:
+        DataError: The file is no such array, or the copy cannot be written.
+
     """
     array = Array(path)
     return load_stored(array, printable(path.stem), torch.full((array.shape[0],), NO_LABEL), cache_dir)
 
 
 def map_array(path: Path) -> NDArray[Any]:
-    """The array at `path`, mapped; raises DataError where the file is not one array."""
+    """Map the array of a .npy file, read-only; raises DataError if the file is not a .npy file."""
     if not path.is_file():
         what = "is a folder" if path.is_dir() else "does not exist"
-        raise DataError(f"{path} {what}; a .npy file is wanted.")
+        raise DataError(f"{path} {what}; a .npy file is expected.")
     if path.stat().st_size == 0:
-        raise DataError(f"{path} is empty; a .npy file is wanted.")
+        raise DataError(f"{path} is empty; a .npy file is expected.")
     if zipfile.is_zipfile(path):
-        raise DataError(f"{path} is an archive (.npz) of arrays: save the one with the images by numpy.save.")
+        raise DataError(f"{path} is an archive (.npz) of arrays: save the array of images with numpy.save.")
     try:
         array: NDArray[Any] = np.lib.format.open_memmap(path, mode="r")
-    except Exception as error:  # NumPy's parser of the header raises what it trips over
+    except Exception as error:  # NumPy's header parser raises many types of exceptions
         raise DataError(f"{path} cannot be read as a .npy file of images: {error}.") from error
     return array
 
 
 class Array:
-    """The images of a .npy file, mapped anew for each pass: the pages that a map has touched count as the process's."""
+    """Source of the images of a .npy file.
+
+    Maps the file again for each pass, because pages read through an open map count as memory of the process.
+    """
 
     hashed = "pixels"
 
@@ -60,17 +72,17 @@ class Array:
         self._rows = max(1, BATCH_BYTES // array[0].nbytes)
 
     def state(self) -> str:
-        """Of the file's path, size and time."""
+        """Hash the path, size and modification time of the file, and the shape."""
         state = self.path.stat()
-        told = f"{self.path.absolute()!r} {self.shape} {state.st_size} {state.st_mtime_ns}"
-        return hashlib.sha256(told.encode()).hexdigest()[:16]
+        text = f"{self.path.absolute()!r} {self.shape} {state.st_size} {state.st_mtime_ns}"
+        return hashlib.sha256(text.encode()).hexdigest()[:16]
 
     def positions(self) -> Tensor:
-        """By the bytes of each image as uint8 (C, H, W); raises DataError where one is NaN or not from 0 to 1."""
+        """Hash the pixels of each image as uint8 (C, H, W); raises DataError for NaN and for values outside 0 to 1."""
         return torch.cat([positions(batch) for batch in self.batches(torch.arange(self.shape[0]))])
 
     def batches(self, order: Tensor) -> Iterator[Tensor]:
-        """As `training.data.stored.Source` has it."""
+        """Read the images in `order` and convert them to uint8."""
         array = self._images()
         for rows in order.split(self._rows):
             batch = array[rows.numpy()]
@@ -81,7 +93,7 @@ class Array:
             yield torch.from_numpy(np.ascontiguousarray(batch))
 
     def _images(self) -> NDArray[Any]:
-        """The array as (N, C, H, W); raises DataError."""
+        """View the array as (N, C, H, W); raises DataError for any other layout or type."""
         array = map_array(self.path)
         shape, dtype = array.shape, array.dtype
         if array.ndim == 3:
@@ -91,21 +103,21 @@ class Array:
         if array.ndim != 4 or array.shape[1] not in (1, 3) or len(array) < 2 or 0 in shape:
             raise DataError(
                 f"{self.path} holds an array of shape {shape}; (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3 "
-                "and at least 2 images is wanted."
+                "and at least 2 images is expected."
             )
         if dtype != np.uint8 and dtype.kind != "f":
-            raise DataError(f"{self.path} holds {dtype} of shape {shape}; {WANTED}: convert it with astype.")
+            raise DataError(f"{self.path} holds {dtype} of shape {shape}; {EXPECTED}: convert it with astype.")
         return array
 
     def _out_of_range(self, array: NDArray[Any]) -> DataError:
-        """What is wrong with floating values, for the whole array."""
+        """Describe the NaN or the range of values of the whole array."""
         what = f"{self.path} holds {array.dtype} of shape {map_array(self.path).shape}"
         low, high = np.inf, -np.inf
         for start in range(0, len(array), self._rows):
             batch = array[start : start + self._rows]
             if np.isnan(batch).any():
                 image = start + int(np.isnan(batch).any((1, 2, 3)).argmax())
-                return DataError(f"{what} with NaN, first in image {image}; {WANTED}: remove or replace what is NaN.")
+                return DataError(f"{what} with NaN, first in image {image}; {EXPECTED}: remove or replace the NaN.")
             low, high = min(low, batch.min()), max(high, batch.max())
         mend = "divide it by 255" if low >= 0 and high <= 255 else "scale it"
-        return DataError(f"{what} with values from {low:g} to {high:g}; {WANTED}: {mend}.")
+        return DataError(f"{what} with values from {low:g} to {high:g}; {EXPECTED}: {mend}.")

@@ -1,4 +1,4 @@
-"""Pictures → uint8 tensors, by the reader that the service has too."""
+"""Decode pictures to uint8 tensors, exactly as the service does."""
 
 from __future__ import annotations
 
@@ -15,16 +15,16 @@ from pictures.pixels import to_pixels
 from vae.metadata import Fit
 
 PIXEL_LIMIT = 178_956_970
-"""Pixels of a picture, as many as Pillow opens by default: more take a gigabyte to decode."""
+"""Most pixels of a picture: Pillow's own limit, because a larger one takes a gigabyte to decode."""
 
 
 def open_file(body: bytes, name: str) -> Image.Image:
     """Read the header of a picture; raises PictureError, whose message begins with `name`."""
-    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # from half of it on
+    with warnings.catch_warnings(action="ignore", category=Image.DecompressionBombWarning):  # from PIXEL_LIMIT / 2 on
         file, exif = without_metadata(body, name)
         return open_picture(io.BytesIO(file), exif, PIXEL_LIMIT, name)
 
 
 def read_picture(body: bytes, shape: tuple[int, int, int], fit: Fit, name: str) -> Tensor:
-    """A picture brought to `shape` (C, H, W) as `fit` says, uint8; raises PictureError."""
+    """Decode a picture and resize it by `fit` to uint8 `shape` (C, H, W); raises PictureError with `name`."""
     return torch.from_numpy(to_pixels(open_file(body, name), shape, fit=fit, invert=False, name=name).copy())

@@ -1,7 +1,7 @@
-"""Which images are held out: those whose content, hashed, gives the lowest numbers.
+"""Choose the held-out images by a hash of their content: those with the lowest values.
 
-No other image has a say, so that a picture that is added, renamed or moved to another folder moves no other between the
-parts, and equal pictures are always in the same part. Shares are approximate for that reason.
+The part of an image does not depend on other images or on file names: adding, renaming or moving pictures leaves all
+others in their parts, and equal images share a part. The shares are therefore approximate.
 """
 
 from __future__ import annotations
@@ -13,38 +13,38 @@ import torch
 from torch import Tensor
 
 TEST_SHARE = 0.1
-"""Share of a user's own images that is kept for the test set, about."""
+"""Approximate share of the test set in a folder or an array of images."""
 
 
 @dataclass(frozen=True)
 class Origin:
-    """What a checkpoint keeps of its data set, to tell it from others and to split it in the same way again."""
+    """Identity of a data set and how it was split; a checkpoint records it."""
 
     fingerprint: str = ""
-    """Of all its images, in any order; empty for a data set made in memory."""
+    """Fingerprint of all images, in any order; empty for a data set made in memory."""
     hashed: str = ""
-    """What the test images are chosen by: `files` (their bytes), `pixels`; empty where they are a set of their own."""
+    """What was hashed to choose the test images: `files` (their bytes) or `pixels`; empty for a separate test set."""
     test_share: float = 0.0
-    """Share that the test images are of all, about; 0 where they are a set of their own."""
+    """Approximate share of the test images; 0 for a separate test set."""
 
 
 UNKNOWN = Origin()
-"""That of a data set made in memory."""
+"""Origin of a data set made in memory."""
 
 
 def position(content: bytes | memoryview) -> float:
-    """A number in [0, 1), uniform over contents: 53 bits of their BLAKE2b hash."""
+    """Hash `content` to a uniform number in [0, 1): 53 bits of BLAKE2b."""
     return (int.from_bytes(hashlib.blake2b(content, digest_size=8).digest()) >> 11) * 2.0**-53
 
 
 def positions(images: Tensor) -> Tensor:
-    """`position` of each of the uint8 `images` (N, C, H, W) on the CPU: (N,) float64."""
+    """Return the `position` of each of the uint8 `images` (N, C, H, W), which are on the CPU, as float64 (N,)."""
     rows = images.flatten(1).numpy()
     return torch.tensor([position(row.data) for row in rows], dtype=torch.float64)
 
 
 def fingerprint(*parts: Tensor) -> str:
-    """64 bits, hexadecimal, of the positions (N,) of the images in each part of a data set, in any order."""
+    """Hash the positions (N,) of each part of a data set, in any order, to 64 bits in hexadecimal."""
     digest = hashlib.sha256()
     for part in parts:
         digest.update(part.sort().values.numpy().tobytes())

@@ -1,11 +1,10 @@
-"""Images kept as uint8 in one file, in the order of their content, and mapped from there.
+"""Decoded images in one file of uint8, which is memory-mapped.
 
-Reading pictures, or converting an array, takes longer than learning from the result. It is done once, batch by batch,
-into a file that is read like memory: what fits stays in the page cache, what does not is read from disk. The training
-is not disturbed by what becomes of the originals meanwhile.
+Decoding takes longer than training, so it is done once, batch by batch. The mapped file may be larger than memory, and
+later changes of the original files do not affect the training.
 
-The file has the position (training.split) of each image in the order of the source, N float64 numbers, and then the
-images (N, C, H, W), lowest position first, so that each part of a data set is a slice.
+The file contains the positions (`training.data.split`) of the images in the order of the source, N float64 numbers, and
+then the images (N, C, H, W), lowest position first, so that each part of a data set is a slice.
 """
 
 from __future__ import annotations
@@ -25,7 +24,7 @@ from training.data.dataset import DataError, Dataset
 from training.data.split import TEST_SHARE, Origin, fingerprint
 
 BATCH_BYTES = 2**24
-"""Bytes of images that are converted at a time."""
+"""Bytes of images that are converted at a time: small against memory, large against the costs of a call."""
 
 
 class Source(Protocol):
@@ -33,43 +32,53 @@ class Source(Protocol):
 
     @property
     def path(self) -> Path:
-        """Where they lie."""
+        """The file or the folder."""
 
     @property
     def shape(self) -> tuple[int, int, int, int]:
-        """N×C×H×W."""
+        """Shape (N, C, H, W) of all images."""
 
     @property
     def hashed(self) -> str:
-        """What the positions are of, as in `Origin`."""
+        """What the positions are hashes of, as in `Origin`."""
 
     def state(self) -> str:
-        """Another one for other files, for changed ones, and for another shape; raises OSError."""
+        """Return a string that changes with the files and the shape; raises OSError."""
 
     def positions(self) -> Tensor:
-        """Of each image, (N,) float64; raises DataError."""
+        """Return the position of each image, float64 (N,); raises DataError."""
 
     def batches(self, order: Tensor) -> Iterator[Tensor]:
-        """The images in `order`, int64 (N,), uint8 (n, C, H, W) at a time; raises DataError."""
+        """Read the images in `order`, int64 (N,), as batches of uint8 (n, C, H, W); raises DataError."""
 
 
 def load_stored(source: Source, name: str, labels: Tensor, cache_dir: Path) -> tuple[Dataset, Dataset]:
-    """Training and test set of `source`, about TEST_SHARE of it, called `name`, with its `labels` (N,).
+    """Decode `source` into a file, unless it exists already, and map that file.
 
-    Its images are read into a file in `cache_dir`, unless that was done before, and mapped from there. Raises
-    DataError.
+    Args:
+        source: The images.
+        name: Name of the data set.
+        labels: Labels in the order of the source, int64 (N,).
+        cache_dir: Folder for the file.
+
+    Returns:
+        Training and test set; the test set is about TEST_SHARE of all images.
+
+    Raises:
+        DataError: An image cannot be read, all are equal, or the file cannot be written.
+
     """
     state = source.state()
     path = cache_dir / "decoded" / f"{source.path.name}-{state}.uint8"
     if not path.exists():
         _write(path, source, state)
     count = source.shape[0]
-    content = torch.from_numpy(np.memmap(path, np.uint8, "c"))  # torch.from_file takes no path that is not UTF-8
+    content = torch.from_numpy(np.memmap(path, np.uint8, "c"))  # torch.from_file only takes UTF-8 paths
     positions, order = content[: 8 * count].view(torch.float64).sort(stable=True)
     low, high = positions[0].item(), positions[-1].item()
     if low == high:
-        raise DataError(f"All images of {name} are the same: at least 2 different ones are wanted.")
-    share = TEST_SHARE if low < TEST_SHARE <= high else math.nextafter(low, 1)  # no part of a small set is empty
+        raise DataError(f"All images of {name} are equal: at least 2 different ones are expected.")
+    share = TEST_SHARE if low < TEST_SHARE <= high else math.nextafter(low, 1)  # neither part may be empty
     origin = Origin(fingerprint(positions), source.hashed, TEST_SHARE)
     return Dataset(
         name, content[8 * count :].view(source.shape), labels[order], positions=positions, origin=origin
@@ -87,7 +96,7 @@ def _write(path: Path, source: Source, state: str) -> None:
                 file.write(batch.numpy().tobytes())
                 bar.update(len(batch))
         if not _is_unchanged(source, state):
-            raise DataError(f"{source.path} changed while it was read: start again when nothing writes to it.")
+            raise DataError(f"{source.path} changed while it was read: start again when no program writes to it.")
         partial.replace(path)
     except OSError as error:
         raise DataError(f"{path} cannot be written: {error.strerror}. Free the disk, or change --data-dir.") from error

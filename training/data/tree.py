@@ -1,4 +1,4 @@
-"""The files in a folder and its sub-folders, those behind symbolic links too."""
+"""Find the files of a folder and its subfolders, following symbolic links."""
 
 from __future__ import annotations
 
@@ -11,18 +11,23 @@ from pathlib import Path
 from vae.metadata import Fit
 
 FOLDER_FIT: Fit = "cover"
-"""How a folder's pictures are brought to one shape."""
+"""How the pictures of a folder are resized to one shape."""
 APPLE_DOUBLE = "._"
-"""Beginning of the names of macOS's metadata files, which have the suffix of the file that they belong to."""
-KINDS = 5
-"""Most kinds of skipped files that are named; the others are told as one number."""
+"""Prefix of macOS's metadata files, which have the suffix of the file that they describe."""
+MAX_KINDS = 5
+"""Kinds of skipped files that are listed by name, so that the line stays short; the others are summed up."""
 
 
 def walk(root: Path) -> Iterator[tuple[Path, list[str] | None]]:
-    """Each folder from `root` down, with the sorted names of all in it that is no folder, always in the same order.
+    """Walk `root` and its subfolders in a fixed order, those behind symbolic links last.
 
-    Folders behind symbolic links come after all others. A folder that was read before, under another name, has None in
-    place of its names, so that a loop of links ends. Raises OSError where a folder cannot be read.
+    Yields:
+        Each folder and the sorted names of its files, or None for a folder that was visited before under another
+        path, which ends loops of links.
+
+    Raises:
+        OSError: A folder cannot be read.
+
     """
     folders, links = [root], deque[Path]()
     seen: set[tuple[int, int]] = set()
@@ -48,12 +53,12 @@ def walk(root: Path) -> Iterator[tuple[Path, list[str] | None]]:
 
 
 def find_files(root: Path, suffixes: Sequence[str]) -> tuple[list[Path], Counter[str]]:
-    """The files under `root` with one of `suffixes`, sorted, and how many others there are of each kind."""
+    """Return the files under `root` with one of `suffixes`, sorted, and the number of skipped files by kind."""
     found: list[Path] = []
     skipped: Counter[str] = Counter()
     for folder, names in walk(root):
         if names is None:
-            skipped["links to folders that were read already"] += 1
+            skipped["links to folders that were read before"] += 1
             continue
         for path in map(folder.joinpath, names):
             suffix = path.suffix.lower()
@@ -69,15 +74,15 @@ def find_files(root: Path, suffixes: Sequence[str]) -> tuple[list[Path], Counter
 
 
 def describe_skipped(root: Path, skipped: Counter[str], suffixes: Sequence[str]) -> str:
-    """A sentence on what `find_files` left out under `root`."""
-    told = skipped.most_common(KINDS)
-    rest = skipped.total() - sum(count for _, count in told)
-    kinds = [f"{count:,} {kind}" for kind, count in told] + ([f"{rest:,} of other kinds"] if rest else [])
+    """Describe in a sentence the files that `find_files` skipped under `root`."""
+    listed = skipped.most_common(MAX_KINDS)
+    rest = skipped.total() - sum(count for _, count in listed)
+    kinds = [f"{count:,} {kind}" for kind, count in listed] + ([f"{rest:,} of other kinds"] if rest else [])
     return (
         f"Skipped in {printable(str(root))}: {', '.join(kinds)}. Only files that end in {', '.join(suffixes)} are read."
     )
 
 
 def printable(name: str) -> str:
-    """A file's name as text: bytes that are no UTF-8 become backslash escapes."""
+    """Decode a file name; bytes that are not UTF-8 become backslash escapes."""
     return os.fsencode(name).decode(errors="backslashreplace")

@@ -1,1 +1,1 @@
-"""Metrics of a trained model."""
+"""Plots of a trained model."""

@@ -1,4 +1,4 @@
-"""The losses of a training, epoch by epoch."""
+"""Plot the losses of a training by epoch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,15 @@ NEEDED = {"epoch", *(f"train_{key}" for key in LOSSES)}
 
 
 def read_history(path: Path) -> list[dict[str, float]]:
-    """A record for each epoch, as `vae-train fit` writes them; none where there is no file, DataError if damaged."""
+    """Read the history that `vae-train fit` writes.
+
+    Returns:
+        One record per epoch; an empty list if the file does not exist.
+
+    Raises:
+        DataError: The file is damaged.
+
+    """
     if not path.exists():
         return []
     try:
@@ -25,12 +33,12 @@ def read_history(path: Path) -> list[dict[str, float]]:
     except (ValueError, AttributeError, TypeError):
         history = [{}]
     if not all(record.keys() >= NEEDED for record in history):
-        raise DataError(f"{path} is not the history of a training: remove it, or train anew.")
+        raise DataError(f"{path} is not the history of a training: remove it, or train again.")
     return history
 
 
 def loss_curves(history: list[dict[str, float]]) -> Figure:
-    """Reconstruction loss and KL divergence, a panel each: they differ by a power of ten."""
+    """Plot reconstruction loss and KL divergence in separate panels, because their scales differ by a factor of 10."""
     figure = Figure(figsize=(8, 3.3), layout="constrained")
     for plot, (key, name) in zip(figure.subplots(1, len(LOSSES)), LOSSES.items(), strict=True):
         for part, (label, line) in PARTS.items():

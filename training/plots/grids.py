@@ -1,4 +1,4 @@
-"""Images side by side: reconstructions, interpolations and samples of a model."""
+"""Plot grids of images: reconstructions, interpolations and samples of a model."""
 
 from __future__ import annotations
 
@@ -6,23 +6,24 @@ import torch
 from matplotlib.axes import Axes
 from matplotlib.figure import Figure
 from torch import Tensor
+from torchvision.utils import make_grid
 
 from training.data.dataset import Dataset, to_pixels
 from vae import VAE
 
 SHOWN = 10
-"""Test images in a picture."""
+"""Test images in a plot: one per class of MNIST."""
 
 
 def examples(labels: Tensor, count: int = SHOWN) -> list[int]:
-    """Where the first image of each class stands, then the second of each, and so on, up to `count`."""
+    """Return the indices of the first image of each class, then of the second of each, and so on, `count` at most."""
     members = [(labels == label).nonzero().flatten()[:count].tolist() for label in labels.unique()]
     in_turn = [each[turn] for turn in range(count) for each in members if turn < len(each)]
     return in_turn[:count]
 
 
 def reconstructions(model: VAE, test: Dataset) -> Figure:
-    """Test images, one of each class as far as there is room, above what the mean of q(z|x) is decoded to."""
+    """Plot test images, from as many classes as possible, above their reconstructions from the mean of q(z|x)."""
     x = to_pixels(test.images[examples(test.labels)])
     with torch.inference_mode():
         decoded = torch.sigmoid(model.decode(model.encode(x)[0]))
@@ -36,9 +37,10 @@ def reconstructions(model: VAE, test: Dataset) -> Figure:
 
 
 def interpolations(model: VAE, test: Dataset, steps: int = 11) -> Figure:
-    """From one test image to another of another class: `steps` images decoded between the means of their q(z|x).
+    """Plot interpolations between pairs of test images, if possible of different classes.
 
-    The latents lie on the straight line z = (1 − t)·z₀ + t·z₁; the test images themselves stand at both ends.
+    Each row has `steps` images decoded from z = (1 − t)·z₀ + t·z₁, where z₀ and z₁ are the means of q(z|x), between the
+    two test images.
     """
     chosen = examples(test.labels)
     if len(chosen) == 1:
@@ -67,22 +69,22 @@ def interpolations(model: VAE, test: Dataset, steps: int = 11) -> Figure:
 
 
 def samples(model: VAE, seed: int, side: int = 10) -> Figure:
-    """A square grid of images decoded from z ~ N(0, I)."""
+    """Plot a grid of `side`×`side` images decoded from z ~ N(0, I)."""
     z = torch.randn(side * side, model.config.latent_dim, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         decoded = torch.sigmoid(model.decode(z))
-    figure, grid = _grid(side, side, decoded, inches=0.5)
-    for plot, image in zip((plot for row in grid for plot in row), decoded, strict=True):
-        _show(plot, image)
+    picture = make_grid(decoded, nrow=side, padding=1, pad_value=1)
+    figure, grid = _grid(1, 1, picture.unsqueeze(0), inches=0.5 * side)
+    _show(grid[0][0], picture)
     return figure
 
 
 def _grid(
     rows: int, columns: int, x: Tensor, *, inches: float = 0.7, ends: bool = False
 ) -> tuple[Figure, list[list[Axes]]]:
-    """A figure of `rows`×`columns` panels of the shape of the images `x`; with `ends` a gap sets off the outer ones.
+    """Create `rows`×`columns` panels of the aspect ratio of the images `x`; `ends` adds a gap at both outer columns.
 
-    torchvision's make_grid draws one picture, whose rows and columns could bear no names.
+    torchvision's make_grid joins all images into one, which cannot have row and column titles.
     """
     height, width = x.shape[2:]
     scale = inches / max(height, width)
@@ -97,4 +99,4 @@ def _grid(
 
 def _show(plot: Axes, image: Tensor) -> None:
     channels_last = image.permute(1, 2, 0).numpy()
-    plot.imshow(channels_last, cmap="gray", vmin=0, vmax=1)  # of one channel: by the colour map
+    plot.imshow(channels_last, cmap="gray", vmin=0, vmax=1)  # cmap applies to one channel only

@@ -1,4 +1,4 @@
-"""The manifold that the decoder draws over the prior, as figure 4 of Kingma & Welling (2014) shows it."""
+"""Plot the decoder's manifold over the prior, as in figure 4 of Kingma & Welling (2014)."""
 
 from __future__ import annotations
 
@@ -13,28 +13,28 @@ from torchvision.utils import make_grid
 from vae import VAE
 
 SIDE = 21
-"""Odd, so that the middle of the prior is in it."""
+"""Images per side of the grid; odd, so that the grid contains the mean of the prior."""
 DIMENSIONS = 4
-"""Of more latent dimensions those with the largest KL divergence are drawn: six pictures at most."""
+"""Most latent dimensions that are drawn, those with the largest KL divergence: six pairs at most."""
 
 
 def quantiles(side: int) -> Tensor:
-    """Inverse normal CDF at the middles of `side` equal parts of (0, 1): (side,), equally likely under N(0, 1)."""
+    """Return `side` equally likely values of N(0, 1): the inverse CDF at the centres of equal parts of (0, 1)."""
     parts = (torch.arange(side, dtype=torch.float64) + 0.5) / side
     values: Tensor = torch.special.ndtri(parts)
     return values
 
 
 def pairs_to_draw(kl_per_dimension: Tensor) -> list[tuple[int, ...]]:
-    """All pairs of the DIMENSIONS dimensions with the largest divergence, from 0; of a single dimension that alone."""
+    """Return all pairs of the DIMENSIONS dimensions with the largest KL divergence; a single dimension as a 1-tuple."""
     largest = kl_per_dimension.topk(min(DIMENSIONS, len(kl_per_dimension))).indices
     return list(combinations(sorted(largest.tolist()), min(2, len(largest))))
 
 
 def manifold(model: VAE, pair: tuple[int, ...], side: int = SIDE) -> Figure:
-    """Images decoded from a grid of quantiles over the dimensions of `pair` (one or two), all others 0.
+    """Plot images decoded from a grid of quantiles over the dimensions of `pair` (one or two), all others 0.
 
-    The first dimension grows to the right, the second upwards.
+    The first dimension increases to the right, the second upwards.
     """
     values = quantiles(side).float()
     down = values.flip(0) if len(pair) == 2 else torch.zeros(1)
@@ -45,7 +45,7 @@ def manifold(model: VAE, pair: tuple[int, ...], side: int = SIDE) -> Figure:
     with torch.inference_mode():
         decoded = torch.sigmoid(model.decode(z.flatten(0, 1)))
     _, height, width = model.config.image_shape
-    picture = make_grid(decoded, nrow=side, padding=0).permute(1, 2, 0).numpy()  # three channels, even of grey images
+    picture = make_grid(decoded, nrow=side, padding=0).permute(1, 2, 0).numpy()  # always three channels
 
     inches = 6 / max(side * width, len(down) * height)
     figure = Figure(figsize=(side * width * inches + 0.6, len(down) * height * inches + 0.6))

@@ -1,4 +1,4 @@
-"""The latent space: the posterior means of a set of images, coloured by class where there are any."""
+"""Plot the posterior means of a set of images, coloured by class."""
 
 from __future__ import annotations
 
@@ -16,19 +16,26 @@ from torch import Tensor
 
 from training.data.dataset import NO_LABEL
 
-COLORS = [  # of the first ten classes: matplotlib's tab10, told apart by most colour-blind people
+COLORS = [  # of up to ten classes: matplotlib's tab10, which most colour-blind people can distinguish
     "#1f77b4", "#ff7f0e", "#2ca02c", "#d62728", "#9467bd", "#8c564b", "#e377c2", "#7f7f7f", "#bcbd22", "#17becf",
 ]  # fmt: skip
 LEGEND_ROWS = 16
+"""Most legend entries per column: as many as fit beside the panels."""
 
 
 def project(latents: Tensor) -> tuple[NDArray[np.float32], list[str]]:
-    """Latents (N, D) → coordinates to plot, (N, 2) or (N, 3), and the names of their axes.
+    """Reduce latents to at most three dimensions.
 
-    Two and three dimensions stay as they are; of more, the first three principal components are taken.
+    Args:
+        latents: (N, D).
+
+    Returns:
+        Coordinates (N, 2) or (N, 3) and the names of their axes: the latents themselves for D of 2 and 3, the first
+        three principal components for a larger D; for D = 1, the latent and the order in the test set.
+
     """
     dimensions = latents.shape[1]
-    if dimensions == 1:  # a line has no second axis: the points are spread over one, by their order
+    if dimensions == 1:  # spread the points over a second axis, by their order
         spread = torch.linspace(0, 1, len(latents)).unsqueeze(1)
         return torch.cat([latents, spread], 1).numpy(), ["z1", "order in the test set"]
     if dimensions <= 3:
@@ -43,25 +50,31 @@ def project(latents: Tensor) -> tuple[NDArray[np.float32], list[str]]:
 def latent_scatter(
     points: NDArray[np.float32], axes: list[str], labels: Tensor, noun: str = "class", names: Sequence[str] = ()
 ) -> go.Figure:
-    """Interactive scatter of `points` (N, 2 or 3): a trace and a legend entry per class, which is called `noun`.
+    """Plot an interactive scatter with a trace and a legend entry per class.
 
-    `names` are those of the labels from 0 on; without them the labels stand for themselves.
+    Args:
+        points: Coordinates (N, 2) or (N, 3).
+        axes: Names of the axes.
+        labels: Labels (N,).
+        noun: What a class is called, such as `digit`.
+        names: Names of the labels 0, 1, …; if empty, the labels themselves are shown.
+
     """
     figure = go.Figure()
     for name, color, chosen in _classes(labels, names):
         coordinates = dict(zip("xyz", points[chosen].T, strict=False))
         hover = f"{noun} {name}<br>" if name else ""
-        look = {
+        style = {
             "name": name,
             "mode": "markers",
             "hovertemplate": hover + "%{x:.2f}, %{y:.2f}",
             "showlegend": bool(name),
         }
         if len(axes) == 3:
-            look["hovertemplate"] = hover + "%{x:.2f}, %{y:.2f}, %{z:.2f}"
-            figure.add_scatter3d(**coordinates, **look, marker={"size": 2, "color": color})
+            style["hovertemplate"] = hover + "%{x:.2f}, %{y:.2f}, %{z:.2f}"
+            figure.add_scatter3d(**coordinates, **style, marker={"size": 2, "color": color})
         else:
-            figure.add_scattergl(**coordinates, **look, marker={"size": 4, "color": color})
+            figure.add_scattergl(**coordinates, **style, marker={"size": 4, "color": color})
     figure.update_layout(
         title=f"Latent means of {len(points):,} test images",
         legend={"title": noun, "itemsizing": "constant"},
@@ -75,10 +88,10 @@ def latent_scatter(
     return figure
 
 
-def latent_picture(
+def latent_panels(
     points: NDArray[np.float32], axes: list[str], labels: Tensor, noun: str = "class", names: Sequence[str] = ()
 ) -> Figure:
-    """The same scatter as a still picture: a panel for each pair of axes."""
+    """Plot the scatter of `latent_scatter` without interaction, one panel per pair of axes."""
     pairs = list(combinations(range(len(axes)), 2))
     figure = Figure(figsize=(4 * len(pairs) + 0.6, 4), layout="constrained")
     for plot, (i, j) in zip(figure.subplots(1, len(pairs), squeeze=False).flat, pairs, strict=True):
@@ -99,7 +112,7 @@ def latent_picture(
 
 
 def _classes(labels: Tensor, names: Sequence[str]) -> Iterator[tuple[str, str, NDArray[np.bool_]]]:
-    """Name ("" of images without a label), colour and members of each class."""
+    """Yield the name (empty for images without a label), the colour and a mask (N,) of each class."""
     found = [int(label) for label in labels.unique()]
     for label in found:
         color = COLORS[label % len(COLORS)]

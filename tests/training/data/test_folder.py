@@ -53,7 +53,7 @@ def test_the_split_is_the_same_each_time_and_nothing_is_decoded_twice(
     pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     first, _ = load(f"folder:{pictures}", tmp_path)
-    monkeypatch.setattr(folder.Pictures, "__getitem__", None)
+    monkeypatch.setattr(folder.PictureDataset, "__getitem__", None)
     again, _ = load(f"folder:{pictures}", tmp_path)
     assert first.images.equal(again.images)
     assert len(list((tmp_path / "decoded").iterdir())) == 1
@@ -67,11 +67,13 @@ def test_a_changed_picture_is_decoded_anew(pictures: Path, tmp_path: Path) -> No
 
 
 def test_workers_decode_many(tmp_path: Path) -> None:
-    for number in range(3 * folder.CHUNK):
+    for number in range(3 * folder.WORKER_BATCH):
         write(tmp_path / "many" / f"{number}.png", (2, 2), number % 256, "L")
     train, test = load(f"folder:{tmp_path / 'many'}", tmp_path)
     assert train.image_shape == (1, 2, 2)
-    assert torch.cat([train.images, test.images])[:, 0, 0, 0].sort().values.tolist() == list(range(3 * folder.CHUNK))
+    assert torch.cat([train.images, test.images])[:, 0, 0, 0].sort().values.tolist() == list(
+        range(3 * folder.WORKER_BATCH)
+    )
     assert train.labels.unique().tolist() == [NO_LABEL]
 
 
@@ -94,7 +96,7 @@ def test_mixed_sizes_ask_for_an_image_size(pictures: Path, tmp_path: Path) -> No
     assert load(f"folder:{pictures}", tmp_path, 6)[0].image_shape == (3, 6, 6)
 
 
-@pytest.mark.parametrize("count", [2, 3 * folder.CHUNK])
+@pytest.mark.parametrize("count", [2, 3 * folder.WORKER_BATCH])
 def test_an_unreadable_picture_is_named_and_nothing_half_written(count: int, tmp_path: Path) -> None:
     for number in range(count):
         write(tmp_path / "p" / f"{number}.png", (8, 8), number % 256, "L")

@@ -40,8 +40,8 @@ BYTES = np.arange(9 * 16, dtype=np.float64).reshape(9, 4, 4)
     [
         (np.zeros((9, 2, 4, 4), np.uint8), r"\(9, 2, 4, 4\)"),
         (np.zeros((1, 4, 4), np.uint8), "at least 2"),
-        (np.zeros((9, 4, 4), np.int32), r"holds int32 of shape \(9, 4, 4\); .* is wanted: convert it with astype"),
-        (NAN, r"holds float32 of shape \(9, 4, 4\) with NaN, first in image 7; .*: remove or replace what is NaN"),
+        (np.zeros((9, 4, 4), np.int32), r"holds int32 of shape \(9, 4, 4\); .* is expected: convert it with astype"),
+        (NAN, r"holds float32 of shape \(9, 4, 4\) with NaN, first in image 7; .*: remove or replace the NaN"),
         (BYTES, r"holds float64 of shape \(9, 4, 4\) with values from 0 to 143; .*: divide it by 255"),
         (BYTES[:, :, :, None] / 100 - 1, r"of shape \(9, 4, 4, 1\) with values from -1 to 0.43; .*: scale it"),
     ],
@@ -60,7 +60,7 @@ def test_a_wrong_array_is_a_sentence(
     ("content", "mend"),
     [
         (b"no array", r"images\.npy cannot be read as a \.npy file of images"),
-        (b"", r"images\.npy is empty; a \.npy file is wanted"),
+        (b"", r"images\.npy is empty; a \.npy file is expected"),
         (b"PK\3\4 no archive", r"images\.npy cannot be read as a \.npy file of images"),
     ],
 )
@@ -71,15 +71,15 @@ def test_a_file_that_is_no_array_is_a_sentence(content: bytes, mend: str, tmp_pa
 
 
 def test_a_path_without_an_array_is_a_sentence(tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=r"none\.npy does not exist; a \.npy file is wanted"):
+    with pytest.raises(DataError, match=r"none\.npy does not exist; a \.npy file is expected"):
         load(f"npy:{tmp_path / 'none.npy'}", tmp_path)
-    with pytest.raises(DataError, match=r" is a folder; a \.npy file is wanted"):
+    with pytest.raises(DataError, match=r" is a folder; a \.npy file is expected"):
         load(f"npy:{tmp_path}", tmp_path)
 
 
 def test_an_archive_of_arrays_is_a_sentence(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=BYTES)
-    with pytest.raises(DataError, match=r"images\.npz is an archive \(\.npz\) of arrays: save the one"):
+    with pytest.raises(DataError, match=r"images\.npz is an archive \(\.npz\) of arrays: save the array of images"):
         load(f"npy:{tmp_path / 'images.npz'}", tmp_path)
 
 
@@ -94,7 +94,7 @@ def test_an_array_is_not_held_in_memory(
     dtype: type[np.generic], tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(npy, "BATCH_BYTES", 2**18)
-    size = 2**25  # bytes of pixels
+    size = 2**24  # bytes of pixels
     array = np.lib.format.open_memmap(tmp_path / "images.npy", "w+", dtype, (size // 1024, 32, 32))
     array[::2, 0] = 1
     array[:, 1] = np.arange(size // 1024)[:, None] % 2

@@ -51,7 +51,7 @@ def test_loops_of_links_end_and_no_folder_is_read_twice(
     (root / "ants").symlink_to(root / "cats")  # before it in the alphabet, yet the folder's own name counts
     (root / "itself").symlink_to("itself")
     assert labels(root, tmp_path) == [20, 0, 0]
-    assert "3 links to folders that were read already, 1 without a suffix" in capsys.readouterr().err
+    assert "3 links to folders that were read before, 1 without a suffix" in capsys.readouterr().err
 
 
 def test_many_links_among_folders_take_no_time(tmp_path: Path) -> None:
@@ -100,8 +100,8 @@ def test_nothing_is_told_of_a_folder_of_pictures_alone(
 @pytest.mark.parametrize(
     ("name", "mend"),
     [
-        ("folder:{}/nonexistent", "nonexistent does not exist; --dataset folder:PATH wants a folder"),
-        ("folder:{}/cats/1.png", r"1\.png is a file; --dataset folder:PATH wants a folder"),
+        ("folder:{}/nonexistent", "nonexistent does not exist; --dataset folder:PATH expects a folder"),
+        ("folder:{}/cats/1.png", r"1\.png is a file; --dataset folder:PATH expects a folder"),
     ],
 )
 def test_what_is_no_folder_is_a_sentence(name: str, mend: str, root: Path, tmp_path: Path) -> None:

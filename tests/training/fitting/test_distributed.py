@@ -1,11 +1,18 @@
 """Several processes train as one does."""
 
 import json
-import subprocess
 import sys
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from numpy.typing import NDArray
+from torch.distributed.run import main as torchrun
+
+from tests.training import processes
+from training.__main__ import main
+from training.fitting.distributed import Processes
 
 pytestmark = pytest.mark.slow
 
@@ -13,19 +20,22 @@ FIT = ["fit", "--optimizer", "adam", "--epochs", "2", "--hidden-dim", "16", "--b
 """Adam: Muon rounds to bfloat16 on the way, which lets the smallest difference grow."""
 
 
-def run(launcher: list[str], data_dir: Path, out: Path, *options: str) -> list[dict[str, float]]:
-    command = [sys.executable, "-m", *launcher, *FIT, "--data-dir", str(data_dir), "--out", str(out), *options]
-    done = subprocess.run(command, check=False, capture_output=True, text=True, timeout=120)
-    assert done.returncode == 0, done.stderr
-    return [json.loads(line) for line in out.with_suffix(".history.jsonl").read_text().splitlines()]
+def history(checkpoint: Path) -> list[dict[str, float]]:
+    return [json.loads(line) for line in checkpoint.with_suffix(".history.jsonl").read_text().splitlines()]
 
 
-def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) -> None:
-    alone = run(["training"], data_dir, tmp_path / "alone.safetensors", "--input-dropout", "0.2")
-    launcher = ["torch.distributed.run", "--standalone", "--nproc-per-node=2", "-m", "training"]
-    together = run(launcher, data_dir, tmp_path / "together.safetensors", "--input-dropout", "0.2", "--tensorboard")
-    assert len(alone) == len(together) == 2
-    for one, two in zip(alone, together, strict=True):
+def test_two_processes_give_the_losses_of_one(images: NDArray[np.uint8], tmp_path: Path) -> None:
+    np.save(tmp_path / "digits.npy", images)
+    data = ["--dataset", f"npy:{tmp_path / 'digits.npy'}", "--data-dir", str(tmp_path / "data")]
+    command = [*FIT, "--input-dropout", "0.2", *data, "--out"]
+    alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
+    assert main([*command, str(alone)]) == 0
+    launcher = ["--standalone", "--nproc-per-node=2", "-m", "training"]
+    log = tmp_path / "log"
+    status = processes.run(log, torchrun, [*launcher, *command, str(together), "--tensorboard"])
+    assert status == 0, log.read_text()
+    assert len(history(alone)) == len(history(together)) == 2
+    for one, two in zip(history(alone), history(together), strict=True):
         for name in one.keys() - {"seconds"}:
             assert two[name] == pytest.approx(one[name], rel=1e-5), name
     written = {path.name.partition(".")[2] for path in tmp_path.glob("together*")}
@@ -33,16 +43,18 @@ def test_two_processes_give_the_losses_of_one(data_dir: Path, tmp_path: Path) ->
     assert list((tmp_path / "together.tensorboard").iterdir())
 
 
-@pytest.mark.parametrize(("rank", "said"), [(0, ["goes on", "Python ends"]), (1, [])])
-def test_all_but_the_first_leave_without_pythons_own_end(rank: int, said: list[str]) -> None:
-    steps = (
-        "import atexit, torch",
-        "from training.fitting.distributed import Processes",
-        "atexit.register(print, 'Python ends')",
-        f"Processes({rank}, 2, torch.device('cpu')).leave()",
-        "print('goes on')",
-    )
-    done = subprocess.run(
-        [sys.executable, "-c", "\n".join(steps)], check=True, capture_output=True, text=True, timeout=60
-    )
-    assert done.stdout.splitlines() == said
+def leave(rank: int) -> None:
+    try:
+        sys.stdout.write("before\n")
+        Processes(rank, 2, torch.device("cpu")).leave()
+        sys.stdout.write("after\n")
+    finally:
+        sys.stdout.write("finalised\n")
+
+
+@pytest.mark.parametrize(
+    ("rank", "lines"), [(0, ["before", "after", "finalised"]), (1, ["before"])], ids=["main", "other"]
+)
+def test_all_but_the_main_process_leave_without_finalising_python(rank: int, lines: list[str], tmp_path: Path) -> None:
+    assert processes.run(tmp_path / "log", leave, rank) == 0
+    assert (tmp_path / "log").read_text().splitlines() == lines

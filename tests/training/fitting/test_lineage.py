@@ -99,7 +99,7 @@ def test_a_data_set_that_lies_elsewhere_is_given(
     out.with_suffix(".state.pt").unlink()
     data_dir = ["--data-dir", str(tmp_path)]
     assert main(["evaluate", str(out), *MEASURE, *data_dir]) == 1
-    assert "cats does not exist; --dataset folder:PATH wants a folder" in capsys.readouterr().err
+    assert "cats does not exist; --dataset folder:PATH expects a folder" in capsys.readouterr().err
     (root / "cats").rename(root / "felines")
     assert main(["evaluate", str(out), *MEASURE, *data_dir, "--dataset", f"folder:{root / 'felines'}"]) == 0
     said = capsys.readouterr()

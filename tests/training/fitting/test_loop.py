@@ -1,9 +1,8 @@
 import json
 import math
+import os
 import re
 import signal
-import subprocess
-import sys
 from dataclasses import replace
 from pathlib import Path
 
@@ -12,9 +11,10 @@ import torch
 from torch import Tensor
 
 import vae
+from tests.training import processes
 from training.__main__ import main
 from training.config import FitConfig
-from training.data.builtin import load_vision
+from training.data.builtin import load_builtin
 from training.data.dataset import Dataset, to_pixels
 from training.fitting import loop
 from training.fitting.distributed import Processes
@@ -38,7 +38,7 @@ def trained(config: FitConfig, train: Dataset) -> vae.VAE:
 
 @pytest.fixture(scope="module")
 def train(data_dir: Path) -> Dataset:
-    return load_vision("mnist", data_dir, train=True)
+    return load_builtin("mnist", data_dir, train=True)
 
 
 def test_hidden_pixels_are_zero_and_the_others_scaled_up() -> None:
@@ -125,7 +125,7 @@ def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir:
 def test_fit_lays_the_latents_beside(fitted: Path, data_dir: Path) -> None:
     checkpoint = vae.load(fitted)
     latents = vae.LatentSet.load(fitted, checkpoint.sha256)
-    test = load_vision("mnist", data_dir, train=False)
+    test = load_builtin("mnist", data_dir, train=False)
     assert latents is not None
     assert latents.label.equal(test.labels)
     assert torch.allclose(latents.mean, checkpoint.model.encode(to_pixels(test.images))[0], atol=1e-5)
@@ -135,18 +135,20 @@ def test_fit_lays_the_latents_beside(fitted: Path, data_dir: Path) -> None:
     }
 
 
-def test_fit_says_what_it_does(data_dir: Path, tmp_path: Path) -> None:
-    command = [sys.executable, "-m", "training", "fit", "--preset", "article", "--hidden-dim", "8", "--epochs", "2"]
-    options = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--device", "cpu"]
-    done = subprocess.run([*command, *options], capture_output=True, text=True, timeout=60, check=True)
-    lines = done.stdout.splitlines()
+def test_fit_prints_its_data_its_options_and_each_epoch(
+    data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+) -> None:
+    command = ["fit", "--preset", "article", "--hidden-dim", "8", "--epochs", "2", "--device", "cpu"]
+    assert main([*command, "--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors")]) == 0
+    output = capsys.readouterr()
+    lines = output.out.splitlines()
     assert lines[0] == "Training on mnist: 400 images of 1×28×28, pixels 0 to 255, read as 0 to 1."
     assert lines[2] == "Recipe article: 2 epochs in batches of 128 on cpu."
     assert lines[3] == "Adam: learning rate 0.001, 13,566 parameters."
     assert [line.split("   ")[0] for line in lines if line.startswith("epoch")] == ["epoch 1/2", "epoch 2/2"]
     assert lines[-2].startswith("test: -ELBO ")
-    assert "epoch 2/2: 100%" in done.stderr
-    assert "images/s, loss " in done.stderr
+    assert "epoch 2/2: 100%" in output.err
+    assert "images/s, loss " in output.err
 
 
 def test_the_loss_of_the_bar_is_what_is_minimised(
@@ -161,23 +163,22 @@ def test_the_loss_of_the_bar_is_what_is_minimised(
 
 
 def test_an_interrupt_leaves_the_last_finished_epoch(data_dir: Path, tmp_path: Path) -> None:
-    out = tmp_path / "long.safetensors"
+    out, log = tmp_path / "out" / "long.safetensors", tmp_path / "log"
+    out.parent.mkdir()
     vae.LatentSet(torch.zeros(1, 3), torch.zeros(1, dtype=torch.int64)).save(out, "of an older checkpoint")
-    command = [sys.executable, "-m", "training", "fit", "--epochs", "1000000", "--validation", "0"]
-    options = ["--data-dir", str(data_dir), "--out", str(out), "--device", "cpu", "--hidden-dim", "8"]
-    with subprocess.Popen([*command, *options], stdout=subprocess.PIPE, stderr=subprocess.PIPE, text=True) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch 3/"):
-                break
-        process.send_signal(signal.SIGINT)
-        said = process.communicate(timeout=30)[1]
-    assert process.returncode == 130
+    command = ["fit", "--epochs", "1000000", "--validation", "0", "--data-dir", str(data_dir), "--out", str(out)]
+    history = out.with_suffix(".history.jsonl")
+    with processes.start(log, main, [*command, "--device", "cpu", "--hidden-dim", "8"]) as process:
+        processes.wait_until(lambda: history.exists() and history.read_bytes().count(b"\n") >= 3)
+        assert process.pid
+        os.kill(process.pid, signal.SIGINT)
+        process.join(30)
+        assert process.exitcode == 130
     epoch = vae.load(out).training["epochs_finished"]
     assert epoch >= 2
-    assert f"Interrupted: {out} holds epoch {epoch}, whole" in said
-    assert "Traceback" not in said
-    left = {path.name for path in tmp_path.iterdir()}
+    assert f"Interrupted: {out} holds epoch {epoch}, whole" in log.read_text()
+    assert "Traceback" not in log.read_text()
+    left = {path.name for path in out.parent.iterdir()}
     kept = {"long.safetensors", "long.state.pt", "long.history.jsonl", ".long.safetensors.lock"}
     assert left == kept  # no part of a file, no old latents
 

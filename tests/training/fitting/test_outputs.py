@@ -2,14 +2,14 @@
 
 import math
 import resource
-import subprocess
-import sys
+import time
 from pathlib import Path
 
 import pytest
 import torch
 
 import vae
+from tests.training import processes
 from training.__main__ import main
 from training.config import ConfigError, FitConfig
 from training.fitting import loop
@@ -135,19 +135,17 @@ def test_two_trainings_do_not_write_the_same_files(
     assert start(data_dir, out, "--epochs", "1") == 0
 
 
-def test_a_training_that_was_killed_holds_nothing(out: Path) -> None:
-    code = f"""
-import pathlib, sys
-from training.fitting.outputs import Outputs
-with Outputs(pathlib.Path({str(out)!r})).locked():
-    print("held", flush=True)
-    sys.stdin.read()
-"""
-    with subprocess.Popen([sys.executable, "-c", code], stdin=subprocess.PIPE, stdout=subprocess.PIPE) as process:
-        assert process.stdout is not None
-        assert process.stdout.readline() == b"held\n"
+def hold(out: Path, locked: Path) -> None:
+    with Outputs(out).locked():
+        locked.touch()
+        time.sleep(60)
+
+
+def test_a_killed_training_holds_no_lock(out: Path) -> None:
+    locked = out.with_name("locked")
+    with processes.start(out.with_name("log"), hold, out, locked):
+        processes.wait_until(locked.exists)
         with pytest.raises(ConfigError, match="another vae-train fit"), Outputs(out).locked():
             pass
-        process.kill()
     with Outputs(out).locked():
         pass

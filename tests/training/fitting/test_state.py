@@ -1,17 +1,17 @@
-"""A training that was cut goes on to the same tensors, to the bit."""
+"""A training that was interrupted and resumed ends with the same tensors, to the bit."""
 
 import json
 import os
 import signal
-import subprocess
-import sys
-import time
+from itertools import count
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
 from safetensors.torch import load_file
 
+from tests.training import processes
 from training.__main__ import main
 from training.config import FitConfig
 from training.data.dataset import Dataset
@@ -45,13 +45,23 @@ def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
     return {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
 
 
+@pytest.fixture(scope="module")
+def whole(train: Dataset) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
+    """Tensors after a training without interruption, and the losses of its epochs."""
+    state = fresh(train)
+    sums = [each.sums.clone() for each in train_epochs(CONFIG, state, train, ALONE)]
+    return tensors(state), sums
+
+
 @pytest.mark.parametrize("steps", [1, 13, 14, 15, 30, 41])
 def test_resumed_after_any_step_it_ends_with_the_same_tensors(
-    steps: int, train: Dataset, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    steps: int,
+    whole: tuple[dict[str, torch.Tensor], list[torch.Tensor]],
+    train: Dataset,
+    tmp_path: Path,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
-    whole = fresh(train)
-    whole_sums = [each.sums.clone() for each in train_epochs(CONFIG, whole, train, ALONE)]
-
+    expected, expected_sums = whole
     path = tmp_path / "state.pt"
     monkeypatch.setattr(loop, "SAVE_EVERY_S", -1)  # after each step
     saves = 0
@@ -71,50 +81,41 @@ def test_resumed_after_any_step_it_ends_with_the_same_tensors(
     torch.manual_seed(steps)  # the global generator has no say
     resumed.resume(path, CONFIG)
     sums = [each.sums.clone() for each in train_epochs(CONFIG, resumed, train, ALONE, path)]
-    assert all(tensors(whole)[name].equal(tensor) for name, tensor in tensors(resumed).items())
+    assert all(expected[name].equal(tensor) for name, tensor in tensors(resumed).items())
     assert len(sums) in (1, 2, 3)
-    assert all(one.equal(other) for one, other in zip(reversed(whole_sums), reversed(sums), strict=False))
+    assert all(one.equal(other) for one, other in zip(reversed(expected_sums), reversed(sums), strict=False))
+
+
+def fit_and_die(arguments: list[str]) -> None:
+    """Train, and kill this process in the third epoch."""
+    train_step, steps = loop.train_step, count()
+
+    def die(*arguments: Any, **options: Any) -> None:
+        train_step(*arguments, **options)
+        if next(steps) == 30:  # of 14 steps per epoch
+            os.kill(os.getpid(), signal.SIGKILL)
+
+    loop.train_step = die
+    main(arguments)
 
 
 def test_killed_and_resumed_the_command_writes_the_same_checkpoint(data_dir: Path, tmp_path: Path) -> None:
-    options = [
-        "--epochs",
-        "12",
-        "--hidden-dim",
-        "64",
-        "--batch-size",
-        "16",
-        "--device",
-        "cpu",
-        "--input-dropout",
-        "0.1",
-    ]
+    options = ["--epochs", "4", "--hidden-dim", "16", "--batch-size", "28", "--device", "cpu", "--input-dropout", "0.1"]
     command = ["fit", "--data-dir", str(data_dir), *options, "--out"]
-    assert main([*command, str(tmp_path / "whole.safetensors")]) == 0
-    cut = tmp_path / "cut.safetensors"
-    with subprocess.Popen(
-        [sys.executable, "-m", "training", *command, str(cut)], stdout=subprocess.PIPE, text=True
-    ) as process:
-        assert process.stdout is not None
-        for line in process.stdout:
-            if line.startswith("epoch 3/"):
-                break
-        time.sleep(0.05)
-        os.kill(process.pid, signal.SIGKILL)
-    assert vae_epochs(cut) < 12
+    whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
+    assert main([*command, str(whole)]) == 0
+    assert processes.run(tmp_path / "log", fit_and_die, [*command, str(cut)]) == -signal.SIGKILL
+    assert [line["epoch"] for line in history(cut)] == [1, 2]
     assert main([*command, str(cut), "--resume"]) == 0
-    whole, resumed = load_file(tmp_path / "whole.safetensors"), load_file(cut)
-    assert all(whole[name].equal(resumed[name]) for name in whole)
-    histories = [
-        [{**json.loads(line), "seconds": 0} for line in (tmp_path / f"{name}.history.jsonl").read_text().splitlines()]
-        for name in ("whole", "cut")
-    ]
-    assert histories[0] == histories[1]
-    assert [line["epoch"] for line in histories[0]] == list(range(1, 13))
+    expected, resumed = load_file(whole), load_file(cut)
+    assert all(expected[name].equal(resumed[name]) for name in expected)
+    assert history(whole) == history(cut)
+    assert [line["epoch"] for line in history(cut)] == [1, 2, 3, 4]
 
 
-def vae_epochs(path: Path) -> int:
-    return int(json.loads(path.with_suffix(".history.jsonl").read_text().splitlines()[-1])["epoch"])
+def history(path: Path) -> list[dict[str, float]]:
+    lines = path.with_suffix(".history.jsonl").read_text().splitlines()
+    return [{**json.loads(line), "seconds": 0} for line in lines]
 
 
 def test_resume_refuses_another_training(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:

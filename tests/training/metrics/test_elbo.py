@@ -6,8 +6,9 @@ import pytest
 import torch
 
 import vae
+from tests.training.conftest import IMPORTANCE_SAMPLES
 from training.__main__ import main
-from training.data.builtin import load_vision
+from training.data.builtin import load_builtin
 from training.data.dataset import to_pixels
 from training.metrics.elbo import Metrics, evaluate, latent_means, squared_error
 from training.metrics.report import as_markdown, as_text
@@ -15,7 +16,7 @@ from training.metrics.report import as_markdown, as_text
 
 @pytest.fixture(scope="module")
 def images(data_dir: Path) -> torch.Tensor:
-    return load_vision("mnist", data_dir, train=False).images
+    return load_builtin("mnist", data_dir, train=False).images
 
 
 def test_a_model_of_zeros_costs_what_arithmetic_says(images: torch.Tensor) -> None:
@@ -71,7 +72,7 @@ def test_figures_for_a_person() -> None:
 
 
 def test_evaluate_prints_what_fit_measured(fitted: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    options = ["--data-dir", str(data_dir), "--importance-samples", "100", "--device", "cpu"]
+    options = ["--data-dir", str(data_dir), "--importance-samples", str(IMPORTANCE_SAMPLES), "--device", "cpu"]
     assert main(["evaluate", str(fitted), *options]) == 0
     printed = capsys.readouterr().out
     checkpoint = vae.load(fitted)
@@ -92,7 +93,7 @@ def test_no_importance_samples_leave_the_bound_out(
     assert not [name for name in answer if "importance" in name]
     with pytest.raises(SystemExit):
         main(["evaluate", str(fitted), "--importance-samples", "-1"])
-    assert "'-1' is not a whole number from 0" in capsys.readouterr().err
+    assert "'-1' is not an integer of 0 or more" in capsys.readouterr().err
 
 
 def test_evaluate_takes_the_articles_state_dict(
@@ -117,4 +118,4 @@ def test_a_checkpoint_for_other_images_is_a_sentence(
     path = tmp_path / "rgb.safetensors"
     vae.save(path, vae.VAE(vae.VAEConfig(image_shape=(3, 8, 8), hidden_dim=4)), training={}, metrics={})
     assert main(["evaluate", str(path), "--data-dir", str(data_dir)]) == 1
-    assert "takes images of 3×8×8; mnist's are 1×28×28." in capsys.readouterr().err
+    assert "takes images of 3×8×8; those of mnist are 1×28×28: give another --dataset." in capsys.readouterr().err

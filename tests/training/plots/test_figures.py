@@ -13,9 +13,9 @@ from PIL import Image
 
 import vae
 from training.__main__ import main
-from training.data.builtin import load_vision
+from training.data.builtin import load_builtin
 from training.data.dataset import NO_LABEL, Dataset
-from training.plots import curves, grids, manifold, scatter
+from training.plots import curves, figures, grids, manifold, scatter
 
 pytestmark = pytest.mark.slow
 
@@ -32,6 +32,11 @@ def drawn(fitted: Path, data_dir: Path, tmp_path_factory: pytest.TempPathFactory
     out = tmp_path_factory.mktemp("drawn") / "plots"
     assert main(["plot", str(fitted), "--out", str(out), "--data-dir", str(data_dir)]) == 0
     return out
+
+
+@pytest.fixture
+def low_resolution(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(figures, "DPI", 20)
 
 
 def test_the_page_needs_no_network(drawn: Path) -> None:
@@ -63,7 +68,7 @@ def test_latents_of_any_dimension_have_a_trace_per_digit(dimensions: int, kind: 
     layout = figure.layout.scene if axes == 3 else figure.layout
     titles = [layout.xaxis.title.text, layout.yaxis.title.text, *([layout.zaxis.title.text] if axes == 3 else [])]
     assert titles == names
-    panels = scatter.latent_picture(points, names, labels).axes
+    panels = scatter.latent_panels(points, names, labels).axes
     assert len(panels) == (3 if axes == 3 else 1)
 
 
@@ -71,8 +76,8 @@ def test_latents_without_labels_have_no_legend() -> None:
     points, names = scatter.project(torch.randn(20, 2))
     labels = torch.full((20,), NO_LABEL)
     assert not any(trace.showlegend for trace in scatter.latent_scatter(points, names, labels).data)
-    assert not scatter.latent_picture(points, names, labels).legends
-    assert len(scatter.latent_picture(points, names, torch.arange(20) % 2).legends) == 1
+    assert not scatter.latent_panels(points, names, labels).legends
+    assert len(scatter.latent_panels(points, names, torch.arange(20) % 2).legends) == 1
 
 
 def test_classes_are_called_by_their_names() -> None:
@@ -81,12 +86,13 @@ def test_classes_are_called_by_their_names() -> None:
     assert labels.min() == NO_LABEL
     figure = scatter.latent_scatter(points, names, labels, names=("cats", "dogs"))
     assert [trace.name for trace in figure.data] == ["", "cats", "dogs"]
-    (legend,) = scatter.latent_picture(points, names, labels, names=("cats", "dogs")).legends
+    (legend,) = scatter.latent_panels(points, names, labels, names=("cats", "dogs")).legends
     assert [text.get_text() for text in legend.get_texts()] == ["cats", "dogs"]
 
 
+@pytest.mark.usefixtures("low_resolution")
 def test_the_model_of_a_folder_is_drawn_with_the_names_of_its_classes(tmp_path: Path) -> None:
-    for number in range(120):
+    for number in range(40):
         folder = tmp_path / "pictures" / ("cats", "dogs")[number % 2]
         folder.mkdir(parents=True, exist_ok=True)
         Image.new("L", (6, 6), 2 * number).save(folder / f"{number}.png")
@@ -126,7 +132,7 @@ def test_more_dimensions_are_shown_by_their_principal_components() -> None:
 
 
 def test_one_test_image_of_each_digit_stands_above_its_reconstruction(fitted: Path, data_dir: Path) -> None:
-    model, test = vae.load(fitted).model, load_vision("mnist", data_dir, train=False)
+    model, test = vae.load(fitted).model, load_builtin("mnist", data_dir, train=False)
     images = shown(grids.reconstructions(model, test))
     assert len(images) == 20
     for digit in range(10):
@@ -150,7 +156,7 @@ def test_examples_are_taken_from_each_class_in_turn(labels: list[int], chosen: l
 
 
 def test_an_interpolation_is_a_straight_line_between_two_digits(fitted: Path, data_dir: Path) -> None:
-    model, test = vae.load(fitted).model, load_vision("mnist", data_dir, train=False)
+    model, test = vae.load(fitted).model, load_builtin("mnist", data_dir, train=False)
     images = shown(grids.interpolations(model, test, steps=5))
     assert len(images) == 5 * (5 + 2)
     start, end = (test.images[int((test.labels == digit).nonzero()[0])].float() / 255 for digit in (2, 3))
@@ -232,6 +238,7 @@ def test_a_damaged_history_is_a_sentence(
     assert "copy.history.jsonl is not the history of a training" in capsys.readouterr().err
 
 
+@pytest.mark.usefixtures("low_resolution")
 def test_plot_takes_colour_pictures_without_labels_or_history_and_many_dimensions(
     new_checkpoint: Callable[[vae.VAEConfig], Path], tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
@@ -240,8 +247,8 @@ def test_plot_takes_colour_pictures_without_labels_or_history_and_many_dimension
     out = tmp_path / "plots"
     assert main(["plot", str(path), "--out", str(out), "--dataset", f"npy:{tmp_path / 'noise.npy'}"]) == 0
     said = capsys.readouterr()
-    assert "latent5.history.jsonl: the loss curves are left out." in said.err
-    assert "drawn over the 4 dimensions of largest KL divergence: z" in said.err
+    assert "latent5.history.jsonl: the loss curves are omitted." in said.err
+    assert "drawn for the 4 dimensions with the largest KL divergence: z" in said.err
     names = sorted(path.name for path in out.iterdir())
     assert names == sorted(Path(line).name for line in said.out.splitlines())
     assert len([name for name in names if name.startswith("manifold-")]) == 6
@@ -249,9 +256,10 @@ def test_plot_takes_colour_pictures_without_labels_or_history_and_many_dimension
     assert "losses.png" not in names
 
 
-def test_plot_takes_a_two_dimensional_model(
-    new_checkpoint: Callable[[vae.VAEConfig], Path], data_dir: Path, tmp_path: Path
-) -> None:
-    path = new_checkpoint(vae.VAEConfig(hidden_dim=4, latent_dim=2))
-    assert main(["plot", str(path), "--out", str(tmp_path / "plots"), "--data-dir", str(data_dir)]) == 0
+@pytest.mark.usefixtures("low_resolution")
+def test_plot_takes_a_two_dimensional_model(new_checkpoint: Callable[[vae.VAEConfig], Path], tmp_path: Path) -> None:
+    np.save(tmp_path / "noise.npy", np.random.default_rng(0).integers(0, 256, (20, 6, 8), np.uint8))
+    path = new_checkpoint(vae.VAEConfig(image_shape=(1, 6, 8), hidden_dim=4, latent_dim=2))
+    data = ["--dataset", f"npy:{tmp_path / 'noise.npy'}", "--data-dir", str(tmp_path)]
+    assert main(["plot", str(path), "--out", str(tmp_path / "plots"), *data]) == 0
     assert "scattergl" in (tmp_path / "plots" / "latent3d.html").read_text(encoding="utf-8")
