@@ -11,7 +11,8 @@ from typing import Any
 import uvicorn
 
 from benchmarks.contenders.bare import app
-from service.http.connection import Connection, Timeouts
+from service.http.connection import Connection
+from service.http.timeouts import Timeouts
 from service.settings import read_settings
 
 
@@ -22,7 +23,7 @@ async def bare(scope: dict[str, Any], receive: Any, send: Any) -> None:
         return
     settings = read_settings([])
     await receive()
-    scope["state"]["patience"] = Timeouts(settings.client_timeout, settings.keep_alive)
+    scope["state"]["timeouts"] = Timeouts(settings.client_timeout, settings.keep_alive)
     await send({"type": "lifespan.startup.complete"})
     await receive()
     await send({"type": "lifespan.shutdown.complete"})

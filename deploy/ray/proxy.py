@@ -24,7 +24,8 @@ from uvicorn.server import ServerState
 from service.api.application import REQUEST_ID
 from service.api.responses import refuse
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
-from service.http.connection import Connection, Timeouts
+from service.http.connection import Connection
+from service.http.timeouts import Timeouts
 from service.memory_budget import MemoryBudget
 from service.settings import read_settings
 
@@ -48,7 +49,7 @@ class ProxyConnection(Connection):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        app_state["patience"] = _patience()
+        app_state["timeouts"] = _timeouts()
         app_state["memory"] = _memory()
         super().__init__(config, server_state, app_state, _loop)
 
@@ -104,7 +105,7 @@ def _memory() -> MemoryBudget:
 
 
 @cache
-def _patience() -> Timeouts:
+def _timeouts() -> Timeouts:
     settings = read_settings([])
     return Timeouts(settings.client_timeout, settings.keep_alive)
 
