@@ -30,8 +30,8 @@ from service.api.openapi import DESCRIPTION, describe, openapi, render_once
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
 from service.api.page import read_page
 from service.api.responses import refuse
-from service.http.connection import Timeouts
 from service.http.inbox import Inbox
+from service.http.timeouts import Timeouts
 from service.inference.engine import Engine
 from service.inference.loading import Load, LoadedModel, StartError, load_checkpoint
 from service.keys import Keyring
@@ -131,7 +131,8 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
             "admission": admission,
             "memory": memory,
             "inbox": Inbox(asyncio.get_running_loop(), settings.micro_batch_limit),
-            "patience": Timeouts(settings.client_timeout, settings.keep_alive, front.refuse),
+            "timeouts": Timeouts(settings.client_timeout, settings.keep_alive),
+            "record_refusal": front.refuse,
         }
         engine.close()
         offloader.close()

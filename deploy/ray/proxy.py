@@ -1,6 +1,6 @@
-"""Gives Ray Serve's HTTP proxies the service's connections, and turns Serve's own errors into problem documents.
+"""Ray Serve's HTTP proxies with the service's own connections, and what they say of their own accord in its form.
 
-Each node's proxy loads this through its environment, which has the connections' settings (VAE_CLIENT_TIMEOUT,
+Each node's proxy takes them from its environment, and the connections' settings (VAE_CLIENT_TIMEOUT,
 VAE_KEEP_ALIVE, VAE_MEMORY_LIMIT) too:
 
     RAY_SERVE_HTTP_PROXY_CALLBACK_IMPORT_PATH=deploy.ray.proxy.middlewares
@@ -24,25 +24,23 @@ from uvicorn.server import ServerState
 from service.api.application import REQUEST_ID
 from service.api.responses import refuse
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
-from service.http.connection import Connection, Timeouts
+from service.http.connection import Connection
+from service.http.timeouts import Timeouts
 from service.memory_budget import MemoryBudget
 from service.settings import read_settings
 
 PROBES = ("/-/healthz", "/-/routes")
-"""Serve's own routes for load balancers, whose responses are not changed."""
+"""Serve's own, for load balancers: they stay as they are."""
 
 
 def middlewares() -> list[Middleware]:
-    """Select the service's connections, and return every proxy's middleware.
-
-    Serve calls this before it creates uvicorn's server.
-    """
+    """What every proxy has around it; Serve calls this before it makes uvicorn's server, which takes any connection."""
     uvicorn.config.HTTP_PROTOCOLS["auto"] = f"{__name__}:ProxyConnection"
     return [Middleware(Problems)]
 
 
 class ProxyConnection(Connection):
-    """The service's connection, in a process that does not run the service's lifespan, which would create its state."""
+    """The service's connection, in a process where no lifespan of the service has left what it needs."""
 
     def __init__(
         self,
@@ -51,15 +49,15 @@ class ProxyConnection(Connection):
         app_state: dict[str, Any],
         _loop: asyncio.AbstractEventLoop | None = None,
     ) -> None:
-        app_state["patience"] = _timeouts()
+        app_state["timeouts"] = _timeouts()
         app_state["memory"] = _memory()
         super().__init__(config, server_state, app_state, _loop)
 
 
 class Problems:
-    """Replaces Serve's own errors, which are plain text, by the service's problem documents (RFC 9457).
+    """Turns each error that is not the service's own, which is plain text, into one that is (RFC 9457).
 
-    It also gives each request without a request id one of the service's form, before Serve adds one of its own.
+    It names each request that has no name, as the service does: Serve would in another form.
     """
 
     def __init__(self, app: ASGIApp) -> None:
@@ -68,37 +66,37 @@ class Problems:
         self._numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle one request as an ASGI application."""
+        """Answer as an ASGI application."""
         if scope["type"] != "http" or scope["path"] in PROBES:
             await self._app(scope, receive, send)
             return
-        request_id = self._request_id(scope)
+        name = self._name(scope)
         status = 0
-        forwarded = False
+        told = False
 
-        async def forward(message: Message) -> None:
-            nonlocal status, forwarded
+        async def pass_on(message: Message) -> None:
+            nonlocal status, told
             if message["type"] == "http.response.start":
                 status = message["status"]
                 fields = MutableHeaders(scope=message)
-                forwarded = status < 400 or not fields.get("content-type", "").startswith("text/plain")
-                fields["x-request-id"] = request_id  # replaces two: the service and the proxy both add one
-            if forwarded:
+                told = status < 400 or not fields.get("content-type", "").startswith("text/plain")
+                fields["x-request-id"] = name  # once: the proxy has added it to the service's
+            if told:
                 await send(message)
 
-        await self._app(scope, receive, forward)
-        if not forwarded:
-            response = refuse(_translate(status))
-            response.raw_headers.append((b"x-request-id", request_id.encode()))
-            await response(scope, receive, send)
+        await self._app(scope, receive, pass_on)
+        if not told:
+            answer = refuse(_translate(status))
+            answer.raw_headers.append((b"x-request-id", name.encode()))
+            await answer(scope, receive, send)
 
-    def _request_id(self, scope: Scope) -> str:
-        """Return the request's id, after adding it to its header fields if it has none."""
+    def _name(self, scope: Scope) -> str:
+        """The request's id, which is in its header fields afterwards."""
         fields = MutableHeaders(scope=scope)
-        request_id = fields.get("x-request-id", "")
-        if not REQUEST_ID.fullmatch(request_id.encode("latin-1")):
-            request_id = fields["x-request-id"] = f"{self._run}-{next(self._numbers):x}"
-        return request_id
+        name = fields.get("x-request-id", "")
+        if not REQUEST_ID.fullmatch(name.encode("latin-1")):
+            name = fields["x-request-id"] = f"{self._run}-{next(self._numbers):x}"
+        return name
 
 
 @cache
@@ -113,13 +111,13 @@ def _timeouts() -> Timeouts:
 
 
 def _translate(status: int) -> ServiceError:
-    """Return the service's error for Serve's status, which is 0 where Serve sent no response."""
+    """Serve's status, 0 where it gave no answer → the service's error."""
     match status:
         case 0:
-            return Unavailable("The replica that had this request has exited; try again in a moment.", "replica_lost")
+            return Unavailable("The replica that had this request has ended; try again in a moment.", "replica_lost")
         case 404:
             return Unavailable("The service is starting; try again in a moment.", "starting")
         case 408:
-            return DeadlineExceeded("No replica has responded in time.")
+            return DeadlineExceeded("No replica has answered in time.")
         case _:
-            return Unavailable("All replicas are busy; try again in a moment.", "queue_full")
+            return Unavailable("No replica can take this request now; try again in a moment.", "queue_full")

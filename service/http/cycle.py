@@ -1,93 +1,97 @@
-"""A request and its answer on the wire, as an ASGI application receives and sends them."""
+"""A request and its response on the wire, as an ASGI application receives and sends them."""
 
 from __future__ import annotations
 
 import asyncio
 import logging
-from collections.abc import Callable, Iterable
+from collections.abc import Iterable
 from http import HTTPStatus
+from typing import Protocol
 
 from starlette.types import ASGIApp, Message, Scope
+from uvicorn.server import ServerState
 
 from service.errors import MEDIA_TYPE, InternalError, problem_document
+from service.http.flow_control import FlowControl
 from service.http.outbox import Outbox
 
 logger = logging.getLogger("vae-service")
 
 STATUS_LINES = {status.value: f"HTTP/1.1 {status.value} {status.phrase}\r\n".encode() for status in HTTPStatus}
 WITHOUT_BODY = (204, 304)
-PIECE_BYTES = 60
-"""That a piece of a body takes beside its own bytes."""
-UNCOPIED = 2**16
-"""Bytes from which on a body goes out as it lies, at once; less is copied behind its head, and goes with others'."""
+PIECE_OVERHEAD = 60
+"""Bytes of memory that a piece of a body takes beside its content."""
+MIN_UNCOPIED = 2**16
+"""Bytes from which on a body is written by itself; joining a smaller one with its head is faster."""
 
 Fields = Iterable[tuple[bytes, bytes]]
 
 
+class Owner(Protocol):
+    """The connection of a cycle."""
+
+    transport: asyncio.Transport
+    flow: FlowControl
+    outbox: Outbox
+    server_state: ServerState
+
+    def on_body_taken(self) -> None:
+        """The application has taken some of the body, which is incomplete."""
+
+    def on_response_end(self) -> None:
+        """No more of the response will be written."""
+
+
 class Cycle:
-    """One request of a connection and its answer (RFC 9112)."""
+    """One request of a connection and its response (RFC 9112)."""
 
     __slots__ = (
         "_all_taken",
         "_body",
-        "_common_fields",
+        "_continue_sent",
         "_ended",
-        "_head",
-        "_invited",
-        "_left",
-        "_news",
-        "_on_end",
-        "_on_receive",
-        "_outbox",
-        "_transport",
-        "_writable",
+        "_more_received",
+        "_owner",
+        "_remaining",
+        "_start",
         "buffered",
+        "complete",
         "keep_alive",
         "scope",
         "started",
-        "whole",
     )
 
-    def __init__(
-        self,
-        scope: Scope,
-        transport: asyncio.Transport,
-        writable: asyncio.Event,
-        outbox: Outbox,
-        *,
-        keep_alive: bool,
-        common_fields: Fields,
-        on_receive: Callable[[], None],
-        on_end: Callable[[], None],
-    ) -> None:
-        """`on_receive` is called when some of the body was taken, `on_end` when nothing more will be written."""
+    def __init__(self, owner: Owner, scope: Scope, *, keep_alive: bool) -> None:
+        """`keep_alive`: whether the connection may stay open after the response."""
         self.scope = scope
         self.keep_alive = keep_alive
-        self.whole = False
-        """Has all of the request come?"""
+        self.complete = False
+        """Whether all of the request was received."""
         self.started = False
-        """Has some of the answer been written?"""
+        """Whether some of the response was written."""
         self.buffered = 0
-        """Bytes of the body that came and were not taken yet."""
-        self._transport = transport
-        self._writable = writable
-        self._outbox = outbox
-        self._invited = False
-        self._common_fields = common_fields
-        self._on_receive = on_receive
-        self._on_end = on_end
+        """Bytes of memory for what was received of the body and not taken yet."""
+        self._owner = owner
         self._body: list[bytes] = []
         self._all_taken = False
-        self._news: asyncio.Future[None] | None = None
-        self._head: Message = {}
-        self._left: int | None = None  # bytes of the answer's body still to come; None where they go in chunks
+        self._more_received: asyncio.Future[None] | None = None  # awaited by `receive`
+        self._continue_sent = False
+        self._start: Message = {}
+        self._remaining: int | None = None  # bytes of the response's body to write; None where it is chunked
         self._ended = False
 
+    @property
+    def is_charged(self) -> bool:
+        """Whether the response is charged to the memory budget: the application tells it in the scope."""
+        charged: bool = self.scope.get("charged", False)
+        return charged
+
     async def run(self, app: ASGIApp) -> None:
-        """Have `app` answer; what it fails to answer is a 500, or a connection that breaks off."""
-        if self.whole:
-            self.scope["whole_body"] = self._so_far()  # for those who know: `receive` gives it too
-        self._outbox.answering += 1
+        """Have `app` answer. If it fails, the response is a 500, or the connection is closed within the response."""
+        if self.complete:
+            self.scope["whole_body"] = self._join_body()  # an extension: saves the application a call of `receive`
+        outbox = self._owner.outbox
+        outbox.answering += 1
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
@@ -96,76 +100,78 @@ class Cycle:
             if not self.started:
                 await self._send_500()
         finally:
-            self._outbox.answering -= 1
+            outbox.answering -= 1
             if not self._ended:
                 self.keep_alive = False
                 self._end()
 
     def feed(self, body: bytes) -> None:
-        """Take in some of the body."""
+        """Receive some of the body."""
         if not self._ended:
             self._body.append(body)
-            self.buffered += len(body) + PIECE_BYTES
-            self._wake()
+            self.buffered += len(body) + PIECE_OVERHEAD
+            if self._more_received is not None:
+                self._wake()
 
     def finish(self) -> None:
-        """Know that the request is whole."""
-        self.whole = True
-        self._wake()
+        """Mark the request as complete."""
+        self.complete = True
+        if self._more_received is not None:
+            self._wake()
 
     async def receive(self) -> Message:
-        """What came of the body. After the last of it this waits until the caller is gone, and is cancelled."""
-        while not self._body and (self._all_taken or not self.whole):
+        """Return what was received of the body. After the last of it, wait to be cancelled, when the client is gone."""
+        while not self._body and (self._all_taken or not self.complete):
             self._send_continue()
-            self._news = asyncio.get_running_loop().create_future()
-            await self._news
-        body = self._so_far()
+            self._more_received = asyncio.get_running_loop().create_future()
+            await self._more_received
+        body = self._join_body()
         self._body.clear()
         self.buffered = 0
-        more = not self.whole
-        self._all_taken = not more
-        if more:
-            self._on_receive()
-        return {"type": "http.request", "body": body, "more_body": more}
+        self._all_taken = self.complete
+        if not self.complete:
+            self._owner.on_body_taken()
+        return {"type": "http.request", "body": body, "more_body": not self.complete}
 
     async def send(self, message: Message) -> None:
-        """Write some of the answer: its head with the first of its body, as one piece."""
+        """Write some of the response: its head and the first of its body in one piece."""
         if message["type"] == "http.response.start":
-            self._head = message
+            self._start = message
             return
         body: bytes = message.get("body", b"")
         last = not message.get("more_body", False)
-        if not self._writable.is_set():
-            await self._writable.wait()
+        owner = self._owner
+        if not owner.flow.writable.is_set():
+            await owner.flow.writable.wait()
         if self.started:
-            self._outbox.write(self._transport, self._frame(body, last))
+            owner.outbox.write(owner.transport, self._frame(body, last))
         else:
-            head = self._open(self._head["status"], self._head["headers"])
+            head = self._head(self._start["status"], self._start["headers"])
             self.started = True
             frame = self._frame(body, last)
-            if len(frame) < UNCOPIED:
-                self._outbox.post(self._transport, head + frame)
+            if len(frame) < MIN_UNCOPIED:
+                owner.outbox.post(owner.transport, head + frame)
             else:
-                self._outbox.write(self._transport, head, frame)
+                owner.outbox.write(owner.transport, head, frame)
         if last:
-            if self._left:
-                self.keep_alive = False  # the caller waits for more than there is
+            if self._remaining:
+                self.keep_alive = False  # the body is shorter than its content-length: the client waits for the rest
             self._end()
 
-    def _open(self, status: int, fields: Fields) -> bytes:
-        """The head of the answer."""
+    def _head(self, status: int, fields: Fields) -> bytes:
+        """Return the head of the response, and note how its body is framed."""
         for name, value in fields:
             if name == b"content-length":
-                self._left = int(value)
+                self._remaining = int(value)
                 break
-        fields = [*self._common_fields, *fields]
-        if not self.whole:
+        fields = [*self._owner.server_state.default_headers, *fields]
+        if not self.complete:
             self.keep_alive = False
         if not self.keep_alive:
             fields.append((b"connection", b"close"))
         if self.scope["method"] == "HEAD" or status in WITHOUT_BODY:
-            self._left = 0
-        elif self._left is None:
+            self._remaining = 0
+        elif self._remaining is None:
             fields.append((b"transfer-encoding", b"chunked"))
         lines = b"\r\n".join(map(b": ".join, fields))
         if not lines.count(b"\r") == lines.count(b"\n") == len(fields) - 1:
@@ -173,24 +179,24 @@ class Cycle:
         return b"%b%b\r\n\r\n" % (STATUS_LINES[status], lines)
 
     def _frame(self, body: bytes, last: bool) -> bytes:
-        """A piece of the body as it goes over the wire."""
-        if self._left is not None:
-            body = body[: self._left] if len(body) > self._left else body
-            self._left -= len(body)
+        """Return a piece of the response's body as it goes over the wire."""
+        if self._remaining is not None:
+            body = body[: self._remaining] if len(body) > self._remaining else body
+            self._remaining -= len(body)
             return body
-        piece = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
-        return piece + b"0\r\n\r\n" if last else piece
+        chunk = b"%x\r\n%b\r\n" % (len(body), body) if body else b""
+        return chunk + b"0\r\n\r\n" if last else chunk
 
-    def _so_far(self) -> bytes:
+    def _join_body(self) -> bytes:
         return self._body[0] if len(self._body) == 1 else b"".join(self._body)
 
     def _end(self) -> None:
         self._ended = True
-        self._on_end()
+        self._owner.on_response_end()
 
     @property
     def _request_id(self) -> bytes:
-        """The request's id, where the application gave it one."""
+        """The request's id, if the application gave it one."""
         name: bytes = self.scope.get("request_id", b"-")
         return name
 
@@ -202,12 +208,12 @@ class Cycle:
         await self.send({"type": "http.response.body", "body": document})
 
     def _send_continue(self) -> None:
-        """Have the caller send the body who waits to be told (RFC 9110, section 10.1.1)."""
+        """Send status 100, once, to a client that waits for it before it sends the body (RFC 9110, 10.1.1)."""
         expected = (value.lower() for name, value in self.scope["headers"] if name == b"expect")
-        if not (self._invited or self.whole) and b"100-continue" in expected:
-            self._outbox.write(self._transport, b"HTTP/1.1 100 Continue\r\n\r\n")
-        self._invited = True
+        if not (self._continue_sent or self.complete) and b"100-continue" in expected:
+            self._owner.outbox.write(self._owner.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
+        self._continue_sent = True
 
     def _wake(self) -> None:
-        if self._news is not None and not self._news.done():
-            self._news.set_result(None)
+        if self._more_received is not None and not self._more_received.done():
+            self._more_received.set_result(None)

@@ -25,5 +25,5 @@ async def block(engine: Engine, z: FloatArray, **options: Any) -> ByteArray:
 
 
 if __name__ == "__main__":
-    with mock.patch.object(Engine, "draw", block):
+    with mock.patch.object(Engine, "decode_scanlines", block):
         main()

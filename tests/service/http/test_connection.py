@@ -16,8 +16,10 @@ import pytest
 import uvicorn
 from starlette.types import ASGIApp, Receive, Scope, Send
 
-from service.http.connection import FIELD_LIMIT, HEAD_LIMIT, Connection, Timeouts
+from service.http.connection import Connection
 from service.http.cycle import Cycle
+from service.http.request_parser import FIELD_LIMIT, HEAD_LIMIT
+from service.http.timeouts import Timeouts
 from service.memory_budget import MemoryBudget
 from tests.service.running import Running, Stalled, running, wait_until
 
@@ -43,7 +45,7 @@ def serving(app: ASGIApp) -> Iterator[int]:
     async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
             await receive()
-            scope["state"] |= {"patience": Timeouts(10, 10), "memory": MemoryBudget(2**30)}
+            scope["state"] |= {"timeouts": Timeouts(10, 10), "memory": MemoryBudget(2**30)}
             await send({"type": "lifespan.startup.complete"})
             await receive()
             await send({"type": "lifespan.shutdown.complete"})
@@ -580,7 +582,7 @@ def test_a_connection_that_is_not_read_any_more_is_let_go() -> None:
 
 
 def test_small_pieces_of_a_body_count_for_what_they_take() -> None:
-    cycle = Cycle({}, *[None] * 3, keep_alive=True, common_fields=(), on_receive=int, on_end=int)  # type: ignore[arg-type]
+    cycle = Cycle(None, {}, keep_alive=True)  # type: ignore[arg-type]
     for _ in range(1000):
         cycle.feed(b"x")
     assert cycle.buffered > 50_000

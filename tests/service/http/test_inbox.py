@@ -160,7 +160,7 @@ def test_a_body_does_not_pile_up_before_its_request_is_begun(holding: tuple[Runn
         connection.sendall(b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-length: %d\r\n\r\n" % len(body))
         wait_until(lambda: len(inbox.held) == 1)
         sent = taken(connection, body)
-        assert len(inbox.connection()._unparsed) < 4 * BODY_BUFFER
+        assert len(inbox.connection()._parser.unparsed) < 4 * BODY_BUFFER
         inbox.is_open = True
         inbox.begin()
         connection.settimeout(10)
@@ -174,7 +174,7 @@ def test_the_rest_of_a_head_is_read_once_its_request_is_begun(holding: tuple[Run
         connection.sendall(DECODE[:9])
         wait_until(lambda: len(inbox.held) == 1)
         connection.sendall(DECODE[9:20])
-        wait_until(lambda: inbox.connection()._unparsed == DECODE[:20])
+        wait_until(lambda: inbox.connection()._parser.unparsed == DECODE[:20])
         inbox.is_open = True
         inbox.begin()
         connection.sendall(DECODE[20:] + LATENT)

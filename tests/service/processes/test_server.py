@@ -166,7 +166,7 @@ def test_a_caller_who_has_gone_leaves_nothing_to_the_collector(sent: bytes) -> N
 def test_memory_is_given_back_once_after_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back: list[float] = []
     monkeypatch.setattr("service.processes.server.BEAT_EVERY_S", 0.02)
-    monkeypatch.setattr("service.processes.server.give_back", lambda: given_back.append(time.monotonic()))
+    monkeypatch.setattr("service.processes.server.trim_malloc", lambda: given_back.append(time.monotonic()))
 
     async def load_and_rest() -> float:
         async with served() as server:
@@ -261,10 +261,10 @@ def test_a_second_signal_of_either_kind_stops_at_once(workers: str, second: sign
 @pytest.mark.parametrize(
     ("workers", "function", "second"),
     [
-        ("1", "service.inference.engine.Engine._draw", signal.SIGTERM),
+        ("1", "service.inference.engine.Engine._decode_scanlines", signal.SIGTERM),
         ("1", "service.api.responses.write_png", signal.SIGINT),
         ("1", "service.api.responses.write_png", None),
-        ("2", "service.inference.engine.Engine._draw", None),
+        ("2", "service.inference.engine.Engine._decode_scanlines", None),
     ],
     ids=["engine, SIGTERM", "executor, SIGINT", "executor, drain time", "engine of a worker, drain time"],
 )
