@@ -14,7 +14,7 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """Forks from one process that has imported torch; pytest's own has started threads, which a fork does not copy."""
-CONTEXT.set_forkserver_preload(["pytest", "training.encode.command", "training.fitting.fit", "torch.distributed.run"])
+CONTEXT.set_forkserver_preload(["pytest", "training.encode.command", "training.fitting.fit"])
 
 
 @contextmanager
