@@ -48,7 +48,7 @@ def digits() -> dict[str, NDArray[np.uint8]]:
 
 @pytest.fixture(scope="session")
 def data_dir(tmp_path_factory: pytest.TempPathFactory, digits: dict[str, NDArray[np.uint8]]) -> Path:
-    """A folder with a small MNIST, laid out as torchvision lays it out."""
+    """A folder with a small MNIST, in the layout of torchvision."""
     folder = tmp_path_factory.mktemp("data")
     raw = folder / "MNIST" / "raw"
     raw.mkdir(parents=True)

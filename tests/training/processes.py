@@ -14,7 +14,9 @@ from pathlib import Path
 
 CONTEXT = multiprocessing.get_context("forkserver")
 """Forks from one process that has imported torch; pytest's own has started threads, which a fork does not copy."""
-CONTEXT.set_forkserver_preload(["pytest", "training.encode.command", "training.fitting.fit", "torch.distributed.run"])
+CONTEXT.set_forkserver_preload(["pytest", "training.encode.command", "training.fitting.fit"])
+LIMIT_S = 120
+"""Seconds after which a process ends itself, even if pytest was killed meanwhile."""
 
 
 @contextmanager
@@ -32,7 +34,7 @@ def start(log: Path, function: Callable[..., object], *arguments: object) -> Ite
 def run(log: Path, function: Callable[..., object], *arguments: object) -> int | None:
     """Run `function` in a process of its own and return the exit status, or minus the signal that ended it."""
     with start(log, function, *arguments) as process:
-        process.join(120)
+        process.join()
         return process.exitcode
 
 
@@ -48,6 +50,7 @@ def _run(log: Path, function: Callable[..., object], arguments: tuple[object, ..
     with log.open("wb") as file:
         os.dup2(file.fileno(), sys.stdout.fileno())
         os.dup2(file.fileno(), sys.stderr.fileno())
+    signal.alarm(LIMIT_S)
     signal.signal(signal.SIGINT, signal.default_int_handler)
     multiprocessing.set_start_method(None, force=True)  # CONTEXT's own is not the default of vae-train
     sys.exit(function(*arguments))  # type: ignore[arg-type]

@@ -72,7 +72,7 @@ def test_help_names_every_flag_and_the_recipes_own_defaults(capsys: pytest.Captu
     assert "(default: )" not in words
 
 
-def test_every_option_stands_under_one_heading() -> None:
+def test_every_option_is_listed_under_one_heading() -> None:
     assert sorted(name for names in GROUPS.values() for name in names) == sorted(
         each.name for each in fields(FitConfig)
     )
@@ -96,7 +96,7 @@ def test_the_articles_recipe_is_the_articles() -> None:
 
 
 @pytest.mark.parametrize("order", [["--preset", "article", "--epochs", "2"], ["--epochs", "2", "--preset=article"]])
-def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> None:
+def test_a_flag_overrides_the_preset_in_any_order(order: list[str]) -> None:
     assert parse(*order) == replace(PRESETS["article"], epochs=2)
 
 
@@ -132,13 +132,13 @@ def test_a_flag_overrides_the_recipe_wherever_it_stands(order: list[str]) -> Non
         (["--dropout", "0.1"], "unrecognized arguments: --dropout"),
     ],
 )
-def test_a_bad_value_stops_with_a_sentence(arguments: list[str], mend: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_value_is_an_error(arguments: list[str], mend: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["fit", *arguments])
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert stop.value.code == 2
-    assert mend in said
-    assert "Traceback" not in said
+    assert mend in printed
+    assert "Traceback" not in printed
 
 
 def test_metadata_is_json_without_paths_under_the_names_of_older_checkpoints() -> None:

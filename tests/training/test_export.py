@@ -1,4 +1,4 @@
-"""Exported files do what the checkpoint does, whatever the number of images; one that does not is not kept."""
+"""Exported files compute the same as the checkpoint for any batch size; one that does not is removed."""
 
 from pathlib import Path
 

@@ -25,25 +25,25 @@ def test_imports_are_few_and_write_nothing(tmp_path: Path) -> None:
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["plot", "a.safetensors", "--seed", "x"]])
-def test_a_wrong_command_is_a_sentence(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_command_is_an_error(arguments: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(arguments)
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert stop.value.code == 2
-    assert "--help" in said
-    assert "Traceback" not in said
+    assert "--help" in printed
+    assert "Traceback" not in printed
 
 
 @pytest.mark.parametrize("command", ["fit", "evaluate", "plot"])
-def test_an_unknown_data_set_is_a_sentence(command: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_an_unknown_data_set_is_an_error(command: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main([command, *([] if command == "fit" else ["a.safetensors"]), "--dataset", "foo"])
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     assert stop.value.code == 2
-    assert said.startswith(f"vae-train {command}: --dataset is foo; it must be one of: mnist, fashion-mnist, ")
+    assert printed.startswith(f"vae-train {command}: --dataset is foo; it must be one of: mnist, fashion-mnist, ")
 
 
-def test_an_interrupt_without_words_exits_with_130(
+def test_an_interrupt_without_a_message_exits_with_130(
     monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(_: object) -> int:

@@ -77,7 +77,7 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
                 _print(processes, cut)
             if config.resume and outputs.state.exists():
                 state.resume(outputs.state, config)
-                _print(processes, f"Going on after epoch {state.epoch} and {state.seen:,} images.")
+                _print(processes, f"Continuing after epoch {state.epoch} and {state.seen:,} images.")
             elif config.resume:
                 _print(processes, f"There is no {outputs.state} to resume: starting from the first step.")
             with _report_checkpoint(config.out, state):

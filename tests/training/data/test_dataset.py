@@ -30,8 +30,8 @@ def test_reads_both_sets(data_dir: Path, digits: dict[str, NDArray[np.uint8]]) -
 
 
 def test_describes_itself(data_dir: Path) -> None:
-    said = load_builtin("mnist", data_dir, train=True).describe()
-    assert said == "400 images of 1×28×28, pixels 0 to 255, read as 0 to 1"
+    printed = load_builtin("mnist", data_dir, train=True).describe()
+    assert printed == "400 images of 1×28×28, pixels 0 to 255, read as 0 to 1"
 
 
 def test_pixels_are_what_the_article_feeds(data_dir: Path) -> None:
@@ -51,7 +51,7 @@ def test_holds_out_the_last_images(data_dir: Path) -> None:
     assert [len(part) for part in whole.hold_out(0)] == [400, 0]
 
 
-def test_downloads_what_is_absent(
+def test_downloads_missing_files(
     tmp_path: Path, data_dir: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     served = tmp_path / "served"
@@ -74,18 +74,18 @@ def test_downloads_what_is_absent(
         server.server_close()
     assert dataset.images.equal(load_builtin("mnist", data_dir, train=True).images)
     assert (tmp_path / "new" / "MNIST" / "raw" / "t10k-labels-idx1-ubyte").exists()
-    said = capsys.readouterr()
-    assert "mnist is not in" in said.err
-    assert said.out == ""  # that is for `evaluate --json`
+    printed = capsys.readouterr()
+    assert "mnist is not in" in printed.err
+    assert printed.out == ""  # that is for `evaluate --json`
 
 
-def test_absent_without_a_network_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_missing_data_set_without_a_network_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(MNIST, "mirrors", ["http://127.0.0.1:9/"])  # the discard port: nobody listens
     with pytest.raises(DataError, match=r"could not be downloaded into .*Connect to the network.*--data-dir"):
         load_builtin("mnist", tmp_path, train=True)
 
 
-def test_a_damaged_file_is_a_sentence(tmp_path: Path, data_dir: Path) -> None:
+def test_a_damaged_file_is_an_error(tmp_path: Path, data_dir: Path) -> None:
     raw = shutil.copytree(data_dir / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
     images = raw / "train-images-idx3-ubyte"
     images.write_bytes(images.read_bytes()[:1000])
@@ -96,7 +96,7 @@ def test_a_damaged_file_is_a_sentence(tmp_path: Path, data_dir: Path) -> None:
         load_builtin("mnist", tmp_path, train=True)
 
 
-def test_images_without_their_labels_are_a_sentence(tmp_path: Path, data_dir: Path) -> None:
+def test_images_that_do_not_match_their_labels_are_an_error(tmp_path: Path, data_dir: Path) -> None:
     raw = shutil.copytree(data_dir / "MNIST" / "raw", tmp_path / "MNIST" / "raw")
     shutil.copy(raw / "t10k-labels-idx1-ubyte", raw / "train-labels-idx1-ubyte")
     with pytest.raises(DataError, match="do not match their labels"):

@@ -1,4 +1,4 @@
-"""Pictures in folders become tensors once, and whatever is wrong with them is told with its path."""
+"""Pictures of a folder are decoded once; errors name the path of the picture."""
 
 from pathlib import Path
 
@@ -26,7 +26,7 @@ def pictures(tmp_path: Path) -> Path:
     return root
 
 
-def test_every_picture_comes_once_with_its_label(pictures: Path, tmp_path: Path) -> None:
+def test_every_picture_occurs_once_with_its_label(pictures: Path, tmp_path: Path) -> None:
     train, test = load(f"folder:{pictures}", tmp_path)
     assert len(train) + len(test) == 20
     assert len(test)
@@ -59,7 +59,7 @@ def test_the_split_is_the_same_each_time_and_nothing_is_decoded_twice(
     assert len(list((tmp_path / "decoded").iterdir())) == 1
 
 
-def test_a_changed_picture_is_decoded_anew(pictures: Path, tmp_path: Path) -> None:
+def test_a_changed_picture_is_decoded_again(pictures: Path, tmp_path: Path) -> None:
     load(f"folder:{pictures}", tmp_path)
     write(pictures / "dogs" / "0.png", (8, 6), (200, 200, 200))
     train, test = load(f"folder:{pictures}", tmp_path)
@@ -97,7 +97,7 @@ def test_mixed_sizes_ask_for_an_image_size(pictures: Path, tmp_path: Path) -> No
 
 
 @pytest.mark.parametrize("count", [2, 3 * folder.WORKER_BATCH])
-def test_an_unreadable_picture_is_named_and_nothing_half_written(count: int, tmp_path: Path) -> None:
+def test_the_error_of_an_unreadable_picture_names_it_and_no_file_is_left(count: int, tmp_path: Path) -> None:
     for number in range(count):
         write(tmp_path / "p" / f"{number}.png", (8, 8), number % 256, "L")
     whole = (tmp_path / "p" / "1.png").read_bytes()
@@ -110,13 +110,13 @@ def test_an_unreadable_picture_is_named_and_nothing_half_written(count: int, tmp
         load(f"folder:{tmp_path / 'p'}", tmp_path)
 
 
-def test_an_empty_folder_is_a_sentence(tmp_path: Path) -> None:
+def test_an_empty_folder_is_an_error(tmp_path: Path) -> None:
     (tmp_path / "nothing").mkdir()
     with pytest.raises(DataError, match=r"nothing holds 0 pictures \(.png, "):
         load(f"folder:{tmp_path / 'nothing'}", tmp_path)
 
 
-def test_a_full_disk_is_a_sentence(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_a_full_disk_is_an_error(pictures: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     def full(*_: object) -> None:
         raise OSError(28, "No space left on device")
 

@@ -1,4 +1,4 @@
-"""Arrays are read in any usual layout, a batch in memory at a time, and what is wrong with one is told."""
+"""Arrays are read in any usual layout, one batch in memory at a time; errors say how to mend the array."""
 
 import tracemalloc
 from pathlib import Path
@@ -46,7 +46,7 @@ BYTES = np.arange(9 * 16, dtype=np.float64).reshape(9, 4, 4)
         (BYTES[:, :, :, None] / 100 - 1, r"of shape \(9, 4, 4, 1\) with values from -1 to 0.43; .*: scale it"),
     ],
 )
-def test_a_wrong_array_is_a_sentence(
+def test_a_wrong_array_is_an_error(
     array: np.ndarray, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(npy, "BATCH_BYTES", 200)
@@ -64,20 +64,20 @@ def test_a_wrong_array_is_a_sentence(
         (b"PK\3\4 no archive", r"images\.npy cannot be read as a \.npy file of images"),
     ],
 )
-def test_a_file_that_is_no_array_is_a_sentence(content: bytes, mend: str, tmp_path: Path) -> None:
+def test_a_file_without_an_array_is_an_error(content: bytes, mend: str, tmp_path: Path) -> None:
     (tmp_path / "images.npy").write_bytes(content)
     with pytest.raises(DataError, match=mend):
         load(f"npy:{tmp_path / 'images.npy'}", tmp_path)
 
 
-def test_a_path_without_an_array_is_a_sentence(tmp_path: Path) -> None:
+def test_a_path_without_an_array_is_an_error(tmp_path: Path) -> None:
     with pytest.raises(DataError, match=r"none\.npy does not exist; a \.npy file is expected"):
         load(f"npy:{tmp_path / 'none.npy'}", tmp_path)
     with pytest.raises(DataError, match=r" is a folder; a \.npy file is expected"):
         load(f"npy:{tmp_path}", tmp_path)
 
 
-def test_an_archive_of_arrays_is_a_sentence(tmp_path: Path) -> None:
+def test_an_archive_of_arrays_is_an_error(tmp_path: Path) -> None:
     np.savez(tmp_path / "images.npz", images=BYTES)
     with pytest.raises(DataError, match=r"images\.npz is an archive \(\.npz\) of arrays: save the array of images"):
         load(f"npy:{tmp_path / 'images.npz'}", tmp_path)
@@ -110,7 +110,7 @@ def test_an_array_is_not_held_in_memory(
     assert anonymous_memory() - before < size / 4
 
 
-def test_an_array_that_changes_meanwhile_is_a_sentence(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+def test_an_array_that_changes_while_it_is_read_is_an_error(tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> None:
     path = tmp_path / "images.npy"
     np.save(path, np.arange(20 * 16, dtype=np.uint8).reshape(20, 4, 4))
     batches = npy.Array.batches
@@ -125,7 +125,7 @@ def test_an_array_that_changes_meanwhile_is_a_sentence(tmp_path: Path, monkeypat
     assert not list(tmp_path.glob("decoded/*"))
 
 
-def test_what_becomes_of_the_file_later_is_no_matter(tmp_path: Path) -> None:
+def test_later_changes_of_the_file_have_no_effect(tmp_path: Path) -> None:
     path = tmp_path / "images.npy"
     np.save(path, np.arange(20 * 16, dtype=np.int64).astype(np.uint8).reshape(20, 4, 4))
     train, _ = load(f"npy:{path}", tmp_path)

@@ -1,4 +1,4 @@
-"""Images are held out by their own content: what else there is, and what it is called, has no say."""
+"""Images are held out by their content alone, whatever other images there are and whatever they are called."""
 
 import shutil
 from pathlib import Path
@@ -129,7 +129,7 @@ def test_a_small_set_has_both_parts(count: int, tmp_path: Path) -> None:
         assert len(train) >= 1 <= len(test)
 
 
-def test_pictures_that_are_all_the_same_are_a_sentence(tmp_path: Path) -> None:
+def test_pictures_that_are_all_the_same_are_an_error(tmp_path: Path) -> None:
     write_pictures(tmp_path / "p", noise(1).repeat(5, 0))
     with pytest.raises(DataError, match="All images of p are equal: at least 2 different ones are expected"):
         load(f"folder:{tmp_path / 'p'}", tmp_path)

@@ -1,4 +1,4 @@
-"""What a folder of pictures holds: links are followed, and what is skipped is told."""
+"""Walking a folder of pictures: links are followed, skipped files are counted."""
 
 import os
 from pathlib import Path
@@ -54,7 +54,7 @@ def test_loops_of_links_end_and_no_folder_is_read_twice(
     assert "3 links to folders that were read before, 1 without a suffix" in capsys.readouterr().err
 
 
-def test_many_links_among_folders_take_no_time(tmp_path: Path) -> None:
+def test_many_links_among_folders_are_followed_once(tmp_path: Path) -> None:
     for name in range(15):
         (tmp_path / str(name)).mkdir()
         for other in range(15):
@@ -77,20 +77,20 @@ def test_macos_metadata_is_skipped_and_counted(root: Path, tmp_path: Path, capsy
     assert "5 ._* (metadata of macOS)" in capsys.readouterr().err
 
 
-def test_what_else_is_skipped_is_told(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_other_files_are_skipped_and_counted(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     for name in ("a.tiff", "b.TIFF", "c.tiff", "d", "e", "f.txt", "g.csv", "h.md", "i.xcf"):
         (root / "cats" / name).write_bytes(b"x")
     (root / "broken.png").symlink_to(root / "gone.png")
     assert labels(root, tmp_path) == [20, 0, 0]
-    said = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Skipped")]
-    assert said == [
+    printed = [line for line in capsys.readouterr().err.splitlines() if line.startswith("Skipped")]
+    assert printed == [
         f"Skipped in {root}: 3 .tiff, 2 without a suffix, 1 broken links or special files, 1 .txt, 1 .csv, "
         "2 of other kinds. Only files that end in .png, .jpg, .jpeg, .webp, .bmp, .gif are read."
     ]
     assert labels(root, tmp_path) == [20, 0, 0]
 
 
-def test_nothing_is_told_of_a_folder_of_pictures_alone(
+def test_a_folder_of_pictures_only_prints_nothing(
     root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     load(f"folder:{root}", tmp_path)
@@ -104,7 +104,7 @@ def test_nothing_is_told_of_a_folder_of_pictures_alone(
         ("folder:{}/cats/1.png", r"1\.png is a file; --dataset folder:PATH expects a folder"),
     ],
 )
-def test_what_is_no_folder_is_a_sentence(name: str, mend: str, root: Path, tmp_path: Path) -> None:
+def test_a_path_that_is_not_a_folder_is_an_error(name: str, mend: str, root: Path, tmp_path: Path) -> None:
     with pytest.raises(DataError, match=mend):
         load(name.format(root), tmp_path)
 
@@ -118,7 +118,7 @@ def test_no_path_is_refused(command: list[str], name: str, capsys: pytest.Captur
     assert f"vae-train {command[0]}: --dataset is {name}; it must be one of: mnist, " in capsys.readouterr().err
 
 
-def test_names_need_not_be_text(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_file_names_need_not_be_valid_text(root: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> None:
     strange = Path(os.fsdecode(os.fsencode(tmp_path) + b"/caf\xe9"))
     root.rename(strange)
     (strange / "cats").rename(strange / os.fsdecode(b"ch\xe2t"))
@@ -135,7 +135,7 @@ def test_names_need_not_be_text(root: Path, tmp_path: Path, capsys: pytest.Captu
     assert r"1 .\xff" in capsys.readouterr().err
 
 
-def test_the_folder_itself_is_left_alone(root: Path, tmp_path: Path) -> None:
+def test_the_folder_itself_is_not_changed(root: Path, tmp_path: Path) -> None:
     before = {path: path.stat().st_mtime_ns for path in root.rglob("*")}
     root.chmod(0o500)
     (root / "cats").chmod(0o500)
@@ -143,7 +143,7 @@ def test_the_folder_itself_is_left_alone(root: Path, tmp_path: Path) -> None:
     assert {path: path.stat().st_mtime_ns for path in root.rglob("*")} == before
 
 
-def test_a_cache_that_cannot_be_written_is_a_sentence(root: Path, tmp_path: Path) -> None:
+def test_a_cache_that_cannot_be_written_is_an_error(root: Path, tmp_path: Path) -> None:
     (tmp_path / "decoded").write_bytes(b"a file in the way")
     with pytest.raises(DataError, match=r"uint8 cannot be written: .*change --data-dir"):
         load(f"folder:{root}", tmp_path)

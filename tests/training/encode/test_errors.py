@@ -31,7 +31,7 @@ from tests.training.encode.encoding import (
 pytestmark = pytest.mark.slow
 
 
-def test_bad_images_are_told_and_stop_nothing(
+def test_bad_images_are_listed_and_do_not_end_the_run(
     tmp_path: Path, out: Path, images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     whole = [png(image) for image in images]
@@ -46,12 +46,12 @@ def test_bad_images_are_told_and_stop_nothing(
     for sentence in errors.values():
         assert re.match("It is not an? (whole )?image: ", sentence)
         assert "0x" not in sentence
-    said = capsys.readouterr().out
-    assert "Encoded 196 images" in said
-    assert "4 could not be read" in said
+    printed = capsys.readouterr().out
+    assert "Encoded 196 images" in printed
+    assert "4 could not be read" in printed
 
 
-def test_an_input_of_which_nothing_can_be_read_is_a_failure(
+def test_an_input_without_any_readable_image_is_an_error(
     tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "a.npy", np.full((3, 28, 28), 2.0))
@@ -60,7 +60,7 @@ def test_an_input_of_which_nothing_can_be_read_is_a_failure(
         assert last_line(capsys) == f"None of the 3 images could be read: {out}/errors-*.parquet say why."
 
 
-def test_bad_files_are_told_by_their_paths(tmp_path: Path, out: Path, images: Images) -> None:
+def test_bad_files_are_listed_by_their_paths(tmp_path: Path, out: Path, images: Images) -> None:
     (tmp_path / "in").mkdir()
     (tmp_path / "in" / "a.png").write_bytes(png(images[0]))
     (tmp_path / "in" / "b.jpg").write_bytes(png(images[1], "jpeg")[:200])
@@ -71,7 +71,7 @@ def test_bad_files_are_told_by_their_paths(tmp_path: Path, out: Path, images: Im
     assert [row["id"] for row in rows_of(out, "errors")] == ["b.jpg", "c.gif"]
 
 
-def test_bad_values_of_an_array_are_told_by_their_rows(tmp_path: Path, out: Path, images: Images) -> None:
+def test_bad_values_of_an_array_are_listed_by_their_rows(tmp_path: Path, out: Path, images: Images) -> None:
     array = images / 255
     array[5, 0, 0], array[6, 1, 1], array[150, 2, 2] = np.nan, 1.5, -0.1
     np.save(tmp_path / "a.npy", array)
@@ -99,7 +99,7 @@ def test_a_batch_without_any_image(tmp_path: Path, out: Path) -> None:
         (np.array([np.zeros((2, 2)), np.zeros((3, 3))], object), "cannot be read as a .npy file"),
     ],
 )
-def test_a_wrong_array_is_a_sentence(
+def test_a_wrong_array_is_an_error(
     array: NDArray[Any], mend: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "a.npy", array)
@@ -151,7 +151,7 @@ INPUTS: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str]] = {
 
 
 @pytest.mark.parametrize("case", INPUTS)
-def test_a_wrong_input_is_a_sentence(case: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_input_is_an_error(case: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     name, steps, mend = INPUTS[case]
     for step in steps:
         step(tmp_path / name)
@@ -160,7 +160,7 @@ def test_a_wrong_input_is_a_sentence(case: str, tmp_path: Path, out: Path, capsy
     assert not out.exists()
 
 
-def test_parquet_that_is_damaged_in_the_middle_is_a_sentence(
+def test_parquet_that_is_damaged_in_the_middle_is_an_error(
     tmp_path: Path, out: Path, images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "a.parquet"
@@ -174,7 +174,7 @@ def test_parquet_that_is_damaged_in_the_middle_is_a_sentence(
 
 
 @pytest.mark.usefixtures("forked")
-def test_a_disk_that_cannot_be_read_is_not_taken_for_bad_pictures(
+def test_a_read_error_of_the_disk_is_not_listed_as_a_bad_picture(
     tmp_path: Path, out: Path, images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     write(tmp_path / "in" / "a.png", png(images[0]))
@@ -192,7 +192,7 @@ def test_a_disk_that_cannot_be_read_is_not_taken_for_bad_pictures(
     assert not rows_of(out, "errors")
 
 
-def test_a_full_disk_is_told_with_the_path_of_the_first_file(
+def test_the_error_of_a_full_disk_names_the_first_file(
     tmp_path: Path, out: Path, images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "a.npy", images)
@@ -206,7 +206,7 @@ def test_a_full_disk_is_told_with_the_path_of_the_first_file(
     assert encode(tmp_path / "a.npy", out) == 0
 
 
-def test_a_wrong_option_is_a_sentence(npy: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_wrong_option_is_an_error(npy: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert encode(npy, out, "--batch-size", "0") == 2
     assert "--batch-size is 0; it must be 1 or more." in last_line(capsys)
     assert encode(npy, out, "--device", "tpu") == 2
@@ -222,7 +222,7 @@ def test_bad_draws(npy: Path, out: Path, options: list[str], capsys: pytest.Capt
     assert not out.exists()
 
 
-def test_ray_that_is_not_installed_is_a_sentence(
+def test_ray_that_is_not_installed_is_an_error(
     npy: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     monkeypatch.setitem(sys.modules, "ray", None)

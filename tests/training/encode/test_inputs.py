@@ -33,7 +33,7 @@ from training.encode.parquet import open_parquet
 pytestmark = pytest.mark.slow
 
 
-def test_an_array_gives_what_the_model_says(
+def test_an_array_gives_the_rows_of_the_model(
     npy: Path, out: Path, images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert encode(npy, out) == 0
@@ -42,9 +42,9 @@ def test_an_array_gives_what_the_model_says(
     latent = pa.list_(pa.float32(), 3)
     assert pq.read_schema(out / "part-00000.parquet").types == [pa.int64(), latent, latent, pa.float32(), pa.float32()]
     assert not rows_of(out, "errors")
-    said = capsys.readouterr()
-    assert "Encoded 200 images" in said.out
-    assert "200/200" in said.err
+    printed = capsys.readouterr()
+    assert "Encoded 200 images" in printed.out
+    assert "200/200" in printed.err
 
 
 @pytest.mark.parametrize(
@@ -82,8 +82,8 @@ def test_pictures_in_folders(tmp_path: Path, out: Path, images: Images) -> None:
     assert_rows(rows, [names[number] for number in order], pixels_of(images[order]))
 
 
-def test_pictures_become_what_the_model_takes(tmp_path: Path, out: Path) -> None:
-    """Brought to its shape as its training's pictures were, in its channels, without alpha."""
+def test_pictures_are_resized_and_converted_for_the_model(tmp_path: Path, out: Path) -> None:
+    """Resized as the pictures of the training were, with the channels of the model, without alpha."""
     checkpoint = tmp_path / "model.safetensors"
     model = vae.VAE(vae.VAEConfig(image_shape=(3, 4, 6), hidden_dim=8))
     vae.save(checkpoint, model, training={"pictures": {"fit": "cover"}}, metrics={})
@@ -97,7 +97,7 @@ def test_pictures_become_what_the_model_takes(tmp_path: Path, out: Path) -> None
     assert_rows(rows_of(out), ["grey.png", "red.webp"], torch.stack([torch.ones(3, 4, 6), red]), checkpoint)
 
 
-def test_links_that_lead_nowhere_are_told(tmp_path: Path, out: Path, images: Images) -> None:
+def test_dangling_links_are_listed_as_errors(tmp_path: Path, out: Path, images: Images) -> None:
     write(tmp_path / "in" / "a.png", png(images[0]))
     (tmp_path / "in" / "b.png").symlink_to(tmp_path / "gone.png")
     (tmp_path / "in" / "c.png").symlink_to("c.png")
@@ -166,7 +166,7 @@ def test_ids_of_a_dictionary_type(tmp_path: Path, out: Path, images: Images) -> 
     assert_rows(rows_of(out), ids, pixels_of(images))
 
 
-def test_commands_of_the_documentation_run(
+def test_the_commands_of_the_readme_run(
     tmp_path: Path, images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     page = (ROOT / "docs" / "training.md").read_text()

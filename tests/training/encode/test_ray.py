@@ -40,7 +40,7 @@ def on(ray: Cluster, path: Path, out: Path) -> list[str]:
 
 
 def run_on(ray: Cluster, path: Path, out: Path) -> subprocess.CompletedProcess[str]:
-    """In a process of its own: Ray's threads and sockets outlive it in this one."""
+    """Use a new process, because Ray leaves threads and sockets behind."""
     arguments = on(ray, path, out)
     return subprocess.run(
         arguments, cwd=ROOT, env=ray.environment, capture_output=True, text=True, timeout=120, check=False
@@ -49,7 +49,7 @@ def run_on(ray: Cluster, path: Path, out: Path) -> subprocess.CompletedProcess[s
 
 @pytest.mark.ray
 @needs_ray
-def test_a_ray_cluster_gives_the_same_and_goes_on(ray: Cluster, tmp_path: Path, out: Path, images: Images) -> None:
+def test_a_ray_cluster_encodes_the_same_and_continues(ray: Cluster, tmp_path: Path, out: Path, images: Images) -> None:
     column = [png(image) for image in images]
     column[7] = b"no picture"
     (tmp_path / "in").mkdir()
@@ -70,7 +70,7 @@ def test_a_ray_cluster_gives_the_same_and_goes_on(ray: Cluster, tmp_path: Path, 
 
 @pytest.mark.ray
 @needs_ray
-def test_what_stops_a_machine_of_a_cluster_is_a_sentence(ray: Cluster, tmp_path: Path, out: Path) -> None:
+def test_an_error_on_a_machine_of_a_cluster_is_printed(ray: Cluster, tmp_path: Path, out: Path) -> None:
     write_parquet(tmp_path / "a.parquet", image=[bytes(range(100)) * 20])
     content = bytearray((tmp_path / "a.parquet").read_bytes())
     content[4:40] = bytes(36)
@@ -83,7 +83,7 @@ def test_what_stops_a_machine_of_a_cluster_is_a_sentence(ray: Cluster, tmp_path:
 
 @needs_ray
 @pytest.mark.ray
-def test_what_a_machine_does_not_see_is_a_sentence(tmp_path: Path) -> None:
+def test_a_path_that_a_machine_cannot_see_is_an_error(tmp_path: Path) -> None:
     from training.encode.ray import _check_shared  # noqa: PLC0415
 
     _check_shared(tmp_path)
@@ -93,7 +93,7 @@ def test_what_a_machine_does_not_see_is_a_sentence(tmp_path: Path) -> None:
 
 @pytest.mark.ray
 @needs_ray
-def test_a_cluster_that_is_not_there_is_a_sentence(npy: Path, out: Path) -> None:
+def test_a_missing_cluster_is_an_error(npy: Path, out: Path) -> None:
     done = subprocess.run(
         command(npy, out, "--ray", "127.0.0.1:1"), cwd=ROOT, capture_output=True, text=True, timeout=60, check=False
     )
@@ -103,8 +103,8 @@ def test_a_cluster_that_is_not_there_is_a_sentence(npy: Path, out: Path) -> None
 
 @pytest.mark.ray
 @needs_ray
-def test_a_part_whose_machine_is_lost_is_done_again(ray: Cluster, tmp_path: Path, out: Path) -> None:
-    """The last of these tests: the cluster is not what it was."""
+def test_a_part_of_a_lost_machine_is_encoded_again(ray: Cluster, tmp_path: Path, out: Path) -> None:
+    """This test comes last, because it leaves the cluster with one node."""
     images = 1_000_000
     np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (images, 28, 28))
     process = subprocess.Popen(on(ray, tmp_path / "a.npy", out), cwd=ROOT, env=ray.environment)

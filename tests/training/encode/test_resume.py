@@ -33,7 +33,7 @@ from training.encode.command import RUN
 pytestmark = pytest.mark.slow
 
 
-def test_what_is_there_is_not_done_again(
+def test_existing_parts_are_not_encoded_again(
     npy: Path, out: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     encode(npy, out)
@@ -113,7 +113,7 @@ def test_the_readers_of_a_killed_run_end(tmp_path: Path, out: Path, images: Imag
         time.sleep(0.1)
 
 
-def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(
+def test_a_full_disk_is_an_error_and_the_same_command_continues(
     npy: Path, out: Path, images: Images, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     replace = Path.replace
@@ -134,7 +134,7 @@ def test_a_full_disk_is_a_sentence_and_the_same_command_goes_on(
     assert_rows(rows_of(out), list(range(200)), pixels_of(images))
 
 
-def test_an_interrupt_says_that_it_goes_on(
+def test_an_interrupt_prints_how_to_continue(
     npy: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object) -> None:
@@ -145,7 +145,7 @@ def test_an_interrupt_says_that_it_goes_on(
     assert "The same command continues." in last_line(capsys)
 
 
-def test_an_output_of_anything_else_is_a_sentence(
+def test_an_output_of_another_run_is_an_error(
     npy: Path, out: Path, tmp_path: Path, fitted: Path, images: Images, capsys: pytest.CaptureFixture[str]
 ) -> None:
     assert encode(npy, out) == 0

@@ -1,4 +1,4 @@
-"""The encoder alone learns, from images that differ a little, and the decoder stays as it was."""
+"""Epochs that train the encoder alone, on augmented images."""
 
 import json
 from pathlib import Path
@@ -14,7 +14,7 @@ from training.fitting.augmentation import NUMBERS, SHIFT, UNCHANGED, random_affi
 
 
 def numbers_for(count: int, **chosen: float) -> torch.Tensor:
-    """No variation at all, but what is chosen."""
+    """Numbers for no augmentation except in `chosen`."""
     numbers = torch.full((count, NUMBERS), 0.5)
     numbers[:, 6] = 1
     for name, value in chosen.items():
@@ -38,7 +38,7 @@ def test_the_middle_of_all_numbers_leaves_an_image_as_it_is(images: torch.Tensor
     assert torch.allclose(random_affine(images, numbers_for(400)), images, atol=1e-5)
 
 
-def test_a_share_is_left_alone(images: torch.Tensor) -> None:
+def test_a_share_of_the_images_is_not_changed(images: torch.Tensor) -> None:
     numbers = torch.rand(400, NUMBERS, generator=torch.Generator().manual_seed(0))
     alone = (random_affine(images, numbers) == images).flatten(1).all(1)
     assert alone.equal(numbers[:, 6] < UNCHANGED)
@@ -59,7 +59,7 @@ def test_images_turn_and_scale(images: torch.Tensor) -> None:
     assert inks == sorted(inks, reverse=True)
 
 
-def test_the_decoder_rests_while_the_encoder_learns(fitted: Path, data_dir: Path, tmp_path: Path) -> None:
+def test_the_decoder_is_frozen_while_the_encoder_is_trained(fitted: Path, data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "refined.safetensors"
     options = ["--epochs", "0", "--encoder-epochs", "2", "--validation", "100", "--device", "cpu"]
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), "--init-from", str(fitted), *options]) == 0

@@ -1,4 +1,4 @@
-"""Training on a GPU, with tensors that have a device but no values: an operation across devices is refused."""
+"""Training on a GPU with tensors that have a device but no values: operations across devices raise an error."""
 
 from collections.abc import Iterator
 from dataclasses import replace
@@ -30,7 +30,7 @@ CONFIG = FitConfig(hidden_dim=8, batch_size=4, input_dropout=0.1)
 
 @pytest.fixture(autouse=True)
 def fake_tensors() -> Iterator[None]:
-    """A ShapeEnv lets values be read as symbols."""
+    """Use tensors without values; with a ShapeEnv, reading a value gives a symbol."""
     with FakeTensorMode(shape_env=ShapeEnv()):
         yield
 
@@ -74,7 +74,7 @@ def test_a_step(
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
     def backward(loss: Tensor) -> None:
-        """Autograd's engine asks the CUDA driver for its context, without values too."""
+        """Replace the engine, which needs a CUDA context even for tensors without values."""
         assert loss.shape == ()
         for parameter in trained:
             parameter.grad = torch.zeros_like(parameter)

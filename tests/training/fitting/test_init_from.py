@@ -58,7 +58,7 @@ def test_from_python_every_option_is_given() -> None:
         FitConfig(architecture="conv").with_network(CONV, NETWORK)
 
 
-def test_the_width_that_0_stands_for_is_told(data_dir: Path, tmp_path: Path) -> None:
+def test_the_checkpoint_records_the_default_width(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "a.safetensors"
     options = [
         "--epochs",

@@ -1,4 +1,4 @@
-"""A checkpoint knows its data set: what goes on with either finds it again, or says what does not fit."""
+"""A checkpoint records its data set, so that later commands find it again or warn of another one."""
 
 import json
 import shutil
@@ -39,7 +39,7 @@ def made(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture
 def root(made: Path, tmp_path: Path) -> Path:
-    """A copy of it; its own paths are those that the trainings were given."""
+    """A copy of `made`; the trainings in it were given the paths of the original."""
     return Path(shutil.copytree(made, tmp_path / "copy"))
 
 
@@ -48,13 +48,13 @@ def fit(root: Path, out: Path, *options: str) -> list[str]:
 
 
 def rewrite(path: Path, change: dict[str, Any], without: tuple[str, ...] = ()) -> None:
-    """Change what a checkpoint says of its training."""
+    """Change the training metadata of a checkpoint."""
     checkpoint = vae.load(path)
     training = {name: value for name, value in (checkpoint.training | change).items() if name not in without}
     vae.save(path, checkpoint.model, training=training, metrics=checkpoint.metrics)
 
 
-def test_the_checkpoint_tells_its_data_set_but_no_path(made: Path) -> None:
+def test_the_checkpoint_records_its_data_set_but_no_path(made: Path) -> None:
     training = vae.load(made / "out" / "folder.safetensors").training
     assert training["dataset"] == "folder:cats"
     data = training["data"]
@@ -77,11 +77,11 @@ def test_evaluate_finds_the_data_set_again(
     monkeypatch.chdir("/")
     out = made / "out" / f"{kind}.safetensors"
     assert main(["evaluate", str(out), *MEASURE, "--data-dir", str(made / "data")]) == 0
-    said = capsys.readouterr()
-    answer, figures = json.loads(said.out), vae.load(out).metrics
+    printed = capsys.readouterr()
+    answer, figures = json.loads(printed.out), vae.load(out).metrics
     for name in ("train_images", "test_images", "train_neg_elbo", "test_neg_elbo"):
         assert answer[name] == pytest.approx(figures[name], rel=1e-5), name
-    assert "figures" not in said.err
+    assert "figures" not in printed.err
 
 
 def test_plot_finds_the_data_set_again(made: Path, monkeypatch: pytest.MonkeyPatch) -> None:
@@ -102,43 +102,43 @@ def test_a_data_set_that_lies_elsewhere_is_given(
     assert "cats does not exist; --dataset folder:PATH expects a folder" in capsys.readouterr().err
     (root / "cats").rename(root / "felines")
     assert main(["evaluate", str(out), *MEASURE, *data_dir, "--dataset", f"folder:{root / 'felines'}"]) == 0
-    said = capsys.readouterr()
-    assert json.loads(said.out)["train_images"] == vae.load(out).metrics["train_images"]
-    assert "figures" not in said.err
+    printed = capsys.readouterr()
+    assert json.loads(printed.out)["train_images"] == vae.load(out).metrics["train_images"]
+    assert "figures" not in printed.err
     out.with_suffix(".state.pt").write_bytes(b"damaged")
     assert main(["evaluate", str(out), *MEASURE, *data_dir]) == 1
     assert "cats does not exist" in capsys.readouterr().err
 
 
-def test_the_state_of_another_training_is_not_believed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_state_of_another_training_is_ignored(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = root / "out" / "folder.safetensors"
     shutil.copy(root / "out" / "npy.state.pt", out.with_suffix(".state.pt"))
     assert main(["evaluate", str(out), *MEASURE, "--data-dir", str(root)]) == 1
     assert "cats does not exist" in capsys.readouterr().err
 
 
-def test_evaluate_tells_that_the_data_set_has_changed(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_evaluate_warns_of_a_changed_data_set(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     out = root / "out" / "folder.safetensors"
     images = vae.load(out).metrics["train_images"]
     write(root / "cats", 30, 1)
     command = ["evaluate", str(out), *MEASURE, "--data-dir", str(root), "--dataset", f"folder:{root / 'cats'}"]
     assert main(command) == 0
-    said = capsys.readouterr()
-    assert images < json.loads(said.out)["train_images"] < images + 30  # without what would be held out
-    assert "The weights were trained on folder:cats with fingerprint" in said.err
+    printed = capsys.readouterr()
+    assert images < json.loads(printed.out)["train_images"] < images + 30  # without what would be held out
+    assert "The weights were trained on folder:cats with fingerprint" in printed.err
 
 
-def test_an_older_checkpoint_of_a_folder_is_measured_with_a_doubt(
+def test_an_older_checkpoint_of_a_folder_is_measured_with_a_warning(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = root / "out" / "folder.safetensors"
     rewrite(out, {}, without=("data",))
     name = f"folder:{root / 'cats'}"
     assert main(["evaluate", str(out), *MEASURE, "--data-dir", str(root), "--dataset", name]) == 0
-    said = capsys.readouterr()
+    printed = capsys.readouterr()
     train, _ = load(name, root)
-    assert json.loads(said.out)["train_images"] == len(train)
-    assert "does not tell which images its weights were trained on" in said.err
+    assert json.loads(printed.out)["train_images"] == len(train)
+    assert "does not tell which images its weights were trained on" in printed.err
 
 
 def test_an_older_checkpoint_of_mnist_is_measured_on_all_but_the_last_images(
@@ -175,19 +175,19 @@ def test_resume_refuses_another_data_set(root: Path, capsys: pytest.CaptureFixtu
     write(root / "cats", 1, 1)
     command = [*fit(root, out, "--resume"), "--dataset", f"folder:{root / 'cats'}"]
     assert main(command) == 2
-    said = capsys.readouterr().err
+    printed = capsys.readouterr().err
     before = vae.load(out).training["data"]["fingerprint"]
-    assert "folder.state.pt a training on folder:" in said
-    assert f"cats with fingerprint {before}, not on folder:{root / 'cats'} with " in said
-    assert "Give the data set that it was started with, or start without --resume." in said
+    assert "folder.state.pt a training on folder:" in printed
+    assert f"cats with fingerprint {before}, not on folder:{root / 'cats'} with " in printed
+    assert "Give the data set that it was started with, or start without --resume." in printed
     (root / "cats" / "1-0.png").unlink()
     (root / "cats").rename(root / "felines")
     command[-1] = f"folder:{root / 'felines'}"
     assert main(command) == 0
-    assert "Going on after epoch 1" in capsys.readouterr().out
+    assert "Continuing after epoch 1" in capsys.readouterr().out
 
 
-def test_resume_of_an_older_state_is_a_sentence(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_resume_of_an_older_state_is_an_error(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     path = root / "out" / "folder.state.pt"
     content = torch.load(path, weights_only=True)
     del content["data"]
@@ -198,50 +198,50 @@ def test_resume_of_an_older_state_is_a_sentence(root: Path, capsys: pytest.Captu
 
 
 def started(root: Path, start: Path, capsys: pytest.CaptureFixture[str], dataset: str, *options: str) -> list[str]:
-    """What `fit --init-from` says on stderr of the data sets."""
+    """Run `fit --init-from` and return its warnings about the data sets."""
     command = [*fit(root, root / "new.safetensors", *options), "--dataset", dataset, "--init-from", str(start)]
     assert main(command) == 0
     return [line for line in capsys.readouterr().err.splitlines() if line.startswith("--init-from: ")]
 
 
-def test_start_from_tells_where_test_images_may_have_been_trained_on(
+def test_init_from_warns_of_test_images_that_may_have_been_trained_on(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start, same = root / "out" / "folder.safetensors", f"folder:{root / 'cats'}"
     assert started(root, start, capsys, same) == []
-    (said,) = started(root, start, capsys, f"npy:{root / 'rows.npy'}")
+    (printed,) = started(root, start, capsys, f"npy:{root / 'rows.npy'}")
     now = vae.load(root / "new.safetensors").training["data"]["fingerprint"]
-    assert f"trained on folder:cats with fingerprint {vae.load(start).training['data']['fingerprint']}; " in said
-    assert f"rows.npy has {now}. " in said
-    assert "test images of then may be training images now" in said
+    assert f"trained on folder:cats with fingerprint {vae.load(start).training['data']['fingerprint']}; " in printed
+    assert f"rows.npy has {now}. " in printed
+    assert "test images of then may be training images now" in printed
 
     rewrite(start, {"data": vae.load(start).training["data"] | {"test_share": 0.2}})
     assert len(started(root, start, capsys, same)) == 1
     rewrite(start, {}, without=("data",))
-    (said,) = started(root, start, capsys, same)
-    assert said == (
+    (printed,) = started(root, start, capsys, same)
+    assert printed == (
         "--init-from: The checkpoint does not tell which images its weights were trained on: they may be among the "
         "test images of now, whose figures would be too good."
     )
 
 
-def test_start_from_knows_the_trainings_before(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_init_from_follows_the_chain_of_trainings(root: Path, capsys: pytest.CaptureFixture[str]) -> None:
     start, first = root / "out" / "folder.safetensors", vae.load(root / "out" / "npy.safetensors")
     rewrite(start, {"started_from": {"sha256": first.sha256, "training": first.training}})
-    (said,) = started(root, start, capsys, f"folder:{root / 'cats'}")
-    assert "trained on npy:rows.npy with fingerprint" in said
+    (printed,) = started(root, start, capsys, f"folder:{root / 'cats'}")
+    assert "trained on npy:rows.npy with fingerprint" in printed
 
 
-def test_start_from_tells_where_validation_images_were_trained_on(
+def test_init_from_warns_of_validation_images_that_were_trained_on(
     root: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     start, same = root / "out" / "folder.safetensors", f"folder:{root / 'cats'}"
-    (said,) = started(root, start, capsys, same, "--validation", "30")
-    assert said.endswith("trained on images that are held out for validation now, whose figures are too good.")
+    (printed,) = started(root, start, capsys, same, "--validation", "30")
+    assert printed.endswith("trained on images that are held out for validation now, whose figures are too good.")
     assert started(root, start, capsys, same, "--validation", "0") == []
 
 
-def test_start_from_a_checkpoint_of_mnist_has_no_doubt_of_its_test_images(
+def test_init_from_a_checkpoint_of_mnist_does_not_warn_of_test_images(
     fitted: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     older = Path(shutil.copy(fitted, tmp_path / "older.safetensors"))

@@ -105,7 +105,7 @@ def test_training_lowers_the_loss(optimizer: str, train: Dataset) -> None:
     assert state.epoch == 4
 
 
-def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir: Path) -> None:
+def test_fit_writes_a_checkpoint_with_its_options_and_losses(fitted: Path, data_dir: Path) -> None:
     checkpoint = vae.load(fitted)
     assert checkpoint.metrics.keys() >= {"test_neg_elbo", "test_reconstruction_loss", "test_kl_divergence"}
     training = checkpoint.training
@@ -122,7 +122,7 @@ def test_fit_writes_a_checkpoint_that_tells_its_training(fitted: Path, data_dir:
     assert str(fitted.parent) not in json.dumps(training)
 
 
-def test_fit_lays_the_latents_beside(fitted: Path, data_dir: Path) -> None:
+def test_fit_writes_the_latents_beside_the_checkpoint(fitted: Path, data_dir: Path) -> None:
     checkpoint = vae.load(fitted)
     latents = vae.LatentSet.load(fitted, checkpoint.sha256)
     test = load_builtin("mnist", data_dir, train=False)
@@ -156,8 +156,8 @@ def test_the_loss_of_the_bar_is_what_is_minimised(
 ) -> None:
     options = ["--out", str(tmp_path / "a.safetensors"), "--hidden-dim", "8", "--epochs", "1", "--device", "cpu"]
     assert main(["fit", "--data-dir", str(data_dir), *options, "--beta", "4"]) == 0
-    told = re.findall(r"loss ([\d.]+) = reconstruction ([\d.]+) \+ 4·KL ([\d.]+)", capsys.readouterr().err)
-    loss, reconstruction, kl = map(float, told[-1])
+    bars = re.findall(r"loss ([\d.]+) = reconstruction ([\d.]+) \+ 4·KL ([\d.]+)", capsys.readouterr().err)
+    loss, reconstruction, kl = map(float, bars[-1])
     assert loss == pytest.approx(reconstruction + 4 * kl, abs=0.03)
     assert kl > 0.01
 
@@ -183,7 +183,7 @@ def test_an_interrupt_leaves_the_last_finished_epoch(data_dir: Path, tmp_path: P
     assert left == kept  # no part of a file, no old latents
 
 
-def test_an_interrupt_in_the_first_epoch_says_that_nothing_was_written(
+def test_an_interrupt_in_the_first_epoch_writes_no_checkpoint(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -196,14 +196,14 @@ def test_an_interrupt_in_the_first_epoch_says_that_nothing_was_written(
     assert not out.exists()
 
 
-def test_a_loss_that_is_no_number_stops_the_training(
+def test_a_loss_that_is_not_finite_ends_the_training(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = tmp_path / "a.safetensors"
     options = ["--learning-rate", "1e20", "--warmup-steps", "0", "--hidden-dim", "8", "--validation", "0"]
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), *options]) == 1
-    said = capsys.readouterr().err
-    assert "lower --learning-rate. Now no epoch was finished, no checkpoint was written." in said
+    printed = capsys.readouterr().err
+    assert "lower --learning-rate. Now no epoch was finished, no checkpoint was written." in printed
     assert not out.exists()
 
 
@@ -217,7 +217,7 @@ def test_a_loss_that_is_no_number_stops_the_training(
         (["--validation", "0", "--out", "{file}/a.safetensors"], 1, "file cannot be written"),
     ],
 )
-def test_what_cannot_start_says_why(
+def test_options_that_cannot_be_used_are_an_error(
     *, options: list[str], status: int, mend: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"

@@ -30,7 +30,7 @@ def test_the_table_has_both_sets_and_units_in_columns() -> None:
     assert "| 10-nearest-neighbour accuracy | 0.900 | – | share of images |" in as_markdown(FIGURES)
 
 
-def test_figures_of_grey_pixels_are_called_no_densities() -> None:
+def test_the_report_explains_that_metrics_of_grey_pixels_are_not_densities() -> None:
     for written in (as_text(FIGURES), as_markdown(FIGURES)):
         assert "take grey pixels for probabilities of a Bernoulli decoder" in written
         assert "no negative log-densities" in written
@@ -38,9 +38,9 @@ def test_figures_of_grey_pixels_are_called_no_densities() -> None:
 
 def test_of_many_dimensions_those_of_largest_divergence_are_shown() -> None:
     figures = {f"test_kl_divergence_{dimension}": float(dimension) for dimension in range(1, 21)}
-    said = as_text(figures)
-    assert [dimension for dimension in range(1, 21) if f"dimension {dimension} " in said] == list(range(5, 21))
-    assert "--json has the other 4." in said
+    printed = as_text(figures)
+    assert [dimension for dimension in range(1, 21) if f"dimension {dimension} " in printed] == list(range(5, 21))
+    assert "--json has the other 4." in printed
 
 
 def test_the_card_has_every_option_and_the_file_that_it_belongs_to(fitted: Path) -> None:
@@ -55,7 +55,7 @@ def test_the_card_has_every_option_and_the_file_that_it_belongs_to(fitted: Path)
 
 
 @pytest.mark.parametrize("options", [[], ["--preset", "article"], ["--preset", "article", "--validation", "-1"]])
-def test_the_command_leaves_out_what_was_not_set(options: list[str], tmp_path: Path) -> None:
+def test_the_command_omits_options_that_were_not_set(options: list[str], tmp_path: Path) -> None:
     config = _parse(["fit", *options]).config.with_network(vae.VAEConfig(hidden_dim=16), given=[])
     path = tmp_path / "new.safetensors"
     vae.save(path, vae.VAE(vae.VAEConfig(hidden_dim=16)), training=config.to_metadata(), metrics={})
@@ -65,7 +65,7 @@ def test_the_command_leaves_out_what_was_not_set(options: list[str], tmp_path: P
     assert ("--validation" in words) == ("article" in options)
 
 
-def test_a_file_that_is_no_card_is_left_alone(fitted: Path, tmp_path: Path) -> None:
+def test_a_file_that_is_not_a_model_card_is_not_changed(fitted: Path, tmp_path: Path) -> None:
     path = tmp_path / "README.md"
     path.write_text("# Mine\n")
     assert not write_card(path, vae.load(fitted))

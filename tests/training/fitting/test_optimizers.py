@@ -69,12 +69,12 @@ def test_muon_takes_the_matrices_between_wide_layers_at_its_own_rate() -> None:
 
 
 @pytest.mark.parametrize("network", [VAEConfig(hidden_dim=3), VAEConfig(hidden_dim=8, latent_dim=8)], ids=str)
-def test_where_muon_has_no_matrix_adam_keeps_its_own_rate_and_says_so(network: VAEConfig) -> None:
+def test_without_a_matrix_for_muon_adam_keeps_its_own_rate(network: VAEConfig) -> None:
     (adam,) = optimizers = new_optimizers(CONFIG, VAE(network))
     assert isinstance(adam, torch.optim.Adam)
     assert adam.param_groups[0]["lr"] == ADAM_RATE < CONFIG.learning_rate
-    said = describe_optimizers(CONFIG, optimizers)
-    assert said.startswith(
+    printed = describe_optimizers(CONFIG, optimizers)
+    assert printed.startswith(
         "Muon trains nothing: no matrix has both sides above --latent-dim. Adam: learning rate 0.003, "
     )
 
@@ -147,7 +147,7 @@ def test_in_float32_each_matrix_is_updated_at_every_fourth_step() -> None:
 
 
 @pytest.mark.parametrize("dtype", [torch.float32, torch.bfloat16])
-def test_its_state_goes_on(dtype: torch.dtype) -> None:
+def test_its_state_can_be_resumed(dtype: torch.dtype) -> None:
     whole, cut = matrices(), matrices()
     trained(Muon(whole, 0.1, dtype), whole, range(11))
     first, second = Muon(cut, 0.1, dtype), Muon(cut, 0.1, dtype)
@@ -172,8 +172,8 @@ def test_without_instructions_for_bfloat16_it_is_float32(tmp_path: Path) -> None
 
 
 @pytest.fixture
-def said(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
-    """What `vae-train fit` of the small data set says, with the given options."""
+def fit_output(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> Callable[..., str]:
+    """Run `vae-train fit` on the small data set with the given options and return its output."""
 
     def fit(*options: str) -> str:
         paths = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors"), "--device", "cpu"]
@@ -183,9 +183,9 @@ def said(data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]) -> 
     return fit
 
 
-def test_fit_tells_its_optimizers_and_a_warm_up_that_is_cut(said: Callable[..., str], tmp_path: Path) -> None:
-    told = said("--hidden-dim", "3", "--epochs", "2", "--validation", "0", "--lr-schedule", "constant")
-    assert "Muon trains nothing: " in told
-    assert "The warm-up of 50 steps is cut to 2 steps, half of the training.\n" in told
+def test_fit_prints_its_optimizers_and_a_shortened_warm_up(fit_output: Callable[..., str], tmp_path: Path) -> None:
+    output = fit_output("--hidden-dim", "3", "--epochs", "2", "--validation", "0", "--lr-schedule", "constant")
+    assert "Muon trains nothing: " in output
+    assert "The warm-up of 50 steps is cut to 2 steps, half of the training.\n" in output
     history = (tmp_path / "a.history.jsonl").read_text().splitlines()
     assert [json.loads(line)["learning_rate"] for line in history] == [0.003, 0.003]

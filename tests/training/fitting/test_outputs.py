@@ -1,4 +1,4 @@
-"""What a training leaves in its files when it is interrupted, goes wrong or is not alone."""
+"""The files of a training that is interrupted, fails or meets another training."""
 
 import math
 import resource
@@ -29,7 +29,7 @@ def start(data_dir: Path, out: Path, *options: str) -> int:
 
 
 @pytest.mark.parametrize(("write", "epoch"), [(1, 1), (2, 2), (3, 2)])  # the third one has the figures
-def test_an_interrupt_while_a_checkpoint_is_written_says_what_is_kept(
+def test_an_interrupt_while_a_checkpoint_is_written_prints_what_is_kept(
     write: int,
     epoch: int,
     data_dir: Path,
@@ -52,14 +52,14 @@ def test_an_interrupt_while_a_checkpoint_is_written_says_what_is_kept(
         patched.setattr(Path, "replace", replace_and_interrupt)
         assert start(data_dir, out, "--epochs", "2") == 130
     without = "" if write == 3 else ", without figures and latents"
-    said = capsys.readouterr().err
-    assert f"Interrupted: {out} holds epoch {epoch}, whole{without}. The same command with --resume goes on." in said
+    printed = capsys.readouterr().err
+    assert f"Interrupted: {out} holds epoch {epoch}, whole{without}. The same command with --resume goes on." in printed
     assert vae.load(out).training["epochs_finished"] == epoch
     assert start(data_dir, out, "--epochs", "2", "--resume") == 0
     assert vae.load(out).metrics
 
 
-def test_an_older_checkpoint_is_not_taken_for_this_trainings(
+def test_an_interrupt_does_not_report_the_checkpoint_of_an_older_training(
     data_dir: Path, out: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
 ) -> None:
     def interrupted(*_: object, **__: object) -> None:
@@ -72,17 +72,17 @@ def test_an_older_checkpoint_is_not_taken_for_this_trainings(
 
 
 @pytest.mark.parametrize(
-    ("spoiled", "value", "told"),
+    ("spoiled", "value", "subject"),
     [
         ("weight", math.nan, "A weight or the loss"),
         ("moment", math.inf, "A weight or the loss"),
         ("weight", 1e30, "The validation loss"),  # finite, but its square is not
     ],
 )
-def test_what_is_not_finite_replaces_no_checkpoint(
+def test_values_that_are_not_finite_replace_no_checkpoint(
     spoiled: str,
     value: float,
-    told: str,
+    subject: str,
     data_dir: Path,
     out: Path,
     monkeypatch: pytest.MonkeyPatch,
@@ -103,9 +103,9 @@ def test_what_is_not_finite_replaces_no_checkpoint(
 
     monkeypatch.setattr("training.fitting.fit.new_state", spoiled_state)
     assert start(data_dir, out, "--epochs", "3", "--validation", "100") == 1
-    said = capsys.readouterr().err
-    assert f"{told} is not finite in epoch 2: lower --learning-rate." in said
-    assert f"Now {out} holds epoch 1, whole, without figures and latents." in said
+    printed = capsys.readouterr().err
+    assert f"{subject} is not finite in epoch 2: lower --learning-rate." in printed
+    assert f"Now {out} holds epoch 1, whole, without figures and latents." in printed
     assert vae.load(out).training["epochs_finished"] == 1
     state = torch.load(out.with_suffix(".state.pt"), weights_only=True)
     assert state["progress"]["epoch"] == 1
@@ -113,7 +113,7 @@ def test_what_is_not_finite_replaces_no_checkpoint(
     assert len(out.with_suffix(".history.jsonl").read_text().splitlines()) == 1
 
 
-def test_a_full_disk_is_told_with_the_path(data_dir: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_the_error_of_a_full_disk_names_the_file(data_dir: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
     soft, hard = resource.getrlimit(resource.RLIMIT_FSIZE)
     resource.setrlimit(resource.RLIMIT_FSIZE, (20_000, hard))
     try:
@@ -128,8 +128,8 @@ def test_two_trainings_do_not_write_the_same_files(
 ) -> None:
     with Outputs(out).locked():
         assert start(data_dir, out) == 2
-        said = capsys.readouterr().err
-        assert f"--out {out} is being written by another vae-train fit: wait for it, or give another file." in said
+        printed = capsys.readouterr().err
+        assert f"--out {out} is being written by another vae-train fit: wait for it, or give another file." in printed
         assert start(data_dir, out.with_name("b.safetensors"), "--epochs", "1") == 0
     assert not out.exists()
     assert start(data_dir, out, "--epochs", "1") == 0

@@ -29,7 +29,7 @@ CONFIG = FitConfig(epochs=3, hidden_dim=8, batch_size=30, warmup_steps=5, input_
 
 
 class Cut(Exception):
-    """Stands for whatever ends a process."""
+    """Stands for the end of the process."""
 
 
 @pytest.fixture(scope="module")
@@ -78,7 +78,7 @@ def test_resumed_after_any_step_it_ends_with_the_same_tensors(
     with pytest.raises(Cut):
         list(train_epochs(CONFIG, fresh(train), train, ALONE, path))
     resumed = fresh(train)
-    torch.manual_seed(steps)  # the global generator has no say
+    torch.manual_seed(steps)  # the global generator has no influence
     resumed.resume(path, CONFIG)
     sums = [each.sums.clone() for each in train_epochs(CONFIG, resumed, train, ALONE, path)]
     assert all(expected[name].equal(tensor) for name, tensor in tensors(resumed).items())
@@ -124,7 +124,7 @@ def test_resume_refuses_another_training(fitted: Path, data_dir: Path, capsys: p
     assert "with batch_size 256, not 7: give the options that it was started with" in capsys.readouterr().err
 
 
-def test_resume_of_a_damaged_state_is_a_sentence(tmp_path: Path, train: Dataset) -> None:
+def test_resume_of_a_damaged_state_is_an_error(tmp_path: Path, train: Dataset) -> None:
     path = tmp_path / "state.pt"
     state = fresh(train)
     state.save(path, CONFIG)
@@ -133,7 +133,7 @@ def test_resume_of_a_damaged_state_is_a_sentence(tmp_path: Path, train: Dataset)
         fresh(train).resume(path, CONFIG)
 
 
-def test_resume_without_a_state_starts_and_says_so(
+def test_resume_without_a_state_starts_from_the_beginning(
     data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     out = str(tmp_path / "new.safetensors")
@@ -143,7 +143,7 @@ def test_resume_without_a_state_starts_and_says_so(
     assert "new.state.pt to resume: starting from the first step." in capsys.readouterr().out
 
 
-def test_a_loss_that_is_no_number_stops_at_once_and_keeps_the_last_good_state(train: Dataset, tmp_path: Path) -> None:
+def test_a_loss_that_is_not_finite_leaves_the_last_good_state(train: Dataset, tmp_path: Path) -> None:
     path = tmp_path / "state.pt"
     state = fresh(train)
     epochs = train_epochs(CONFIG, state, train, ALONE, path)

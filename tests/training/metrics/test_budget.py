@@ -1,4 +1,4 @@
-"""Metrics in the time that there is for them, and what they say of the images that they were measured on."""
+"""Metrics within a time limit, and the number of images that they are means over."""
 
 import math
 import time
@@ -18,7 +18,7 @@ SLEEP = 1e-4
 
 
 class Slow(vae.VAE):
-    """A network whose time can be told beforehand."""
+    """A network whose decoding time is known."""
 
     def decode(self, z: Tensor) -> Tensor:
         time.sleep(SLEEP * len(z))
@@ -57,7 +57,7 @@ def test_without_a_limit_nothing_is_tried() -> None:
     assert not tried
 
 
-def test_time_for_everything_gives_the_figures_of_a_complete_measurement() -> None:
+def test_with_enough_time_everything_is_measured() -> None:
     train, test = dataset(150), dataset(120)
     complete = measure(new(), train, test, importance_samples=2)
     assert measure(new(), train, test, importance_samples=2, seconds=1000) == complete
@@ -99,7 +99,7 @@ def test_a_set_without_labels_misses_no_neighbours() -> None:
     assert not left_out(measure(new(), unlabelled, unlabelled, importance_samples=1), unlabelled, unlabelled)
 
 
-def test_the_table_tells_the_images_of_the_bound() -> None:
+def test_the_table_has_the_number_of_images_of_the_bound() -> None:
     figures = {"test_neg_importance_weighted_bound": 121.5, "test_bound_images": 1000, "importance_samples": 100.0}
     lines = [" ".join(line.split()) for line in as_text(figures).splitlines()]
     assert "−log p(x), upper bound, K = 100 121.50 – nats per image" in lines

@@ -19,7 +19,7 @@ def images(data_dir: Path) -> torch.Tensor:
     return load_builtin("mnist", data_dir, train=False).images
 
 
-def test_a_model_of_zeros_costs_what_arithmetic_says(images: torch.Tensor) -> None:
+def test_the_losses_of_a_model_of_zeros_are_known(images: torch.Tensor) -> None:
     model = vae.VAE(vae.VAEConfig(hidden_dim=4))
     for parameter in model.parameters():
         parameter.data.zero_()
@@ -67,7 +67,7 @@ def test_more_images_than_a_batch_are_all_counted(fitted: Path, images: torch.Te
     assert six.kl_divergence == pytest.approx(one.kl_divergence, rel=1e-5)
 
 
-def test_figures_for_a_person() -> None:
+def test_metrics_are_described_in_words() -> None:
     assert Metrics(130.25, 7.5).describe() == "-ELBO 137.75 = reconstruction 130.25 + KL 7.50"
 
 
@@ -107,12 +107,12 @@ def test_evaluate_takes_the_articles_state_dict(
     assert answer["test_neg_elbo"] == pytest.approx(checkpoint.metrics["test_neg_elbo"], abs=1e-4)
 
 
-def test_a_missing_checkpoint_is_a_sentence(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_missing_checkpoint_is_an_error(tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]) -> None:
     assert main(["evaluate", str(tmp_path / "none.safetensors"), "--data-dir", str(data_dir)]) == 1
     assert "none.safetensors cannot be read" in capsys.readouterr().err
 
 
-def test_a_checkpoint_for_other_images_is_a_sentence(
+def test_a_checkpoint_for_other_images_is_an_error(
     tmp_path: Path, data_dir: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     path = tmp_path / "rgb.safetensors"

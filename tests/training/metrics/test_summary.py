@@ -1,4 +1,4 @@
-"""Each figure against its formula, written anew in float64."""
+"""Each metric against its formula in float64."""
 
 import math
 
@@ -109,7 +109,7 @@ def test_the_bound_is_the_mean_weight_of_its_samples(model: vae.VAE, pictures: t
         assert bound.item() == pytest.approx(weights.logsumexp(0).item() - math.log(samples), abs=1e-5)
 
 
-def test_the_bound_comes_to_log_p_of_x_where_that_can_be_integrated(model: vae.VAE, pictures: torch.Tensor) -> None:
+def test_the_bound_approximates_log_p_of_x_that_can_be_integrated(model: vae.VAE, pictures: torch.Tensor) -> None:
     nodes, weights = hermegauss(40)  # ∫ f(z) N(z; 0, 1) dz = Σ w f(node) / √2π
     z = torch.cartesian_prod(torch.tensor(nodes), torch.tensor(nodes)).float()
     log_weight = torch.tensor(np.log(np.outer(weights, weights).ravel() / (2 * math.pi)))
@@ -146,7 +146,7 @@ def test_test_images_are_classified_by_the_training_images(model: vae.VAE, pictu
     assert (figures["train_neighbour_accuracy"], figures["test_neighbour_accuracy"]) == (1, 2 / 7)
 
 
-def test_what_has_no_value_is_left_out(model: vae.VAE, pictures: torch.Tensor) -> None:
+def test_metrics_without_a_value_are_omitted(model: vae.VAE, pictures: torch.Tensor) -> None:
     unlabelled = Dataset("noise", pictures, torch.full((7,), NO_LABEL))
     figures = measure(model, unlabelled, unlabelled, importance_samples=0)
     names = ["images", "neg_elbo", "reconstruction_loss", "kl_divergence", "kl_divergence_1", "kl_divergence_2"]

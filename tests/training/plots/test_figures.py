@@ -23,7 +23,7 @@ PICTURES = ["latents", "reconstructions", "samples", "interpolations", "manifold
 
 
 def shown(figure: Figure) -> list[NDArray[np.float64]]:
-    """What is drawn in each panel that shows an image."""
+    """The image of each panel that has one."""
     return [np.asarray(panel.images[0].get_array()) for panel in figure.axes if panel.images]
 
 
@@ -131,7 +131,7 @@ def test_more_dimensions_are_shown_by_their_principal_components() -> None:
     assert names == [f"principal component {i + 1} ({variance[i]:.0%} of variance)" for i in range(3)]
 
 
-def test_one_test_image_of_each_digit_stands_above_its_reconstruction(fitted: Path, data_dir: Path) -> None:
+def test_one_test_image_of_each_digit_is_above_its_reconstruction(fitted: Path, data_dir: Path) -> None:
     model, test = vae.load(fitted).model, load_builtin("mnist", data_dir, train=False)
     images = shown(grids.reconstructions(model, test))
     assert len(images) == 20
@@ -228,7 +228,7 @@ def test_loss_curves_without_validation_have_one_line() -> None:
 
 
 @pytest.mark.parametrize("content", ["{", "3\n", '{"epoch": null}\n', '{"epoch": "one"}\n', '{"seconds": 1.0}\n'])
-def test_a_damaged_history_is_a_sentence(
+def test_a_damaged_history_is_an_error(
     content: str, fitted: Path, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     copy = tmp_path / "copy.safetensors"
@@ -246,11 +246,11 @@ def test_plot_takes_colour_pictures_without_labels_or_history_and_many_dimension
     path = new_checkpoint(vae.VAEConfig(image_shape=(3, 6, 8), hidden_dim=4, latent_dim=5))
     out = tmp_path / "plots"
     assert main(["plot", str(path), "--out", str(out), "--dataset", f"npy:{tmp_path / 'noise.npy'}"]) == 0
-    said = capsys.readouterr()
-    assert "latent5.history.jsonl: the loss curves are omitted." in said.err
-    assert "drawn for the 4 dimensions with the largest KL divergence: z" in said.err
+    printed = capsys.readouterr()
+    assert "latent5.history.jsonl: the loss curves are omitted." in printed.err
+    assert "drawn for the 4 dimensions with the largest KL divergence: z" in printed.err
     names = sorted(path.name for path in out.iterdir())
-    assert names == sorted(Path(line).name for line in said.out.splitlines())
+    assert names == sorted(Path(line).name for line in printed.out.splitlines())
     assert len([name for name in names if name.startswith("manifold-")]) == 6
     assert {"interpolations.png", "latents.png", "reconstructions.png", "samples.png"} < set(names)
     assert "losses.png" not in names
