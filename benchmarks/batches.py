@@ -18,7 +18,7 @@ import torch
 
 from benchmarks.harness.pages import table, write_page
 from service.inference.engine import Engine
-from service.inference.torch_backend import choose_network
+from service.inference.torch_backend import choose_backend
 from service.settings import read_settings
 from vae import load
 
@@ -52,7 +52,7 @@ def service_rate(rows: int, seconds: float) -> float:
     """Latents per second of one caller, with the service's default settings."""
     settings = read_settings([])
     torch.set_num_threads(settings.torch_threads)
-    network = choose_network(load(settings.checkpoint, settings.device).model)
+    network = choose_backend(load(settings.checkpoint, settings.device).model)
     return latents_per_second(Engine(network, micro_batch_limit=settings.micro_batch_limit), rows, seconds, callers=1)
 
 
@@ -63,7 +63,7 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    network = choose_network(load(options.checkpoint, options.device).model, device=options.device)
+    network = choose_backend(load(options.checkpoint, options.device).model, device=options.device)
     max_concurrent_batches = sorted({1, network.max_concurrent_batches})
 
     def rate(rows: int, count: int) -> str:

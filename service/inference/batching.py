@@ -59,6 +59,7 @@ class MicroBatcher(Generic[Item, Result]):
             max_concurrent_batches: Batches that `executor` computes at the same time.
             observe: Called on the event loop after each batch with the results and timings of its items, its duration
                 in seconds and its size. What it raises is logged.
+
         """
         self._compute = compute
         self._limit = limit

@@ -1,13 +1,15 @@
-"""A model's encoder and decoder on torch."""
+"""The torch backend, and the choice between it and ONNX Runtime."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.inference.backend import Backend, ByteArray, FloatArray, OnnxBackend
+from service.inference.backend import Arrays, Backend, ByteArray, FloatArray, OnnxBackend
 from service.inference.checkpoints import read_checkpoint
 from service.inference.onnx_graph import translate
 from service.inference.onnx_model import CheckpointInfo, UnsupportedModel
@@ -18,19 +20,27 @@ from vae.model import VAE
 
 Model = VAE | AutoencoderKL
 
+ROW_MULTIPLES = (4, 12)
+"""Rows, to a multiple of which batches may be padded. BLAS computes the last rows of a matrix with other kernels than
+the rest, and their last bits differ: multiples of 4 avoid that with the kernels for AMD's Zen 5, those of 12 with the
+ones for Intel's AVX2."""
+COMPARED_ROWS = 64
+"""Rows of the largest batch that is compared, so that the start does not take long."""
+
 
 class DeviceError(Exception):
-    """Why torch cannot use a device, in a sentence."""
+    """torch cannot use the device; the message is a sentence."""
 
 
 class TorchBackend:
-    """The model as it is, on any device.
+    """A model on any device.
 
-    Of CUDA each thread has a stream of its own, and what it copies goes through pinned memory: so one batch is computed
-    while another is copied.
+    With CUDA each thread has its own stream and copies through pinned memory, so that one batch is computed while
+    another is copied.
     """
 
     def __init__(self, model: Model, device: torch.device | str = "cpu") -> None:
+        """Take `model`, which is on `device` already; its weights are laid out anew."""
         self.config = model.config
         self.model = model
         self._device = torch.device(device)
@@ -39,7 +49,34 @@ class TorchBackend:
         self.max_concurrent_batches = 2 if self._cuda and not self.config.per_sample else 1
         lay_out(model)
         if self._cuda:
-            torch.cuda.synchronize(self._device)  # other streams than this one would not wait for the weights
+            torch.cuda.synchronize(self._device)  # the threads' streams do not wait for the weights
+
+    def find_row_multiple(self, limit: int) -> int:
+        """As Backend, but measured, since BLAS's kernels depend on the processor, the threads and the layers.
+
+        1 where no size helps, as with some layers of few outputs: the last bits then depend on the batch.
+        """
+        random = np.random.default_rng(0)
+        for multiple in (*(each for each in ROW_MULTIPLES if each < limit), limit):
+            most = -(-min(limit, COMPARED_ROWS) // multiple) * multiple
+            images = random.random((most + 1, *self.config.image_shape), np.float32)
+            z = random.standard_normal((most + 1, *self.config.latent_shape), np.float32)
+            if self._rows_are_independent(images, z, range(multiple, most + 1, multiple)):
+                return multiple
+        return 1
+
+    def _rows_are_independent(self, images: FloatArray, z: FloatArray, sizes: Sequence[int]) -> bool:
+        """Are a row's results the same in batches of these `sizes`, the largest last, and one place further up?"""
+
+        def compute(rows: slice) -> Arrays:
+            return *self.encode(images[rows]), *self.reconstruct(z[rows], images[rows])
+
+        whole = compute(slice(sizes[-1]))
+        return all(
+            np.array_equal(part[: sizes[-1] - 1], expected[1 : size + 1])
+            for size in sizes
+            for part, expected in zip(compute(slice(1, size + 1)), whole, strict=True)
+        )
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Backend."""
@@ -72,7 +109,7 @@ class TorchBackend:
             return raw, sums
 
     def begin_thread(self) -> None:
-        """As Backend: BLAS called from a thread that torch did not make uses all cores until this is called there."""
+        """As Backend. In a thread that torch did not create, BLAS uses all cores unless the number is set there."""
         torch.set_num_threads(self._threads)
         tune_malloc()
         if self._cuda:
@@ -83,55 +120,55 @@ class TorchBackend:
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._cuda else tensor.to(self._device)
 
     def _arrays(self, *tensors: Tensor) -> list[Any]:
-        """Within inference mode: outside of it it takes ten times as long."""
-        copies = [tensor.to("cpu", non_blocking=self._cuda) for tensor in tensors]  # pinned, where it does not block
+        """To be called in inference mode, outside of which it takes ten times as long."""
+        copies = [tensor.to("cpu", non_blocking=self._cuda) for tensor in tensors]  # non-blocking: to pinned memory
         if self._cuda:
             torch.cuda.current_stream(self._device).synchronize()
         return [copy.numpy() for copy in copies]
 
 
 def load(settings: Settings) -> tuple[CheckpointInfo, Backend]:
-    """The checkpoint on its device; raises CheckpointError, DeviceError and UnsupportedModel."""
+    """Load the checkpoint onto its device; raises CheckpointError, DeviceError and UnsupportedModel."""
     torch.set_num_threads(settings.torch_threads)
     _check_device(settings.device)
-    model, known = read_checkpoint(settings.checkpoint, settings.device)
-    return known, choose_network(model, settings.runtime, settings.device)
+    model, info = read_checkpoint(settings.checkpoint, settings.device)
+    return info, choose_backend(model, settings.runtime, settings.device)
 
 
-def choose_network(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Backend:
-    """`runtime`; by default ONNX Runtime where it can compute the model, and torch elsewhere.
+def choose_backend(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Backend:
+    """Create the backend of `runtime`; by default ONNX Runtime where it can compute the model, else torch.
 
-    Raises UnsupportedModel where it was asked for and cannot.
+    Raises UnsupportedModel where ONNX Runtime is asked for and cannot.
     """
     if runtime != "torch":
         try:
-            return _onnx_network(model, device)
+            return _create_onnx_backend(model, device)
         except UnsupportedModel:
             if runtime == "onnx":
                 raise
     return TorchBackend(model, device)
 
 
-def _onnx_network(model: Model, device: torch.device | str) -> OnnxBackend:
+def _create_onnx_backend(model: Model, device: torch.device | str) -> OnnxBackend:
     if torch.device(device).type != "cpu":
-        raise UnsupportedModel("it is set up for the CPU alone")
+        raise UnsupportedModel("it computes on the CPU alone here")
     return OnnxBackend(translate(model), torch.get_num_threads())
 
 
 def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch says it the one way or the other
+    except (AssertionError, RuntimeError) as error:  # which one depends on the device
         raise DeviceError(f"The device {device} cannot be used: {str(error).partition('. ')[0].strip('.')}.") from error
 
 
 def lay_out(model: nn.Module) -> None:
-    """Lay the matrices of `model` out in memory as (inputs, outputs), their shape being the other way round.
+    """Store the matrices of `model` as (inputs, outputs) in memory; their shape stays (outputs, inputs).
 
-    BLAS then computes any number of rows, from a few upwards, by the same kernel, bit for bit, and a few rows faster.
-    Convolutions get their channels last, and give theirs so: they take a tenth to a quarter less time.
+    BLAS then computes batches of any size, from a few rows upwards, with the same kernels, and small ones faster.
+    Convolutions get their channels last in memory, and so do their outputs: a tenth to a quarter less time.
     """
-    for module in model.modules():  # copies nothing the second time
+    for module in model.modules():  # the second time nothing is copied
         if isinstance(module, nn.Linear):
             module.weight.data = module.weight.data.t().contiguous().t()
         elif isinstance(module, nn.Conv2d):
