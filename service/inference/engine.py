@@ -7,7 +7,7 @@ form a batch), `Engine._compute` (one batch as one array) and an operation, whic
 from __future__ import annotations
 
 import time
-from collections.abc import Callable, Sequence
+from collections.abc import Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
@@ -118,22 +118,22 @@ class Engine:
 
     async def encode(self, images: FloatArray, *, timing: Timing | None = None) -> tuple[FloatArray, FloatArray]:
         """Mean and log-variance of q(z|x), (N, …) each."""
-        mean, log_variance, _ = await self._chunker.run(self._encoder, (images,), timing)
+        mean, log_variance, _ = await self._run(self._encoder, (images,), timing)
         return mean, log_variance
 
     async def decode(self, z: FloatArray, *, timing: Timing | None = None) -> FloatArray:
         """Images, (N, C, H, W) in [0, 1]."""
-        (pixels,) = await self._chunker.run(self._decoder, (z,), timing)
+        (pixels,) = await self._run(self._decoder, (z,), timing)
         return pixels
 
     async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         """As `decode`, as a PNG's scanlines: uint8 (N, H, 1 + W·C), each row of pixels after a zero."""
-        scanlines, _ = await self._chunker.run(self._scanline_decoder, (z,), timing)
+        scanlines, _ = await self._run(self._scanline_decoder, (z,), timing)
         return scanlines
 
     async def decode_raw(self, z: FloatArray, dtype: str, *, timing: Timing | None = None) -> ByteArray:
         """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES: their bytes, uint8 (N, …)."""
-        pixels, _ = await self._chunker.run(self._raw_decoders[dtype], (z,), timing)
+        pixels, _ = await self._run(self._raw_decoders[dtype], (z,), timing)
         return pixels
 
     async def reconstruct(
@@ -141,14 +141,14 @@ class Engine:
     ) -> Reconstruction:
         """Images decoded from the posterior's mean, or from its sample with `noise` (N, …) ~ N(0, I)."""
         noise = self._or_zeros(noise, len(images))
-        return Reconstruction(*await self._chunker.run(self._reconstructor, (images, noise), timing))
+        return Reconstruction(*await self._run(self._reconstructor, (images, noise), timing))
 
     async def reconstruct_scanlines(
         self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
     ) -> ByteArray:
         """The images of `reconstruct` as a PNG's scanlines, like those of `decode_scanlines`."""
         noise = self._or_zeros(noise, len(images))
-        scanlines, _, _ = await self._chunker.run(self._scanline_reconstructor, (images, noise), timing)
+        scanlines, _, _ = await self._run(self._scanline_reconstructor, (images, noise), timing)
         return scanlines
 
     async def sample_losses(
@@ -180,6 +180,9 @@ class Engine:
         """End the threads, if there are any, without waiting for what they compute."""
         if self._threads is not None:
             self._threads.shutdown(wait=False, cancel_futures=True)
+
+    def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Awaitable[Arrays]:
+        return self._chunker.run(batcher, rows, timing)
 
     def _or_zeros(self, noise: FloatArray | None, count: int) -> FloatArray:
         return np.zeros((count, *self.config.latent_shape), np.float32) if noise is None else noise
