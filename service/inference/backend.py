@@ -114,7 +114,7 @@ class OnnxBackend:
 
 
 def _reconstruction_loss(logits: FloatArray, x: FloatArray) -> FloatArray:
-    """As `vae.objective.reconstruction_loss`."""
+    """−log p(x|z) of N images, (N,), nats, as `vae.objective.reconstruction_loss`."""
     terms = np.maximum(logits, 0) - logits * x + np.log1p(np.exp(-np.abs(logits)))
     loss: FloatArray = terms.reshape(len(x), -1).sum(1)
     return loss

@@ -1,4 +1,4 @@
-"""Checkpoints of either kind, as torch reads them."""
+"""Checkpoints of either kind, read with torch."""
 
 from __future__ import annotations
 
@@ -16,13 +16,13 @@ from vae.model import VAE
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[VAE | AutoencoderKL, CheckpointInfo]:
-    """A file of ours or a folder of diffusers', and the latents beside it; raises CheckpointError."""
+    """Read a file of `vae-train` or a folder of diffusers, and the latents beside it; raises CheckpointError."""
     checkpoint = load_diffusers(path, device) if path.is_dir() else load(path, device)
-    provenance = CheckpointMetadata(
+    metadata = CheckpointMetadata(
         **{field.name: getattr(checkpoint, field.name) for field in fields(CheckpointMetadata)}
     )
-    latents = LatentSet.load(path, provenance.sha256)
+    latents = LatentSet.load(path, metadata.sha256)
     arrays = None if latents is None else {"mean": latents.mean.numpy(), "label": latents.label.numpy()}
     return checkpoint.model, CheckpointInfo(
-        provenance, sum(weights.numel() for weights in checkpoint.model.parameters()), arrays
+        metadata, sum(weights.numel() for weights in checkpoint.model.parameters()), arrays
     )

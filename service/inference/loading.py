@@ -1,4 +1,4 @@
-"""What is served: a checkpoint, read by torch; the process that serves does without torch where it can."""
+"""Loading the checkpoint: torch reads it, in another process where the service itself needs no torch."""
 
 from __future__ import annotations
 
@@ -19,33 +19,33 @@ from vae.metadata import CheckpointError
 
 
 class LoadedModel(NamedTuple):
-    """What is known of a checkpoint, and what computes its network."""
+    """A checkpoint's description, and the backend that computes its model."""
 
     known: CheckpointInfo
     backend: Backend
 
 
 class StartError(Exception):
-    """Why the service cannot start, in a sentence for the operator."""
+    """The service cannot start; the message is a sentence for the operator."""
 
 
 Load = Callable[[], LoadedModel]
-"""Raises StartError."""
+"""Waits for the model; raises StartError."""
 
 
 def load_checkpoint(settings: Settings) -> LoadedModel:
-    """The checkpoint on its device; raises StartError."""
+    """Load the checkpoint onto its device; raises StartError."""
     return begin_to_load(settings)()
 
 
 def begin_to_load(settings: Settings) -> Load:
-    """Begin to read the checkpoint; the call waits until it is there.
+    """Begin to read the checkpoint, and return the function that waits for it.
 
-    A process of its own reads what ONNX Runtime will compute, translates it and tries it on torch, which would take
-    400 MB of this one for ever. Where torch is here already, or will have to be, or where threads or the system forbid
-    a fork, the call does it all.
+    A forked process reads a checkpoint for ONNX Runtime, translates it and computes with torch what the translation is
+    compared with: torch would take 400 MB of this process as long as it runs. If torch is imported here already or
+    needed anyway, or if threads or the system forbid a fork, the returned function does everything in this process.
     """
-    apart = (
+    in_other_process = (
         settings.runtime != "torch"
         and settings.device == "cpu"
         and not settings.checkpoint.is_dir()
@@ -53,7 +53,7 @@ def begin_to_load(settings: Settings) -> Load:
         and threading.active_count() == 1
         and sys.platform == "linux"
     )
-    if not apart:
+    if not in_other_process:
         return partial(_load_here, settings)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -66,14 +66,14 @@ def begin_to_load(settings: Settings) -> Load:
             read: tuple[CheckpointInfo, OnnxModel] | Exception = receiver.recv()
         except EOFError:
             process.join()
-            reason = f"the process that reads it has ended with status {process.exitcode}"
+            reason = f"the process that reads it ended with status {process.exitcode}"
             raise StartError(f"The checkpoint {settings.checkpoint} cannot be read: {reason}.") from None
         process.join()
         try:
             if isinstance(read, Exception):
                 raise read
-            known, translation = read
-            return LoadedModel(known, OnnxBackend(translation, settings.torch_threads))
+            info, model = read
+            return LoadedModel(info, OnnxBackend(model, settings.torch_threads))
         except UnsupportedModel as error:
             if settings.runtime == "onnx":
                 raise _cannot_compute(error) from error
@@ -85,13 +85,13 @@ def begin_to_load(settings: Settings) -> Load:
 
 
 def _translate(checkpoint: Path, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # it is meant for the service
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole process group; the service handles it
     from service.inference.checkpoints import read_checkpoint  # noqa: PLC0415 - imports torch
     from service.inference.onnx_graph import translate  # noqa: PLC0415 - imports torch
 
     try:
-        model, known = read_checkpoint(checkpoint)
-        sender.send((known, translate(model)))
+        model, info = read_checkpoint(checkpoint)
+        sender.send((info, translate(model)))
     except (CheckpointError, UnsupportedModel) as error:
         sender.send(error)
 

@@ -1,4 +1,4 @@
-"""torch's layers → an ONNX graph (opset 17), for the few kinds of layers that `vae.architectures` is made of."""
+"""Translates the kinds of layers of `vae.architectures` from torch to ONNX, opset 17."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPSET, IR_VERSION = 17, 8
 
 
 def translate(model: VAE | AutoencoderKL) -> OnnxModel:
-    """`model`, which is on the CPU; raises UnsupportedModel where there is a layer that has no translation."""
+    """Translate `model`, which is on the CPU; raises UnsupportedModel where a layer has no translation."""
     if not isinstance(model, VAE):
         raise UnsupportedModel(f"it has no translation of {type(model).__name__}")
     heads = {"mean": model.mean_layer, "log_variance": model.log_variance_layer}
@@ -40,7 +40,7 @@ def _probe(model: VAE) -> dict[str, FloatArray]:
 
 
 def _onnx_model(body: nn.Module, shape: tuple[int, ...], heads: Mapping[str, nn.Module]) -> bytes:
-    """Of one input `x`, (N, *shape) float32, that goes through `body`, and an output for each of `heads`."""
+    """Translate `body`, whose input `x` is (N, *shape) float32, and one output for each of `heads`."""
     graph = _Graph()
     features = graph.add(body, "x")
     outputs = []
@@ -63,7 +63,7 @@ class _Graph:
         self.weights: list[onnx.TensorProto] = []
 
     def add(self, layer: nn.Module, source: str) -> str:
-        """Put `layer` after what is called `source`; returns what its output is called."""
+        """Add `layer`, whose input is called `source`; returns the name of its output."""
         if isinstance(layer, nn.Identity):
             return source
         if isinstance(layer, nn.Sequential):
@@ -75,11 +75,11 @@ class _Graph:
             raise UnsupportedModel(f"it has no translation of {type(layer).__name__}")
         kind, constants, attributes = translation(layer)
         output = f"{len(self.nodes)}"
-        inputs = [source, *(self._hold(constant) for constant in constants)]
+        inputs = [source, *(self._add_constant(constant) for constant in constants)]
         self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
         return output
 
-    def _hold(self, constant: Tensor | np.ndarray) -> str:
+    def _add_constant(self, constant: Tensor | np.ndarray) -> str:
         array = constant.detach().cpu().numpy() if isinstance(constant, Tensor) else constant
         name = f"constant {len(self.weights)}"
         self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))

@@ -1,4 +1,4 @@
-"""A checkpoint as the service needs it where it does without torch."""
+"""A checkpoint's model and description without torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class UnsupportedModel(Exception):
-    """Why ONNX Runtime cannot compute a network, as what follows a colon."""
+    """ONNX Runtime cannot compute a model; the message says why, to be put after a colon."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What is kept of a checkpoint beside its network."""
+    """A checkpoint without its model."""
 
     provenance: CheckpointMetadata
     parameters: int
-    """Their number."""
+    """Number of the model's weights."""
     latents: Mapping[str, Array] | None
-    """Of the test set, where they lie beside it: `mean` (M, D) and `label` (M,)."""
+    """Latents of the test set, if there are any beside the checkpoint: `mean` (M, D) and `label` (M,)."""
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A network as ONNX models of one input `x`, in rows, and what torch makes of a few."""
+    """A model as two ONNX models with one input `x`, and what torch computes for some inputs."""
 
     config: VAEConfig
     encoder: bytes
@@ -40,4 +40,4 @@ class OnnxModel:
     decoder: bytes
     """(N, D) → `image` and `logits`, (N, C·H·W)."""
     probe: Mapping[str, FloatArray]
-    """`images` and latents `z`; of those `mean` and `log_variance`, of these `image`."""
+    """Inputs `images` and `z`, and torch's outputs: `mean` and `log_variance` of `images`, `image` of `z`."""

@@ -1,4 +1,4 @@
-"""Ways through the latent space."""
+"""Paths through the latent space."""
 
 from collections.abc import Sequence
 
@@ -9,10 +9,10 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def interpolate(start: npt.ArrayLike, stop: npt.ArrayLike, steps: int, spherical: bool) -> FloatArray:
-    """Latents (steps, …) from `start` to `stop`, both counted.
+    """Latents (steps, …) from `start` to `stop`, both included.
 
-    Spherical: along the great arc (Shoemake 1985), as White 2016 (arXiv:1609.04468) advises for Gaussian latents;
-    the straight line where the two are parallel or one is zero, since then no arc is defined.
+    Spherical: along the great arc (Shoemake 1985), as White 2016 (arXiv:1609.04468) advises for Gaussian latents; along
+    the straight line if the two are parallel or one is zero, as then no arc is defined.
     """
     a, b = np.array(start, np.float64).ravel(), np.array(stop, np.float64).ravel()
     shape = steps, *np.shape(start)
