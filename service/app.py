@@ -91,7 +91,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         served = load() if load else load_checkpoint(settings)
-        metadata, latents = served.checkpoint.metadata, served.checkpoint.latents
+        metadata, latents = served.known.provenance, served.known.latents
         engine = Engine(
             served.backend,
             micro_batch_limit=settings.micro_batch_limit,
@@ -250,13 +250,13 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
 
 
 def _model_json(served: LoadedModel) -> bytes:
-    metadata, config = served.checkpoint.metadata, served.backend.config
+    metadata, config = served.known.provenance, served.backend.config
     return orjson.dumps(
         {
             "name": metadata.name,
             **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
-            "parameters": served.checkpoint.parameters,
+            "parameters": served.known.parameters,
             **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},
             "figures": metadata.metrics,
         }
@@ -264,7 +264,7 @@ def _model_json(served: LoadedModel) -> bytes:
 
 
 def _model_info(served: LoadedModel, service_version: str) -> dict[str, str]:
-    metadata, config = served.checkpoint.metadata, served.backend.config
+    metadata, config = served.known.provenance, served.backend.config
     return {
         "name": metadata.name,
         "architecture": config.architecture,

@@ -1,1 +1,1 @@
-"""The model: checkpoints, the micro-batcher and the backends that compute."""
+"""The model: checkpoints, the micro-batchers and the backends."""

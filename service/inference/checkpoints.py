@@ -1,4 +1,4 @@
-"""Read checkpoints by torch."""
+"""Checkpoints of either kind, read with torch."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ from vae.model import VAE
 
 
 def read_checkpoint(path: Path, device: torch.device | str = "cpu") -> tuple[VAE | AutoencoderKL, CheckpointInfo]:
-    """Read a checkpoint file, or a folder of diffusers, and the latents beside it; raises CheckpointError."""
+    """Read a file of `vae-train` or a folder of diffusers, and the latents beside it; raises CheckpointError."""
     checkpoint = load_diffusers(path, device) if path.is_dir() else load(path, device)
     metadata = CheckpointMetadata(
         **{field.name: getattr(checkpoint, field.name) for field in fields(CheckpointMetadata)}

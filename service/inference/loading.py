@@ -1,4 +1,4 @@
-"""Load the checkpoint to serve, without importing torch into the serving process if possible."""
+"""Loading the checkpoint: torch reads it, in another process where the service itself needs no torch."""
 
 from __future__ import annotations
 
@@ -19,9 +19,9 @@ from vae.metadata import CheckpointError
 
 
 class LoadedModel(NamedTuple):
-    """A checkpoint and the backend that computes its network."""
+    """A checkpoint's description, and the backend that computes its model."""
 
-    checkpoint: CheckpointInfo
+    known: CheckpointInfo
     backend: Backend
 
 
@@ -30,21 +30,22 @@ class StartError(Exception):
 
 
 Load = Callable[[], LoadedModel]
-"""Raises StartError."""
+"""Waits for the model; raises StartError."""
 
 
 def load_checkpoint(settings: Settings) -> LoadedModel:
-    """Load the checkpoint on its device; raises StartError."""
+    """Load the checkpoint onto its device; raises StartError."""
     return begin_to_load(settings)()
 
 
 def begin_to_load(settings: Settings) -> Load:
-    """Start to read the checkpoint; the returned function waits for it.
+    """Begin to read the checkpoint, and return the function that waits for it.
 
-    If ONNX Runtime can compute the model, a forked process reads and translates it, because torch would keep 400 MB of
-    this process. If torch is loaded or needed here, or a fork is not possible, the returned function does all.
+    A forked process reads a checkpoint for ONNX Runtime, translates it and computes with torch what the translation is
+    compared with: torch would take 400 MB of this process as long as it runs. If torch is imported here already or
+    needed anyway, or if threads or the system forbid a fork, the returned function does everything in this process.
     """
-    in_subprocess = (
+    in_other_process = (
         settings.runtime != "torch"
         and settings.device == "cpu"
         and not settings.checkpoint.is_dir()
@@ -52,7 +53,7 @@ def begin_to_load(settings: Settings) -> Load:
         and threading.active_count() == 1
         and sys.platform == "linux"
     )
-    if not in_subprocess:
+    if not in_other_process:
         return partial(_load_here, settings)
     context = multiprocessing.get_context("fork")
     receiver, sender = context.Pipe(duplex=False)
@@ -65,14 +66,14 @@ def begin_to_load(settings: Settings) -> Load:
             read: tuple[CheckpointInfo, OnnxModel] | Exception = receiver.recv()
         except EOFError:
             process.join()
-            reason = f"the process that reads it has ended with status {process.exitcode}"
+            reason = f"the process that reads it ended with status {process.exitcode}"
             raise StartError(f"The checkpoint {settings.checkpoint} cannot be read: {reason}.") from None
         process.join()
         try:
             if isinstance(read, Exception):
                 raise read
-            checkpoint, model = read
-            return LoadedModel(checkpoint, OnnxBackend(model, settings.torch_threads))
+            info, model = read
+            return LoadedModel(info, OnnxBackend(model, settings.torch_threads))
         except UnsupportedModel as error:
             if settings.runtime == "onnx":
                 raise _cannot_compute(error) from error
@@ -84,7 +85,7 @@ def begin_to_load(settings: Settings) -> Load:
 
 
 def _translate(checkpoint: Path, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # the service handles it
+    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole process group; the service handles it
     from service.inference.checkpoints import read_checkpoint  # noqa: PLC0415 - imports torch
     from service.inference.onnx_graph import translate  # noqa: PLC0415 - imports torch
 

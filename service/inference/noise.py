@@ -1,4 +1,4 @@
-"""Seeded noise, the same on every machine and in every batch."""
+"""Random numbers: a seed gives the same noise on every machine, whatever else is computed."""
 
 import secrets
 
@@ -7,11 +7,11 @@ import numpy.typing as npt
 
 
 def choose_seed() -> int:
-    """Choose a seed, small enough to be typed and exact in JavaScript."""
+    """Choose a seed for a request without one: 32 bits, which are short to type and exact in JavaScript."""
     return secrets.randbits(32)
 
 
 def standard_normal(seed: int, count: int, shape: tuple[int, ...]) -> npt.NDArray[np.float32]:
-    """Draw N(0, I), (count, *shape); the first rows are the same for every `count`."""
+    """Draw from N(0, I): float32 (count, *shape), whose first rows are the same for every `count`."""
     generator = np.random.Generator(np.random.PCG64(seed))
     return generator.standard_normal((count, *shape), np.float32)

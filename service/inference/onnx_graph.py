@@ -1,4 +1,4 @@
-"""Translation of the layers of `vae.architectures` to an ONNX graph (opset 17)."""
+"""Translates the kinds of layers of `vae.architectures` from torch to ONNX, opset 17."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ OPSET, IR_VERSION = 17, 8
 
 
 def translate(model: VAE | AutoencoderKL) -> OnnxModel:
-    """Translate `model`, which is on the CPU; raises UnsupportedModel for a layer without a translation."""
+    """Translate `model`, which is on the CPU; raises UnsupportedModel where a layer has no translation."""
     if not isinstance(model, VAE):
         raise UnsupportedModel(f"it has no translation of {type(model).__name__}")
     heads = {"mean": model.mean_layer, "log_variance": model.log_variance_layer}
@@ -40,7 +40,7 @@ def _probe(model: VAE) -> dict[str, FloatArray]:
 
 
 def _onnx_model(body: nn.Module, shape: tuple[int, ...], heads: Mapping[str, nn.Module]) -> bytes:
-    """Build a graph with one input `x`, float32 (N, *shape), passed through `body` to one output per head."""
+    """Translate `body`, whose input `x` is (N, *shape) float32, and one output for each of `heads`."""
     graph = _Graph()
     features = graph.add(body, "x")
     outputs = []
@@ -63,7 +63,7 @@ class _Graph:
         self.weights: list[onnx.TensorProto] = []
 
     def add(self, layer: nn.Module, source: str) -> str:
-        """Append `layer` to the value called `source`; return the name of its output."""
+        """Add `layer`, whose input is called `source`; returns the name of its output."""
         if isinstance(layer, nn.Identity):
             return source
         if isinstance(layer, nn.Sequential):

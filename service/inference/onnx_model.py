@@ -1,4 +1,4 @@
-"""A checkpoint as it is served without torch."""
+"""A checkpoint's model and description without torch."""
 
 from __future__ import annotations
 
@@ -16,23 +16,23 @@ FloatArray = npt.NDArray[np.float32]
 
 
 class UnsupportedModel(Exception):
-    """ONNX Runtime does not support a network; the message is a clause without capital and full stop."""
+    """ONNX Runtime cannot compute a model; the message says why, to be put after a colon."""
 
 
 @dataclass(frozen=True)
 class CheckpointInfo:
-    """What the service knows of a checkpoint, apart from its network."""
+    """A checkpoint without its model."""
 
-    metadata: CheckpointMetadata
+    provenance: CheckpointMetadata
     parameters: int
-    """Number of parameters."""
+    """Number of the model's weights."""
     latents: Mapping[str, Array] | None
-    """Latents of the test set, if they are stored beside it: `mean` (M, D) and `label` (M,)."""
+    """Latents of the test set, if there are any beside the checkpoint: `mean` (M, D) and `label` (M,)."""
 
 
 @dataclass(frozen=True)
 class OnnxModel:
-    """A network as ONNX models with one input `x` of rows, and results of torch to verify them."""
+    """A model as two ONNX models with one input `x`, and what torch computes for some inputs."""
 
     config: VAEConfig
     encoder: bytes
@@ -40,4 +40,4 @@ class OnnxModel:
     decoder: bytes
     """(N, D) → `image` and `logits`, (N, C·H·W)."""
     probe: Mapping[str, FloatArray]
-    """Inputs `images` and `z`, and results of torch: `mean` and `log_variance` of the images, `image` of z."""
+    """Inputs `images` and `z`, and torch's outputs: `mean` and `log_variance` of `images`, `image` of `z`."""

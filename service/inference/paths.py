@@ -9,10 +9,10 @@ FloatArray = npt.NDArray[np.float32]
 
 
 def interpolate(start: npt.ArrayLike, stop: npt.ArrayLike, steps: int, spherical: bool) -> FloatArray:
-    """Return latents (steps, …) from `start` to `stop`, inclusive.
+    """Latents (steps, …) from `start` to `stop`, both included.
 
-    `spherical` follows the great arc (Shoemake 1985), as White 2016 (arXiv:1609.04468) advises for Gaussian latents;
-    if the two are parallel or one is zero, no arc is defined, and the path is straight.
+    Spherical: along the great arc (Shoemake 1985), as White 2016 (arXiv:1609.04468) advises for Gaussian latents; along
+    the straight line if the two are parallel or one is zero, as then no arc is defined.
     """
     a, b = np.array(start, np.float64).ravel(), np.array(stop, np.float64).ravel()
     shape = steps, *np.shape(start)
@@ -26,7 +26,7 @@ def interpolate(start: npt.ArrayLike, stop: npt.ArrayLike, steps: int, spherical
 
 
 def traverse(at: Sequence[float], dimensions: Sequence[int], low: float, high: float, steps: int) -> FloatArray:
-    """Return latents equal to `at` but for one or two dimensions, which take `steps` values from `low` to `high`.
+    """Latents around `at` with one or two dimensions set to `steps` values from `low` to `high`.
 
     (steps, D) for one dimension. For two (steps², D), row by row of a grid: the first dimension runs from left to
     right, the second from top to bottom.

@@ -1,13 +1,15 @@
-"""Computation of a model by torch."""
+"""The torch backend, and the choice between it and ONNX Runtime."""
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from typing import Any
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.inference.backend import Backend, ByteArray, FloatArray, OnnxBackend
+from service.inference.backend import Arrays, Backend, ByteArray, FloatArray, OnnxBackend
 from service.inference.checkpoints import read_checkpoint
 from service.inference.onnx_graph import translate
 from service.inference.onnx_model import CheckpointInfo, UnsupportedModel
@@ -18,9 +20,16 @@ from vae.model import VAE
 
 Model = VAE | AutoencoderKL
 
+ROW_MULTIPLES = (4, 12)
+"""Rows, to a multiple of which batches may be padded. BLAS computes the last rows of a matrix with other kernels than
+the rest, and their last bits differ: multiples of 4 avoid that with the kernels for AMD's Zen 5, those of 12 with the
+ones for Intel's AVX2."""
+COMPARED_ROWS = 64
+"""Rows of the largest batch that is compared, so that the start does not take long."""
+
 
 class DeviceError(Exception):
-    """torch cannot use a device; the message is a sentence."""
+    """torch cannot use the device; the message is a sentence."""
 
 
 class TorchBackend:
@@ -31,6 +40,7 @@ class TorchBackend:
     """
 
     def __init__(self, model: Model, device: torch.device | str = "cpu") -> None:
+        """Take `model`, which is on `device` already; its weights are laid out anew."""
         self.config = model.config
         self.model = model
         self._device = torch.device(device)
@@ -39,7 +49,34 @@ class TorchBackend:
         self.max_concurrent_batches = 2 if self._cuda and not self.config.per_sample else 1
         lay_out(model)
         if self._cuda:
-            torch.cuda.synchronize(self._device)  # other streams do not wait for the weights
+            torch.cuda.synchronize(self._device)  # the threads' streams do not wait for the weights
+
+    def find_row_multiple(self, limit: int) -> int:
+        """As Backend, but measured, since BLAS's kernels depend on the processor, the threads and the layers.
+
+        1 where no size helps, as with some layers of few outputs: the last bits then depend on the batch.
+        """
+        random = np.random.default_rng(0)
+        for multiple in (*(each for each in ROW_MULTIPLES if each < limit), limit):
+            most = -(-min(limit, COMPARED_ROWS) // multiple) * multiple
+            images = random.random((most + 1, *self.config.image_shape), np.float32)
+            z = random.standard_normal((most + 1, *self.config.latent_shape), np.float32)
+            if self._rows_are_independent(images, z, range(multiple, most + 1, multiple)):
+                return multiple
+        return 1
+
+    def _rows_are_independent(self, images: FloatArray, z: FloatArray, sizes: Sequence[int]) -> bool:
+        """Are a row's results the same in batches of these `sizes`, the largest last, and one place further up?"""
+
+        def compute(rows: slice) -> Arrays:
+            return *self.encode(images[rows]), *self.reconstruct(z[rows], images[rows])
+
+        whole = compute(slice(sizes[-1]))
+        return all(
+            np.array_equal(part[: sizes[-1] - 1], expected[1 : size + 1])
+            for size in sizes
+            for part, expected in zip(compute(slice(1, size + 1)), whole, strict=True)
+        )
 
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Backend."""
@@ -72,7 +109,7 @@ class TorchBackend:
             return raw, sums
 
     def begin_thread(self) -> None:
-        """As Backend. In a thread that torch did not create, BLAS uses all cores until set_num_threads is called."""
+        """As Backend. In a thread that torch did not create, BLAS uses all cores unless the number is set there."""
         torch.set_num_threads(self._threads)
         tune_malloc()
         if self._cuda:
@@ -83,55 +120,55 @@ class TorchBackend:
         return tensor.pin_memory().to(self._device, non_blocking=True) if self._cuda else tensor.to(self._device)
 
     def _arrays(self, *tensors: Tensor) -> list[Any]:
-        """Copy tensors to NumPy. Call it in inference mode, outside of which it takes ten times as long."""
-        copies = [tensor.to("cpu", non_blocking=self._cuda) for tensor in tensors]  # pinned if non-blocking
+        """To be called in inference mode, outside of which it takes ten times as long."""
+        copies = [tensor.to("cpu", non_blocking=self._cuda) for tensor in tensors]  # non-blocking: to pinned memory
         if self._cuda:
             torch.cuda.current_stream(self._device).synchronize()
         return [copy.numpy() for copy in copies]
 
 
 def load(settings: Settings) -> tuple[CheckpointInfo, Backend]:
-    """Load the checkpoint on its device; raises CheckpointError, DeviceError or UnsupportedModel."""
+    """Load the checkpoint onto its device; raises CheckpointError, DeviceError and UnsupportedModel."""
     torch.set_num_threads(settings.torch_threads)
     _check_device(settings.device)
-    model, known = read_checkpoint(settings.checkpoint, settings.device)
-    return known, choose_backend(model, settings.runtime, settings.device)
+    model, info = read_checkpoint(settings.checkpoint, settings.device)
+    return info, choose_backend(model, settings.runtime, settings.device)
 
 
 def choose_backend(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Backend:
-    """Create a backend of `runtime`; `auto` is ONNX Runtime if it supports the model, else torch.
+    """Create the backend of `runtime`; by default ONNX Runtime where it can compute the model, else torch.
 
-    Raises UnsupportedModel if ONNX Runtime is required and does not support the model.
+    Raises UnsupportedModel where ONNX Runtime is asked for and cannot.
     """
     if runtime != "torch":
         try:
-            return _onnx_backend(model, device)
+            return _create_onnx_backend(model, device)
         except UnsupportedModel:
             if runtime == "onnx":
                 raise
     return TorchBackend(model, device)
 
 
-def _onnx_backend(model: Model, device: torch.device | str) -> OnnxBackend:
+def _create_onnx_backend(model: Model, device: torch.device | str) -> OnnxBackend:
     if torch.device(device).type != "cpu":
-        raise UnsupportedModel("it is set up for the CPU only")
+        raise UnsupportedModel("it computes on the CPU alone here")
     return OnnxBackend(translate(model), torch.get_num_threads())
 
 
 def _check_device(device: str) -> None:
     try:
         torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # torch raises either
+    except (AssertionError, RuntimeError) as error:  # which one depends on the device
         raise DeviceError(f"The device {device} cannot be used: {str(error).partition('. ')[0].strip('.')}.") from error
 
 
 def lay_out(model: nn.Module) -> None:
-    """Store the matrices of linear layers as (inputs, outputs), and the weights of convolutions channels last.
+    """Store the matrices of `model` as (inputs, outputs) in memory; their shape stays (outputs, inputs).
 
-    BLAS then uses the same kernel for any number of rows above a few, so that results agree bit for bit, and computes
-    few rows faster. Convolutions take a tenth to a quarter less time.
+    BLAS then computes batches of any size, from a few rows upwards, with the same kernels, and small ones faster.
+    Convolutions get their channels last in memory, and so do their outputs: a tenth to a quarter less time.
     """
-    for module in model.modules():  # does nothing on a second call
+    for module in model.modules():  # the second time nothing is copied
         if isinstance(module, nn.Linear):
             module.weight.data = module.weight.data.t().contiguous().t()
         elif isinstance(module, nn.Conv2d):

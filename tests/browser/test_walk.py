@@ -13,7 +13,8 @@ import pytest
 from playwright.sync_api import expect
 
 from benchmarks.page import walk_latency
-from service.inference.engine import ByteArray, Engine, FloatArray
+from service.inference.backend import ByteArray, FloatArray
+from service.inference.engine import Engine
 from tests.browser.conftest import Visitor
 from tests.browser.visit import Visit, nearest_labels, pixels, swapped, wait_until
 from tests.service.running import Running

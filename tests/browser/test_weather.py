@@ -12,7 +12,8 @@ import pytest
 from playwright.sync_api import Route, expect
 
 from service.errors import InvalidInput, Problem
-from service.inference.engine import ByteArray, Engine, FloatArray
+from service.inference.backend import ByteArray, FloatArray
+from service.inference.engine import Engine
 from tests.browser.conftest import Visitor
 from tests.browser.visit import PLOT_MS, pixels, read_rgb, swapped, tiles, wait_until
 from tests.service.running import Running

@@ -19,7 +19,8 @@ from service.api.admission import Admission
 from service.app import create_app
 from service.http.connection import Connection
 from service.http.outbox import Outbox
-from service.inference.engine import ByteArray, Engine, FloatArray
+from service.inference.backend import ByteArray, FloatArray
+from service.inference.engine import Engine
 from service.settings import Settings
 from service.telemetry.timing import Timing
 

@@ -7,7 +7,8 @@ from typing import Any
 from unittest import mock
 
 from service.__main__ import main
-from service.inference.engine import ByteArray, Engine, FloatArray
+from service.inference.backend import ByteArray, FloatArray
+from service.inference.engine import Engine
 
 ROWS = 7
 """So many images are drawn after BLOCKED_S alone."""

@@ -22,7 +22,9 @@ def read(body: bytes, numbers: int = 10**6) -> Any:
 
 
 @pytest.mark.parametrize("separators", [(",", ":"), (", ", ": "), (" ,\n", " :\t")])
-@pytest.mark.parametrize("shape", [(300_000,), (MANY, 3), (1, MANY), (MANY, 1), (90, 1, 28, 28), (3, 2, 1, 1, MANY)])
+@pytest.mark.parametrize(
+    "shape", [(60_000,), (20_000, 3), (1, 60_000), (60_000, 1), (90, 1, 28, 28), (3, 2, 1, 1, 10_000)]
+)
 def test_long_lists_are_what_json_has(shape: tuple[int, ...], separators: tuple[str, str]) -> None:
     numbers = np.random.default_rng(0).normal(size=shape)
     awkward = 'a "quoted" \\ [1,2] { '

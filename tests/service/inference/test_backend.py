@@ -29,19 +29,19 @@ def untrained(config: VAEConfig) -> VAE:
     return VAE(config).eval().requires_grad_(False)
 
 
-def everything(backend: Backend) -> tuple[FloatArray, ...]:
+def compute_all(backend: Backend) -> tuple[FloatArray, ...]:
     random = np.random.default_rng(1)
     images = random.random((5, *backend.config.image_shape), np.float32)
     z = random.standard_normal((5, *backend.config.latent_shape), np.float32)
-    decode_raw, sums = backend.decode_raw(z, "float32")
-    pictures = decode_raw.view(np.float32).reshape(images.shape)
+    raw, sums = backend.decode_raw(z, "float32")
+    pictures = raw.view(np.float32).reshape(images.shape)
     return (*backend.encode(images), backend.decode(z), *backend.reconstruct(z, images), pictures, sums)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_onnx_runtime_computes_what_torch_computes(config: VAEConfig) -> None:
     model = untrained(config)
-    for ours, torchs in zip(everything(OnnxBackend(translate(model))), everything(TorchBackend(model)), strict=True):
+    for ours, torchs in zip(compute_all(OnnxBackend(translate(model))), compute_all(TorchBackend(model)), strict=True):
         assert ours.shape == torchs.shape
         assert ours.dtype == np.float32
         assert np.allclose(ours, torchs, atol=1e-5)
@@ -49,16 +49,16 @@ def test_onnx_runtime_computes_what_torch_computes(config: VAEConfig) -> None:
 
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
-def test_a_gpu_computes_what_the_cpu_does_in_each_of_its_lanes(config: VAEConfig) -> None:
-    wanted = everything(TorchBackend(untrained(config)))
+def test_a_gpu_computes_what_the_cpu_does_in_each_thread(config: VAEConfig) -> None:
+    wanted = compute_all(TorchBackend(untrained(config)))
     backend = TorchBackend(untrained(config).to("cuda"), "cuda")
-    with ThreadPoolExecutor(backend.max_concurrent_batches, initializer=backend.begin_thread) as max_concurrent_batches:
-        for found in max_concurrent_batches.map(everything, 20 * [backend]):
+    with ThreadPoolExecutor(backend.max_concurrent_batches, initializer=backend.begin_thread) as threads:
+        for found in threads.map(compute_all, 20 * [backend]):
             for ours, cpus in zip(found, wanted, strict=True):
                 assert np.allclose(ours, cpus, rtol=1e-2, atol=1e-2)  # a GPU's convolutions may round to TF32
 
 
-def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
+def test_torch_computes_what_onnx_runtime_cannot() -> None:
     model = untrained(VAEConfig(hidden_dim=16))
     assert isinstance(choose_backend(model), OnnxBackend)
     assert isinstance(choose_backend(model, "torch"), TorchBackend)
@@ -69,13 +69,13 @@ def test_torch_steps_in_where_onnx_runtime_cannot() -> None:
         choose_backend(model, "onnx")
 
 
-def test_another_model_is_torchs(tmp_path: Path) -> None:
+def test_torch_computes_an_autoencoder_kl(tmp_path: Path) -> None:
     write_folder(tmp_path)
     model = load_diffusers(tmp_path).model
     assert isinstance(choose_backend(model), TorchBackend)
     with pytest.raises(UnsupportedModel, match="no translation of AutoencoderKL"):
         choose_backend(model, "onnx")
-    with pytest.raises(UnsupportedModel, match="for the CPU only"):
+    with pytest.raises(UnsupportedModel, match="on the CPU alone"):
         choose_backend(untrained(VAEConfig()), "onnx", "meta")
 
 

@@ -6,6 +6,7 @@ import threading
 import time
 import weakref
 from collections.abc import Iterator
+from contextlib import closing
 
 import numpy as np
 import pytest
@@ -14,8 +15,8 @@ from numpy.typing import NDArray
 
 import vae
 from service.inference import engine as engine_module
-from service.inference.backend import OnnxBackend
-from service.inference.engine import Engine, FloatArray, NonFiniteOutput, Reconstruction
+from service.inference.backend import Arrays, FloatArray, OnnxBackend
+from service.inference.engine import Engine, NonFiniteOutput, Reconstruction
 from service.inference.noise import standard_normal
 from service.inference.posterior import draw_posterior
 from service.inference.torch_backend import TorchBackend, choose_backend
@@ -47,50 +48,76 @@ def x(images: Bytes) -> FloatArray:
     return images[:, None].astype(np.float32) / np.float32(255)
 
 
-def rows_are_alone(engine: Engine, x: FloatArray) -> None:
-    """The same bits for a row in batches of every size, at every place."""
-    noise = standard_normal(0, len(x), (3,))
-
-    async def reconstruct(rows: slice) -> Reconstruction:
-        return await engine.reconstruct(x[rows], noise[rows])
-
-    whole = asyncio.run(reconstruct(slice(None)))
-    for size in (*range(1, 36), 47, 63, 64, 65, 70):
-        rows = slice(size // 2, size // 2 + size)
-        part = asyncio.run(reconstruct(rows))
-        for name in ARRAYS:
-            assert np.array_equal(getattr(part, name), getattr(whole, name)[rows]), (name, size)
-
-
 @pytest.mark.parametrize("threads", {1, min(2, os.cpu_count() or 1)})  # more than there are vary by themselves
-@pytest.mark.parametrize("threaded", [False, True])
 @pytest.mark.parametrize("architecture", ["mlp", "conv"])
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 def test_a_row_is_the_same_in_any_batch(
-    model: vae.VAE, x: FloatArray, threads: int, threaded: bool, architecture: Architecture, runtime: Runtime
+    model: vae.VAE, x: FloatArray, threads: int, architecture: Architecture, runtime: Runtime
 ) -> None:
+    """Bit for bit, in batches of any size, at any place. ATEN_CPU_CAPABILITY=avx2 has torch do without AVX-512."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
+    noise = standard_normal(0, 140, (3,))
     try:
         untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
         backend = choose_backend(untrained if architecture == "conv" else model, runtime)
-        engine = Engine(backend, micro_batch_limit=64, threaded=threaded)
-        rows_are_alone(engine, x)
-        engine.close()
+        with closing(Engine(backend, micro_batch_limit=64, threaded=threads > 1)) as engine:
+            whole = asyncio.run(engine.reconstruct(x[:140], noise))
+            for size in (*range(1, 14), 17, 24, 31, 32, 47, 63, 64, 65, 70):
+                rows = slice(size // 2, size // 2 + size)
+                part = asyncio.run(engine.reconstruct(x[rows], noise[rows]))
+                for name in ARRAYS:
+                    assert np.array_equal(getattr(part, name), getattr(whole, name)[rows]), (name, size)
     finally:
         torch.set_num_threads(before)
 
 
-def test_what_comes_together_is_computed_together(
+@pytest.mark.parametrize(
+    ("limit", "period", "multiple"), [(1, 1, 1), (3, 1, 3), (10, 1, 4), (64, 1, 4), (64, 12, 12), (64, 5, 64)]
+)
+def test_batches_are_padded_to_a_multiple_of_rows(
+    model: vae.VAE, monkeypatch: pytest.MonkeyPatch, limit: int, period: int, multiple: int
+) -> None:
+    """Here results are the same in batches whose sizes have the same remainder."""
+    sizes: list[int] = []
+
+    def encode(images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        sizes.append(len(images))
+        mean = images[:, 0, 0, :3] + np.float32(len(images) % period)
+        return mean, mean
+
+    backend = TorchBackend(model)
+    monkeypatch.setattr(backend, "encode", encode)
+    monkeypatch.setattr(backend, "reconstruct", lambda z, images: (images, z))
+    engine = Engine(backend, micro_batch_limit=limit, threaded=False)
+    sizes.clear()
+    for count in range(1, limit + 1):
+        asyncio.run(engine.encode(np.zeros((count, 1, 28, 28), np.float32)))
+    assert sizes == [-(-count // multiple) * multiple for count in range(1, limit + 1)]
+
+
+def test_where_results_depend_on_the_place_batches_are_not_padded(
+    model: vae.VAE, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    backend = TorchBackend(model)
+    encode = backend.encode
+
+    def by_place(images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        mean, log_variance = encode(images)
+        return mean + np.arange(len(mean), dtype=np.float32)[:, None], log_variance
+
+    monkeypatch.setattr(backend, "encode", by_place)
+    assert backend.find_row_multiple(64) == 1
+
+
+def test_concurrent_requests_are_computed_together(
     engine: Engine, x: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     sizes: list[list[int]] = []
     compute = engine._compute  # the one place where the model is called
 
-    def watched(
-        operation: engine_module.Operation, items: list[engine_module.Arrays]
-    ) -> list[engine_module.Arrays | Exception]:
+    def watched(operation: engine_module.Operation, items: list[Arrays]) -> list[Arrays | Exception]:
         sizes.append([len(item[0]) for item in items])
         return compute(operation, items)
 
@@ -108,7 +135,7 @@ def test_what_comes_together_is_computed_together(
         assert np.array_equal(log_variance, alone[1])
 
 
-def test_a_large_batch_goes_in_pieces(engine: Engine, x: FloatArray) -> None:
+def test_a_large_request_is_computed_in_chunks(engine: Engine, x: FloatArray) -> None:
     mean, _ = asyncio.run(engine.encode(x[:150]))
     pixels = asyncio.run(engine.decode(mean))
     assert (mean.shape, pixels.shape) == ((150, 3), (150, 1, 28, 28))
@@ -118,10 +145,10 @@ def test_a_large_batch_goes_in_pieces(engine: Engine, x: FloatArray) -> None:
         assert np.array_equal(asyncio.run(engine.decode(mean[start : start + 1]))[0], pixels[start])
 
 
-def test_of_large_batches_the_first_are_done_before_the_last_begin(engine: Engine) -> None:
+def test_the_first_large_requests_end_before_the_last_begin(engine: Engine) -> None:
     timings = [Timing() for _ in range(6)]
 
-    async def all_of_them() -> list[int]:
+    async def run_all() -> list[int]:
         done: list[int] = []
 
         async def one(number: int) -> None:
@@ -131,11 +158,11 @@ def test_of_large_batches_the_first_are_done_before_the_last_begin(engine: Engin
         await asyncio.gather(*map(one, range(6)))
         return done
 
-    assert asyncio.run(all_of_them()) == [0] * 6
+    assert asyncio.run(run_all()) == [0] * 6
     assert timings[5].queue > timings[3].queue > timings[1].queue
 
 
-def test_results_come_in_one_piece_whatever_their_types(engine: Engine) -> None:
+def test_chunks_of_any_dtype_are_put_together(engine: Engine) -> None:
     z = standard_normal(3, 150, (3,))
     whole = asyncio.run(engine.decode_raw(z, "float16"))
     assert whole.dtype == np.uint8
@@ -145,10 +172,10 @@ def test_results_come_in_one_piece_whatever_their_types(engine: Engine) -> None:
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_of_a_large_batch_nothing_is_computed_after_an_unsound_piece(
+def test_after_a_non_finite_chunk_no_other_is_computed(
     model: vae.VAE, threaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """And it is as unsound as a small one: what the pieces run in does not show."""
+    """The request fails as one of a single chunk does."""
     backend = choose_backend(model)
     engine = Engine(backend, micro_batch_limit=64, threaded=threaded)
     decode = backend.decode
@@ -163,7 +190,7 @@ def test_of_a_large_batch_nothing_is_computed_after_an_unsound_piece(
     z[0] = np.nan
     timing = Timing()
 
-    async def come() -> FloatArray:
+    async def run() -> FloatArray:
         with pytest.raises(NonFiniteOutput):
             await engine.decode(z, timing=timing)
         assert engine.waiting == 0
@@ -171,41 +198,41 @@ def test_of_a_large_batch_nothing_is_computed_after_an_unsound_piece(
         assert (computed, timing.batches) == ([64], 1)
         return await engine.decode(z[64:200])
 
-    assert np.isfinite(asyncio.run(come())).all()
+    assert np.isfinite(asyncio.run(run())).all()
     engine.close()
 
 
-@pytest.mark.parametrize("end", ["answered", "unsound", "cancelled"])
-def test_a_large_batch_leaves_nothing_to_the_collector(engine: Engine, end: str) -> None:
+@pytest.mark.parametrize("end", ["finished", "failed", "cancelled"])
+def test_a_large_request_leaves_no_reference_cycle(engine: Engine, end: str) -> None:
     z = np.zeros((64 * 1000 if end == "cancelled" else 640, 3), np.float32)
-    z[0] = np.nan if end == "unsound" else 0
+    z[0] = np.nan if end == "failed" else 0
     latents = weakref.ref(z)
 
-    async def come() -> bool:
+    async def run() -> bool:
         nonlocal z
-        asking = asyncio.create_task(engine.decode(z))
+        task = asyncio.create_task(engine.decode(z))
         del z
-        await asyncio.wait([asking], timeout=0.02 if end == "cancelled" else 10)
-        asking.cancel()
-        await asyncio.wait([asking])
-        how = "cancelled" if asking.cancelled() else "unsound" if asking.exception() else "answered"
-        del asking
+        await asyncio.wait([task], timeout=0.02 if end == "cancelled" else 10)
+        task.cancel()
+        await asyncio.wait([task])
+        outcome = "cancelled" if task.cancelled() else "failed" if task.exception() else "finished"
+        del task
         await asyncio.sleep(0.02)
         assert latents() is None
-        return how == end
+        return outcome == end
 
     gc.collect()
     gc.disable()
     try:
-        assert asyncio.run(come())
+        assert asyncio.run(run())
     finally:
         gc.enable()
 
 
-def test_of_a_large_batch_nothing_is_computed_for_a_caller_who_has_gone(engine: Engine) -> None:
+def test_a_cancelled_large_request_is_computed_no_further(engine: Engine) -> None:
     timing = Timing()
 
-    async def leave() -> None:
+    async def cancel() -> None:
         with pytest.raises(TimeoutError):
             async with asyncio.timeout(0.02):
                 await engine.decode(np.zeros((64 * 1000, 3), np.float32), timing=timing)
@@ -213,30 +240,30 @@ def test_of_a_large_batch_nothing_is_computed_for_a_caller_who_has_gone(engine: 
         await asyncio.sleep(0.05)
         assert timing.batches <= so_far + 1 < 1000
 
-    asyncio.run(leave())
+    asyncio.run(cancel())
 
 
-def test_a_large_batch_lets_others_in_between(engine: Engine) -> None:
-    """However many there are, each waits with a few of its pieces alone."""
+def test_a_large_request_lets_others_in_between(engine: Engine) -> None:
+    """Each queues a few of its chunks alone, however many it has."""
     z = np.zeros((64 * 20, 3), np.float32)
-    answered: list[int] = []
+    finished: list[int] = []
 
     async def decode(rows: int) -> None:
         await engine.decode(z[:rows])
-        answered.append(rows)
+        finished.append(rows)
 
-    async def come() -> None:
+    async def run() -> None:
         async with asyncio.TaskGroup() as group:
             for _ in range(5):
                 group.create_task(decode(64 * 20))
             await asyncio.sleep(0)
             group.create_task(decode(1))
 
-    asyncio.run(come())
-    assert answered == [1, *[64 * 20] * 5]
+    asyncio.run(run())
+    assert finished == [1, *[64 * 20] * 5]
 
 
-def test_a_request_in_several_batches_has_waited_once(engine: Engine) -> None:
+def test_a_request_of_several_batches_has_queued_once(engine: Engine) -> None:
     timing = Timing()
     before = time.perf_counter()
     asyncio.run(engine.decode(np.zeros((64 * 20, 3), np.float32), timing=timing))
@@ -245,7 +272,7 @@ def test_a_request_in_several_batches_has_waited_once(engine: Engine) -> None:
     assert 0 < timing.queue + timing.compute < took
 
 
-def test_reconstruction_without_noise_is_the_means_image(engine: Engine, x: FloatArray) -> None:
+def test_reconstruction_without_noise_decodes_the_mean(engine: Engine, x: FloatArray) -> None:
     result = asyncio.run(engine.reconstruct(x[:20]))
     mean, log_variance = asyncio.run(engine.encode(x[:20]))
     assert np.array_equal(result.z, mean)
@@ -254,7 +281,7 @@ def test_reconstruction_without_noise_is_the_means_image(engine: Engine, x: Floa
     assert np.array_equal(result.pixels, asyncio.run(engine.decode(mean)))
 
 
-def test_losses_of_draws_are_those_of_reconstructions(engine: Engine, x: FloatArray) -> None:
+def test_losses_of_samples_are_those_of_reconstructions(engine: Engine, x: FloatArray) -> None:
     """Of any number of images, in any batch, bit for bit."""
     noise = standard_normal(1, 9, (3,))
     mean, log_variance = asyncio.run(engine.encode(x))
@@ -267,7 +294,7 @@ def test_losses_of_draws_are_those_of_reconstructions(engine: Engine, x: FloatAr
 
 
 @pytest.mark.parametrize("count", [1, 64, 200])
-def test_many_draws_leave_room_for_others(engine: Engine, x: FloatArray, count: int) -> None:
+def test_many_samples_leave_room_for_others(engine: Engine, x: FloatArray, count: int) -> None:
     noise = standard_normal(1, 4000 // count, (3,))
 
     async def most_waiting() -> int:
@@ -283,7 +310,7 @@ def test_many_draws_leave_room_for_others(engine: Engine, x: FloatArray, count: 
     assert 0 < asyncio.run(most_waiting()) <= 2 * 64
 
 
-def test_what_is_drawn_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> None:
+def test_scanlines_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> None:
     noise = standard_normal(1, 70, (3,))
     result = asyncio.run(engine.reconstruct(x[:70], noise))
     rounded = np.pad(np.floor(result.pixels.astype(np.float64) * 255 + 0.5)[:, 0], ((0, 0), (0, 0), (1, 0)))
@@ -295,7 +322,7 @@ def test_what_is_drawn_are_the_rounded_pixels(engine: Engine, x: FloatArray) -> 
     )
 
 
-def test_samples_are_drawn_as_the_engine_draws_them(engine: Engine, x: FloatArray) -> None:
+def test_draw_posterior_computes_what_the_engine_does(engine: Engine, x: FloatArray) -> None:
     noise = standard_normal(1, 30, (3,))
     result = asyncio.run(engine.reconstruct(x[:30], noise))
     assert np.array_equal(draw_posterior(result.mean, result.log_variance, noise), result.z)
@@ -304,15 +331,15 @@ def test_samples_are_drawn_as_the_engine_draws_them(engine: Engine, x: FloatArra
 
 
 @pytest.mark.parametrize(
-    ("limit", "told", "threaded"), [(0.0, None, True), (60.0, None, False), (0.0, False, False), (60.0, True, True)]
+    ("limit", "asked", "threaded"), [(0.0, None, True), (60.0, None, False), (0.0, False, False), (60.0, True, True)]
 )
 def test_a_slow_model_leaves_the_event_loop_free(
-    model: vae.VAE, monkeypatch: pytest.MonkeyPatch, limit: float, told: bool | None, threaded: bool
+    model: vae.VAE, monkeypatch: pytest.MonkeyPatch, limit: float, asked: bool | None, threaded: bool
 ) -> None:
     monkeypatch.setattr(engine_module, "BLOCKING_LIMIT_S", limit)
     monkeypatch.setattr(engine_module, "BATCH_BLOCKING_LIMIT_S", limit)
     backend = choose_backend(model)
-    engine = Engine(backend, micro_batch_limit=64, threaded=told)
+    engine = Engine(backend, micro_batch_limit=64, threaded=asked)
     threads: list[threading.Thread] = []
     decode = backend.decode
 
@@ -326,7 +353,7 @@ def test_a_slow_model_leaves_the_event_loop_free(
     assert (threads[0] is not threading.current_thread()) == threaded
 
 
-def test_two_lanes_compute_side_by_side_what_one_computes(
+def test_concurrent_batches_compute_what_one_does(
     model: vae.VAE, x: FloatArray, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     backend, counters = TorchBackend(model), Counters()
@@ -348,10 +375,10 @@ def test_two_lanes_compute_side_by_side_what_one_computes(
 
 
 @pytest.mark.parametrize("threaded", [False, True])
-def test_all_is_counted_on_the_event_loop(
+def test_everything_is_counted_on_the_event_loop(
     model: vae.VAE, x: FloatArray, threaded: bool, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """It reads the histograms; changed in another thread, they would be read half changed."""
+    """Which reads the histograms: a change in another thread could be seen half made."""
     counters = Counters()
     engine = Engine(choose_backend(model), micro_batch_limit=64, threaded=threaded, counters=counters)
     threads: set[threading.Thread] = set()
@@ -363,12 +390,12 @@ def test_all_is_counted_on_the_event_loop(
 
     monkeypatch.setattr(Histogram, "add", watched)
 
-    async def some() -> Reconstruction:
+    async def run_some() -> Reconstruction:
         await asyncio.gather(*(engine.encode(x[i : i + 1]) for i in range(10)))
         await engine.reconstruct_scanlines(x[:5])
         return await engine.reconstruct(x[:70])
 
-    result = asyncio.run(some())
+    result = asyncio.run(run_some())
     engine.close()
     assert threads == {threading.current_thread()}
     kl, loss = (counters.histogram(f"vae_{name}_nats") for name in ("kl_divergence", "reconstruction_loss"))
@@ -389,30 +416,30 @@ def test_standard_normal_begins_the_same_for_any_count() -> None:
 
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 @pytest.mark.parametrize(
-    "operation", ["encode", "reconstruct", "reconstruct_scanlines", "decode", "decode_scanlines", "decode_raw"]
+    "method", ["encode", "reconstruct", "reconstruct_scanlines", "decode", "decode_scanlines", "decode_raw"]
 )
-def test_an_unsound_row_is_nobody_elses(
-    model: vae.VAE, x: FloatArray, operation: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
+def test_a_non_finite_row_fails_its_request_alone(
+    model: vae.VAE, x: FloatArray, method: str, runtime: Runtime, monkeypatch: pytest.MonkeyPatch
 ) -> None:
-    """Weights that only one of the batch's rows brings to overflow; of numbers as large no five digits are alike."""
+    """The weights make one row of the batch overflow; of numbers so large torch and ONNX Runtime differ."""
     monkeypatch.setattr(OnnxBackend, "_compare", lambda *_: None)
-    sees = operation in ("encode", "reconstruct", "reconstruct_scanlines")
-    more = ["float16"] if operation == "decode_raw" else []
+    takes_images = method in ("encode", "reconstruct", "reconstruct_scanlines")
+    more = ["float16"] if method == "decode_raw" else []
     broken = copy.deepcopy(model)
     weights = broken.state_dict()  # shared with the model
     weights["encoder.0.weight"][0] = 0
     weights["encoder.0.weight"][0, 0] = 1e38  # only a first pixel that is bright gets through
-    if not sees:
+    if not takes_images:
         weights["decoder.0.weight"][0] = torch.tensor([1e38, 0, 0])
         weights["decoder.2.weight"][:, 0] = 1e38
-    rows = x[:31].copy() if sees else np.zeros((31, 3), np.float32)
+    rows = x[:31].copy() if takes_images else np.zeros((31, 3), np.float32)
     rows[7].flat[0] = 1000
     engine = Engine(choose_backend(broken, runtime), micro_batch_limit=64)
 
-    async def all_alone() -> list[object]:
-        calls = (getattr(engine, operation)(rows[i : i + 1], *more) for i in range(31))
+    async def request_each() -> list[object]:
+        calls = (getattr(engine, method)(rows[i : i + 1], *more) for i in range(31))
         return list(await asyncio.gather(*calls, return_exceptions=True))
 
-    results = asyncio.run(all_alone())
+    results = asyncio.run(request_each())
     assert [i for i, result in enumerate(results) if isinstance(result, Exception)] == [7]
     assert isinstance(results[7], NonFiniteOutput)

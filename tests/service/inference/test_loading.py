@@ -1,4 +1,4 @@
-"""Who reads the checkpoint: another process, where this one can do without torch."""
+"""Loading the checkpoint in another process, so that torch is not imported in this one."""
 
 from __future__ import annotations
 
@@ -18,29 +18,52 @@ from vae import load
 
 pytestmark = pytest.mark.slow
 
-LOAD = """
-import os, sys
+LOADS = """
+import os, sys, time
 from service.inference import loading
 from service.settings import read_settings
-{patch}
-try:
-    known, network = loading.load_checkpoint(read_settings(sys.argv[1:]))
-    print(type(network).__name__, "torch" in sys.modules, known.metadata.name, len(known.latents))
-except loading.StartError as error:
-    print(error)
+
+def load(name, *flags):
+    try:
+        info, backend = loading.load_checkpoint(read_settings(list(flags)))
+        result = f"{type(backend).__name__} {'torch' in sys.modules} {info.provenance.name} {len(info.latents)}"
+    except loading.StartError as error:
+        result = error
+    print(f"{name}: {result}")
+
+load("default")
+load("damaged", "--checkpoint", sys.argv[1])
+loading._translate = lambda *_: time.sleep(60)
+loading.begin_to_load(read_settings([]))  # nothing waits for it
+loading._translate = lambda *_: os._exit(9)
+load("ended")
+loading._translate = lambda _, sender: sender.send(loading.UnsupportedModel("it is too new"))
+load("unsupported by onnx", "--runtime", "onnx")
+load("unsupported")
+load("torch", "--runtime", "torch")
 """
-UNTRANSLATABLE = "loading._translate = lambda _, sender: sender.send(loading.UnsupportedModel('it is too new'))"
+"""Loads in one process, those that import torch last, prints a line for each, and ends though one is not done."""
 
 
-def in_a_fresh_process(*flags: str, patch: str = "") -> str:
-    command = [sys.executable, "-c", LOAD.format(patch=patch), *flags]
-    return subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True).stdout.strip()
+@pytest.fixture(scope="module")
+def damaged(tmp_path_factory: pytest.TempPathFactory) -> Path:
+    path = tmp_path_factory.mktemp("damaged") / "m.safetensors"
+    path.write_bytes(BUNDLED.read_bytes()[:1000])
+    return path
+
+
+@pytest.fixture(scope="module")
+def loads(damaged: Path) -> dict[str, str]:
+    """What each of LOADS printed, by its name."""
+    command = [sys.executable, "-c", LOADS, str(damaged)]
+    output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=50).stdout
+    return dict(line.split(": ", 1) for line in output.splitlines())
 
 
 @pytest.mark.parametrize(
     ("flags", "has_torch"), [((), False), (("--workers", "2"), False), (("--runtime", "torch"), True)]
 )
-def test_torch_stays_out_of_what_serves_by_onnx_runtime(flags: tuple[str, ...], has_torch: bool) -> None:
+def test_processes_that_serve_with_onnx_runtime_do_not_import_torch(flags: tuple[str, ...], has_torch: bool) -> None:
     with live_server(*flags) as server:
         assert server.get(SAMPLE).status_code == 200
         assert server.get("/latents").status_code == 200
@@ -51,37 +74,30 @@ def test_torch_stays_out_of_what_serves_by_onnx_runtime(flags: tuple[str, ...], 
     assert ["libtorch_cpu" in each for each in maps] == [has_torch] * len(maps)
 
 
-def test_another_process_reads_what_this_one_serves() -> None:
-    assert in_a_fresh_process() == "OnnxBackend False mnist 2"
-    assert in_a_fresh_process("--runtime", "torch") == "TorchBackend True mnist 2"
+def test_another_process_reads_the_checkpoint(loads: dict[str, str]) -> None:
+    assert loads["default"] == "OnnxBackend False mnist 2"
+    assert loads["torch"] == "TorchBackend True mnist 2"
 
 
-def test_what_cannot_be_translated_is_torchs() -> None:
-    assert in_a_fresh_process(patch=UNTRANSLATABLE) == "TorchBackend True mnist 2"
-    complaint = in_a_fresh_process("--runtime", "onnx", patch=UNTRANSLATABLE)
-    assert complaint == "ONNX Runtime cannot compute this model: it is too new. Leave VAE_RUNTIME unset."
+def test_torch_computes_a_model_that_cannot_be_translated(loads: dict[str, str]) -> None:
+    assert loads["unsupported"] == "TorchBackend True mnist 2"
+    expected = "ONNX Runtime cannot compute this model: it is too new. Leave VAE_RUNTIME unset."
+    assert loads["unsupported by onnx"] == expected
 
 
-def test_a_reader_that_dies_is_told(tmp_path: Path) -> None:
-    told = in_a_fresh_process(patch="loading._translate = lambda *_: os._exit(9)")
-    assert told == f"The checkpoint {BUNDLED} cannot be read: the process that reads it has ended with status 9."
+def test_the_end_of_the_other_process_is_reported(loads: dict[str, str]) -> None:
+    expected = f"The checkpoint {BUNDLED} cannot be read: the process that reads it ended with status 9."
+    assert loads["ended"] == expected
 
 
-def test_a_damaged_checkpoint_is_told_alike_by_both(tmp_path: Path) -> None:
-    path = tmp_path / "m.safetensors"
-    path.write_bytes(BUNDLED.read_bytes()[:1000])
+def test_a_damaged_checkpoint_is_reported_alike_by_both(loads: dict[str, str], damaged: Path) -> None:
     with pytest.raises(StartError) as error:
-        load_checkpoint(read_settings(["--checkpoint", str(path)]))
-    assert in_a_fresh_process("--checkpoint", str(path)) == str(error.value)
+        load_checkpoint(read_settings(["--checkpoint", str(damaged)]))
+    assert loads["damaged"] == str(error.value)
 
 
-def test_a_reader_that_nobody_waits_for_ends() -> None:
-    patch = "loading.begin_to_load(read_settings([])); sys.exit()"
-    assert in_a_fresh_process(patch=patch) == ""
-
-
-def test_where_torch_is_here_it_is_read_here() -> None:
-    known, backend = load_checkpoint(read_settings([]))
+def test_where_torch_is_imported_the_checkpoint_is_read_in_the_same_process() -> None:
+    info, backend = load_checkpoint(read_settings([]))
     assert isinstance(backend, OnnxBackend)
-    assert known.parameters == sum(parameter.numel() for parameter in load(BUNDLED).model.parameters())
+    assert info.parameters == sum(parameter.numel() for parameter in load(BUNDLED).model.parameters())
     assert isinstance(load_checkpoint(read_settings(["--runtime", "torch"])).backend, TorchBackend)
