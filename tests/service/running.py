@@ -103,7 +103,7 @@ class Stalled(Engine):
         self.released = Event()
         self._engine = engine
 
-    async def draw(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
+    async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         await asyncio.to_thread(self.released.wait)
         return await self._engine.decode_scanlines(z, timing=timing)
 
@@ -114,5 +114,5 @@ class Broken(Engine):
     def __init__(self, engine: Engine) -> None:
         self.config = engine.config
 
-    async def draw(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
+    async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         raise RuntimeError("the secret of /inside/engine.py")
