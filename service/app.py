@@ -23,7 +23,7 @@ from starlette.routing import Route, Router
 from service import errors
 from service.api import diffusers, open_inference, routes
 from service.api.admission import Admission
-from service.api.application import Application
+from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
 from service.api.offloading import Offloader
 from service.api.openapi import DESCRIPTION, describe, openapi, render_once
@@ -37,7 +37,7 @@ from service.inference.loading import Load, LoadedModel, StartError, load_checkp
 from service.keys import Keyring
 from service.malloc import map_large_pieces
 from service.memory_budget import MemoryBudget
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.telemetry.access_log import AccessLog
 from service.telemetry.prometheus import Metrics
 from service.telemetry.shared_memory import SharedSnapshots
@@ -64,16 +64,26 @@ INFERENCE: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     **{f"/v2/models/{{name}}{version}/ready": ("GET", open_inference.model_ready) for version in VERSIONS},
     **{f"/v2/models/{{name}}{version}/infer": ("POST", open_inference.infer) for version in VERSIONS},
 }
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
 FIELDS_TAKEN = ("authorization", "content-encoding", "content-type", "x-api-key", open_inference.JSON_LENGTH)
 FIELDS_GIVEN = ("x-seed", "x-request-id", "server-timing", "retry-after", "shape", "dtype", open_inference.JSON_LENGTH)
 """Header fields that other sites' pages may send, and may read."""
 
 
-def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | None = None) -> Application:
-    """The service as an ASGI application; its checkpoint is there, by `load`, once its lifespan has begun.
+def create_app(
+    settings: Settings | None = None, load: Load | None = None, metrics: Metrics | None = None
+) -> Application:
+    """Create the service as an ASGI application for any server; its lifespan loads the checkpoint.
 
-    `metrics` are given where several workers count together.
+    Without `settings` they are read from the environment, so that this is a factory for servers other than vae-serve:
+    `uvicorn --factory service.app:create_app`. Address, workers and time limits of connections are then the server's.
+
+    `load` replaces `load_checkpoint`. `metrics` is given where several workers count together.
+
+    Raises SettingsError for a wrong environment variable.
     """
+    address = f" at {settings.address}" if settings else ""  # another server listens where its own options say
+    settings = settings or read_settings([])
     counts = metrics or Metrics(SharedSnapshots(1), 0)
     tracer = _tracer() if settings.tracing else None
     keyring = Keyring(settings.keys)
@@ -83,7 +93,6 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         deadline=settings.request_deadline,
     )
     memory = MemoryBudget(settings.memory_limit)
-    offloader = Offloader()
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
     map_large_pieces()
     Image.MAX_IMAGE_PIXELS = None  # images.py refuses by its own limit, from the header
@@ -100,6 +109,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
             counters=counts.counters,
             on_batch=tracer.batch if tracer else None,
         )
+        offloader = app.state.offloader = Offloader()
         app.state.loaded = ModelContext(
             provenance.name,
             engine,
@@ -121,12 +131,12 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         }
         counts.keep_posting()
         model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
-        logger.info("Serving %s at %s: %s.", settings.checkpoint, settings.address, model)
+        logger.info("Serving %s%s: %s.", settings.checkpoint, address, model)
         logger.info("The model's figures: %s", orjson.dumps(provenance.figures).decode())
         logger.info("Settings: %s", settings.model_dump_json())
-        if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
-            logger.warning("No VAE_API_KEYS are set: whoever reaches %s may call.", settings.address)
-        admission.status = "ok"
+        if not (keyring or (address and settings.host in LOOPBACK)):
+            logger.warning("No VAE_API_KEYS are set: anyone who can reach the service%s may call it.", address)
+        admission.start()
         yield {
             "admission": admission,
             "memory": memory,
@@ -152,7 +162,7 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look for them at each request
     )
-    app.state.memory, app.state.offloader = memory, offloader
+    app.state.memory = memory
     for route in app.routes:  # as yet those of the documentation
         if isinstance(route, Route):
             render_once(route)
@@ -224,7 +234,7 @@ def _tracer() -> Tracer:
 
 
 async def _answer_error(request: Request, error: Exception) -> Response:
-    write = open_inference.refuse if f"{request.url.path}/".startswith("/v2/") else refuse
+    write = open_inference.refuse if f"{path_below_root(request.scope)}/".startswith("/v2/") else refuse
     answer = write(_translate(request, error))
     if isinstance(error, errors.Unauthorized):
         answer.raw_headers.append(NO_STORE)

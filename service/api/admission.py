@@ -29,7 +29,13 @@ class Admission:
         self._taken_by: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop
-        """That of the requests in flight."""
+        """On which requests are answered."""
+
+    def start(self) -> None:
+        """Let requests in, on the running event loop: that of an earlier lifespan may be closed."""
+        self.loop = asyncio.get_running_loop()
+        self._timer = None
+        self.status = "ok"
 
     @property
     def in_flight(self) -> int:
@@ -56,8 +62,6 @@ class Admission:
             self._check(slot.key)
         else:
             self.take(slot)
-        if not self._due:
-            self.loop = asyncio.get_running_loop()  # a system call, in Python 3.11
         self._due[slot] = time.monotonic() + self._deadline
         if self._timer is None:
             self._timer = self.loop.call_later(self._deadline, self._end_overdue)

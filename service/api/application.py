@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from functools import partial
+from urllib.parse import quote
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
@@ -25,6 +26,12 @@ METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
 HUNG_UP = 499
 """The status of an exchange that the caller has broken off; nginx has the same."""
 REQUEST_ID = re.compile(rb"[\w.:+/=@-]{1,128}", re.ASCII)
+
+
+def path_below_root(scope: Scope) -> str:
+    """The path without the server's root path, with which ASGI's `path` begins."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class Application:
@@ -65,14 +72,18 @@ class Application:
         """Answer as an ASGI application."""
         if scope["type"] != "http":
             await self.api(scope, receive, send)
-        elif self._tracer:
-            await self._tracer.request(self._answer, self._route(scope["path"]), scope, receive, send)
+            return
+        if not scope.get("raw_path"):  # optional, by ASGI
+            scope["raw_path"] = quote(scope["path"]).encode()
+        if self._tracer:
+            await self._tracer.request(self._answer, self._route(scope), scope, receive, send)
         else:
             await self._answer(scope, receive, send)
 
     async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
+        path = path_below_root(scope)
+        operation = self._operations.get((scope["method"], path)) or self._match(scope, path)
         if operation is None:
             await self._dispatch_fastapi(scope, receive, send, started)
             return
@@ -112,7 +123,7 @@ class Application:
         try:
             await (self._cors or self.api)(scope, receive, see)
         finally:
-            route, traceparent = self._route(scope["path"]), fields.get(b"traceparent", b"")
+            route, traceparent = self._route(scope), fields.get(b"traceparent", b"")
             self._record(scope, route, status, media_type.partition(";")[0], 0, size, started, traceparent)
 
     def refuse(self, error: ServiceError, scope: Scope) -> bytes:
@@ -132,16 +143,17 @@ class Application:
             return given
         return b"%b-%x" % (self._run, next(self._numbers))
 
-    def _match(self, scope: Scope) -> Operation | None:
+    def _match(self, scope: Scope, path: str) -> Operation | None:
         """The operation whose path has parameters, these."""
         for method, pattern, operation in self._patterns:
-            if method == scope["method"] and (match := pattern.match(scope["path"])):
+            if method == scope["method"] and (match := pattern.match(path)):
                 scope["path_params"] = match.groupdict()
                 return operation
         return None
 
-    def _route(self, path: str) -> str:
+    def _route(self, scope: Scope) -> str:
         """What it is counted as: there are more paths than can be counted apart."""
+        path = path_below_root(scope)
         if path in self._paths:
             return path
         patterns = (operation.path for _, pattern, operation in self._patterns if pattern.match(path))
@@ -167,7 +179,7 @@ class Application:
         self._counters.requests[route, method if method in METHODS else "other", status, media_type] += 1
         self._counters.histogram("vae_request_duration_seconds", route).add(seconds)
         if self._access_log:
-            client = scope["client"]
+            client = scope.get("client")
             self._access_log.add(
                 Exchange(
                     time.time(),
