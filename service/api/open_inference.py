@@ -312,6 +312,14 @@ _EXAMPLES: dict[str, dict[str, Any]] = {
     "ready": _NAMED,
     "infer": _GIVEN,
 }
+_SUMMARIES = {
+    "/v2": "Name, version and extensions of the server",
+    "/v2/health/live": "200 as long as the process can respond",
+    "/v2/health/ready": "200 while the service takes requests, 503 while it starts or drains",
+    "ready": "200 where the model is served under this name",
+    "infer": "Tensor image → its mean, log_variance and reconstruction; tensor z → image",
+    "model": "Names, datatypes and shapes of the model's inputs and outputs",
+}
 _STATUSES = {
     400: "The body is not JSON, or its length was told wrongly.",
     401: "This service asks for an API key, and none or a wrong one was sent.",
@@ -325,16 +333,18 @@ _STATUSES = {
 
 
 def describe(path: str) -> dict[str, Any]:
-    """What `add_api_route` is told of the route at `path`, beside its handler."""
+    """Keyword arguments of `add_api_route` that document the route at `path`."""
     kind = path.rpartition("/")[2]
     example = _EXAMPLES.get(path) or _EXAMPLES.get(kind, _CARD)
+    summary = _SUMMARIES.get(path) or _SUMMARIES.get(kind, _SUMMARIES["model"])
+    route = {"tags": ["open inference protocol"], "summary": summary}
     done: dict[str, Any] = {JSON: {"schema": {"type": "object"}, "example": example}}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "Done.", "content": done}}
     if "/health/" in path:
         if kind == "ready":
             not_ready = {JSON: {"schema": {"type": "object"}, "example": {"ready": False}}}
             responses[503] = {"description": "Starting or draining.", "content": not_ready}
-        return {"tags": ["open inference protocol"], "responses": responses}
+        return {**route, "responses": responses}
     extra: dict[str, Any] = {"security": [{}, {"bearer": []}, {"key": []}]}
     possible = set(_STATUSES) - ({400, 413} if kind != "infer" else set()) - ({404} if path == "/v2" else set())
     for status in sorted(possible):
@@ -348,4 +358,4 @@ def describe(path: str) -> dict[str, Any]:
             "JSON, or JSON and then the values of a tensor, the JSON's length in the header field " + JSON_LENGTH
         )
         extra["requestBody"] = {"required": True, "description": description, "content": request}
-    return {"tags": ["open inference protocol"], "responses": responses, "openapi_extra": extra}
+    return {**route, "responses": responses, "openapi_extra": extra}

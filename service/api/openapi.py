@@ -26,13 +26,48 @@ from service.formats.registry import ARRAY_FORMATS
 PNG, JPEG, TENSOR = "image/png", "image/jpeg", "tensor/binary"
 
 DESCRIPTION = """\
-A variational autoencoder behind HTTP: `/encode` an image to its latent, `/decode` a latent to an image, `/reconstruct`,
-`/sample`, `/interpolate` and `/traverse`. Shape in, shape out: one image gives one vector, a batch of N gives N.
-Answers come as PNG, JSON or NDJSON (a line an item), or as arrays: one as npy, or all that JSON has, by the same names,
-as safetensors or an Arrow IPC stream (a row an item), as the `Accept` header asks. Losses are in nats.
+Encode images to the latent space of a variational autoencoder, and decode latents to images.
 
-Errors are `application/problem+json` (RFC 9457): `detail` says how to mend the request, `errors` points at each field.
+- **Items and batches.** One image gives one latent, a batch of N gives N; the same holds for the other direction.
+- **Formats.** The `Accept` header chooses the format of a response: a PNG; JSON, or NDJSON with one item per line; or
+  arrays: one as npy, or all that JSON has, under the same names, as safetensors or an Arrow IPC stream (one item per
+  row).
+- **Units.** Losses are in nats per image.
+- **Errors** are `application/problem+json` (RFC 9457): `detail` says how to correct the request, `errors` points to
+  each wrong field.
+- **API keys**, where the service has any: `Authorization: Bearer KEY` or `x-api-key: KEY`.
 """
+TAGS = [
+    {"name": "latent space", "description": "Encode, decode and generate images."},
+    {"name": "model", "description": "The model that is served, and the latents of its test set."},
+    {
+        "name": "diffusers",
+        "description": "For Hugging Face diffusers: what `remote_encode` and `remote_decode` of "
+        "`diffusers.utils.remote_utils` send.",
+    },
+    {
+        "name": "open inference protocol",
+        "description": "For clients of KServe, Triton or Seldon: the Open Inference Protocol, version 2, with binary "
+        "tensors.",
+    },
+    {"name": "probes", "description": "For orchestrators and Prometheus."},
+]
+SUMMARIES = {
+    "/encode": ("latent space", "Image → mean and log-variance of its latent"),
+    "/decode": ("latent space", "Latent → image"),
+    "/reconstruct": ("latent space", "Image → its reconstruction, losses and ELBO"),
+    "/sample": ("latent space", "Seed → images of latents drawn from the prior"),
+    "/interpolate": ("latent space", "Two latents → images on the path from one to the other"),
+    "/traverse": ("latent space", "Latent → images along one of its dimensions, or over a grid of two"),
+    "/latents": ("model", "Latents and labels of the test set"),
+    "/model": ("model", "Shapes, training and metrics of the model"),
+    "/remote/decode": ("diffusers", "Latent tensor → image, for remote_decode of diffusers"),
+    "/remote/encode": ("diffusers", "Image → latent tensor, for remote_encode of diffusers"),
+    "/livez": ("probes", "200 as long as the process can respond"),
+    "/readyz": ("probes", "200 while the service takes requests, 503 while it starts or drains"),
+    "/metrics": ("probes", "Counters and histograms of all workers, for Prometheus"),
+}
+"""Tag and summary of each route: what goes in → what comes out."""
 
 Z = [0.1, -0.2, 0.3]
 PIXELS = [[[0.0, 0.02], [0.97, 0.4]]]
@@ -179,11 +214,13 @@ WITH_BODY = (errors.UnreadableBody, errors.TooLarge, errors.UnsupportedMediaType
 
 
 def describe(path: str) -> dict[str, Any]:
-    """What `add_api_route` is told of the route at `path`, beside its handler."""
+    """Keyword arguments of `add_api_route` that document the route at `path`."""
+    tag, summary = SUMMARIES[path]
+    route: dict[str, Any] = {"tags": [tag], "summary": summary}
     if path == "/metrics":
         done = {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
         unauthorized = _problem(ERRORS[errors.Unauthorized], errors.Unauthorized)
-        return {"tags": ["probes"], "responses": {200: done, 401: unauthorized}}
+        return {**route, "responses": {200: done, 401: unauthorized}}
     media_types, model, example = ANSWERS[path]
     content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in media_types}
     if model:
@@ -198,7 +235,7 @@ def describe(path: str) -> dict[str, Any]:
         if path == "/readyz":
             not_ready = {**_json_body(schemas.Status), "example": {"status": "draining"}}
             responses[503] = {"description": "Starting or draining.", "content": {JSON: not_ready}}
-        return {"tags": ["probes"], "responses": responses}
+        return {**route, "responses": responses}
     if path in BODIES:
         extra["requestBody"] = BODIES[path]
     possible = [*ALWAYS, errors.NotAcceptable, *(WITH_BODY if path in BODIES else ())]
@@ -209,12 +246,7 @@ def describe(path: str) -> dict[str, Any]:
     for error in possible:
         responses[int(error.status)] = _problem(ERRORS[error], error)
     extra["security"] = [{}, *({name: []} for name in SECURITY)]
-    tag = "model" if path in ("/latents", "/model") else "latent space"
-    return {
-        "tags": [tag],
-        "responses": dict(sorted(responses.items(), key=lambda r: int(r[0]))),
-        "openapi_extra": extra,
-    }
+    return {**route, "responses": dict(sorted(responses.items(), key=lambda r: int(r[0]))), "openapi_extra": extra}
 
 
 def _line(example: dict[str, Any]) -> str:
@@ -260,7 +292,9 @@ def openapi(app: FastAPI) -> dict[str, Any]:
     """The document, made once."""
     if app.openapi_schema is None:
         routes = [_without_head(route) for route in app.routes]
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=routes, tags=TAGS
+        )
         components = document.setdefault("components", {})
         components["securitySchemes"] = SECURITY
         known = components["schemas"] = {}

@@ -138,6 +138,18 @@ def test_every_error_is_described(operations: dict[str, dict[str, Any]], path: s
             assert ProblemDocument.model_validate(content[1]["example"]).status == int(status)
 
 
+def test_every_operation_says_what_it_gives_and_every_tag_for_whom_it_is(document: dict[str, Any]) -> None:
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    summaries = {operation["operationId"]: operation["summary"] for operation in operations}
+    for operation_id, summary in summaries.items():
+        assert len(summary.split()) > 2, operation_id
+        assert operation_id.endswith("_get") or "→" in summary
+    described = {tag["name"]: tag["description"] for tag in document["tags"]}
+    assert {tag for operation in operations for tag in operation["tags"]} == described.keys()
+    assert "Hugging Face diffusers" in described["diffusers"]
+    assert "KServe, Triton or Seldon" in described["open inference protocol"]
+
+
 def test_seeds_are_told(operations: dict[str, dict[str, Any]]) -> None:
     told = {
         path for path, operation in operations.items() if "x-seed" in operation["responses"]["200"].get("headers", {})
