@@ -17,7 +17,7 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from service.errors import MEDIA_TYPE, HeadTooLarge, ServiceError, SlowCaller, UnreadableBody, problem_document
+from service.errors import MEDIA_TYPE, HeadTooLarge, RequestTimeout, ServiceError, UnreadableBody, problem_document
 from service.http.cycle import STATUS_LINES, Cycle
 from service.http.inbox import Inbox
 from service.http.outbox import Outbox
@@ -371,7 +371,9 @@ class Connection(asyncio.Protocol):
                 self._outbox.close(self.transport)
             else:
                 part = "head" if self._in_head else "body"
-                self._refuse(SlowCaller(f"Nothing more of the request's {part} came in {self._patience.caller:g} s."))
+                self._refuse(
+                    RequestTimeout(f"Nothing more of the request's {part} came in {self._patience.caller:g} s.")
+                )
 
     def _untaken(self) -> int:
         """Bytes that the client has not acknowledged."""

@@ -198,7 +198,7 @@ def test_one_request_at_a_time_and_never_an_older_image_over_a_newer(visitor: Vi
         visit.wait_for_image([0, 0, 0])
         newest = visit.decoded([2, 0, 0])
         service.swap_engine(Held)
-        engine = service.app.state.loaded.engine
+        engine = service.app.state.model_context.engine
         assert isinstance(engine, Held)
         try:
             for step in range(1, 9):

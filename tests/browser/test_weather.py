@@ -243,7 +243,7 @@ def test_what_is_refused_is_said(visitor: Visitor) -> None:
     with running(batch_limit=10) as service:
         visit = visitor(service, faults=True)
         visit.show("Sample")
-        expect(visit.page.locator("#message")).to_contain_text("24 items are asked for in one request")
+        expect(visit.page.locator("#message")).to_contain_text("The request asks for 24 items")
 
 
 def test_nothing_that_comes_is_taken_for_html(visitor: Visitor, served: Running) -> None:

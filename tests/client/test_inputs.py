@@ -168,7 +168,7 @@ def test_a_list_of_latents(caller: Caller) -> None:
 
 
 def test_half_the_bytes_of_float64_go_over_the_wire(caller: Caller, served: Running) -> None:
-    limit = served.app.state.loaded.limits.body
+    limit = served.app.state.model_context.limits.body
     count = limit // (28 * 28 * 8) + 100
     assert count < 10_000
     assert caller.ask("encode", np.zeros((count, 28, 28))).mean.shape == (count, 3)

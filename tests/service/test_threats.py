@@ -590,7 +590,7 @@ class Held:
     """Keeps an engine from computing until it is let go, and counts the items that it computes."""
 
     def __init__(self, service: Running) -> None:
-        engine = service.app.state.loaded.engine
+        engine = service.app.state.model_context.engine
         compute: Callable[..., Any] = engine._compute
         self.batches: list[int] = []
         self.released = Event()
@@ -640,7 +640,7 @@ def test_a_bad_item_spoils_no_other() -> None:
 
 def test_a_row_that_the_model_makes_nan_of_spoils_no_other() -> None:
     with running(compute="thread", runtime="torch") as service, ThreadPoolExecutor(40) as pool:
-        weights = service.app.state.loaded.engine._backend.model.state_dict()  # shared with the model
+        weights = service.app.state.model_context.engine._backend.model.state_dict()  # shared with the model
         weights["decoder.0.weight"][0] = torch.tensor([1e38, 0, 0])  # only a large first number gets through
         weights["decoder.0.bias"][0] = 0
         weights["decoder.2.weight"][:, 0] = 1e38

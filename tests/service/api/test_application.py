@@ -6,7 +6,7 @@ import time
 import httpx
 import pytest
 
-from service.telemetry.access_log import AccessLog, Exchange
+from service.telemetry.access_log import AccessLog, AccessRecord
 from tests.live import live_server
 from tests.service.pictures import Bytes, png
 from tests.service.running import running, wait_until
@@ -94,13 +94,13 @@ def test_what_a_connection_refuses_is_counted_and_logged_with_its_id() -> None:
 
 def test_cors_changes_nothing_in_what_is_counted_and_logged(monkeypatch: pytest.MonkeyPatch, images: Bytes) -> None:
     """With origins that may call, each exchange has the same route, bytes in and bytes out as without."""
-    exchanges: list[Exchange] = []
-    monkeypatch.setattr(AccessLog, "add", lambda self, exchange: exchanges.append(exchange))
+    records: list[AccessRecord] = []
+    monkeypatch.setattr(AccessLog, "add", lambda self, exchange: records.append(exchange))
     tensor = {"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -0.2, 0.3]}
     preflight = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
 
     def ask(*cors_origins: str) -> tuple[list[tuple[str, bytes, str, int, int, int]], dict[object, float]]:
-        exchanges.clear()
+        records.clear()
         with running(log_level="info", cors_origins=cors_origins) as service:
             client = service.client
             client.headers["origin"] = "https://a.example"
@@ -120,8 +120,8 @@ def test_cors_changes_nothing_in_what_is_counted_and_logged(monkeypatch: pytest.
             for path in ("/decode", "/v2/models/mnist/infer"):
                 assert client.options(path, headers=preflight).status_code == (200 if cors_origins else 405)
             samples = scrape(client)
-        lines = [(each.method, each.path, each.route, each.status, each.received, each.size) for each in exchanges]
-        assert len({each.request_id for each in exchanges}) == len(exchanges)
+        lines = [(each.method, each.path, each.route, each.status, each.bytes_in, each.bytes_out) for each in records]
+        assert len({each.request_id for each in records}) == len(records)
         return lines, {sample: count for sample, count in samples.items() if sample[0] == "vae_requests_total"}
 
     lines, samples = ask()

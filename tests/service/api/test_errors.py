@@ -188,7 +188,7 @@ IMAGE_PART = 'content-disposition: form-data; name="image"; filename="x"'
         (FORM, b"", "boundary"),
         (f"{FORM}; boundary=b", b"no form", "does not begin with its boundary"),
         (f"{FORM}; boundary=b", b"", "does not begin with its boundary"),
-        (f"{FORM}; boundary=b", form(("content-type: image/png" + "x" * 5000, b"x")), "longer one than 4096 bytes"),
+        (f"{FORM}; boundary=b", form(("content-type: image/png" + "x" * 5000, b"x")), "longer than 4096 bytes"),
         (f"{FORM}; boundary=b", b"--bc\r\n" + form((IMAGE_PART, b"x")), "last boundary is missing"),
         (f"{FORM}; boundary=b", form((IMAGE_PART, b"x"), end=b""), "last boundary is missing"),
         (f"{FORM}; boundary=b", form((IMAGE_PART, b"x"), end=b"--b"), "last boundary is missing"),
@@ -234,7 +234,7 @@ def locked() -> Iterator[Running]:
 def test_every_operation_asks_for_the_key(locked: Running, method: str, path: str) -> None:
     answer = locked.client.request(method, path)
     assert answer.status_code == 401
-    assert "asks for an API key" in answer.text
+    assert "requires an API key" in answer.text
     assert answer.headers["www-authenticate"] == 'Bearer realm="vae-service"'
 
 
@@ -298,7 +298,7 @@ def test_no_key_is_asked_for_where_there_is_nothing(locked: Running) -> None:
 
 @pytest.mark.parametrize("path", ["/nothing", "/encode/more", "/web/nothing.js", "/web/../app.py", "/%ff%00"])
 def test_unknown_routes(client: httpx.Client, path: str) -> None:
-    assert "/docs lists what there is" in problem(client.get(path), 404)["detail"]
+    assert "/docs lists all routes" in problem(client.get(path), 404)["detail"]
 
 
 @pytest.mark.parametrize("target", ["/nothing", "/encode/", "/docs/", "/web", "a file", "/static-offline-docs"])
@@ -316,7 +316,7 @@ def test_what_is_said_of_a_host_is_not_repeated(served: Running, target: str) ->
 def test_wrong_methods(client: httpx.Client, method: str, path: str) -> None:
     wrong, allow = ("GET", "POST") if method == "POST" else ("POST", "GET, HEAD")
     answer = client.request(wrong, path)
-    assert problem(answer, 405)["detail"] == f"{path} does not take {wrong}, but {allow}."
+    assert problem(answer, 405)["detail"] == f"{path} does not take {wrong}; it takes {allow}."
     assert answer.headers["allow"] == allow
 
 
@@ -330,7 +330,7 @@ def test_nothing_else_is_posted_to(client: httpx.Client, path: str) -> None:
 def test_no_latents_came_with_the_checkpoint(tmp_path: Path) -> None:
     (tmp_path / "alone.safetensors").write_bytes(BUNDLED.read_bytes())
     with running(checkpoint=tmp_path / "alone.safetensors") as service:
-        assert "No latents came" in problem(service.client.get("/latents"), 404)["detail"]
+        assert "has no latents" in problem(service.client.get("/latents"), 404)["detail"]
 
 
 # 406 and 415: media types.
@@ -373,7 +373,7 @@ def test_body_over_the_limit_is_refused_from_its_header(tight: Running) -> None:
     head = f"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\ncontent-length: 10000000000\r\n"
     answer = tight.exchange(f"{head}connection: close\r\n\r\n".encode())
     assert answer.startswith(b"HTTP/1.1 413 ")
-    assert f"larger than the {BODY_LIMIT} bytes" in json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]
+    assert f"limit of {BODY_LIMIT} bytes" in json.loads(answer.partition(b"\r\n\r\n")[2])["detail"]
 
 
 @pytest.mark.parametrize(("path", "content_type"), [("/encode", PNG), ("/encode", NPY), ("/encode", FORM)])
@@ -423,7 +423,7 @@ def test_the_pictures_of_a_form_are_as_large_together_as_one_may_be(tight: Runni
     assert tight.client.post("/encode", files=[("image", half)] * 2).status_code == 200
     more = png(np.zeros((51, 100), np.uint8))
     detail = problem(tight.client.post("/encode", files=[("image", half), ("image", more)]), 413)["detail"]
-    assert detail == f"The form's pictures have {101 * 100} pixels; at most {PIXEL_LIMIT} are taken."
+    assert detail == f"The form's pictures have {101 * 100} pixels; at most {PIXEL_LIMIT} are allowed."
 
 
 def test_every_header_of_a_form_is_read_before_any_pixel(tight: Running, images: Bytes) -> None:
@@ -504,7 +504,7 @@ def test_png_over_the_limit(tight: Running) -> None:
     for call in calls:
         assert call("scale=1").status_code == 200
         detail = problem(call("scale=2"), 413)["detail"]
-        assert detail == f"The PNG would have {4 * 56 * 56} pixels; at most {PIXEL_LIMIT} are given."
+        assert detail == f"The PNG would have {4 * 56 * 56} pixels; at most {PIXEL_LIMIT} are allowed."
     assert tight.client.get("/sample?n=4&scale=2", headers={"accept": JSON}).status_code == 200
 
 
@@ -521,15 +521,15 @@ def test_png_over_the_limit_for_its_empty_places() -> None:
 @pytest.mark.parametrize(
     ("body", "pointers", "said"),
     [
-        ("[1, 2]", [""], "A latent of 3 numbers is wanted; a list of 2 came"),
-        ("[1, 2, 3, 4]", [""], "a list of 4 came"),
+        ("[1, 2]", [""], "A latent of 3 numbers is expected; this is a list of 2"),
+        ("[1, 2, 3, 4]", [""], "this is a list of 4"),
         ("[]", [""], "A latent of 3 numbers"),
         ("3", [""], "A latent of 3 numbers"),
         ("null", [""], "A latent of 3 numbers"),
         ('"NaN"', [""], "A latent of 3 numbers"),
-        ("[[]]", ["/0"], "a list of 0 came"),
-        ("[[1, 2, 3], [1, 2]]", ["/1"], "a list of 2 came"),
-        ("[[1, 2, 3], 4]", ["/1"], "no list came"),
+        ("[[]]", ["/0"], "this is a list of 0"),
+        ("[[1, 2, 3], [1, 2]]", ["/1"], "this is a list of 2"),
+        ("[[1, 2, 3], 4]", ["/1"], "this is not a list"),
         ("[1, [2], 3]", ["/1"], "[2] is not a finite number within ±1e+06"),
         ("[1, 2, [3, 4]]", ["/2"], "not a finite number"),
         ("[NaN, 2, Infinity]", ["/0", "/2"], "nan is not a finite number within ±1e+06"),
@@ -541,11 +541,11 @@ def test_png_over_the_limit_for_its_empty_places() -> None:
         (f"[1, 2, {'9' * 400}]", ["/2"], "9999 is not a finite number within ±1e+06"),
         ('{"z": [1, 2, NaN]}', ["/z/2"], "nan is not"),
         ('{"z": [[1, 2, 3], [1, 2, true]]}', ["/z/1/2"], "True is not"),
-        ('{"z": [1]}', ["/z"], "a list of 1 came"),
+        ('{"z": [1]}', ["/z"], "this is a list of 1"),
         ('{"z": {}}', ["/z"], "A latent of 3 numbers"),
         ("{}", ["/z"], "A latent of 3 numbers"),
-        ('{"z": [1, 2, 3], "seed": 1}', ["/seed"], "'seed' is no field of this object; 'z' is its only one"),
-        ('{"a/b": 1, "c~d": 2}', ["/a~1b", "/c~0d"], "'a/b' is no field"),
+        ('{"z": [1, 2, 3], "seed": 1}', ["/seed"], "'seed' is not a field of this object; its only one is 'z'"),
+        ('{"a/b": 1, "c~d": 2}', ["/a~1b", "/c~0d"], "'a/b' is not a field"),
     ],
 )
 def test_wrong_latents(client: httpx.Client, body: str, pointers: list[str], said: str) -> None:
@@ -574,7 +574,7 @@ def test_a_long_value_is_not_sent_back(client: httpx.Client) -> None:
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros(2), "(2,); (3,) or (N, 3) is wanted"),
+        (np.zeros(2), "(2,); (3,) or (N, 3) is expected"),
         (np.zeros((1, 2, 3)), "(1, 2, 3)"),
         (np.zeros((0, 3)), "(0, 3)"),
         (np.zeros(()), "()"),
@@ -601,7 +601,7 @@ def test_wrong_latent_arrays(client: httpx.Client, array: NDArray[Any], said: st
 @pytest.mark.parametrize(
     ("array", "said"),
     [
-        (np.zeros(784), "(784,); (1, 28, 28) or (N, 1, 28, 28), or (28, 28) or (N, 28, 28), is wanted"),
+        (np.zeros(784), "(784,); (1, 28, 28) or (N, 1, 28, 28), or (28, 28) or (N, 28, 28), is expected"),
         (np.zeros((28, 29)), "(28, 29)"),
         (np.zeros((3, 28, 29)), "(3, 28, 29)"),
         (np.zeros((2, 3, 28, 28)), "(2, 3, 28, 28)"),
@@ -625,7 +625,7 @@ def test_wrong_image_arrays(client: httpx.Client, path: str, array: NDArray[Any]
     [
         ('content-disposition: form-data; name="picture"; filename="x"', "/picture", "a file named 'picture'"),
         ('content-disposition: form-data; name="image"', "/image", "text named 'image'"),
-        ('content-disposition: form-data; name="a/b~c"; filename="x"', "/a~1b~0c", "files named 'image' are wanted"),
+        ('content-disposition: form-data; name="a/b~c"; filename="x"', "/a~1b~0c", "files named 'image' are expected"),
     ],
 )
 def test_wrong_parts(client: httpx.Client, images: Bytes, head: str, pointer: str, said: str) -> None:
@@ -649,8 +649,8 @@ TRAVERSAL: dict[str, Any] = {"at": Z, "dimensions": [0]}
     [
         ("/interpolate", [], "", "The body"),
         ("/interpolate", {"to": Z}, "/from", "from"),
-        ("/interpolate", {**INTERPOLATION, "from": [1, 2]}, "/from", "from has 2 numbers; 3 are wanted"),
-        ("/interpolate", {**INTERPOLATION, "to": [1, 2, 3, 4]}, "/to", "to has 4 numbers; 3 are wanted"),
+        ("/interpolate", {**INTERPOLATION, "from": [1, 2]}, "/from", "from has 2 numbers; 3 are expected"),
+        ("/interpolate", {**INTERPOLATION, "to": [1, 2, 3, 4]}, "/to", "to has 4 numbers; 3 are expected"),
         ("/interpolate", {**INTERPOLATION, "to": [1, 2, "3"]}, "/to/2", "to.2"),
         ("/interpolate", {**INTERPOLATION, "to": [1, 2, True]}, "/to/2", "to.2"),
         ("/interpolate", {**INTERPOLATION, "to": [1, 2, 1e7]}, "/to/2", "1000000"),
@@ -662,16 +662,16 @@ TRAVERSAL: dict[str, Any] = {"at": Z, "dimensions": [0]}
         ("/interpolate", {**INTERPOLATION, "method": "cubic"}, "/method", "'linear' or 'spherical'"),
         ("/interpolate", {**INTERPOLATION, "methd": "linear"}, "/methd", "methd"),
         ("/traverse", {"dimensions": [0]}, "/at", "at"),
-        ("/traverse", {**TRAVERSAL, "at": [1]}, "/at", "at has 1 numbers; 3 are wanted"),
+        ("/traverse", {**TRAVERSAL, "at": [1]}, "/at", "at has 1 numbers; 3 are expected"),
         ("/traverse", {**TRAVERSAL, "dimensions": []}, "/dimensions", "at least 1"),
         ("/traverse", {**TRAVERSAL, "dimensions": [0, 1, 2]}, "/dimensions", "at most 2"),
         (
             "/traverse",
             {**TRAVERSAL, "dimensions": [3]},
             "/dimensions/0",
-            "dimensions.0 is 3; different ones from 0 to 2",
+            "dimensions.0 is 3; distinct ones from 0 to 2",
         ),
-        ("/traverse", {**TRAVERSAL, "dimensions": [1, 1]}, "/dimensions/1", "dimensions.1 is 1; different ones"),
+        ("/traverse", {**TRAVERSAL, "dimensions": [1, 1]}, "/dimensions/1", "dimensions.1 is 1; distinct ones"),
         ("/traverse", {**TRAVERSAL, "dimensions": [-1]}, "/dimensions/0", "greater than or equal to 0"),
         ("/traverse", {**TRAVERSAL, "dimensions": [True]}, "/dimensions/0", "dimensions.0"),
         ("/traverse", {**TRAVERSAL, "low": "0"}, "/low", "low"),
@@ -729,7 +729,7 @@ def test_the_parameters_of_a_query_are_bounded(client: httpx.Client) -> None:
     for query in (f"{most}&seed=1", "&" * 60_000, "a&" * 30_000):
         answer = client.get(f"/sample?{query}")
         assert bad_fields(answer) == [("query", "")]
-        assert f"more than the {operation.MAX_PARAMETERS} parameters" in answer.json()["detail"]
+        assert f"more than {operation.MAX_PARAMETERS} parameters" in answer.json()["detail"]
 
 
 def test_the_names_of_parameters_are_quoted_shortened(client: httpx.Client) -> None:
@@ -810,7 +810,7 @@ def test_one_keys_share(pool: ThreadPoolExecutor) -> None:
             waiting = [pool.submit(service.client.post, "/decode", json=Z, headers=greedy) for _ in range(2)]
             service.wait_for(in_flight=2)
             refused = service.client.get("/model", headers=greedy)
-            assert "all 2 places of its share" in problem(refused, 429)["detail"]
+            assert "2 requests in flight, its share" in problem(refused, 429)["detail"]
             assert refused.headers["retry-after"] == "1"
             assert service.client.get("/model", headers=modest).status_code == 200
         finally:
@@ -838,7 +838,7 @@ def test_deadline(pool: ThreadPoolExecutor) -> None:
         engine = stall(service)
         try:
             late = service.client.post("/decode", json=Z)
-            assert problem(late, 504)["detail"] == "No answer within 0.2 seconds."
+            assert problem(late, 504)["detail"] == "The request took longer than 0.2 seconds."
             assert late.elapsed.total_seconds() < 1.5
             service.wait_for(in_flight=0)
         finally:
@@ -860,7 +860,7 @@ def test_a_failure_says_nothing_of_the_inside(caplog: pytest.LogCaptureFixture) 
     with running() as service:
         service.swap_engine(Broken)
         answer = service.client.post("/decode", json=Z)
-        assert problem(answer, 500)["detail"] == "The service failed at this request; its log says why."
+        assert problem(answer, 500)["detail"] == "The service failed on this request; its log says why."
         assert "secret" not in answer.text + str(answer.headers)
         assert service.admission.in_flight == 0
         assert service.client.get("/model").status_code == 200

@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Mount, Route
 
-from service.api.openapi import ANSWERS
+from service.api.openapi import RESPONSES
 from service.api.schemas import ProblemDocument
 from service.errors import MEDIA_TYPE
 from tests.service.pictures import Bytes, png
@@ -217,9 +217,9 @@ def matches(model: type[BaseModel], value: object) -> None:
     assert required <= value.keys()
 
 
-@pytest.mark.parametrize("path", [path for path, (_, model, _) in ANSWERS.items() if model])
+@pytest.mark.parametrize("path", [path for path, (_, model, _) in RESPONSES.items() if model])
 def test_answers_are_what_is_documented(client: httpx.Client, images: Bytes, path: str) -> None:
-    _, model, example = ANSWERS[path]
+    _, model, example = RESPONSES[path]
     assert model
     matches(model, example)
     bodies: dict[str, Any] = {

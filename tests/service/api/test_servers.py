@@ -215,12 +215,12 @@ def test_metrics_count_requests_by_route(other: tuple[httpx.Client, Application]
 
 def test_what_is_draining_refuses(other: tuple[httpx.Client, Application]) -> None:
     client, app = other
-    app.api.state.gate.admission.status = "draining"
+    app.api.state.access_control.admission.status = "draining"
     try:
         assert client.get("/readyz").status_code == 503
         answer = client.get("/model", headers=KEY)
     finally:
-        app.api.state.gate.admission.status = "ok"
+        app.api.state.access_control.admission.status = "ok"
     assert (answer.status_code, answer.headers["retry-after"]) == (503, "1")
 
 
@@ -263,7 +263,7 @@ def answers(port: int) -> bool:
 
 def test_a_wrong_variable_stops_the_factory(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setenv("VAE_PROT", "8000")
-    with pytest.raises(SettingsError, match="is VAE_PORT meant"):
+    with pytest.raises(SettingsError, match="did you mean VAE_PORT"):
         create_app()
 
 
