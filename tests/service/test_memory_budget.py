@@ -21,9 +21,9 @@ from service.errors import TooLarge, Unavailable
 from service.formats.images import to_array
 from service.memory_budget import RECEIVING_SHARE, SMALL_BODY, UNCOUNTED, MemoryBudget, Reservation
 from tests.service.http.test_connection import connect
+from tests.service.memory import LIMIT
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until
-from tests.service.test_threats import LIMIT
 
 MEGABYTE = 2**20
 

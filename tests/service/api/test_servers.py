@@ -5,13 +5,15 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
+import multiprocessing
 import os
 import socket
-import subprocess
 import sys
+import threading
 from collections.abc import Callable, Iterator
-from contextlib import AbstractContextManager, contextmanager, suppress
+from contextlib import AbstractContextManager, contextmanager
 from threading import Thread
+from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -25,8 +27,8 @@ from starlette.testclient import TestClient
 
 from service.api.application import Application
 from service.app import create_app
-from service.settings import SettingsError
-from tests.live import START_LIMIT_S, free_port
+from service.inference.loading import begin_to_load
+from service.settings import SettingsError, read_settings
 from tests.service.pictures import npy, png
 from tests.service.running import Running, running, wait_until
 
@@ -242,23 +244,13 @@ def test_a_server_that_leaves_out_what_asgi_lets_it(other: tuple[httpx.Client, A
     assert json.loads(sent[-1]["body"]).keys() == {"error"}
 
 
-def test_hypercorn_by_its_command() -> None:
-    """Its workers are daemonic processes, which may have no children, such as one that reads the checkpoint."""
-    port = free_port()
-    command = [sys.executable, "-m", "hypercorn", "service.app:create_app()", "--bind", f"127.0.0.1:{port}"]
-    with subprocess.Popen(command, stderr=subprocess.DEVNULL) as process:
-        try:
-            wait_until(lambda: answers(port) or process.poll() is not None, limit=START_LIMIT_S)
-            assert httpx.get(f"http://127.0.0.1:{port}/model").status_code == 200
-        finally:
-            process.terminate()
-    assert process.returncode == 0
-
-
-def answers(port: int) -> bool:
-    with suppress(httpx.TransportError):
-        return httpx.get(f"http://127.0.0.1:{port}/readyz").status_code == 200
-    return False
+def test_a_daemonic_worker_reads_the_checkpoint_itself(monkeypatch: pytest.MonkeyPatch) -> None:
+    """Hypercorn's workers are daemonic processes, which may have no children."""
+    monkeypatch.delitem(sys.modules, "torch")
+    monkeypatch.setattr(threading, "active_count", lambda: 1)
+    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(daemon=True))
+    monkeypatch.setattr(multiprocessing, "get_context", lambda _: pytest.fail("A process was forked."))
+    begin_to_load(read_settings([]))
 
 
 def test_a_wrong_variable_stops_the_factory(monkeypatch: pytest.MonkeyPatch) -> None:
