@@ -1,4 +1,4 @@
-"""create_app(settings): the only place that assembles."""
+"""create_app: assembles the service; nothing else does."""
 
 from __future__ import annotations
 
@@ -21,15 +21,15 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from service import errors
-from service.api import diffusers, open_inference, routes
+from service.api import diffusers, open_inference, open_inference_openapi, routes
 from service.api.admission import Admission
-from service.api.application import Application
+from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
 from service.api.offloading import Offloader
 from service.api.openapi import DESCRIPTION, describe, openapi, render_once
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
 from service.api.page import read_page
-from service.api.responses import refuse
+from service.api.responses import error_response
 from service.http.inbox import Inbox
 from service.http.timeouts import Timeouts
 from service.inference.engine import Engine
@@ -37,7 +37,7 @@ from service.inference.loading import Load, LoadedModel, StartError, load_checkp
 from service.keys import Keyring
 from service.malloc import map_large_pieces
 from service.memory_budget import MemoryBudget
-from service.settings import Settings
+from service.settings import Settings, read_settings
 from service.telemetry.access_log import AccessLog
 from service.telemetry.prometheus import Metrics
 from service.telemetry.shared_memory import SharedSnapshots
@@ -64,17 +64,35 @@ INFERENCE: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     **{f"/v2/models/{{name}}{version}/ready": ("GET", open_inference.model_ready) for version in VERSIONS},
     **{f"/v2/models/{{name}}{version}/infer": ("POST", open_inference.infer) for version in VERSIONS},
 }
-FIELDS_TAKEN = ("authorization", "content-encoding", "content-type", "x-api-key", open_inference.JSON_LENGTH)
-FIELDS_GIVEN = ("x-seed", "x-request-id", "server-timing", "retry-after", "shape", "dtype", open_inference.JSON_LENGTH)
-"""Header fields that other sites' pages may send, and may read."""
+LOOPBACK = ("127.0.0.1", "::1", "localhost")
+CORS_REQUEST_HEADERS = ("authorization", "content-encoding", "content-type", "x-api-key", open_inference.JSON_LENGTH)
+CORS_RESPONSE_HEADERS = (
+    "x-seed",
+    "x-request-id",
+    "server-timing",
+    "retry-after",
+    "shape",
+    "dtype",
+    open_inference.JSON_LENGTH,
+)
+"""Header fields that pages of other sites may send, and read."""
 
 
-def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | None = None) -> Application:
-    """The service as an ASGI application; its checkpoint is there, by `load`, once its lifespan has begun.
+def create_app(
+    settings: Settings | None = None, load: Load | None = None, metrics: Metrics | None = None
+) -> Application:
+    """Create the service as an ASGI application for any server; its lifespan loads the checkpoint.
 
-    `metrics` are given where several workers count together.
+    Without `settings` they are read from the environment, so that this is a factory for servers other than vae-serve:
+    `uvicorn --factory service.app:create_app`. Address, workers and time limits of connections are then the server's.
+
+    `load` replaces `load_checkpoint`. `metrics` is given where several workers share counters.
+
+    Raises SettingsError for a wrong environment variable.
     """
-    counts = metrics or Metrics(SharedSnapshots(1), 0)
+    address = f" at {settings.address}" if settings else ""  # another server listens where its own options say
+    settings = settings or read_settings([])
+    metrics = metrics or Metrics(SharedSnapshots(1), 0)
     tracer = _tracer() if settings.tracing else None
     keyring = Keyring(settings.keys)
     admission = Admission(
@@ -83,56 +101,56 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
         deadline=settings.request_deadline,
     )
     memory = MemoryBudget(settings.memory_limit)
-    offloader = Offloader()
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
     map_large_pieces()
-    Image.MAX_IMAGE_PIXELS = None  # images.py refuses by its own limit, from the header
+    Image.MAX_IMAGE_PIXELS = None  # the limits of settings apply instead
 
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
-        served = load() if load else load_checkpoint(settings)
-        metadata, latents = served.known.provenance, served.known.latents
+        loaded = load() if load else load_checkpoint(settings)
+        metadata, latents = loaded.known.provenance, loaded.known.latents
         engine = Engine(
-            served.backend,
+            loaded.backend,
             micro_batch_limit=settings.micro_batch_limit,
             deadline=settings.request_deadline,
             threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
-            counters=counts.counters,
-            on_batch=tracer.batch if tracer else None,
+            counters=metrics.counters,
+            on_batch=tracer.trace_batch if tracer else None,
         )
-        app.state.loaded = ModelContext(
+        offloader = app.state.offloader = Offloader()
+        app.state.model_context = ModelContext(
             metadata.name,
             engine,
             metadata.fit,
             settings.limits,
-            _model_json(served),
+            _model_json(loaded),
             latents,
             orjson.dumps(latents, option=orjson.OPT_SERIALIZE_NUMPY) if latents else None,
-            counts,
+            metrics,
             settings.metrics == "key",
         )
-        counts.info = _model_info(served, app.version)
-        counts.gauges = {
+        metrics.info = _model_info(loaded, app.version)
+        metrics.gauges = {
             "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
-            "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.taken),
+            "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.confirmed),
             "vae_places": ("Requests that may be in flight", lambda: settings.queue_limit),
             "vae_memory_bytes": ("Memory that requests take, and answers that wait to be read", lambda: memory.used),
             "vae_memory_limit_bytes": ("Memory that requests may take", lambda: memory.limit),
         }
-        counts.keep_posting()
-        model = ", ".join(f"{label} {value}" for label, value in counts.info.items())
-        logger.info("Serving %s at %s: %s.", settings.checkpoint, settings.address, model)
-        logger.info("The model's figures: %s", orjson.dumps(metadata.metrics).decode())
+        metrics.keep_publishing()
+        model = ", ".join(f"{label} {value}" for label, value in metrics.info.items())
+        logger.info("Serving %s%s: %s.", settings.checkpoint, address, model)
+        logger.info("Metrics of the model: %s", orjson.dumps(metadata.metrics).decode())
         logger.info("Settings: %s", settings.model_dump_json())
-        if not keyring and settings.host not in ("127.0.0.1", "::1", "localhost"):
-            logger.warning("No VAE_API_KEYS are set: whoever reaches %s may call.", settings.address)
-        admission.status = "ok"
+        if not (keyring or (address and settings.host in LOOPBACK)):
+            logger.warning("No VAE_API_KEYS are set: anyone who can reach the service%s may call it.", address)
+        admission.start()
         yield {
             "admission": admission,
             "memory": memory,
             "inbox": Inbox(asyncio.get_running_loop(), settings.micro_batch_limit),
             "timeouts": Timeouts(settings.client_timeout, settings.keep_alive),
-            "record_refusal": front.refuse,
+            "record_refusal": application.record_refusal,
         }
         engine.close()
         offloader.close()
@@ -145,60 +163,62 @@ def create_app(settings: Settings, load: Load | None = None, metrics: Metrics | 
     app = FastAPIOffline(
         favicon_url=page.icon,
         redoc_url=None,
-        redirect_slashes=False,  # it would send the caller to wherever the Host field says
+        redirect_slashes=False,  # a redirect would go to any address in the Host header
         title="VAE service",
         version=version("vae-service"),
         description=DESCRIPTION,
         lifespan=lifespan,
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # it would look for them at each request
+        telemetry={"tracing": False, "metrics": False, "logs": False},  # they take time at each request
     )
-    app.state.memory, app.state.offloader = memory, offloader
-    for route in app.routes:  # as yet those of the documentation
+    app.state.memory = memory
+    for route in app.routes:  # so far, those of the documentation
         if isinstance(route, Route):
             render_once(route)
-    app.state.gate = AccessControl(keyring, admission, counts.counters)
+    app.state.access_control = AccessControl(keyring, admission, metrics.counters)
     _add_routes(app, settings)
     app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     for exception in (errors.ServiceError, HTTPException, Exception):
-        app.add_exception_handler(exception, _answer_error)
+        app.add_exception_handler(exception, _error_response)
     app.mount("/web", Router(page.files, redirect_slashes=False))
     app.router.add_route("/", page.home, include_in_schema=False)
     _add_head(app)
-    front = Application(app, cors=_cors(app, settings), access_log=access_log, counters=counts.counters, tracer=tracer)
-    return front
+    application = Application(
+        app, cors=_cors(app, settings), access_log=access_log, counters=metrics.counters, tracer=tracer
+    )
+    return application
 
 
 def _add_routes(app: FastAPI, settings: Settings) -> None:
     for path, (method, handler) in OPERATIONS.items():
         _add_route(app, Operation, path, method, handler, describe(path))
     for path, (method, handler) in INFERENCE.items():
-        _add_route(app, open_inference.InferenceOperation, path, method, handler, open_inference.describe(path))
+        _add_route(app, open_inference.InferenceOperation, path, method, handler, open_inference_openapi.describe(path))
     for path, probe in (("/livez", routes.livez), ("/readyz", routes.readyz)):
         _add_route(app, Probe, path, "GET", probe, describe(path))
     for path, probe in (("/v2/health/live", open_inference.live), ("/v2/health/ready", open_inference.ready)):
-        _add_route(app, Probe, path, "GET", probe, open_inference.describe(path))
+        _add_route(app, Probe, path, "GET", probe, open_inference_openapi.describe(path))
     if settings.metrics != "off":
         _add_route(app, Probe, "/metrics", "GET", routes.metrics, describe("/metrics"))
 
 
 def _add_route(
     app: FastAPI,
-    kind: type[APIRoute],
+    route_class: type[APIRoute],
     path: str,
     method: str,
     handler: Callable[..., Awaitable[Response]],
-    described: dict[str, Any],
+    documentation: dict[str, Any],
 ) -> None:
     app.router.add_api_route(
-        path, handler, methods=[method], response_class=Response, route_class_override=kind, **described
+        path, handler, methods=[method], response_class=Response, route_class_override=route_class, **documentation
     )
 
 
 def _add_head(app: FastAPI) -> None:
-    """Let every route that takes GET take HEAD (RFC 9110, section 9.3.2); FastAPI's do not by themselves.
+    """Let every route that takes GET take HEAD too (RFC 9110, section 9.3.2), which FastAPI does not.
 
-    It is answered as GET is, and the connection leaves out the body.
+    It is handled as GET, and the server leaves out the body.
     """
     for route in app.routes:
         if isinstance(route, Route) and route.methods and "GET" in route.methods:
@@ -212,8 +232,8 @@ def _cors(app: FastAPI, settings: Settings) -> CORSMiddleware | None:
         app,
         allow_origins=settings.cors_origins,
         allow_methods=["GET", "HEAD", "POST"],
-        allow_headers=FIELDS_TAKEN,
-        expose_headers=FIELDS_GIVEN,
+        allow_headers=CORS_REQUEST_HEADERS,
+        expose_headers=CORS_RESPONSE_HEADERS,
     )
 
 
@@ -221,50 +241,50 @@ def _tracer() -> Tracer:
     try:
         return Tracer(version("vae-service"))
     except ImportError as error:
-        raise StartError("For tracing install OpenTelemetry: pip install 'vae-service[otel]'.") from error
+        raise StartError("For tracing, install OpenTelemetry: pip install 'vae-service[otel]'.") from error
 
 
-async def _answer_error(request: Request, error: Exception) -> Response:
-    write = open_inference.refuse if f"{request.url.path}/".startswith("/v2/") else refuse
-    answer = write(_translate(request, error))
+async def _error_response(request: Request, error: Exception) -> Response:
+    write = open_inference.error_response if f"{path_below_root(request.scope)}/".startswith("/v2/") else error_response
+    response = write(_translate(request, error))
     if isinstance(error, errors.Unauthorized):
-        answer.raw_headers.append(NO_STORE)
-    return answer
+        response.raw_headers.append(NO_STORE)
+    return response
 
 
 def _translate(request: Request, error: Exception) -> errors.ServiceError:
-    """Whatever was raised → one of ours."""
+    """Return any exception as a ServiceError."""
     path = request.scope["path"]
     match error:
         case errors.ServiceError():
             return error
         case HTTPException(status_code=404):
-            return errors.NotFound(f"There is no {path} here; /docs lists what there is.")
+            return errors.NotFound(f"There is no {path} here; /docs lists all routes.")
         case HTTPException(status_code=405):
             allow = ", ".join(sorted((error.headers or {}).get("Allow", "GET, HEAD").split(", ")))
             return errors.MethodNotAllowed(
-                f"{path} does not take {request.method}, but {allow}.", headers={"Allow": allow}
+                f"{path} does not take {request.method}; it takes {allow}.", headers={"Allow": allow}
             )
         case _:
             return errors.InternalError()
 
 
-def _model_json(served: LoadedModel) -> bytes:
-    metadata, config = served.known.provenance, served.backend.config
+def _model_json(loaded: LoadedModel) -> bytes:
+    metadata, config = loaded.known.provenance, loaded.backend.config
     return orjson.dumps(
         {
             "name": metadata.name,
             **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
-            "parameters": served.known.parameters,
+            "parameters": loaded.known.parameters,
             **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},
             "figures": metadata.metrics,
         }
     )
 
 
-def _model_info(served: LoadedModel, service_version: str) -> dict[str, str]:
-    metadata, config = served.known.provenance, served.backend.config
+def _model_info(loaded: LoadedModel, service_version: str) -> dict[str, str]:
+    metadata, config = loaded.known.provenance, loaded.backend.config
     return {
         "name": metadata.name,
         "architecture": config.architecture,

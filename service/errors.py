@@ -1,24 +1,24 @@
-"""One exception tree, and its one translation to HTTP.
+"""The exceptions that become HTTP error responses.
 
 ServiceError
-├── UnreadableBody         400  no image, no JSON, no array, or cut short
+├── UnreadableBody         400  not an image, JSON or array, or truncated
 ├── Unauthorized           401
 ├── NotFound               404
 ├── MethodNotAllowed       405
 ├── NotAcceptable          406
-├── SlowCaller             408  the rest of the request did not come
+├── RequestTimeout         408  the client stopped sending the request
 ├── TooLarge               413  body, image dimensions or batch over a limit
 ├── UnsupportedMediaType   415
-├── InvalidInput           422  readable, but with wrong values; `problems` names each
-├── ShareExceeded          429  one key over its share of the queue
-├── HeadTooLarge           431  the request's line and header fields
-├── InternalError          500  says nothing of the inside
+├── InvalidInput           422  readable, but with wrong values; `problems` lists them
+├── TooManyRequests        429  one API key exceeds its share of the queue
+├── HeadTooLarge           431  the request line and header fields
+├── InternalError          500  reveals no internals
 ├── UnsupportedTransferCoding  501
 ├── Unavailable            503  queue full, no memory, starting, draining
 ├── DeadlineExceeded       504
 └── UnsupportedVersion     505  of HTTP
 
-Every error is answered as `application/problem+json` (RFC 9457).
+The response to each is `application/problem+json` (RFC 9457).
 """
 
 import json
@@ -30,19 +30,19 @@ MEDIA_TYPE = "application/problem+json"
 
 
 class Problem(NamedTuple):
-    """One bad field: `place` is body, query, path or header, `pointer` an RFC 6901 pointer into it."""
+    """A wrong field: `location` is body, query, path or header, `pointer` an RFC 6901 pointer into it."""
 
-    place: str
+    location: str
     pointer: str
     detail: str
 
 
 class ServiceError(Exception):
-    """What a caller is told; `detail` is a sentence from which the request can be mended."""
+    """An error that the client sees; `detail` is a sentence that says how to correct the request."""
 
     status: ClassVar[HTTPStatus]
     reason: str = ""
-    """By which it is counted, where it is a refusal of the service rather than a mistake of the caller."""
+    """Label in the metric of refusals; empty for a mistake of the client, which is not counted there."""
 
     def __init__(
         self, detail: str, *, problems: Sequence[Problem] = (), headers: Mapping[str, str] | None = None
@@ -54,58 +54,58 @@ class ServiceError(Exception):
 
 
 class UnreadableBody(ServiceError):
-    """The body is no image, no JSON, no array, or is cut short."""
+    """The body is not an image, JSON or an array, or it is truncated."""
 
     status = HTTPStatus.BAD_REQUEST
 
 
 class Unauthorized(ServiceError):
-    """An API key is wanted; none, or a wrong one, was sent."""
+    """The API key is missing or wrong."""
 
     status = HTTPStatus.UNAUTHORIZED
     reason = "key"
 
 
 class NotFound(ServiceError):
-    """There is nothing at this path."""
+    """Nothing exists at this path."""
 
     status = HTTPStatus.NOT_FOUND
 
 
 class MethodNotAllowed(ServiceError):
-    """The path is there, the method is not."""
+    """The path exists, but does not take this method."""
 
     status = HTTPStatus.METHOD_NOT_ALLOWED
 
 
 class NotAcceptable(ServiceError):
-    """None of the media types asked for can be given."""
+    """The route can give none of the media types in the Accept header."""
 
     status = HTTPStatus.NOT_ACCEPTABLE
 
 
-class SlowCaller(ServiceError):
-    """The rest of the request did not come in time."""
+class RequestTimeout(ServiceError):
+    """The client did not send the rest of the request in time."""
 
     status = HTTPStatus.REQUEST_TIMEOUT
     reason = "slow_caller"
 
 
 class TooLarge(ServiceError):
-    """Body, image dimensions or batch are over a limit."""
+    """The body, the dimensions of an image, or the batch exceed a limit."""
 
     status = HTTPStatus.REQUEST_ENTITY_TOO_LARGE
     reason = "too_large"
 
 
 class UnsupportedMediaType(ServiceError):
-    """The body's content type is not taken."""
+    """The route does not take this content type."""
 
     status = HTTPStatus.UNSUPPORTED_MEDIA_TYPE
 
 
 class InvalidInput(ServiceError):
-    """The request can be read, but holds wrong values; `problems` names each."""
+    """The request is readable, but has wrong values; `problems` lists them."""
 
     status = HTTPStatus.UNPROCESSABLE_ENTITY
 
@@ -113,37 +113,37 @@ class InvalidInput(ServiceError):
         super().__init__(" ".join(problem.detail for problem in problems), problems=problems)
 
 
-class ShareExceeded(ServiceError):
-    """One key is over its share of the queue."""
+class TooManyRequests(ServiceError):
+    """An API key exceeds its share of the queue."""
 
     status = HTTPStatus.TOO_MANY_REQUESTS
     reason = "share"
 
 
 class HeadTooLarge(ServiceError):
-    """The request's line and header fields are over the limit."""
+    """The request line and header fields exceed a limit."""
 
     status = HTTPStatus.REQUEST_HEADER_FIELDS_TOO_LARGE
     reason = "too_large"
 
 
 class InternalError(ServiceError):
-    """The service failed; nothing of its inside is told."""
+    """The service failed; the response reveals no internals."""
 
     status = HTTPStatus.INTERNAL_SERVER_ERROR
 
     def __init__(self) -> None:
-        super().__init__("The service failed at this request; its log says why.")
+        super().__init__("The service failed on this request; its log says why.")
 
 
 class UnsupportedTransferCoding(ServiceError):
-    """The body comes in a transfer coding other than chunked."""
+    """The body has a transfer coding other than chunked."""
 
     status = HTTPStatus.NOT_IMPLEMENTED
 
 
 class Unavailable(ServiceError):
-    """The queue is full, the memory for requests is in use, or the service starts or stops."""
+    """The queue or the memory for requests is full, or the service is starting or stopping."""
 
     status = HTTPStatus.SERVICE_UNAVAILABLE
 
@@ -153,20 +153,20 @@ class Unavailable(ServiceError):
 
 
 class DeadlineExceeded(ServiceError):
-    """Not answered in time."""
+    """The request exceeded its deadline."""
 
     status = HTTPStatus.GATEWAY_TIMEOUT
     reason = "deadline"
 
 
 class UnsupportedVersion(ServiceError):
-    """The request is not of HTTP/1."""
+    """The request is not HTTP/1."""
 
     status = HTTPStatus.HTTP_VERSION_NOT_SUPPORTED
 
 
 def problem_document(error: ServiceError) -> bytes:
-    """The body of the answer, RFC 9457."""
+    """The response body (RFC 9457), UTF-8."""
     document: dict[str, object] = {
         "type": "about:blank",
         "title": error.status.phrase,
@@ -175,6 +175,6 @@ def problem_document(error: ServiceError) -> bytes:
     }
     if error.problems:
         document["errors"] = [
-            {"in": problem.place, "pointer": problem.pointer, "detail": problem.detail} for problem in error.problems
+            {"in": problem.location, "pointer": problem.pointer, "detail": problem.detail} for problem in error.problems
         ]
-    return json.dumps(document, ensure_ascii=False).encode(errors="replace")  # a half surrogate is no UTF-8
+    return json.dumps(document, ensure_ascii=False).encode(errors="replace")  # a lone surrogate cannot be encoded

@@ -22,7 +22,7 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from service.api.application import REQUEST_ID
-from service.api.responses import refuse
+from service.api.responses import error_response
 from service.errors import DeadlineExceeded, ServiceError, Unavailable
 from service.http.connection import Connection
 from service.http.timeouts import Timeouts
@@ -86,7 +86,7 @@ class Problems:
 
         await self._app(scope, receive, pass_on)
         if not told:
-            answer = refuse(_translate(status))
+            answer = error_response(_translate(status))
             answer.raw_headers.append((b"x-request-id", name.encode()))
             await answer(scope, receive, send)
 

@@ -1,4 +1,4 @@
-"""Who is let in and for how long: the one place that counts requests in flight and says no."""
+"""Admission control: how many requests are in flight, how many of each API key, and for how long."""
 
 from __future__ import annotations
 
@@ -7,109 +7,114 @@ import time
 from types import TracebackType
 from typing import Literal, Self, cast
 
-from service.errors import DeadlineExceeded, ShareExceeded, Unavailable
+from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
 
-RETRY = {"Retry-After": "1"}
+RETRY_AFTER = {"Retry-After": "1"}
 
 
 class Admission:
-    """Bounds the requests in flight, each key's share of them, and the time that each may take.
+    """Limits the requests in flight, each API key's share of them, and the time that each may take.
 
-    The place of a request whose body is still to come is lent to others: who sends slowly keeps nobody out.
+    A request whose body is still to come has a provisional slot, which counts towards no limit: slow uploads keep
+    nobody out.
     """
 
     def __init__(self, *, queue_limit: int, keys: int, deadline: float) -> None:
-        """With several keys each may hold an equal share of `queue_limit` places; `deadline` is in seconds."""
+        """Share `queue_limit` slots equally between `keys` API keys; `deadline` is in seconds."""
         self.status: Literal["starting", "ok", "draining"] = "starting"
         self._limit = queue_limit
         self._share = max(1, queue_limit // max(1, keys))
         self._deadline = deadline
-        self._due: dict[Slot, float] = {}  # until when; the first to come is the first to be overdue
-        self._taken = 0
-        self._taken_by: dict[bytes, int] = {}
+        self._deadlines: dict[Slot, float] = {}  # by the monotonic clock, in the order of arrival
+        self._confirmed = 0
+        self._confirmed_by_key: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
         self.loop: asyncio.AbstractEventLoop
-        """That of the requests in flight."""
+        """The event loop of the requests."""
+
+    def start(self) -> None:
+        """Admit requests on the running event loop; an earlier lifespan's loop may be closed."""
+        self.loop = asyncio.get_running_loop()
+        self._timer = None
+        self.status = "ok"
 
     @property
     def in_flight(self) -> int:
-        """Requests let in and not yet answered."""
-        return len(self._due)
+        """Requests in flight."""
+        return len(self._deadlines)
 
     @property
-    def taken(self) -> int:
-        """Those of them whose places are not lent."""
-        return self._taken
+    def confirmed(self) -> int:
+        """Requests in flight whose slots are not provisional."""
+        return self._confirmed
 
     def slot(self, key: bytes, *, provisional: bool = False) -> Slot:
-        """A place to hold while a request is answered, or, if `provisional`, from when it is taken.
+        """Return a slot for a request with the API key `key`.
 
-        Entering it, and taking it, raise Unavailable or ShareExceeded.
+        Entering it, and confirming a provisional one, raise Unavailable or TooManyRequests.
         """
         return Slot(self, key, self._deadline, provisional)
 
     def enter(self, slot: Slot) -> None:
-        """Let in, or raise."""
+        """Admit the request of `slot`, or raise Unavailable or TooManyRequests."""
         if self.status != "ok":
             raise Unavailable(f"The service is {self.status}; try again in a moment.", self.status)
         if slot.provisional:
             self._check(slot.key)
         else:
-            self.take(slot)
-        if not self._due:
-            self.loop = asyncio.get_running_loop()  # a system call, in Python 3.11
-        self._due[slot] = time.monotonic() + self._deadline
+            self.confirm(slot)
+        self._deadlines[slot] = time.monotonic() + self._deadline
         if self._timer is None:
-            self._timer = self.loop.call_later(self._deadline, self._end_overdue)
+            self._timer = self.loop.call_later(self._deadline, self._cancel_overdue)
 
-    def take(self, slot: Slot) -> None:
-        """Lend it no longer, or raise."""
+    def confirm(self, slot: Slot) -> None:
+        """Count `slot` towards the limits, or raise Unavailable or TooManyRequests."""
         self._check(slot.key)
-        self._taken += 1
-        self._taken_by[slot.key] = self._taken_by.get(slot.key, 0) + 1
+        self._confirmed += 1
+        self._confirmed_by_key[slot.key] = self._confirmed_by_key.get(slot.key, 0) + 1
         slot.provisional = False
 
     def leave(self, slot: Slot) -> None:
-        """Give the place back."""
-        del self._due[slot]
+        """Free `slot`."""
+        del self._deadlines[slot]
         if slot.provisional:
             return
-        self._taken -= 1
-        taken = self._taken_by.pop(slot.key)
-        if taken > 1:
-            self._taken_by[slot.key] = taken - 1
+        self._confirmed -= 1
+        confirmed = self._confirmed_by_key.pop(slot.key)
+        if confirmed > 1:
+            self._confirmed_by_key[slot.key] = confirmed - 1
 
     def _check(self, key: bytes) -> None:
-        if self._taken >= self._limit:
+        if self._confirmed >= self._limit:
             raise Unavailable(f"All {self._limit} places in the queue are taken; try again in a moment.", "queue_full")
-        if self._taken_by.get(key, 0) >= self._share:
-            raise ShareExceeded(
-                f"This key holds all {self._share} places of its share of the queue; wait for an answer first.",
-                headers=RETRY,
+        if self._confirmed_by_key.get(key, 0) >= self._share:
+            raise TooManyRequests(
+                f"This API key has {self._share} requests in flight, its share of the queue; wait for a response.",
+                headers=RETRY_AFTER,
             )
 
-    def _end_overdue(self) -> None:
-        """One timer for all: each request has the same time, so they fall due in the order in which they came."""
-        for slot, due in self._due.items():
+    def _cancel_overdue(self) -> None:
+        """Cancel requests that exceed the deadline: the same for all, so that one timer for the oldest suffices."""
+        for slot, due in self._deadlines.items():
             if (left := due - time.monotonic()) > 0:
-                self._timer = self.loop.call_later(left, self._end_overdue)
+                self._timer = self.loop.call_later(left, self._cancel_overdue)
                 return
-            slot.end()
+            slot.cancel()
         self._timer = None
 
 
 class Slot:
-    """A request's place in the queue, held in a `with` block, which is cancelled when its time is over."""
+    """A request's slot in the queue: a context manager whose block is cancelled at the deadline."""
 
-    __slots__ = ("_admission", "_cancelling", "_deadline", "_ended", "_task", "key", "provisional")
+    __slots__ = ("_admission", "_cancelling", "_deadline", "_task", "_timed_out", "key", "provisional")
 
     def __init__(self, admission: Admission, key: bytes, deadline: float, provisional: bool) -> None:
         self.key = key
         self.provisional = provisional
-        """Is it others' as yet?"""
+        """Whether it counts towards no limit yet."""
         self._admission = admission
         self._deadline = deadline
-        self._ended = False
+        self._timed_out = False
 
     def __enter__(self) -> Self:
         self._admission.enter(self)
@@ -122,16 +127,16 @@ class Slot:
     ) -> None:
         self._admission.leave(self)
         task = self._task
-        del self._task  # a task that is cancelled holds this object, by its traceback
-        if self._ended and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
-            raise DeadlineExceeded(f"No answer within {self._deadline:g} seconds.") from error
+        del self._task  # the traceback of a cancelled task refers to this object: no reference cycle
+        if self._timed_out and task.uncancel() <= self._cancelling and kind is asyncio.CancelledError:
+            raise DeadlineExceeded(f"The request took longer than {self._deadline:g} seconds.") from error
 
-    def take(self) -> None:
-        """Lend it no longer; raises Unavailable or ShareExceeded where others hold them all."""
-        self._admission.take(self)
+    def confirm(self) -> None:
+        """Count towards the limits; raises Unavailable or TooManyRequests where they are reached."""
+        self._admission.confirm(self)
 
-    def end(self) -> None:
-        """Cancel the block, once: its time is over."""
-        if not self._ended:
-            self._ended = True
+    def cancel(self) -> None:
+        """Cancel the block, once: its deadline has passed."""
+        if not self._timed_out:
+            self._timed_out = True
             self._task.cancel()

@@ -1,4 +1,4 @@
-"""The first to see a request, and the last to see its answer."""
+"""The service as an ASGI application: request ids, counts, access log and traces around FastAPI."""
 
 from __future__ import annotations
 
@@ -7,6 +7,7 @@ import re
 import secrets
 import time
 from functools import partial
+from urllib.parse import quote
 
 from fastapi import FastAPI
 from starlette.datastructures import Headers
@@ -17,20 +18,28 @@ from starlette.types import Message, Receive, Scope, Send
 from service.api.operation import Operation
 from service.api.request import Request
 from service.errors import MEDIA_TYPE, ServiceError
-from service.telemetry.access_log import AccessLog, Exchange
+from service.telemetry.access_log import AccessLog, AccessRecord
 from service.telemetry.counters import Counters
 from service.telemetry.tracing import Tracer
 
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
-HUNG_UP = 499
-"""The status of an exchange that the caller has broken off; nginx has the same."""
+"""Methods that are counted by name; a client may send any other."""
+CLIENT_CLOSED_REQUEST = 499
+"""Status, for counts and the log, of a request whose client disconnected before the response; as in nginx."""
 REQUEST_ID = re.compile(rb"[\w.:+/=@-]{1,128}", re.ASCII)
+"""Request ids of clients that are safe to log."""
+
+
+def path_below_root(scope: Scope) -> str:
+    """Return the path without the server's root path, with which ASGI's `path` begins."""
+    path: str = scope["path"]
+    return path.removeprefix(scope.get("root_path", ""))
 
 
 class Application:
-    """The service as an ASGI application: FastAPI's, with a short cut to the operations; names, counts and logs all.
+    """An ASGI application around FastAPI's, which dispatches operations itself.
 
-    An operation needs none of FastAPI's middleware and router.
+    An operation needs neither the middleware nor the router of FastAPI, which take longer than a small request.
     """
 
     def __init__(
@@ -42,7 +51,7 @@ class Application:
         counters: Counters,
         tracer: Tracer | None,
     ) -> None:
-        """`cors` is a middleware around `api`; it adds its header fields to the answers of operations too."""
+        """`cors` is a middleware around `api`; it adds its header fields to the responses of operations too."""
         self.api = api
         self._cors = cors
         self._access_log = access_log
@@ -58,31 +67,35 @@ class Application:
             (method, route.path_regex, route) for (method, _), route in self._operations.items() if "{" in route.path
         ]
         self._paths = {route.path for route in api.routes if isinstance(route, Route)}
-        self._run = secrets.token_hex(6).encode()
-        self._numbers = itertools.count(1)
+        self._id_prefix = secrets.token_hex(6).encode()
+        self._id_numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer as an ASGI application."""
+        """Handle a request, or the lifespan."""
         if scope["type"] != "http":
             await self.api(scope, receive, send)
-        elif self._tracer:
-            await self._tracer.request(self._answer, self._route(scope["path"]), scope, receive, send)
+            return
+        if not scope.get("raw_path"):  # optional in ASGI
+            scope["raw_path"] = quote(scope["path"]).encode()
+        if self._tracer:
+            await self._tracer.trace_request(self._handle, self._route(scope), scope, receive, send)
         else:
-            await self._answer(scope, receive, send)
+            await self._handle(scope, receive, send)
 
-    async def _answer(self, scope: Scope, receive: Receive, send: Send) -> None:
+    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
+        path = path_below_root(scope)
+        operation = self._operations.get((scope["method"], path)) or self._match(scope, path)
         if operation is None:
             await self._dispatch_fastapi(scope, receive, send, started)
             return
         scope["app"] = self.api
         request = Request(scope, receive)
-        name = scope["request_id"] = self._request_id(request.fields.get(b"x-request-id"))
-        status, media_type, size = HUNG_UP, "", 0
+        request_id = scope["request_id"] = self._request_id(request.fields.get(b"x-request-id"))
+        status, media_type, size = CLIENT_CLOSED_REQUEST, "", 0
         try:
             response = await operation.respond(request)
-            response.raw_headers.append((b"x-request-id", name))
+            response.raw_headers.append((b"x-request-id", request_id))
             scope["charged"] = request.reservation is not None
             if self._cors:
                 send = partial(self._cors.send, send=send, request_headers=Headers(scope=scope))
@@ -95,53 +108,54 @@ class Application:
             self._record(scope, operation.path, status, media_type, request.bytes_received, size, started, traceparent)
 
     async def _dispatch_fastapi(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
-        """Answer by FastAPI, or a preflight by the CORS middleware."""
-        status, media_type, size = HUNG_UP, "", 0
+        """Respond by FastAPI, or to a preflight request by the CORS middleware."""
+        status, media_type, size = CLIENT_CLOSED_REQUEST, "", 0
         fields = dict(scope["headers"])
-        name = scope["request_id"] = self._request_id(fields.get(b"x-request-id"))
+        request_id = scope["request_id"] = self._request_id(fields.get(b"x-request-id"))
 
-        async def see(message: Message) -> None:
+        async def send_with_id(message: Message) -> None:
             nonlocal status, media_type, size
             if message["type"] == "http.response.start":
                 status = message["status"]
                 media_type = dict(message["headers"]).get(b"content-type", b"").decode("latin-1")
-                message["headers"] = [*message["headers"], (b"x-request-id", name)]
+                message["headers"] = [*message["headers"], (b"x-request-id", request_id)]
             size += len(message.get("body", b""))
             await send(message)
 
         try:
-            await (self._cors or self.api)(scope, receive, see)
+            await (self._cors or self.api)(scope, receive, send_with_id)
         finally:
-            route, traceparent = self._route(scope["path"]), fields.get(b"traceparent", b"")
+            route, traceparent = self._route(scope), fields.get(b"traceparent", b"")
             self._record(scope, route, status, media_type.partition(";")[0], 0, size, started, traceparent)
 
-    def refuse(self, error: ServiceError, scope: Scope) -> bytes:
-        """Note what a connection refuses by itself; returns the id of the request, or of what was to be one."""
-        self._counters.refuse(error)
+    def record_refusal(self, error: ServiceError, scope: Scope) -> bytes:
+        """Count and log an error that a connection answers without the application; return the request id."""
+        self._counters.count_refusal(error)
         if "request_id" in scope:
             scope["refused"] = error.status
         else:
             scope["request_id"] = self._request_id(None)
             self._record(scope, "other", error.status, MEDIA_TYPE, 0, 0, time.perf_counter(), b"")
-        name: bytes = scope["request_id"]
-        return name
+        request_id: bytes = scope["request_id"]
+        return request_id
 
     def _request_id(self, given: bytes | None) -> bytes:
-        """The request's id: the caller's, if it can stand in a log, or one of our own."""
+        """Return the client's request id if it is safe to log, or a new one."""
         if given and REQUEST_ID.fullmatch(given):
             return given
-        return b"%b-%x" % (self._run, next(self._numbers))
+        return b"%b-%x" % (self._id_prefix, next(self._id_numbers))
 
-    def _match(self, scope: Scope) -> Operation | None:
-        """The operation whose path has parameters, these."""
+    def _match(self, scope: Scope, path: str) -> Operation | None:
+        """Return the operation whose path has parameters that match `path`, with these in `scope`."""
         for method, pattern, operation in self._patterns:
-            if method == scope["method"] and (match := pattern.match(scope["path"])):
+            if method == scope["method"] and (match := pattern.match(path)):
                 scope["path_params"] = match.groupdict()
                 return operation
         return None
 
-    def _route(self, path: str) -> str:
-        """What it is counted as: there are more paths than can be counted apart."""
+    def _route(self, scope: Scope) -> str:
+        """Return the route's path as a metric's label; unknown paths share one, since there may be any number."""
+        path = path_below_root(scope)
         if path in self._paths:
             return path
         patterns = (operation.path for _, pattern, operation in self._patterns if pattern.match(path))
@@ -153,31 +167,31 @@ class Application:
         route: str,
         status: int,
         media_type: str,
-        received: int,
-        size: int,
+        bytes_in: int,
+        bytes_out: int,
         started: float,
         traceparent: bytes,
     ) -> None:
         seconds = time.perf_counter() - started
-        if status == HUNG_UP and "refused" in scope:
+        if status == CLIENT_CLOSED_REQUEST and "refused" in scope:
             status, media_type = scope["refused"], MEDIA_TYPE
         method = scope["method"]
         if method == "HEAD":
-            size = 0  # the connection leaves the body out
+            bytes_out = 0  # the server leaves out the body
         self._counters.requests[route, method if method in METHODS else "other", status, media_type] += 1
         self._counters.histogram("vae_request_duration_seconds", route).add(seconds)
         if self._access_log:
-            client = scope["client"]
+            client = scope.get("client")
             self._access_log.add(
-                Exchange(
+                AccessRecord(
                     time.time(),
                     client[0] if client else "-",
                     method,
                     scope["raw_path"],
                     route,
                     status,
-                    received,
-                    size,
+                    bytes_in,
+                    bytes_out,
                     seconds,
                     scope.get("timing"),
                     scope["request_id"],

@@ -1,4 +1,4 @@
-"""Request bodies → arrays and documents, every size and shape checked before anything is queued."""
+"""Request bodies → arrays and JSON documents, checked before anything is computed."""
 
 from __future__ import annotations
 
@@ -14,6 +14,7 @@ from pydantic import BaseModel, ValidationError
 from pydantic_core import ErrorDetails
 
 from pictures.opening import FORMATS
+from service.api.context import model_context
 from service.api.form import read_form
 from service.api.offloading import FORM_BYTE_S, INLINE_S, JSON_BYTE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.api.pictures import PictureReader
@@ -33,22 +34,22 @@ Document = TypeVar("Document", bound=BaseModel)
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
-"""A JSON value a line; https://github.com/ndjson/ndjson-spec has this type, none is registered."""
+"""One JSON value per line; the type of https://github.com/ndjson/ndjson-spec, since none is registered."""
 MULTIPART = "multipart/form-data"
 IMAGE_TYPES = (*FORMATS, MULTIPART, *ARRAY_FORMATS)
 LATENT_TYPES = (JSON, NDJSON, *ARRAY_FORMATS)
 CONVERTED_BYTES = 7
-"""A number, that checking an array and converting it to float32 takes."""
-TINY = 1e-20
-"""No image shows less; products of less with weights are subnormal in float32."""
+"""Bytes per number that checking an array and converting it to float32 allocate."""
+SMALLEST = 1e-20
+"""Smaller pixels are set to 0: no image shows them, and their products with weights would be subnormal float32."""
 BLANK_LINES = 4
-"""Lines of NDJSON, blank ones among them, for each item that a request may have."""
-MANY_PROBLEMS = 8
-"""After so many bad fields the rest go unsaid."""
+"""Largest number of lines of NDJSON, including blank ones, in multiples of the batch limit."""
+MAX_PROBLEMS = 8
+"""Most wrong fields that an error lists."""
 
 
 class Batch(NamedTuple):
-    """Rows (N, …) float32; `single` where the caller sent one item, not a batch of one."""
+    """Rows (N, …), float32; `single` if the request has one item instead of a batch of one."""
 
     rows: FloatArray
     single: bool
@@ -57,7 +58,7 @@ class Batch(NamedTuple):
 async def read_images(
     request: Request, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool
 ) -> Batch:
-    """One image, several in a multipart body, or an array → (N, C, H, W) in [0, 1]."""
+    """Read one image, several in a multipart form, or an array, as (N, C, H, W) in [0, 1]."""
     content_type = request.media_type
     if content_type not in IMAGE_TYPES:
         raise _unsupported(content_type, IMAGE_TYPES)
@@ -69,15 +70,15 @@ async def read_images(
     if content_type != MULTIPART:
         limits.check_pixels(1, shape)
         return Batch(await reader.read(body), single=True)
-    request.reserve(2 * len(body))  # its parts are copies, and are cut once more
+    request.reserve(2 * len(body))  # its parts are copies, and are sliced once more
     pictures = await request.run(len(body) * FORM_BYTE_S, read_form, body, request.field(b"content-type"), limits.batch)
     return Batch(await reader.read_all(pictures), single=len(pictures) == 1)
 
 
 async def read_latents(request: Request, limits: Limits, shape: tuple[int, ...]) -> Batch:
-    """JSON lists of `shape`, a list of such, or either as `{"z": …}`; such a line each; or an array → (N, *shape).
+    """Read latents as (N, *shape), finite: from JSON, NDJSON with one latent per line, or an array.
 
-    All are finite.
+    JSON is a list of `shape`, a list of such lists, or either as `{"z": …}`.
     """
     content_type = request.media_type
     if content_type not in LATENT_TYPES:
@@ -87,18 +88,18 @@ async def read_latents(request: Request, limits: Limits, shape: tuple[int, ...])
         seconds = _seconds(array_format, body)
         return await request.run(seconds, _latents_of_array, array_format, body, limits, shape, request.reserve)
     numbers = 0
-    if len(body) > VALUES:  # it may have more of them
-        _, height, width = request.scope["app"].state["loaded"].engine.config.image_shape
+    if len(body) > VALUES:  # it may have more values than a document without arrays
+        _, height, width = model_context(request).engine.config.image_shape
         numbers = min(limits.batch, limits.image_pixels // (height * width)) * prod(shape)
     read = _latents_of_lines if content_type == NDJSON else _latents_of_json
     seconds = len(body) * (LONG_JSON_BYTE_S if numbers else JSON_BYTE_S)
-    if seconds <= INLINE_S:  # as `run` does, without a coroutine
+    if seconds <= INLINE_S:  # saves a coroutine
         return read(body, limits, shape, numbers, request.reserve)
     return await request.run(seconds, read, body, limits, shape, numbers, request.reserve)
 
 
 async def read_document(request: Request, limits: Limits, document: type[Document], values: int = VALUES) -> Document:
-    """A JSON body of at most `values` values → `document`, or InvalidInput with a pointer for each bad field."""
+    """Read a JSON body of at most `values` values; raises InvalidInput with a pointer to each wrong field."""
     content_type = request.media_type
     if content_type != JSON:
         raise _unsupported(content_type, (JSON,))
@@ -108,32 +109,32 @@ async def read_document(request: Request, limits: Limits, document: type[Documen
         try:
             return document.model_validate(read_json(body, request.reserve, values=values))
         except ValidationError as error:
-            raise invalid("body", error) from error
+            raise invalid_input("body", error) from error
 
     return await request.run(len(body) * JSON_BYTE_S, read)
 
 
-def invalid(place: str, error: ValidationError) -> InvalidInput:
-    """What pydantic complains of in the body or the query, each field named."""
-    complaints = error.errors(include_url=False, include_context=False, include_input=False)
-    return InvalidInput(*(_problem(place, complaint) for complaint in complaints[:MANY_PROBLEMS]))
+def invalid_input(location: str, error: ValidationError) -> InvalidInput:
+    """Return pydantic's errors in the body or the query as ours."""
+    details = error.errors(include_url=False, include_context=False, include_input=False)
+    return InvalidInput(*(_problem(location, each) for each in details[:MAX_PROBLEMS]))
 
 
-def _problem(place: str, complaint: ErrorDetails) -> Problem:
-    location, message = complaint["loc"], complaint["msg"]
-    if place == "query" and complaint["type"] == "extra_forbidden":
+def _problem(location: str, details: ErrorDetails) -> Problem:
+    path, message = details["loc"], details["msg"]
+    if location == "query" and details["type"] == "extra_forbidden":
         message = "This route has no such parameter"
-    name = ".".join(map(shorten, location)) or f"The {place}"
-    return Problem(place, "".join(f"/{escape(part)}" for part in location), f"{name}: {message}.")
+    name = ".".join(map(shorten, path)) or f"The {location}"
+    return Problem(location, "".join(f"/{escape(part)}" for part in path), f"{name}: {message}.")
 
 
-def _unsupported(content_type: str, taken: tuple[str, ...]) -> UnsupportedMediaType:
+def _unsupported(content_type: str, types: tuple[str, ...]) -> UnsupportedMediaType:
     sent = f"The content type is {content_type!r}" if content_type else "The request has no content type"
-    return UnsupportedMediaType(f"{sent}; this route takes {', '.join(taken)}.{missing(content_type)}")
+    return UnsupportedMediaType(f"{sent}; this route takes {', '.join(types)}.{missing(content_type)}")
 
 
 def _seconds(array_format: Format, body: bytes) -> float:
-    """An estimate of reading an array; a table may be in a thousand batches."""
+    """Estimate the seconds to read an array; a table may consist of a thousand record batches."""
     return len(body) * VALUE_S + (2 * INLINE_S if array_format.is_table else 0)
 
 
@@ -147,8 +148,8 @@ def _images_of_array(
     batch = array.shape[1:] == shape or (grey and array.shape[1:] == shape[1:])
     if not (single or batch) or not array.size:
         c, h, w = shape
-        wanted = f"({c}, {h}, {w}) or (N, {c}, {h}, {w})" + (f", or ({h}, {w}) or (N, {h}, {w})," if grey else "")
-        raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
+        expected = f"({c}, {h}, {w}) or (N, {c}, {h}, {w})" + (f", or ({h}, {w}) or (N, {h}, {w})," if grey else "")
+        raise wrong(f"The array has the shape {array.shape}; {expected} is expected.")
     limits.check_batch(1 if single else len(array))
     reserve(CONVERTED_BYTES * array.size)
     if array.dtype == np.uint8:
@@ -157,14 +158,14 @@ def _images_of_array(
     elif (array >= 0).all() and (array <= 1).all():
         rows = without_subnormals(array)
     else:
-        raise wrong("The array holds numbers outside [0, 1]; scale it, or send uint8.")
+        raise wrong("The array has numbers outside [0, 1]; scale it, or send uint8.")
     return Batch(rows.reshape(-1, *shape), single=single)
 
 
 def without_subnormals(array: Array) -> FloatArray:
-    """As float32, what is next to nothing as 0: processors take a hundred times as long for such numbers."""
+    """Convert to float32 and set values below SMALLEST to 0: subnormal numbers are a hundred times as slow."""
     rows = array.astype(np.float32)
-    rows[np.abs(rows) < TINY] = 0
+    rows[np.abs(rows) < SMALLEST] = 0
     return rows
 
 
@@ -181,24 +182,24 @@ def _latents_of_numbers(
     array: Array, limits: Limits, shape: tuple[int, ...], reserve: Reserve, *, single: bool
 ) -> Batch:
     if not (single or array.shape[1:] == shape) or not array.size:
-        wanted = f"{shape} or (N, {', '.join(map(str, shape))})"
-        raise wrong(f"The array has the shape {array.shape}; {wanted} is wanted.")
+        expected = f"{shape} or (N, {', '.join(map(str, shape))})"
+        raise wrong(f"The array has the shape {array.shape}; {expected} is expected.")
     limits.check_batch(1 if single else len(array))
     reserve(CONVERTED_BYTES * array.size)
-    with np.errstate(over="ignore", invalid="ignore"):  # what float32 cannot hold becomes infinite, and is refused
+    with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, which is refused
         rows = array.astype(np.float32, copy=False)
     if not (np.abs(rows) <= LATENT_BOUND).all():
-        raise wrong(f"The array holds numbers that are not finite or beyond ±{LATENT_BOUND:g}.")
+        raise wrong(f"The array has numbers that are not finite or beyond ±{LATENT_BOUND:g}.")
     return Batch(rows.reshape(-1, *shape), single=single)
 
 
 def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
     most = max(VALUES, numbers)
     if count(body, b",") > most or count_values(body) > 2 * most:
-        raise TooLarge(f"The body holds more than the {most} values that are taken.")
+        raise TooLarge(f"The body has more than {most} values, the limit.")
     if count(body, b"\n") > BLANK_LINES * limits.batch:
         raise TooLarge(
-            f"The body has more than {BLANK_LINES} lines for each of the {limits.batch} items that are taken."
+            f"The body has more than {BLANK_LINES * limits.batch} lines; leave out blank ones, or send fewer items."
         )
     rows: list[FloatArray] = []
     size = max(1, VALUES // prod(shape))
@@ -214,7 +215,7 @@ def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], numbe
         reserve(4 * len(found) * prod(shape))
         rows.append(_rows_of_json([z for z, _ in found], shape, [pointer for _, pointer in found].__getitem__))
     if not rows:
-        raise wrong("The body has no lines; a latent in each is wanted.")
+        raise wrong("The body has no lines; one latent per line is expected.")
     return Batch(np.concatenate(rows), single=False)
 
 
@@ -223,8 +224,8 @@ def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], number
     if isinstance(z, np.ndarray):
         return _latents_of_numbers(z, limits, shape, reserve, single=z.shape == shape)
     if not isinstance(z, list) or not z:
-        wanted = "×".join(map(str, shape))
-        raise InvalidInput(Problem("body", pointer, f"A latent of {wanted} numbers, or a list of them, is wanted."))
+        size = "×".join(map(str, shape))
+        raise InvalidInput(Problem("body", pointer, f"A latent of {size} numbers, or a list of latents, is expected."))
     if _depth(z) <= len(shape):
         return Batch(_rows_of_json([z], shape, lambda _: pointer), single=True)
     limits.check_batch(len(z))
@@ -232,13 +233,13 @@ def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], number
 
 
 def _z_of(document: Any, pointer: str) -> tuple[Any, str]:
-    """What is in a `{"z": …}`, or what has none around it, and where."""
+    """Return the latents in `{"z": …}` or in a bare list, and a pointer to them."""
     if not isinstance(document, dict):
         return document, pointer
     z = document.pop("z", None)
     if document:
-        problem = "{} is no field of this object; 'z' is its only one."
-        names = sorted(document)[:MANY_PROBLEMS]
+        problem = "{} is not a field of this object; its only one is 'z'."
+        names = sorted(document)[:MAX_PROBLEMS]
         raise InvalidInput(
             *(Problem("body", f"{pointer}/{escape(name)}", problem.format(brief(name))) for name in names)
         )
@@ -246,21 +247,21 @@ def _z_of(document: Any, pointer: str) -> tuple[Any, str]:
 
 
 def _rows_of_json(latents: list[Any], shape: tuple[int, ...], pointer: Callable[[int], str]) -> FloatArray:
-    """Lists of `shape` → (N, *shape); `pointer` says where each is in the body. Raises InvalidInput."""
+    """Convert lists of `shape` to (N, *shape); `pointer` is the position of each. Raises InvalidInput."""
     try:
         latents_check(shape)(latents)
     except ValidationError:
         problems: list[Problem] = []
         for index, latent in enumerate(latents):
             problems += _latent_problems(latent, pointer(index), shape)
-            if len(problems) >= MANY_PROBLEMS:
+            if len(problems) >= MAX_PROBLEMS:
                 break
-        raise InvalidInput(*problems[:MANY_PROBLEMS]) from None
+        raise InvalidInput(*problems[:MAX_PROBLEMS]) from None
     return np.array(latents, np.float32)
 
 
 def _depth(document: Any) -> int:
-    """How many lists are in one another, by the first of each."""
+    """Return the depth of nested lists, along the first item of each."""
     depth = 0
     while isinstance(document, list):
         depth += 1
@@ -269,11 +270,11 @@ def _depth(document: Any) -> int:
 
 
 def _latent_problems(latent: Any, pointer: str, shape: tuple[int, ...]) -> list[Problem]:
-    """Each that `latents_check` stops at the first of, in the service's words."""
+    """List all problems of a latent; `latents_check` stops at the first."""
     if not isinstance(latent, list) or len(latent) != shape[0]:
-        came = f"a list of {len(latent)}" if isinstance(latent, list) else "no list"
-        numbers = "×".join(map(str, shape))
-        return [Problem("body", pointer, f"A latent of {numbers} numbers is wanted; {came} came.")]
+        received = f"a list of {len(latent)}" if isinstance(latent, list) else "not a list"
+        size = "×".join(map(str, shape))
+        return [Problem("body", pointer, f"A latent of {size} numbers is expected; this is {received}.")]
     if len(shape) > 1:
         return [
             problem for i, part in enumerate(latent) for problem in _latent_problems(part, f"{pointer}/{i}", shape[1:])

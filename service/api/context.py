@@ -1,4 +1,4 @@
-"""What the handlers of a model's routes work with."""
+"""What the routes of all protocols know of the model."""
 
 from __future__ import annotations
 
@@ -22,25 +22,31 @@ FloatArray = npt.NDArray[np.float32]
 
 @dataclass(frozen=True)
 class ModelContext:
-    """What the handlers work with, there once the service has started."""
+    """The model and what belongs to it; it exists once the lifespan has started."""
 
     name: str
     engine: Engine
     fit: Fit
-    """How pictures of another shape are brought to the model's, where a caller does not say."""
+    """How pictures of another shape are fitted to the model's, unless the request says."""
     limits: Limits
     model_json: bytes
     latents: Mapping[str, Array] | None
-    """Of the test set: `mean` (M, D) and `label` (M,)."""
+    """Latents of the test set: `mean` (M, D) and `label` (M,)."""
     latents_json: bytes | None
-    """The same, written."""
+    """The same as JSON."""
     metrics: Metrics
     metrics_need_key: bool
 
 
-async def count_distances(request: Request, loaded: ModelContext, z: FloatArray) -> None:
-    """Count how far latents (N, …) lie from the prior's mean."""
-    histogram = loaded.metrics.counters.histogram("vae_latent_distance")
+def model_context(request: Request) -> ModelContext:
+    """Return the context of the model that serves `request`."""
+    context: ModelContext = request.scope["app"].state["model_context"]
+    return context
+
+
+async def count_distances(request: Request, context: ModelContext, z: FloatArray) -> None:
+    """Add the distances of latents (N, …) from the prior's mean to their histogram."""
+    histogram = context.metrics.counters.histogram("vae_latent_distance")
     if len(z) == 1 and z.ndim == 2:
         histogram.add(hypot(*z[0].tolist()))
     else:

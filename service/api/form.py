@@ -1,7 +1,7 @@
 """multipart/form-data → the pictures in it (RFC 7578).
 
-The body is in memory, so a search for its boundary cuts it. A streaming parser takes a step of Python for each byte of
-some bodies, and decodes text fields by whatever codec the caller names.
+The body is in memory, so that it is split by searching for its boundary. A streaming parser would run Python code for
+each byte of some bodies, and decode text fields by any codec that the request names.
 """
 
 from __future__ import annotations
@@ -14,31 +14,31 @@ from service.api.quoting import escape, shorten
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody
 
 HEAD_BYTES = 2**12
-"""Of a part's header fields."""
+"""Longest header of a part."""
 PIECE = 2**20
-"""Bytes that are searched in one go."""
+"""Bytes that are searched at once."""
 DISPOSITION_BYTES = 1024
-"""Of a Content-Disposition field; the time that it takes grows with the square."""
-TYPE_LETTERS = 1024
-"""Characters read of the Content-Type field; a boundary has at most 70 (RFC 2046)."""
+"""Longest Content-Disposition field; the time to parse it grows with the square of its length."""
+TYPE_CHARACTERS = 1024
+"""Characters of the Content-Type field that are parsed; a boundary has at most 70 (RFC 2046)."""
 
 
-def read_form(body: bytes, content_type: str, most: int) -> list[tuple[str, bytes]]:
-    """The parts `image`, named for error messages, at most `most`.
+def read_form(body: bytes, content_type: str, max_parts: int) -> list[tuple[str, bytes]]:
+    """Return the files `image` of a form, each with a name for error messages.
 
-    Raises UnreadableBody, TooLarge, and InvalidInput for a part that is no file `image`.
+    Raises UnreadableBody, TooLarge for more than `max_parts`, and InvalidInput for a part that is not a file `image`.
     """
-    _, parameters = parse_options_header(content_type[:TYPE_LETTERS])
+    _, parameters = parse_options_header(content_type[:TYPE_CHARACTERS])
     boundary = parameters.get(b"boundary", b"")
     if not boundary:
         raise _unreadable("its content type has no boundary")
     pictures = []
     for number, part in enumerate(_parts(body, b"\r\n--" + boundary), start=1):
-        if number > most:
-            raise TooLarge(f"The form has too many parts; at most {most} are taken.")
+        if number > max_parts:
+            raise TooLarge(f"The form has too many parts; at most {max_parts} are allowed.")
         head, found, content = part.partition(b"\r\n\r\n")
         if not found or len(head) > HEAD_BYTES:
-            raise _unreadable(f"part {number} has no header, or a longer one than {HEAD_BYTES} bytes")
+            raise _unreadable(f"part {number} has no header, or one longer than {HEAD_BYTES} bytes")
         _check_disposition(head, number)
         pictures.append((f"Part {number}", content))
     if not pictures:
@@ -47,7 +47,7 @@ def read_form(body: bytes, content_type: str, most: int) -> list[tuple[str, byte
 
 
 def _parts(body: bytes, delimiter: bytes) -> Iterator[bytes]:
-    """What lies between delimiters, each beginning with the line break before its header."""
+    """Yield what is between delimiters, each from the line break before its header."""
     position = body.find(delimiter[2:], 0, len(delimiter))
     if position not in (0, 2):
         raise _unreadable("it does not begin with its boundary")
@@ -56,13 +56,13 @@ def _parts(body: bytes, delimiter: bytes) -> Iterator[bytes]:
         line = body.find(b"\r\n", position, position + HEAD_BYTES)
         end = _find(body, delimiter, line)
         if line < 0 or end < 0 or body[position:line].strip(b" \t"):
-            raise UnreadableBody("The body is not a whole multipart form: its last boundary is missing.")
+            raise UnreadableBody("The body is not a complete multipart form: its last boundary is missing.")
         yield body[line:end]
         position = end + len(delimiter)
 
 
 def _find(body: bytes, delimiter: bytes, start: int) -> int:
-    """As bytes.find, in pieces, between which other threads may run."""
+    """Search as bytes.find, in pieces, between which other threads can run."""
     for first in range(max(0, start), len(body), PIECE):
         if (found := body.find(delimiter, first, first + PIECE + len(delimiter))) >= 0:
             return found
@@ -70,7 +70,7 @@ def _find(body: bytes, delimiter: bytes, start: int) -> int:
 
 
 def _check_disposition(head: bytes, number: int) -> None:
-    """Raise unless the Content-Disposition field is that of a file named image."""
+    """Raise unless a part's header is that of a file named image."""
     fields = (line.partition(b":") for line in head.split(b"\r\n"))
     values = [value for name, _, value in fields if name.strip().lower() == b"content-disposition"]
     if not values:
@@ -81,7 +81,7 @@ def _check_disposition(head: bytes, number: int) -> None:
     name, is_file = parameters.get(b"name", b"").decode("utf-8", "replace"), b"filename" in parameters
     if name != "image" or not is_file:
         kind = "a file" if is_file else "text"
-        problem = f"Part {number} is {kind} named {shorten(name)!r}; files named 'image' are wanted."
+        problem = f"Part {number} is {kind} named {shorten(name)!r}; files named 'image' are expected."
         raise InvalidInput(Problem("body", f"/{escape(name)}", problem))
 
 

@@ -1,6 +1,6 @@
-"""Where work runs whose cost a caller's bytes decide: on the event loop if it is short, in a thread otherwise.
+"""Runs work whose cost depends on the request: short work on the event loop, long work in a thread.
 
-The cost is estimated from sizes, before anything is read. Every route and protocol goes through `Offloader.run`.
+The cost is estimated from sizes, before anything is parsed. All routes and protocols use `Request.run`.
 """
 
 from __future__ import annotations
@@ -18,37 +18,37 @@ Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 INLINE_S = 0.002
-"""The longest estimate that runs on the event loop: as many requests as begin in one turn may each take it."""
+"""Longest estimate that runs on the event loop; every request that starts in an iteration of it may take as long."""
 LONG_S = 0.1
-"""A longer estimate waits for one of the threads for long work, so that it does not delay short work."""
+"""Longer work has threads of its own, so that it does not delay short work."""
 SHORT_BACKLOG_S, LONG_BACKLOG_S = 2.0, 5.0
-"""Seconds of estimated work that may wait for each kind of threads. On a loaded machine it takes several times as long,
-and a request may wait more than once: what came behind more would miss its deadline."""
+"""Seconds of estimated work that may be queued for each kind of thread. A loaded machine takes several times as long,
+and a request may queue more than once: behind a longer queue it would miss its deadline."""
 THREADS = 2
-"""Of each kind. Each may take as much memory as a whole picture does."""
+"""Threads of each kind. Each may use as much memory as a large picture."""
 
 UNPACKED_BYTE_S = 5e-9
-"""Estimates in seconds, measured on a slow core (AMD EPYC of the first generation): unpacking to a byte."""
+"""Decompressing, per byte of the result: an estimate in seconds, as all below, for a slow core (AMD EPYC, 2017)."""
 JSON_BYTE_S = 80e-9
-"""Reading a byte of JSON."""
+"""Parsing JSON, per byte."""
 LONG_JSON_BYTE_S = 200e-9
-"""Reading a byte of a document that may have long lists: in pieces, while other threads run."""
+"""Parsing JSON that may have long lists, per byte: in pieces, between which other threads run."""
 FORM_BYTE_S = 200e-9
-"""Reading a byte of a multipart form of many small parts."""
+"""Parsing a multipart form of many small parts, per byte."""
 VALUE_S = 10e-9
-"""Checking and converting one number of an array."""
+"""Checking and converting an array, per number."""
 BYTE_S = 1e-9
-"""Copying a byte."""
+"""Copying, per byte."""
 JSON_VALUE_S = 200e-9
-"""Writing a number as JSON."""
+"""Writing JSON, per number."""
 PIXEL_S = 50e-9
-"""Decoding a pixel of a picture, or writing one."""
+"""Decoding or encoding a picture, per pixel."""
 OPENING_S = 0.02
-"""Opening a picture, and decoding a small one."""
+"""Opening a picture, and decoding it if it is small."""
 
 
 class Offloader:
-    """The threads beside the event loop: some for short work, others for long."""
+    """Threads beside the event loop: some for short work, others for long work."""
 
     def __init__(self) -> None:
         self._short = _Pool("short", SHORT_BACKLOG_S)
@@ -61,14 +61,14 @@ class Offloader:
         function: Callable[[Unpack[Arguments]], Result],
         *arguments: *Arguments,
     ) -> Result:
-        """Call `function` in a thread for the request of `reservation`; it is estimated to take `seconds`.
+        """Call `function`, estimated to take `seconds`, in a thread for the request of `reservation`.
 
-        Raises Unavailable where too much work waits for a thread already, unless the request has begun there.
+        Raises Unavailable where too much work is queued, unless the request has run in these threads before.
         """
         pool = self._short if seconds <= LONG_S else self._long
         if reservation.pool is not pool:
             if pool.seconds > pool.backlog:
-                raise Unavailable("Too many requests wait to be read; try again in a moment.", "queue_full")
+                raise Unavailable("Too many requests are waiting to be parsed; try again in a moment.", "queue_full")
             reservation.pool = pool
         pool.add(seconds)
         work = reservation.work = pool.executor.submit(function, *arguments)
@@ -78,10 +78,10 @@ class Offloader:
         finally:
             if work.done():
                 reservation.work = None
-            del work  # an exception in it refers, by its traceback, to this frame and to the reservation
+            del work  # its exception refers to this frame by the traceback: no reference cycle
 
     def close(self) -> None:
-        """Let the threads end; what waits for one is not begun."""
+        """Let the threads end; queued work is dropped."""
         for pool in (self._short, self._long):
             pool.executor.shutdown(wait=False, cancel_futures=True)
 
@@ -90,9 +90,9 @@ class _Pool:
     def __init__(self, name: str, backlog: float) -> None:
         self.executor = ThreadPoolExecutor(THREADS, name)
         self.backlog = backlog
-        """The most seconds behind which a request may wait."""
+        """Seconds of queued work at which a request is refused."""
         self.seconds = 0.0
-        """Estimated, of the work that is waiting or running."""
+        """Estimated seconds of the work that is queued or running."""
         self._lock = Lock()
 
     def add(self, seconds: float) -> None:

@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2 (KServe, Triton, Seldon), with the binary tensor extension.
 
-One model, under its name: it takes `image`, (N, C, H, W), UINT8 (0 to 255) or FP32 (0 to 1), or `z`, (N, …) FP32, and
-gives `mean` and `log_variance` of an image and `image`, FP32 (N, C, H, W) in [0, 1]: the reconstruction of an image,
-from its mean, or the image of a latent.
+The model has its checkpoint's name. It takes `image`, (N, C, H, W), UINT8 (0 to 255) or FP32 (0 to 1), or `z`, (N, …),
+FP32. For an image it gives `mean`, `log_variance` and `image`, its reconstruction from the mean; for a latent `image`:
+FP32 (N, C, H, W) in [0, 1].
 https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.
 """
 
@@ -22,12 +22,12 @@ from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
-from service.api.bodies import CONVERTED_BYTES, JSON, invalid, without_subnormals
-from service.api.context import ModelContext, count_distances
+from service.api.bodies import CONVERTED_BYTES, JSON, invalid_input, without_subnormals
+from service.api.context import ModelContext, count_distances, model_context
 from service.api.offloading import JSON_BYTE_S, JSON_VALUE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.api.operation import AccessControl, Operation
 from service.api.request import Request
-from service.api.responses import Answer, FloatArray, reserve, write_values
+from service.api.responses import BytesResponse, FloatArray, reserve_response, write_values
 from service.api.schemas import LATENT_BOUND, NoOptions
 from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
 from service.formats.json_reader import VALUES, read_json
@@ -37,12 +37,12 @@ BINARY = "application/octet-stream"
 JSON_LENGTH = "Inference-Header-Content-Length"
 LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 DATATYPES: dict[str, type[np.generic]] = {"UINT8": np.uint8, "FP32": np.float32}
-GIVEN_FOR = {"image": ("mean", "log_variance", "image"), "z": ("image",)}
+OUTPUTS = {"image": ("mean", "log_variance", "image"), "z": ("image",)}
 RANGES = {
-    "image": (0.0, 1.0, "numbers in [0, 1], or UINT8,"),
+    "image": (0.0, 1.0, "numbers in [0, 1], or UINT8"),
     "z": (-LATENT_BOUND, LATENT_BOUND, f"finite numbers within ±{LATENT_BOUND:g}"),
 }
-"""Of FP32: lowest, highest, in words."""
+"""Lowest and highest FP32, and both in words."""
 VERSION = "1"
 
 Array = npt.NDArray[Any]
@@ -53,7 +53,7 @@ class _Part(BaseModel):
 
 
 class Parameters(_Part):
-    """Of a tensor or of a request, those that are known here."""
+    """Parameters of a tensor or a request; unknown ones are ignored."""
 
     binary_data_size: Annotated[int, Field(ge=0)] | None = None
     binary_data: bool | None = None
@@ -61,7 +61,7 @@ class Parameters(_Part):
 
 
 class Tensor(_Part):
-    """One that comes."""
+    """An input."""
 
     name: Literal["image", "z"]
     shape: list[Annotated[int, Field(ge=1)]] = Field(max_length=4)
@@ -71,14 +71,14 @@ class Tensor(_Part):
 
 
 class RequestedOutput(_Part):
-    """An output that is asked for."""
+    """An output that the request asks for."""
 
     name: Literal["mean", "log_variance", "image"]
     parameters: Parameters = Parameters()
 
 
 class Inference(_Part):
-    """A request."""
+    """The JSON of a request."""
 
     id: str | None = None
     parameters: Parameters = Parameters()
@@ -86,266 +86,221 @@ class Inference(_Part):
     outputs: list[RequestedOutput] = Field([], max_length=3)
 
 
-def refuse(error: ServiceError) -> Answer:
-    """As the specification has errors: one sentence."""
-    return Answer(orjson.dumps({"error": error.detail}), JSON, error.headers, error.status)
+def error_response(error: ServiceError) -> BytesResponse:
+    """Return the response to an error, in the form of the protocol: one sentence."""
+    return BytesResponse(orjson.dumps({"error": error.detail}), JSON, error.headers, error.status)
 
 
 class InferenceOperation(Operation):
-    """An operation whose errors are the protocol's."""
+    """An operation whose error responses have the protocol's form."""
 
-    refuse = staticmethod(refuse)
+    error_response = staticmethod(error_response)
     negotiated = False
 
 
 async def live(_: StarletteRequest) -> Response:
-    """Is the process alive?"""
-    return Answer(orjson.dumps({"live": True}), JSON)
+    """Return 200 as long as the process can respond."""
+    return BytesResponse(orjson.dumps({"live": True}), JSON)
 
 
 async def ready(request: StarletteRequest) -> Response:
-    """Should traffic be sent here? 503 while the service starts and drains."""
-    gate: AccessControl = request.app.state.gate
-    is_ready = gate.admission.status == "ok"
-    return Answer(orjson.dumps({"ready": is_ready}), JSON, status=200 if is_ready else 503)
+    """Return 200 while the service takes requests, and 503 while it starts or drains."""
+    access: AccessControl = request.app.state.access_control
+    is_ready = access.admission.status == "ok"
+    return BytesResponse(orjson.dumps({"ready": is_ready}), JSON, status=200 if is_ready else 503)
 
 
 async def server(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
-    """What this service is."""
+    """Return the name, version and extensions of the server."""
     extensions = ["binary_tensor_data"]
     app = request.scope["app"]
-    return Answer(orjson.dumps({"name": app.title, "version": app.version, "extensions": extensions}), JSON)
+    return BytesResponse(orjson.dumps({"name": app.title, "version": app.version, "extensions": extensions}), JSON)
 
 
 async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
-    """What goes into the model and what comes out."""
-    loaded = _named(request)
-    image, z = list(loaded.engine.config.image_shape), list(loaded.engine.config.latent_shape)
+    """Return the names, datatypes and shapes of the model's inputs and outputs."""
+    context = _model_context(request)
+    image, z = list(context.engine.config.image_shape), list(context.engine.config.latent_shape)
 
     def tensors(*described: tuple[str, list[int]]) -> list[dict[str, Any]]:
         return [{"name": name, "datatype": "FP32", "shape": [-1, *shape]} for name, shape in described]
 
     document = {
-        "name": loaded.name,
+        "name": context.name,
         "versions": [VERSION],
         "platform": "pytorch_vae",
         "inputs": tensors(("image", image), ("z", z)),
         "outputs": tensors(("mean", z), ("log_variance", z), ("image", image)),
     }
-    return Answer(orjson.dumps(document), JSON)
+    return BytesResponse(orjson.dumps(document), JSON)
 
 
 async def model_ready(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
-    """Can the model be asked? It can where this is answered."""
-    return Answer(orjson.dumps({"name": _named(request).name, "ready": True}), JSON)
+    """Return 200 if the model is served under this name."""
+    return BytesResponse(orjson.dumps({"name": _model_context(request).name, "ready": True}), JSON)
 
 
 async def infer(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
-    """Images to posteriors and reconstructions, or latents to images."""
-    loaded = _named(request)
-    body = await request.read(loaded.limits.body)
+    """Encode and reconstruct images, or decode latents."""
+    context = _model_context(request)
+    body = await request.read(context.limits.body)
     length = _json_length(request, body)
     seconds = length * (LONG_JSON_BYTE_S if length > VALUES else JSON_BYTE_S) + (len(body) - length) * VALUE_S
-    asked, wishes, rows = await request.run(seconds, _read, request, body, length, loaded)
-    config = loaded.engine.config
-    for wish in wishes:
-        shape = config.image_shape if wish.name == "image" else config.latent_shape
-        reserve(request, BINARY if _is_binary(asked, wish) else JSON, len(rows) * prod(shape))
-    outputs = await _outputs(request, loaded, asked.inputs[0].name, rows, {wish.name for wish in wishes})
+    inference, requested, rows = await request.run(seconds, _read, request, body, length, context)
+    config = context.engine.config
+    for output in requested:
+        shape = config.image_shape if output.name == "image" else config.latent_shape
+        reserve_response(request, BINARY if _is_binary(inference, output) else JSON, len(rows) * prod(shape))
+    outputs = await _outputs(request, context, inference.inputs[0].name, rows, {output.name for output in requested})
     seconds = sum(array.size for array in outputs.values()) * JSON_VALUE_S
-    return await request.run(seconds, _answer, loaded.name, asked, wishes, outputs)
+    return await request.run(seconds, _response, context.name, inference, requested, outputs)
 
 
-def _named(request: Request) -> ModelContext:
-    loaded: ModelContext = request.scope["app"].state["loaded"]
+def _model_context(request: Request) -> ModelContext:
+    """Return the context of the model; raises NotFound if the path has another name or version."""
+    context = model_context(request)
     parameters = request.scope["path_params"]
     name, version = parameters["name"], parameters.get("version", VERSION)
-    if (name, version) != (loaded.name, VERSION):
-        raise NotFound(f"There is no model {name!r} of version {version!r} here; {loaded.name!r}, {VERSION!r} is.")
-    return loaded
+    if (name, version) != (context.name, VERSION):
+        raise NotFound(
+            f"There is no model {name!r}, version {version!r}; this is {context.name!r}, version {VERSION!r}."
+        )
+    return context
 
 
 def _json_length(request: Request, body: bytes) -> int:
-    """Bytes of the JSON at the start of `body`."""
-    told = request.field(JSON_LENGTH.lower().encode())
-    if not told:
+    """Return the length in bytes of the JSON at the start of `body`."""
+    given = request.field(JSON_LENGTH.lower().encode())
+    if not given:
         return len(body)
-    length = int(told) if LENGTH.fullmatch(told) else -1
+    length = int(given) if LENGTH.fullmatch(given) else -1
     if not 0 <= length <= len(body):
-        wanted = "the length of the JSON at the start of the body is wanted"
-        raise UnreadableBody(f"{JSON_LENGTH} is {brief(told)}; {wanted}.")
+        expected = "the length of the JSON at the start of the body is expected"
+        raise UnreadableBody(f"{JSON_LENGTH} is {brief(given)}; {expected}.")
     return length
 
 
 def _read(
-    request: Request, body: bytes, length: int, loaded: ModelContext
+    request: Request, body: bytes, length: int, context: ModelContext
 ) -> tuple[Inference, Sequence[RequestedOutput], FloatArray]:
-    """A request: its JSON, of so many bytes, the outputs that it asks for, and the rows of its tensor."""
-    numbers = loaded.limits.batch * prod(loaded.engine.config.image_shape)
+    """Read a body whose JSON has `length` bytes: the request, its requested outputs, and the rows of its tensor."""
+    numbers = context.limits.batch * prod(context.engine.config.image_shape)
     try:
-        asked = Inference.model_validate(read_json(body[:length], request.reserve, numbers=numbers))
+        inference = Inference.model_validate(read_json(body[:length], request.reserve, numbers=numbers))
     except ValidationError as error:
-        raise invalid("body", error) from error
-    tensor = asked.inputs[0]
-    wishes = asked.outputs or [RequestedOutput.model_validate({"name": name}) for name in GIVEN_FOR[tensor.name]]
-    for wish in wishes:
-        if wish.name not in GIVEN_FOR[tensor.name]:
-            problem = f"The output {wish.name!r} is not given for {tensor.name!r}; {GIVEN_FOR[tensor.name]} are."
+        raise invalid_input("body", error) from error
+    tensor = inference.inputs[0]
+    requested = inference.outputs or [RequestedOutput.model_validate({"name": name}) for name in OUTPUTS[tensor.name]]
+    for output in requested:
+        if output.name not in OUTPUTS[tensor.name]:
+            problem = (
+                f"{tensor.name!r} has no output {output.name!r}; its outputs are {', '.join(OUTPUTS[tensor.name])}."
+            )
             raise InvalidInput(Problem("body", "/outputs", problem))
-    return asked, wishes, _rows(tensor, memoryview(body)[length:], loaded, request.reserve)
+    return inference, requested, _rows(tensor, memoryview(body)[length:], context, request.reserve)
 
 
-def _rows(tensor: Tensor, binary: memoryview, loaded: ModelContext, reserve: Reserve) -> FloatArray:
-    """The tensor's values, checked, (N, …) float32."""
-    config = loaded.engine.config
+def _rows(tensor: Tensor, binary: memoryview, context: ModelContext, reserve: Reserve) -> FloatArray:
+    """Read and check the tensor's values: (N, …), float32."""
+    config = context.engine.config
     shape = config.image_shape if tensor.name == "image" else config.latent_shape
     if tuple(tensor.shape[1:]) != shape:
-        raise _wrong(
-            "shape", f"{tensor.name} has the shape {brief(tensor.shape)}; [N, {', '.join(map(str, shape))}] is wanted."
+        raise _invalid(
+            "shape",
+            f"{tensor.name} has the shape {brief(tensor.shape)}; [N, {', '.join(map(str, shape))}] is expected.",
         )
-    loaded.limits.check_batch(tensor.shape[0])
-    loaded.limits.check_pixels(tensor.shape[0], config.image_shape)
+    context.limits.check_batch(tensor.shape[0])
+    context.limits.check_pixels(tensor.shape[0], config.image_shape)
     if tensor.name == "z" and tensor.datatype != "FP32":
-        raise _wrong("datatype", f"z is of {tensor.datatype}; FP32 is wanted.")
+        raise _invalid("datatype", f"z has the datatype {tensor.datatype}; FP32 is expected.")
     reserve(CONVERTED_BYTES * prod(tensor.shape))
     rows = _values(tensor, binary, DATATYPES[tensor.datatype]).reshape(tensor.shape)
     if tensor.datatype == "UINT8":
         pixels = rows.astype(np.float32)
         pixels /= np.float32(255)
         return pixels
-    lowest, highest, wanted = RANGES[tensor.name]
+    lowest, highest, expected = RANGES[tensor.name]
     if not ((rows >= lowest) & (rows <= highest)).all():
-        raise _wrong("data", f"{tensor.name} holds others than {wanted} that are wanted.")
+        raise _invalid("data", f"{tensor.name} has values that are not {expected}.")
     return without_subnormals(rows) if tensor.name == "image" else rows
 
 
 def _values(tensor: Tensor, binary: memoryview, datatype: type[np.generic]) -> Array:
-    """From the JSON, nested or flat, or from what follows it."""
+    """Read the values from the JSON, nested or flat, or from the bytes that follow it."""
     count = prod(tensor.shape)
     if tensor.parameters.binary_data_size is not None:
-        wanted = count * np.dtype(datatype).itemsize
-        if not tensor.parameters.binary_data_size == len(binary) == wanted:
-            sizes = f"{tensor.parameters.binary_data_size} bytes are told, {len(binary)} came, {wanted} are wanted"
-            raise _wrong("parameters/binary_data_size", f"{tensor.name}: {sizes} for the shape {tensor.shape}.")
+        size = count * np.dtype(datatype).itemsize
+        if not tensor.parameters.binary_data_size == len(binary) == size:
+            sizes = f"binary_data_size is {tensor.parameters.binary_data_size}, and {len(binary)} bytes follow the JSON"
+            problem = f"{tensor.name}: {sizes}; {size} are expected for the shape {tensor.shape}."
+            raise _invalid("parameters/binary_data_size", problem)
         return np.frombuffer(binary, np.dtype(datatype).newbyteorder("<")).astype(datatype, copy=False)
     try:
         numbers = _numbers(tensor.data)
-        with np.errstate(over="ignore", invalid="ignore"):  # what FP32 cannot hold becomes infinite, and is refused
+        with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, which is refused
             values = numbers.astype(datatype)
         if datatype is np.uint8 and not (values == numbers).all():
             raise ValueError("not bytes")  # noqa: TRY301
     except (ValueError, OverflowError) as error:
-        raise _wrong("data", f"{tensor.name}: a list of numbers of {tensor.datatype} is wanted.") from error
+        raise _invalid("data", f"{tensor.name}: a list of {tensor.datatype} numbers is expected.") from error
     if values.size != count:
-        raise _wrong("data", f"{tensor.name}: {values.size} numbers came; {count} are wanted for {tensor.shape}.")
+        raise _invalid(
+            "data", f"{tensor.name} has {values.size} numbers; {count} are expected for the shape {tensor.shape}."
+        )
     return values
 
 
 def _numbers(data: Any) -> Array:
-    """Float64, flat; raises ValueError for others than lists of numbers."""
+    """Return a list of numbers as float64, flat; raises ValueError for anything else."""
     if isinstance(data, np.ndarray):
         return data.ravel()
     if not isinstance(data, list | None):
-        raise ValueError("no list")  # noqa: TRY004 - told as all others are
-    told = np.array(data or [], object).ravel()  # of a text NumPy would make room for as many as it is long
-    if not set(map(type, told)) <= {int, float}:
+        raise ValueError("not a list")  # noqa: TRY004 - the caller catches ValueError
+    values = np.array(data or [], object).ravel()  # as text, each item would get the length of the longest
+    if not set(map(type, values)) <= {int, float}:
         raise ValueError("not numbers")
-    return told.astype(np.float64)
+    return values.astype(np.float64)
 
 
 async def _outputs(
-    request: Request, loaded: ModelContext, name: str, rows: FloatArray, wanted: set[str]
+    request: Request, context: ModelContext, name: str, rows: FloatArray, wanted: set[str]
 ) -> Mapping[str, Array]:
     if name == "z":
-        await count_distances(request, loaded, rows)
-        return {"image": await loaded.engine.decode(rows, timing=request.timing)}
+        await count_distances(request, context, rows)
+        return {"image": await context.engine.decode(rows, timing=request.timing)}
     if "image" in wanted:
-        result = await loaded.engine.reconstruct(rows, timing=request.timing)
+        result = await context.engine.reconstruct(rows, timing=request.timing)
         return {"mean": result.mean, "log_variance": result.log_variance, "image": result.pixels}
-    mean, log_variance = await loaded.engine.encode(rows, timing=request.timing)
+    mean, log_variance = await context.engine.encode(rows, timing=request.timing)
     return {"mean": mean, "log_variance": log_variance}
 
 
-def _is_binary(asked: Inference, wish: RequestedOutput) -> bool:
-    as_binary = wish.parameters.binary_data
-    return asked.parameters.binary_data_output if as_binary is None else as_binary
+def _is_binary(inference: Inference, output: RequestedOutput) -> bool:
+    as_binary = output.parameters.binary_data
+    return inference.parameters.binary_data_output if as_binary is None else as_binary
 
 
-def _answer(name: str, asked: Inference, wishes: Sequence[RequestedOutput], outputs: Mapping[str, Array]) -> Answer:
+def _response(
+    name: str, inference: Inference, requested: Sequence[RequestedOutput], outputs: Mapping[str, Array]
+) -> BytesResponse:
     tensors: list[bytes] = []
     binary: list[bytes] = []
-    for wish in wishes:
-        array = np.ascontiguousarray(outputs[wish.name], "<f4")
-        tensor: dict[str, Any] = {"name": wish.name, "datatype": "FP32", "shape": list(array.shape)}
+    for output in requested:
+        array = np.ascontiguousarray(outputs[output.name], "<f4")
+        tensor: dict[str, Any] = {"name": output.name, "datatype": "FP32", "shape": list(array.shape)}
         tensors.append(b",")
-        if _is_binary(asked, wish):
+        if _is_binary(inference, output):
             tensor["parameters"] = {"binary_data_size": array.nbytes}
             tensors.append(orjson.dumps(tensor))
             binary.append(array.tobytes())
         else:
             tensors += orjson.dumps(tensor)[:-1], b',"data":', *write_values(array.reshape(-1)), b"}"
-    document = {"model_name": name, "model_version": VERSION, **({} if asked.id is None else {"id": asked.id})}
+    document = {"model_name": name, "model_version": VERSION, **({} if inference.id is None else {"id": inference.id})}
     head = b"".join((orjson.dumps(document)[:-1], b',"outputs":[', *tensors[1:], b"]}"))
     if not binary:
-        return Answer(head, JSON)
-    return Answer(b"".join((head, *binary)), BINARY, {JSON_LENGTH: str(len(head))})
+        return BytesResponse(head, JSON)
+    return BytesResponse(b"".join((head, *binary)), BINARY, {JSON_LENGTH: str(len(head))})
 
 
-def _wrong(place: str, problem: str) -> InvalidInput:
-    return InvalidInput(Problem("body", f"/inputs/0/{place}", problem))
-
-
-_ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
-_NAMED = {"name": "mnist", "ready": True}
-_TENSOR = {"name": "z", "datatype": "FP32", "shape": [-1, 3]}
-_CARD = {"name": "mnist", "versions": [VERSION], "platform": "pytorch_vae", "inputs": [_TENSOR], "outputs": [_TENSOR]}
-_ASKED = {"inputs": [{"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -0.2, 0.3]}]}
-_GIVEN = {
-    "model_name": "mnist",
-    "model_version": VERSION,
-    "outputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 2, 2], "data": [0.0, 0.02, 0.97, 0.4]}],
-}
-_EXAMPLES: dict[str, dict[str, Any]] = {
-    "/v2": {"name": "VAE service", "version": "0.1.0", "extensions": ["binary_tensor_data"]},
-    "/v2/health/live": {"live": True},
-    "/v2/health/ready": {"ready": True},
-    "ready": _NAMED,
-    "infer": _GIVEN,
-}
-_STATUSES = {
-    400: "The body is not JSON, or its length was told wrongly.",
-    401: "This service asks for an API key, and none or a wrong one was sent.",
-    404: "There is no such model, or no such version of it.",
-    413: "The body or the batch is over the limit.",
-    422: "A tensor of the wrong name, datatype, shape or range, or an unknown parameter.",
-    429: "This API key holds its whole share of the queue.",
-    503: "The queue is full, the memory is in use, or the service starts or stops; try again.",
-    504: "Not answered within the deadline.",
-}
-
-
-def describe(path: str) -> dict[str, Any]:
-    """What `add_api_route` is told of the route at `path`, beside its handler."""
-    kind = path.rpartition("/")[2]
-    example = _EXAMPLES.get(path) or _EXAMPLES.get(kind, _CARD)
-    done: dict[str, Any] = {JSON: {"schema": {"type": "object"}, "example": example}}
-    responses: dict[int | str, dict[str, Any]] = {200: {"description": "Done.", "content": done}}
-    if "/health/" in path:
-        if kind == "ready":
-            not_ready = {JSON: {"schema": {"type": "object"}, "example": {"ready": False}}}
-            responses[503] = {"description": "Starting or draining.", "content": not_ready}
-        return {"tags": ["open inference protocol"], "responses": responses}
-    extra: dict[str, Any] = {"security": [{}, {"bearer": []}, {"key": []}]}
-    possible = set(_STATUSES) - ({400, 413} if kind != "infer" else set()) - ({404} if path == "/v2" else set())
-    for status in sorted(possible):
-        content = {JSON: {"schema": _ERROR, "example": {"error": _STATUSES[status]}}}
-        responses[status] = {"description": _STATUSES[status], "content": content}
-    if kind == "infer":
-        binary = {"schema": {"type": "string", "format": "binary"}}
-        done[BINARY] = binary
-        request = {JSON: {"schema": {"type": "object"}, "example": _ASKED}, BINARY: binary}
-        description = (
-            "JSON, or JSON and then the values of a tensor, the JSON's length in the header field " + JSON_LENGTH
-        )
-        extra["requestBody"] = {"required": True, "description": description, "content": request}
-    return {"tags": ["open inference protocol"], "responses": responses, "openapi_extra": extra}
+def _invalid(pointer: str, problem: str) -> InvalidInput:
+    return InvalidInput(Problem("body", f"/inputs/0/{pointer}", problem))

@@ -1,4 +1,4 @@
-"""The OpenAPI document: what FastAPI cannot read off the handlers' signatures."""
+"""The OpenAPI document, for what FastAPI cannot infer from the handlers' signatures."""
 
 from __future__ import annotations
 
@@ -26,27 +26,62 @@ from service.formats.registry import ARRAY_FORMATS
 PNG, JPEG, TENSOR = "image/png", "image/jpeg", "tensor/binary"
 
 DESCRIPTION = """\
-A variational autoencoder behind HTTP: `/encode` an image to its latent, `/decode` a latent to an image, `/reconstruct`,
-`/sample`, `/interpolate` and `/traverse`. Shape in, shape out: one image gives one vector, a batch of N gives N.
-Answers come as PNG, JSON or NDJSON (a line an item), or as arrays: one as npy, or all that JSON has, by the same names,
-as safetensors or an Arrow IPC stream (a row an item), as the `Accept` header asks. Losses are in nats.
+Encode images to the latent space of a variational autoencoder, and decode latents to images.
 
-Errors are `application/problem+json` (RFC 9457): `detail` says how to mend the request, `errors` points at each field.
+- **Items and batches.** One image gives one latent, a batch of N gives N; the same holds for the other direction.
+- **Formats.** The `Accept` header chooses the format of a response: a PNG; JSON, or NDJSON with one item per line; or
+  arrays: one as npy, or all that JSON has, under the same names, as safetensors or an Arrow IPC stream (one item per
+  row).
+- **Units.** Losses are in nats per image.
+- **Errors** are `application/problem+json` (RFC 9457): `detail` says how to correct the request, `errors` points to
+  each wrong field.
+- **API keys**, where the service has any: `Authorization: Bearer KEY` or `x-api-key: KEY`.
 """
+TAGS = [
+    {"name": "latent space", "description": "Encode, decode and generate images."},
+    {"name": "model", "description": "The model that is served, and the latents of its test set."},
+    {
+        "name": "diffusers",
+        "description": "For Hugging Face diffusers: what `remote_encode` and `remote_decode` of "
+        "`diffusers.utils.remote_utils` send.",
+    },
+    {
+        "name": "open inference protocol",
+        "description": "For clients of KServe, Triton or Seldon: the Open Inference Protocol, version 2, with binary "
+        "tensors.",
+    },
+    {"name": "probes", "description": "For orchestrators and Prometheus."},
+]
+SUMMARIES = {
+    "/encode": ("latent space", "Image → mean and log-variance of its latent"),
+    "/decode": ("latent space", "Latent → image"),
+    "/reconstruct": ("latent space", "Image → its reconstruction, losses and ELBO"),
+    "/sample": ("latent space", "Seed → images of latents drawn from the prior"),
+    "/interpolate": ("latent space", "Two latents → images on the path from one to the other"),
+    "/traverse": ("latent space", "Latent → images along one of its dimensions, or over a grid of two"),
+    "/latents": ("model", "Latents and labels of the test set"),
+    "/model": ("model", "Shapes, training and metrics of the model"),
+    "/remote/decode": ("diffusers", "Latent tensor → image, for remote_decode of diffusers"),
+    "/remote/encode": ("diffusers", "Image → latent tensor, for remote_encode of diffusers"),
+    "/livez": ("probes", "200 as long as the process can respond"),
+    "/readyz": ("probes", "200 while the service takes requests, 503 while it starts or drains"),
+    "/metrics": ("probes", "Counters and histograms of all workers, for Prometheus"),
+}
+"""Tag and summary of each route: what goes in → what comes out."""
 
 Z = [0.1, -0.2, 0.3]
 PIXELS = [[[0.0, 0.02], [0.97, 0.4]]]
 BINARY = {"type": "string", "format": "binary"}
 SECURITY = {
-    "bearer": {"type": "http", "scheme": "bearer", "description": "Where the service was given API keys."},
-    "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key, as a header."},
+    "bearer": {"type": "http", "scheme": "bearer", "description": "Required where the service has API keys."},
+    "key": {"type": "apiKey", "in": "header", "name": "x-api-key", "description": "The same key as a header."},
 }
-OPEN = ("/livez", "/readyz", "/metrics")
+PROBES = ("/livez", "/readyz", "/metrics")
 
 _IMAGE_BODY = {
-    "description": "An image; several in a multipart form, the part `image` repeated; or an array, uint8 (0 to 255) "
-    "or floating (0 to 1), of the model's shape (C, H, W) or (N, C, H, W); (H, W) where C is 1. Of several arrays that "
-    "are named the one named `pixels` is taken.",
+    "description": "An image; several in a multipart form, in parts named `image`; or an array, uint8 (0 to 255) or "
+    "floating (0 to 1), of the model's shape: (C, H, W) or (N, C, H, W), or without C where it is 1. Of several named "
+    "arrays, `pixels` is used.",
     "required": True,
     "content": {
         MULTIPART: {
@@ -71,9 +106,9 @@ def _json_body(model: type[BaseModel], *alternatives: dict[str, Any], **examples
 
 _VECTOR = {"type": "array", "items": {"type": "number"}, "minItems": 1}
 _LATENT_BODY = {
-    "description": "A latent or a batch of them, as JSON, as NDJSON (a latent a line) or as an array, of the model's "
-    "latent shape: (D,) or (N, D); (C', h, w) or (N, C', h, w) where latents are maps. Of several arrays that are "
-    "named the one named `z` is taken.",
+    "description": "A latent or a batch of latents, as JSON, as NDJSON (one latent per line) or as an array, of the "
+    "model's latent shape: (D,) or (N, D), or (C', h, w) or (N, C', h, w) where latents are maps. Of several named "
+    "arrays, `z` is used.",
     "required": True,
     "content": {
         JSON: _json_body(
@@ -127,13 +162,13 @@ BODIES: dict[str, dict[str, Any]] = {
         "content": {TENSOR: {"schema": BINARY}},
     },
     "/remote/encode": {
-        "description": "The bytes of a tensor, where `shape` is given; else a picture.",
+        "description": "The bytes of a tensor if `shape` is given, otherwise a picture.",
         "required": True,
         "content": {media_type: {"schema": BINARY} for media_type in (TENSOR, *FORMATS)},
     },
 }
 
-ANSWERS: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]]] = {
+RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]]] = {
     "/encode": (OFFERS, schemas.Posterior, _POSTERIOR),
     "/decode": ((PNG, *OFFERS), schemas.Images, {"pixels": PIXELS}),
     "/reconstruct": ((PNG, *OFFERS), schemas.ReconstructionAnswer, {**_POSTERIOR, **_LOSSES, "pixels": PIXELS}),
@@ -148,43 +183,45 @@ ANSWERS: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]
     "/readyz": ((JSON,), schemas.Status, {"status": "ok"}),
 }
 
-_SEED = {"x-seed": {"description": "The seed of what was drawn, if anything was.", "schema": {"type": "integer"}}}
+_SEED = {"x-seed": {"description": "Seed of the random numbers, if any were drawn.", "schema": {"type": "integer"}}}
 _TENSOR = {
-    "shape": {"description": "Of a tensor, as a JSON list.", "schema": {"type": "string"}},
-    "dtype": {"description": "Of a tensor.", "schema": {"type": "string"}},
+    "shape": {"description": "Shape of a tensor, as a JSON list.", "schema": {"type": "string"}},
+    "dtype": {"description": "Data type of a tensor.", "schema": {"type": "string"}},
 }
 HEADERS = {
     **{path: {"headers": _SEED} for path in ("/encode", "/reconstruct", "/sample")},
     **{path: {"headers": _TENSOR} for path in ("/remote/decode", "/remote/encode")},
 }
 
-ABSENT = {
-    "/latents": "No latents came with the checkpoint.",
-    "/traverse": "The model's latents are maps, which have no single dimension to walk along.",
+NOT_FOUND = {
+    "/latents": "The checkpoint has no latents of a test set.",
+    "/traverse": "The model's latents are maps, which have no single dimension to vary.",
 }
 
 ERRORS: dict[type[errors.ServiceError], str] = {
-    errors.UnreadableBody: "The body is not of its content type, or is cut short.",
-    errors.Unauthorized: "This service asks for an API key, and none or a wrong one was sent.",
-    errors.NotAcceptable: "None of the media types in `Accept` can be given.",
-    errors.TooLarge: "The body, the picture or the batch is over the limit.",
-    errors.UnsupportedMediaType: "The body's content type is not taken.",
+    errors.UnreadableBody: "The body does not have its content type, or is truncated.",
+    errors.Unauthorized: "The API key is missing or wrong.",
+    errors.NotAcceptable: "The route can give none of the media types in `Accept`.",
+    errors.TooLarge: "The body, the picture or the batch exceeds a limit.",
+    errors.UnsupportedMediaType: "The route does not take this content type.",
     errors.InvalidInput: "A value of the wrong length, shape or range, or an unknown parameter.",
-    errors.ShareExceeded: "This API key holds its whole share of the queue.",
-    errors.Unavailable: "The queue is full, the memory is in use, or the service starts or stops; try again.",
-    errors.DeadlineExceeded: "Not answered within the deadline.",
+    errors.TooManyRequests: "This API key has used its share of the queue.",
+    errors.Unavailable: "The queue or the memory is full, or the service is starting or stopping; try again.",
+    errors.DeadlineExceeded: "The request took longer than the deadline.",
 }
-ALWAYS = (errors.Unauthorized, errors.InvalidInput, errors.ShareExceeded, errors.Unavailable, errors.DeadlineExceeded)
+ALWAYS = (errors.Unauthorized, errors.InvalidInput, errors.TooManyRequests, errors.Unavailable, errors.DeadlineExceeded)
 WITH_BODY = (errors.UnreadableBody, errors.TooLarge, errors.UnsupportedMediaType)
 
 
 def describe(path: str) -> dict[str, Any]:
-    """What `add_api_route` is told of the route at `path`, beside its handler."""
+    """Keyword arguments of `add_api_route` that document the route at `path`."""
+    tag, summary = SUMMARIES[path]
+    route: dict[str, Any] = {"tags": [tag], "summary": summary}
     if path == "/metrics":
         done = {"description": "Done.", "content": {"text/plain": {"schema": {"type": "string"}}}}
         unauthorized = _problem(ERRORS[errors.Unauthorized], errors.Unauthorized)
-        return {"tags": ["probes"], "responses": {200: done, 401: unauthorized}}
-    media_types, model, example = ANSWERS[path]
+        return {**route, "responses": {200: done, 401: unauthorized}}
+    media_types, model, example = RESPONSES[path]
     content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in media_types}
     if model:
         content[JSON] = {**_json_body(model), "example": example}
@@ -194,31 +231,26 @@ def describe(path: str) -> dict[str, Any]:
         200: {"description": "Done.", "content": content, **HEADERS.get(path, {})}
     }
     extra: dict[str, Any] = {}
-    if path in OPEN:
+    if path in PROBES:
         if path == "/readyz":
             not_ready = {**_json_body(schemas.Status), "example": {"status": "draining"}}
             responses[503] = {"description": "Starting or draining.", "content": {JSON: not_ready}}
-        return {"tags": ["probes"], "responses": responses}
+        return {**route, "responses": responses}
     if path in BODIES:
         extra["requestBody"] = BODIES[path]
     possible = [*ALWAYS, errors.NotAcceptable, *(WITH_BODY if path in BODIES else ())]
     if path == "/sample":
         possible.append(errors.TooLarge)
-    if path in ABSENT:
-        responses[404] = _problem(ABSENT[path], errors.NotFound)
+    if path in NOT_FOUND:
+        responses[404] = _problem(NOT_FOUND[path], errors.NotFound)
     for error in possible:
         responses[int(error.status)] = _problem(ERRORS[error], error)
     extra["security"] = [{}, *({name: []} for name in SECURITY)]
-    tag = "model" if path in ("/latents", "/model") else "latent space"
-    return {
-        "tags": [tag],
-        "responses": dict(sorted(responses.items(), key=lambda r: int(r[0]))),
-        "openapi_extra": extra,
-    }
+    return {**route, "responses": dict(sorted(responses.items(), key=lambda r: int(r[0]))), "openapi_extra": extra}
 
 
 def _line(example: dict[str, Any]) -> str:
-    """The first item of `example` as a line of NDJSON, without what is told of all items."""
+    """Return the first item of `example` as a line of NDJSON, without fields that describe all items."""
     is_batch = "z" in example or "label" in example
     fields = {name: value[0] if is_batch else value for name, value in example.items() if name != "seed"}
     return json.dumps(fields) + "\n"
@@ -233,22 +265,22 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
 
 
 def render_once(route: Route) -> None:
-    """Let `route` keep its answer, which depends on the root path alone: of /openapi.json it takes milliseconds."""
+    """Cache the response of `route`, which depends on the root path only: rendering takes milliseconds."""
     endpoint = route.endpoint
     takes_request = bool(signature(endpoint).parameters)
-    answers: dict[str, Response] = {}  # by root path, which is the server's, not the caller's
+    responses: dict[str, Response] = {}  # by root path, which the server sets, not the client
 
-    async def answer(scope: Scope, receive: Receive, send: Send) -> None:
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
         root_path = scope.get("root_path", "")
-        if root_path not in answers:
-            answers[root_path] = await (endpoint(Request(scope)) if takes_request else endpoint())
-        await answers[root_path](scope, receive, send)
+        if root_path not in responses:
+            responses[root_path] = await (endpoint(Request(scope)) if takes_request else endpoint())
+        await responses[root_path](scope, receive, send)
 
-    route.app = answer
+    route.app = respond
 
 
 def _without_head(route: BaseRoute) -> BaseRoute:
-    """A copy that does not take HEAD: the document has GET alone, from which HEAD follows."""
+    """Return a copy without HEAD, which the document leaves out: it follows from GET."""
     if not isinstance(route, APIRoute):
         return route
     documented = copy(route)
@@ -257,10 +289,12 @@ def _without_head(route: BaseRoute) -> BaseRoute:
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
-    """The document, made once."""
+    """Return the OpenAPI document, cached."""
     if app.openapi_schema is None:
         routes = [_without_head(route) for route in app.routes]
-        document = get_openapi(title=app.title, version=app.version, description=app.description, routes=routes)
+        document = get_openapi(
+            title=app.title, version=app.version, description=app.description, routes=routes, tags=TAGS
+        )
         components = document.setdefault("components", {})
         components["securitySchemes"] = SECURITY
         known = components["schemas"] = {}
@@ -271,7 +305,7 @@ def openapi(app: FastAPI) -> dict[str, Any]:
             schemas.Traversal,
             schemas.ProblemDocument,
         ]
-        models += [answer for _, answer, _ in ANSWERS.values() if answer]
+        models += [model for _, model, _ in RESPONSES.values() if model]
         for model in models:
             schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
             known.update(schema.pop("$defs", {}))

@@ -1,4 +1,4 @@
-"""What stands around every operation of the API: the caller's key, a place in the queue, a deadline, its errors."""
+"""Routes of the API: each checks the API key, takes a slot in the queue and turns exceptions into responses."""
 
 from __future__ import annotations
 
@@ -12,15 +12,16 @@ from urllib.parse import parse_qsl
 
 from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
+from starlette.datastructures import Headers
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 from starlette.routing import request_response
 from starlette.types import Receive, Scope, Send
 
 from service.api.admission import Admission
-from service.api.bodies import invalid
+from service.api.bodies import invalid_input
 from service.api.request import Request
-from service.api.responses import refuse
+from service.api.responses import error_response
 from service.errors import InternalError, InvalidInput, Problem, ServiceError
 from service.inference.engine import NonFiniteOutput
 from service.keys import Keyring
@@ -32,32 +33,36 @@ logger = logging.getLogger("vae-service")
 
 VARY = (b"vary", b"accept")
 NO_STORE = (b"cache-control", b"no-store")
-"""On all answers of what a key is asked for. RFC 9111, section 3.5, keeps shared caches from storing the answer to a
-request with Authorization, but not with x-api-key. As nothing is stored, Vary need not name the two."""
+"""Sent wherever an API key is required. RFC 9111, section 3.5, lets no shared cache store a response to a request with
+Authorization, but one to a request with x-api-key. Vary need not name the two, since nothing is stored."""
 MAX_PARAMETERS = 100
-"""In a query string; the most that any route has a use for is about a dozen."""
+"""Most parameters in a query string; no route has more than about a dozen."""
 MAX_NAME = 60
-"""Characters of a parameter's name that an error quotes; all known names are shorter."""
-CACHED = 256
-"""Bytes of a query string that is cached; longer ones would let callers fill the memory."""
+"""Characters of a parameter's name that an error message quotes; all known names are shorter."""
+MAX_CACHED_BYTES = 256
+"""Longest query string that is cached: clients could fill the memory with longer ones."""
 
 Options = TypeVar("Options", bound=BaseModel)
 
 
 @dataclass(frozen=True)
 class AccessControl:
-    """Who may come in, and how many; and who was turned away."""
+    """API keys, admission control, and the counters of refusals."""
 
     keyring: Keyring
     admission: Admission
     counters: Counters
 
+    def check_key(self, headers: Headers) -> None:
+        """Raise Unauthorized where the service has API keys and `headers` has none of them."""
+        self.keyring.identify(headers.get("authorization", ""), headers.get("x-api-key", ""))
+
 
 class Probe(APIRoute):
-    """A route that is never shed: /livez, /readyz, /metrics.
+    """A route without admission control: /livez, /readyz, /metrics.
 
-    FastAPI documents it; Starlette calls it, with the request. FastAPI would parse the query string, however long it
-    is, which no probe has a use for.
+    FastAPI documents it, and Starlette calls it: FastAPI would parse the query string, however long, which no probe
+    uses.
     """
 
     def __init__(
@@ -68,16 +73,16 @@ class Probe(APIRoute):
 
 
 class Operation(APIRoute):
-    """A route of the API. A route that is not one is open to all and never shed: the page, the docs, the probes.
+    """A route of the API. All other routes, such as the page and the probes, are without keys and admission control.
 
-    FastAPI documents it; it answers by itself. The endpoint takes the call and its options, a pydantic model of the
-    query.
+    FastAPI documents it, and it handles requests itself. The endpoint takes the request and its options, a pydantic
+    model of the query string.
     """
 
-    refuse = staticmethod(refuse)
-    """An error as an answer."""
+    error_response = staticmethod(error_response)
+    """Makes the response to an error."""
     negotiated: ClassVar[bool] = True
-    """Whether its answers depend on the Accept header."""
+    """Whether responses depend on the Accept header."""
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **described: Any) -> None:
         described["name"] = described["name"] or endpoint.__name__
@@ -87,11 +92,11 @@ class Operation(APIRoute):
         self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         self._defaults = self._options()
         self._fields = (VARY,) if self.negotiated else ()
-        self._locked_fields = (*self._fields, NO_STORE)
-        self.app = self.answer
+        self._fields_with_keys = (*self._fields, NO_STORE)
+        self.app = self.asgi_app
 
-    async def answer(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Answer one request, as an ASGI application."""
+    async def asgi_app(self, scope: Scope, receive: Receive, send: Send) -> None:
+        """Handle a request, as an ASGI application."""
         request = Request(scope, receive)
         try:
             await (await self.respond(request))(scope, receive, send)
@@ -100,34 +105,34 @@ class Operation(APIRoute):
                 request.reservation.close()
 
     async def respond(self, request: Request) -> Response:
-        """The answer to one request."""
+        """Return the response to a request; exceptions become error responses."""
         scope = request.scope
         timing = scope["timing"] = Timing(scope.get("span"))
         state = scope["app"].state
-        gate: AccessControl = state["gate"]  # by the attribute it takes five times as long
-        keyring = gate.keyring
-        locked = bool(keyring)
+        access: AccessControl = state["access_control"]  # its attribute access takes five times as long
+        keyring = access.keyring
+        has_keys = bool(keyring)
         response: Response
         try:
-            key = keyring.identify(request.field(b"authorization"), request.field(b"x-api-key")) if locked else b""
-            with gate.admission.slot(key, provisional=request.awaits_body) as slot:
+            key = keyring.identify(request.field(b"authorization"), request.field(b"x-api-key")) if has_keys else b""
+            with access.admission.slot(key, provisional=request.awaits_body) as slot:
                 if slot.provisional:
-                    await request.receive_body(state["loaded"].limits.body)
-                    slot.take()
+                    await request.receive_body(state["model_context"].limits.body)
+                    slot.confirm()
                 query = scope["query_string"]
                 options = read_options(self._options, query) if query else self._defaults
                 response = await self.endpoint(request, options)
                 if timing.compute:
                     response.raw_headers.append((b"server-timing", _server_timing(timing)))
         except ServiceError as error:
-            gate.counters.refuse(error)
-            response = self.refuse(error)
+            access.counters.count_refusal(error)
+            response = self.error_response(error)
         except Exception as error:
-            gate.counters.refusals["unsound_output" if isinstance(error, NonFiniteOutput) else "failure"] += 1
+            access.counters.refusals["unsound_output" if isinstance(error, NonFiniteOutput) else "failure"] += 1
             name = scope["request_id"].decode()
             logger.exception("The service failed at %s %s, %s.", scope["method"], printable(scope["raw_path"]), name)
-            response = self.refuse(InternalError())
-        response.raw_headers += self._locked_fields if locked else self._fields
+            response = self.error_response(InternalError())
+        response.raw_headers += self._fields_with_keys if has_keys else self._fields
         return response
 
 
@@ -137,14 +142,14 @@ def _server_timing(timing: Timing) -> bytes:
 
 
 def read_options(model: type[Options], query_string: bytes) -> Options:
-    """A query string → `model`; raises InvalidInput with a pointer for each bad parameter."""
-    read = _cached_options if len(query_string) <= CACHED else _read_options
+    """Parse a query string as `model`; raises InvalidInput with a pointer to each wrong parameter."""
+    read = _cached_options if len(query_string) <= MAX_CACHED_BYTES else _read_options
     return read(model, query_string)
 
 
 def _read_options(model: type[Options], query_string: bytes) -> Options:
     if query_string.count(b"&") >= MAX_PARAMETERS:
-        problem = f"The query string has more than the {MAX_PARAMETERS} parameters that are taken."
+        problem = f"The query string has more than {MAX_PARAMETERS} parameters."
         raise InvalidInput(Problem("query", "", problem))
     pairs = [
         (name if len(name) <= MAX_NAME else f"{name[:MAX_NAME]}…", value)
@@ -156,7 +161,7 @@ def _read_options(model: type[Options], query_string: bytes) -> Options:
     try:
         return model.model_validate(fields)
     except ValidationError as error:
-        raise invalid("query", error) from error
+        raise invalid_input("query", error) from error
 
 
 _cached_options = lru_cache(maxsize=64)(_read_options)
@@ -164,5 +169,5 @@ _cached_options = lru_cache(maxsize=64)(_read_options)
 
 @lru_cache
 def _repeated(model: type[BaseModel]) -> list[str]:
-    """Parameters that come once for each of their values."""
+    """Return the parameters that are repeated for each of their values."""
     return [name for name, field in model.model_fields.items() if get_origin(field.annotation) is tuple]

@@ -1,8 +1,8 @@
-"""The page at / and what belongs to it under /web: read, hashed and compressed once.
+"""The page at / and its files under /web: read, hashed and compressed once.
 
-The files of `web/` lie at /web/HASH/…, one hash over all of them: a browser may keep them for ever, and the modules'
-relative imports are what they are in the folder. plotly.js comes from the package of plotly, where that is installed;
-nothing of it is imported.
+The files of `web/` have URLs with one hash of them all, /web/HASH/…: browsers may cache them for ever, and the modules'
+relative imports work as in the folder. plotly.js is a file of the package plotly, if that is installed; the package is
+not imported. Starlette's StaticFiles neither sends precompressed files nor puts hashes into URLs and index.html.
 """
 
 from __future__ import annotations
@@ -26,20 +26,20 @@ from starlette.routing import Route
 from service.api.bodies import JSON
 from service.api.negotiation import accepts_gzip
 from service.api.operation import AccessControl
-from service.api.responses import Answer
+from service.api.responses import BytesResponse
 
 WEB = Path(__file__).parents[1] / "web"
 MEDIA_TYPES = {".html": "text/html", ".css": "text/css", ".js": "text/javascript", ".svg": "image/svg+xml"}
 BINS = 48
-"""Of a histogram of one latent dimension."""
+"""Bins in the histogram of one latent dimension."""
 
 POLICY = "; ".join(
     (
         "default-src 'self'",
         "img-src 'self' blob: data:",
-        # plotly.js needs no 'unsafe-eval' for scatter3d and scatter (its scattergl would), but makes two style
-        # elements: the empty one that it fills by insertRule, and that of its maps, which other versions of it may
-        # have with other text: that one is not needed here, and the browser's console says that it was refused.
+        # plotly.js adds two style elements: an empty one that it fills by insertRule, and one for maps. Another version
+        # may have other styles for maps; these are not used here, and the browser would only log that it refuses them.
+        # scatter and scatter3d need no 'unsafe-eval'; scattergl would.
         "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=' "
         "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='",
         "base-uri 'none'",
@@ -48,15 +48,15 @@ POLICY = "; ".join(
         "object-src 'none'",
     )
 )
-SAFETY = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
-KEPT = {"cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding", **SAFETY}
-ASKED_AGAIN = {"cache-control": "no-cache", "vary": "accept-encoding", **SAFETY}
+SECURITY_HEADERS = {"x-content-type-options": "nosniff", "referrer-policy": "no-referrer"}
+IMMUTABLE = {"cache-control": "public, max-age=31536000, immutable", "vary": "accept-encoding", **SECURITY_HEADERS}
+REVALIDATED = {"cache-control": "no-cache", "vary": "accept-encoding", **SECURITY_HEADERS}
 
 Handler = Callable[[Request], Awaitable[Response]]
 
 
 class Page(NamedTuple):
-    """Its handlers, `home` for / and `files` for the paths below /web, and the path of its icon."""
+    """Handler of /, routes of the files below /web, and path of the icon."""
 
     home: Handler
     files: list[Route]
@@ -65,7 +65,7 @@ class Page(NamedTuple):
 
 @cache
 def read_page() -> Page:
-    """The page as it lies in its folder."""
+    """Read the page from its folder."""
     files = {path.name: path.read_bytes() for path in sorted(WEB.iterdir()) if path.suffix in MEDIA_TYPES}
     folder = _hash(b"".join(name.encode() + body for name, body in files.items()))
     html = files.pop("index.html").replace(b'"web/', f'"web/{folder}/'.encode())
@@ -80,15 +80,17 @@ def read_page() -> Page:
 
 
 async def spread(request: Request) -> Response:
-    """How the test set's latents lie along each dimension, for those who may see them; null where there are none.
+    """Return statistics of the test set's latents as JSON, or null where the checkpoint has none.
 
-    `low`, `high`, `mean` and `deviation` are [D], `histogram` is [D][BINS], counts between low and high. `start` is
-    [D], the latent that the page shows first, to the sliders' step of 0.01.
+    `low`, `high`, `mean` and `deviation` are [D], and `histogram` is [D][BINS], counts between low and high. `start` is
+    [D], the latent that the page shows first, rounded to the step of the sliders, 0.01.
     """
-    gate: AccessControl = request.app.state.gate
-    gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
-    body = await asyncio.to_thread(_spread, request.app.state.loaded.latents_json)
-    return Answer(body, JSON, {"cache-control": "no-store" if gate.keyring else "no-cache", **SAFETY})
+    access: AccessControl = request.app.state.access_control
+    access.check_key(request.headers)
+    body = await asyncio.to_thread(_spread, request.app.state.model_context.latents_json)
+    return BytesResponse(
+        body, JSON, {"cache-control": "no-store" if access.keyring else "no-cache", **SECURITY_HEADERS}
+    )
 
 
 @lru_cache(maxsize=1)
@@ -128,12 +130,12 @@ def _central_latent(latents: NDArray[np.float64], labels: NDArray[np.int64]) -> 
 
 def _index(html: bytes) -> Handler:
     packed = gzip.compress(html, mtime=0)
-    headers = {**ASKED_AGAIN, "content-security-policy": POLICY, "etag": f'W/"{_hash(html)}"'}
+    headers = {**REVALIDATED, "content-security-policy": POLICY, "etag": f'W/"{_hash(html)}"'}
 
     async def index(request: Request) -> Response:
         if headers["etag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return _pick(request, html, packed, ".html", headers)
+        return _encoded(request, html, packed, ".html", headers)
 
     return index
 
@@ -142,7 +144,7 @@ def _file(body: bytes, suffix: str) -> Handler:
     packed = gzip.compress(body, mtime=0)
 
     async def file(request: Request) -> Response:
-        return _pick(request, body, packed, suffix, KEPT)
+        return _encoded(request, body, packed, suffix, IMMUTABLE)
 
     return file
 
@@ -161,12 +163,12 @@ def _plotly_file(path: Path) -> Handler:
         return body, gzip.compress(body, 6, mtime=0)
 
     async def plotly(request: Request) -> Response:
-        return _pick(request, *await asyncio.to_thread(pack), ".js", KEPT)  # a quarter of a second, once
+        return _encoded(request, *await asyncio.to_thread(pack), ".js", IMMUTABLE)  # takes a quarter of a second, once
 
     return plotly
 
 
-def _pick(request: Request, body: bytes, packed: bytes, suffix: str, headers: dict[str, str]) -> Response:
+def _encoded(request: Request, body: bytes, packed: bytes, suffix: str, headers: dict[str, str]) -> Response:
     media_type = MEDIA_TYPES[suffix]
     if not accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))):
         return Response(body, media_type=media_type, headers=headers)

@@ -1,4 +1,4 @@
-"""The one reader of pictures, for every route: bytes → arrays, within the limits, off the event loop."""
+"""Pictures → arrays, for all routes: within the limits, and beside the event loop."""
 
 from __future__ import annotations
 
@@ -22,8 +22,8 @@ FloatArray = npt.NDArray[np.float32]
 Shape = tuple[int, int, int]
 Result = TypeVar("Result")
 
-TURN_S = 0.05
-"""How long the pictures of a form may keep a thread that others wait for."""
+SLICE_S = 0.05
+"""Seconds after which the pictures of a form yield their thread to other requests."""
 
 
 class PictureReader:
@@ -32,35 +32,35 @@ class PictureReader:
     def __init__(
         self, request: Request, limits: Limits, shape_for: Callable[[int, int], Shape], *, fit: Fit, invert: bool
     ) -> None:
-        """`shape_for` gives the shape (C, H, W) to which a picture of a height and a width is brought."""
-        self._call = request
+        """`shape_for` maps the height and width of a picture to the shape (C, H, W) of its array."""
+        self._request = request
         self._limits = limits
         self._shape_for = shape_for
         self._fit: Fit = fit
         self._invert = invert
 
     async def read(self, body: bytes) -> FloatArray:
-        """One picture, (1, C, H, W) in [0, 1]; raises UnreadableBody, TooLarge or Unavailable."""
+        """Read a picture as (1, C, H, W) in [0, 1]; raises UnreadableBody, TooLarge or Unavailable."""
         if image := open_plain_png(body, self._limits.image_pixels):
             width, height = image.size
             shape = self._shape_for(height, width)
             values = prod(shape)
-            self._call.reserve(4 * values)
+            self._request.reserve(4 * values)
             seconds = (width * height + values) * PIXEL_S
-            if seconds <= INLINE_S:  # as `run` does, without a coroutine
+            if seconds <= INLINE_S:  # saves a coroutine
                 return self._convert(image, shape, "The body")[np.newaxis]
-            return (await self._call.run(seconds, self._convert, image, shape, "The body"))[np.newaxis]
-        opened = await self._call.run(OPENING_S, self._open_or_decode, body)
+            return (await self._request.run(seconds, self._convert, image, shape, "The body"))[np.newaxis]
+        opened = await self._request.run(OPENING_S, self._open_or_decode, body)
         if isinstance(opened, np.ndarray):
             return opened[np.newaxis]
-        return (await self._call.run(self._seconds(opened), self._decode, opened, body, "The body"))[np.newaxis]
+        return (await self._request.run(self._seconds(opened), self._decode, opened, body, "The body"))[np.newaxis]
 
     async def read_all(self, pictures: Sequence[tuple[str, bytes]]) -> FloatArray:
-        """Several pictures under names for error messages, (N, C, H, W) in [0, 1]."""
+        """Read pictures with their names for error messages as (N, C, H, W) in [0, 1]."""
         shape = self._shape_for(0, 0)
         self._limits.check_pixels(len(pictures), shape)
-        self._call.reserve(4 * len(pictures) * prod(shape))
-        sizes = await self._in_turns(OPENING_S, (self._size(name, body) for name, body in pictures))
+        self._request.reserve(4 * len(pictures) * prod(shape))
+        sizes = await self._in_slices(OPENING_S, (self._size(name, body) for name, body in pictures))
         self._limits.check_form(sum(sizes))
         rows = np.empty((len(pictures), *shape), np.float32)
 
@@ -69,49 +69,49 @@ class PictureReader:
                 row[:] = self._decode(self._open(body, name), body, name)
                 yield
 
-        await self._in_turns(max(OPENING_S, max(sizes) * PIXEL_S), fill())
+        await self._in_slices(max(OPENING_S, max(sizes) * PIXEL_S), fill())
         return rows
 
     def _open(self, body: bytes, name: str) -> Image:
-        with self._call.memory.hold(2 * len(body)):  # without its metadata, and as a decoder reads it
+        with self._request.memory.hold(2 * len(body)):  # a copy without metadata, and the decoder's
             return open_image(body, self._limits.image_pixels, name)
 
     def _open_or_decode(self, body: bytes) -> Image | FloatArray:
-        """A picture's array, or what was opened of one that takes long."""
+        """Return the picture's array, or the opened picture if decoding it takes long."""
         image = self._open(body, "The body")
-        self._call.reserve(4 * prod(self._shape_for(*upright_size(image))))
+        self._request.reserve(4 * prod(self._shape_for(*upright_size(image))))
         return image if self._seconds(image) > OPENING_S else self._decode(image, body, "The body")
 
     def _size(self, name: str, body: bytes) -> int:
-        return prod(self._open(body, name).size)  # what is opened is not kept: it holds as much as its header tells
+        return prod(self._open(body, name).size)  # an open picture may hold much memory: it is not kept
 
     def _seconds(self, image: Image) -> float:
-        pixels = prod(image.size) / (2 if image.format == "JPEG" else 1)  # it is decoded at a part of its size
+        pixels = prod(image.size) / (2 if image.format == "JPEG" else 1)  # the decoder scales it down
         return (pixels + prod(self._shape_for(*upright_size(image)))) * PIXEL_S
 
     def _decode(self, image: Image, body: bytes, name: str) -> FloatArray:
         shape = self._shape_for(*upright_size(image))
-        with self._call.memory.hold(memory_of(image, shape, body)):
+        with self._request.memory.hold(memory_of(image, shape, body)):
             return self._convert(image, shape, name)
 
     def _convert(self, image: Image, shape: Shape, name: str) -> FloatArray:
         return to_array(image, shape, fit=self._fit, invert=self._invert, name=name)
 
-    async def _in_turns(self, seconds: float, results: Iterator[Result]) -> list[Result]:
-        """All results, in a thread that is left to others after each turn.
+    async def _in_slices(self, seconds: float, results: Iterator[Result]) -> list[Result]:
+        """Compute all results in a thread, in slices of time between which other requests use it.
 
-        Nobody can cancel a thread, but a request that has ended has no further turn. `seconds` estimates one result.
+        A thread cannot be cancelled, but a request that has ended gets no more slices. `seconds` estimates one result.
         """
         gathered: list[Result] = []
 
-        def take_turn() -> bool:
-            over = time.monotonic() + TURN_S
+        def run_slice() -> bool:
+            over = time.monotonic() + SLICE_S
             for result in results:
                 gathered.append(result)
                 if time.monotonic() > over:
                     return True
             return False
 
-        while await self._call.run(seconds, take_turn):
+        while await self._request.run(seconds, run_slice):
             pass
         return gathered

@@ -1,4 +1,4 @@
-"""A request of the API, read at the speed of its handlers."""
+"""A request of the API: its header fields, its body, and what it charges to the memory budget."""
 
 from __future__ import annotations
 
@@ -16,87 +16,87 @@ from service.memory_budget import UNCOUNTED, Reservation
 from service.telemetry.timing import Timing
 
 EXPANSION = 1000
-"""Most times that a body grows when it is unpacked; the bound of deflate is 1032."""
+"""Largest ratio of a decompressed body to a compressed one; deflate has a bound of 1032."""
 Arguments = TypeVarTuple("Arguments")
 Result = TypeVar("Result")
 
 
 class Request:
-    """A request whose header fields and body are each read in one go; Starlette's own reads field by field."""
+    """A request that parses its header fields once, where Starlette's searches them for each field."""
 
     def __init__(self, scope: Scope, receive: Receive) -> None:
         self.scope = scope
         self._receive = receive
         self.fields: dict[bytes, bytes] = scope.get("fields") or join_fields(scope["headers"])
-        """Header fields by lower-case name, joined."""
+        """Header fields by lower-case name; repeated ones are joined."""
         length = self.fields.get(b"content-length", b"")
         self.bytes_received = 0
-        """Bytes of the body, as yet."""
+        """Bytes of the body so far."""
         self._declared = int(length) if length.isdigit() else 0
         self._chunks: list[bytes] = []
         self._more = True
         self.reservation: Reservation | None = None
-        """Where something is charged; it is closed once the answer is written."""
+        """None while nothing is charged; it is closed once the response is written."""
         if (body := scope.get("whole_body")) is not None:
             self.bytes_received = len(body)
             self._chunks = [body]
             self._more = False
 
     def field(self, name: bytes) -> str:
-        """A header field, empty where it did not come."""
+        """Return a header field, empty if it is missing."""
         return self.fields.get(name, b"").decode("latin-1")
 
     @property
     def timing(self) -> Timing:
-        """Where its time goes, for the log and the answer."""
+        """The time spent in the queue and in computations, for the log and the response."""
         timing: Timing = self.scope["timing"]
         return timing
 
     @property
     def media_type(self) -> str:
-        """That of the body, lower case, without parameters; empty where it did not come."""
+        """Media type of the body, in lower case, without parameters; empty if it is missing."""
         return _media_type(self.fields.get(b"content-type", b""))
 
     @property
     def awaits_body(self) -> bool:
-        """Is some of its body still to come, by what its head tells?"""
+        """Whether its header announces a body that is still to come."""
         return self._more and (b"content-length" in self.fields or b"transfer-encoding" in self.fields)
 
     @property
     def memory(self) -> Reservation:
-        """What the request has charged to the worker's memory budget."""
+        """The request's charges to the worker's memory budget."""
         if self.reservation is None:
             self.reservation = Reservation(self.scope["app"].state["memory"])
         return self.reservation
 
     def reserve(self, size: int) -> None:
-        """Charge `size` bytes to the worker's memory budget, as `Reservation.add` does."""
+        """Charge `size` bytes to the worker's memory budget; raises TooLarge or Unavailable."""
         if size > UNCOUNTED:
             self.memory.add(size)
 
     async def run(
         self, seconds: float, function: Callable[[Unpack[Arguments]], Result], *arguments: *Arguments
     ) -> Result:
-        """Call `function` on the event loop, or in a thread if its estimate of `seconds` is long."""
+        """Call `function` on the event loop, or in a thread if it is estimated to take more than INLINE_S `seconds`."""
         if seconds <= INLINE_S:
             return function(*arguments)
         offloader: Offloader = self.scope["app"].state["offloader"]
         return await offloader.run(seconds, self.memory, function, *arguments)
 
     async def receive_body(self, limit: int) -> None:
-        """Wait until the body is whole, or known to be of more than `limit` bytes; raises Unavailable."""
+        """Wait until the body is complete, or known to exceed `limit` bytes; raises Unavailable."""
         while self._more and max(self._declared, self.bytes_received) <= limit:
-            await self._take_in()
+            await self._receive_chunk()
 
     async def read(self, limit: int) -> bytes:
-        """The body, decompressed. Raises TooLarge for one of more than `limit` bytes, before or after.
+        """Return the body, decompressed.
 
-        Its declared length is enough to know, where it has one.
+        Raises TooLarge if it exceeds `limit` bytes, compressed or not; a declared length is enough to know.
         """
         if self._more:
             await self.receive_body(limit)
         if max(self._declared, self.bytes_received) > limit:
-            raise TooLarge(f"The body is larger than the {limit} bytes that are taken.")
+            raise TooLarge(f"The body is larger than the limit of {limit} bytes.")
         if self.bytes_received > UNCOUNTED:
             self.memory.received(self.bytes_received)
         body = self._chunks[0] if len(self._chunks) == 1 else await self._join()
@@ -112,18 +112,16 @@ class Request:
             self._chunks = [body]
         return body
 
-    async def _take_in(self) -> None:
+    async def _receive_chunk(self) -> None:
         message = await self._receive()
         if message["type"] == "http.disconnect":
-            raise UnreadableBody("The caller hung up before the body was whole.")
-        self._take(message.get("body", b""), more=message.get("more_body", False))
-        if self._more and self.bytes_received > UNCOUNTED:
-            self.memory.receive(self.bytes_received)
-
-    def _take(self, chunk: bytes, *, more: bool) -> None:
+            raise UnreadableBody("The client disconnected before the body was complete.")
+        chunk: bytes = message.get("body", b"")
         self._chunks.append(chunk)
         self.bytes_received += len(chunk)
-        self._more = more
+        self._more = message.get("more_body", False)
+        if self._more and self.bytes_received > UNCOUNTED:
+            self.memory.receive(self.bytes_received)
 
 
 @lru_cache(maxsize=64)

@@ -1,4 +1,4 @@
-"""Arrays → answers: PNG, JSON, or a format of arrays, as the caller's Accept header asks."""
+"""Responses: arrays as PNG, JSON, NDJSON or a format of arrays, and errors."""
 
 from __future__ import annotations
 
@@ -24,20 +24,20 @@ PNG = "image/png"
 ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 OFFERS = (JSON, *ARRAY_FORMATS, NDJSON)
-"""What `arrays` gives."""
+"""Media types that `array_response` can give."""
 
 PIECE = 25_000
-"""Numbers that are written in one go, a millisecond or two."""
+"""Numbers that are written as JSON at once, in a millisecond or two."""
 JSON_NUMBER_BYTES = 13
-"""Of a float32, on average, with its comma. All are held twice for a moment: in pieces, and joined."""
+"""Bytes of a float32 in JSON, on average, with its comma; they are held twice for a moment: in pieces, and joined."""
 LINE_S = 5e-6
-"""Writing a line of NDJSON, beside its numbers."""
+"""Seconds to write a line of NDJSON, in addition to its numbers."""
 PNG_COPIES = 5
-"""Of a sheet's pixels: the images, side by side, enlarged, as scanlines, filtered; compressed they are few bytes."""
+"""Copies of a grid's pixels: images, grid, enlarged, scanlines, filtered; compressed they are few bytes."""
 
 
-class Answer(Response):
-    """An answer whose header fields are written once, as bytes."""
+class BytesResponse(Response):
+    """A response that encodes its header fields once; Starlette's goes through them several times."""
 
     def __init__(
         self,
@@ -55,34 +55,34 @@ class Answer(Response):
             self.raw_headers += [(name.lower().encode(), value.encode()) for name, value in headers.items()]
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Send it."""
+        """Send the response."""
         await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
         await send({"type": "http.response.body", "body": self.body})
 
 
-def refuse(error: ServiceError) -> Answer:
-    """An error as an answer, RFC 9457."""
-    return Answer(problem_document(error), errors.MEDIA_TYPE, error.headers, error.status)
+def error_response(error: ServiceError) -> BytesResponse:
+    """Return the response to an error (RFC 9457)."""
+    return BytesResponse(problem_document(error), errors.MEDIA_TYPE, error.headers, error.status)
 
 
-def reserve(request: Request, media_type: str, count: int) -> None:
-    """Charge an answer of `count` numbers, and the arrays that it is written from; raises TooLarge or Unavailable."""
+def reserve_response(request: Request, media_type: str, count: int) -> None:
+    """Charge a response of `count` numbers, and the arrays that it is written from; raises TooLarge or Unavailable."""
     request.reserve(count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12)))
 
 
-async def png(
+async def png_response(
     request: Request, scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
-) -> Answer:
-    """Images on one sheet, as `write_png` takes them."""
+) -> BytesResponse:
+    """Return a PNG of a grid of images, from scanlines as `write_png` takes them."""
     seconds = scanlines.size * options.scale**2 * PIXEL_S
-    if seconds <= INLINE_S:  # as `run` does, without a coroutine
-        return Answer(write_png(scanlines, channels, options.columns, options.scale), PNG, headers)
-    return Answer(
+    if seconds <= INLINE_S:  # saves a coroutine
+        return BytesResponse(write_png(scanlines, channels, options.columns, options.scale), PNG, headers)
+    return BytesResponse(
         await request.run(seconds, write_png, scanlines, channels, options.columns, options.scale), PNG, headers
     )
 
 
-async def arrays(
+async def array_response(
     request: Request,
     media_type: str,
     rows: Mapping[str, FloatArray],
@@ -90,24 +90,24 @@ async def arrays(
     single: bool,
     headers: Mapping[str, str] | None = None,
     **extra: int,
-) -> Answer:
-    """Named arrays (N, …) as one of OFFERS; a `single` item is given without the N. JSON tells `extra` before them."""
+) -> BytesResponse:
+    """Return named arrays (N, …) as one of OFFERS; a `single` item has no N. JSON begins with the fields `extra`."""
     count = sum(array.size for array in rows.values())
     if media_type == JSON:
         fields = {**extra, **{name: array[0] if single else array for name, array in rows.items()}}
         seconds = count * JSON_VALUE_S
-        if seconds <= INLINE_S:  # as `run` does, without a coroutine
-            return Answer(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
-        return Answer(await request.run(seconds, _write_json, fields), JSON, headers)
+        if seconds <= INLINE_S:  # saves a coroutine
+            return BytesResponse(orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY), JSON, headers)
+        return BytesResponse(await request.run(seconds, _write_json, fields), JSON, headers)
     if media_type == NDJSON:
         seconds = count * JSON_VALUE_S + len(next(iter(rows.values()))) * LINE_S
-        return Answer(await request.run(seconds, _write_lines, rows), NDJSON, headers)
+        return BytesResponse(await request.run(seconds, _write_lines, rows), NDJSON, headers)
     write = ARRAY_FORMATS[media_type].write
-    return Answer(await request.run(count * VALUE_S, write, rows, single), media_type, headers)
+    return BytesResponse(await request.run(count * VALUE_S, write, rows, single), media_type, headers)
 
 
 def _write_json(fields: Mapping[str, Any]) -> bytes:
-    """A JSON object whose values may be arrays; float32 is written with as few digits as tell it."""
+    """Write a JSON object whose values may be arrays; a float32 has the fewest digits that identify it."""
     if sum(np.size(value) for value in fields.values()) <= PIECE:
         return orjson.dumps(fields, option=orjson.OPT_SERIALIZE_NUMPY)
     pieces: list[bytes] = []
@@ -117,7 +117,7 @@ def _write_json(fields: Mapping[str, Any]) -> bytes:
 
 
 def write_values(value: Any) -> Iterator[bytes]:
-    """JSON in pieces, between which other threads may run: orjson holds Python's lock."""
+    """Write JSON in pieces, between which other threads can run: orjson holds the GIL."""
     if not isinstance(value, np.ndarray) or value.size <= PIECE:
         yield orjson.dumps(value, option=orjson.OPT_SERIALIZE_NUMPY)
         return
@@ -129,7 +129,7 @@ def write_values(value: Any) -> Iterator[bytes]:
 
 
 def _write_lines(rows: Mapping[str, FloatArray]) -> bytes:
-    """A JSON object a row."""
+    """Write a JSON object per row, one per line."""
     option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     return b"".join(
         orjson.dumps(dict(zip(rows, values, strict=True)), option=option) for values in zip(*rows.values(), strict=True)

@@ -1,4 +1,4 @@
-"""Handlers: decode the request, await the engine, encode the answer."""
+"""Handlers: parse the request, await the engine, write the response."""
 
 from __future__ import annotations
 
@@ -14,12 +14,12 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from service.api.bodies import JSON, read_document, read_images, read_latents
-from service.api.context import ModelContext, count_distances
+from service.api.context import ModelContext, count_distances, model_context
 from service.api.negotiation import negotiate
 from service.api.offloading import VALUE_S
 from service.api.operation import AccessControl
 from service.api.request import Request
-from service.api.responses import OFFERS, PNG, PNG_COPIES, Answer, arrays, png, reserve
+from service.api.responses import OFFERS, PNG, PNG_COPIES, BytesResponse, array_response, png_response, reserve_response
 from service.api.schemas import (
     EncodeOptions,
     Interpolation,
@@ -42,66 +42,66 @@ from service.inference.posterior import draw_posterior, estimate_elbo
 from service.telemetry.prometheus import MEDIA_TYPE as METRICS
 
 FloatArray = npt.NDArray[np.float32]
-DRAWN = (PNG, *OFFERS)
+IMAGE_OFFERS = (PNG, *OFFERS)
 WITHOUT_LOSSES = (PNG, npy.MEDIA_TYPE)
 LOSS_BYTES = 16
-"""Of a loss: as float32 twice, and as float64 within its standard deviation."""
+"""Bytes per loss: twice as float32, and as float64 in its standard deviation."""
 
 
 async def encode(request: Request, options: Annotated[EncodeOptions, Query()]) -> Response:
-    """An image (or a batch) to the mean and log-variance of its posterior q(z|x)."""
+    """Encode an image, or a batch, to the mean and log-variance of its posterior q(z|x)."""
     media_type = negotiate(request.field(b"accept"), OFFERS)
-    loaded = _loaded(request)
-    engine = loaded.engine
+    context = model_context(request)
+    engine = context.engine
     batch = await read_images(
-        request, loaded.limits, engine.config.image_shape, fit=options.fit or loaded.fit, invert=options.invert
+        request, context.limits, engine.config.image_shape, fit=options.fit or context.fit, invert=options.invert
     )
-    reserve(request, media_type, 3 * len(batch.rows) * prod(engine.config.latent_shape))
+    reserve_response(request, media_type, 3 * len(batch.rows) * prod(engine.config.latent_shape))
     mean, log_variance = await engine.encode(batch.rows, timing=request.timing)
     posterior = {"mean": mean, "log_variance": log_variance}
     headers: dict[str, str] = {}
     if options.draw:
         noise = await _noise(request, options.seed, len(mean), engine, headers)
         posterior["z"] = draw_posterior(mean, log_variance, noise)
-    return await arrays(request, media_type, posterior, single=batch.single, headers=headers)
+    return await array_response(request, media_type, posterior, single=batch.single, headers=headers)
 
 
 async def decode(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
-    """A latent vector (or a batch) to its image."""
-    media_type = negotiate(request.field(b"accept"), DRAWN)
-    loaded = _loaded(request)
-    batch = await read_latents(request, loaded.limits, loaded.engine.config.latent_shape)
-    _check_size(request, loaded, len(batch.rows), options, media_type)
-    await count_distances(request, loaded, batch.rows)
+    """Decode a latent, or a batch, to its image."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    context = model_context(request)
+    batch = await read_latents(request, context.limits, context.engine.config.latent_shape)
+    _check_size(request, context, len(batch.rows), options, media_type)
+    await count_distances(request, context, batch.rows)
     if media_type == PNG:
-        scanlines = await loaded.engine.decode_scanlines(batch.rows, timing=request.timing)
-        return await png(request, scanlines, loaded.engine.config.image_shape[0], options)
-    images = await loaded.engine.decode(batch.rows, timing=request.timing)
-    return await arrays(request, media_type, {"pixels": images}, single=batch.single)
+        scanlines = await context.engine.decode_scanlines(batch.rows, timing=request.timing)
+        return await png_response(request, scanlines, context.engine.config.image_shape[0], options)
+    images = await context.engine.decode(batch.rows, timing=request.timing)
+    return await array_response(request, media_type, {"pixels": images}, single=batch.single)
 
 
 async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Query()]) -> Response:
-    """An image (or a batch) through the latent space and back, with its losses."""
-    media_type = negotiate(request.field(b"accept"), DRAWN)
+    """Encode an image, or a batch, and decode its latent; JSON and arrays have its losses too."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     if options.draws and media_type in WITHOUT_LOSSES:
-        problem = f"draws: {media_type} has no losses; send 'Accept: {JSON}', or leave draws out."
+        problem = f"draws: {media_type} has no losses; send 'Accept: {JSON}', or leave out draws."
         raise InvalidInput(Problem("query", "/draws", problem))
-    loaded = _loaded(request)
-    engine = loaded.engine
+    context = model_context(request)
+    engine = context.engine
     batch = await read_images(
-        request, loaded.limits, engine.config.image_shape, fit=options.fit or loaded.fit, invert=options.invert
+        request, context.limits, engine.config.image_shape, fit=options.fit or context.fit, invert=options.invert
     )
-    _check_size(request, loaded, len(batch.rows), options, media_type)
+    _check_size(request, context, len(batch.rows), options, media_type)
     if options.draws:
-        _check_draws(request, loaded, len(batch.rows), options.draws)
+        _check_draws(request, context, len(batch.rows), options.draws)
     headers: dict[str, str] = {}
     seed = options.seed
     if seed is None and (options.draw or options.draws):
-        seed = choose_seed()  # one for both
+        seed = choose_seed()  # the same for both
     noise = await _noise(request, seed, len(batch.rows), engine, headers) if options.draw else None
     if media_type == PNG:
         scanlines = await engine.reconstruct_scanlines(batch.rows, noise, timing=request.timing)
-        return await png(request, scanlines, engine.config.image_shape[0], options, headers)
+        return await png_response(request, scanlines, engine.config.image_shape[0], options, headers)
     result = await engine.reconstruct(batch.rows, noise, timing=request.timing)
     estimate = -(result.reconstruction_loss + result.kl_divergence)
     fields = {
@@ -122,167 +122,162 @@ async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Q
         seconds = losses.size * VALUE_S
         fields["elbo"], error = await request.run(seconds, estimate_elbo, losses, result.kl_divergence)
         fields["elbo_standard_error"] = error
-    return await arrays(request, media_type, fields, single=batch.single, headers=headers)
+    return await array_response(request, media_type, fields, single=batch.single, headers=headers)
 
 
 async def sample(request: Request, options: Annotated[SampleOptions, Query()]) -> Response:
-    """Images decoded from draws of the prior N(0, temperature²·I)."""
-    media_type = negotiate(request.field(b"accept"), DRAWN)
-    loaded = _loaded(request)
-    loaded.limits.check_batch(options.n)
-    _check_size(request, loaded, options.n, options, media_type)
+    """Draw latents from the prior N(0, temperature²·I) and decode them to images."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    context = model_context(request)
+    context.limits.check_batch(options.n)
+    _check_size(request, context, options.n, options, media_type)
     headers: dict[str, str] = {}
-    z = await _noise(request, options.seed, options.n, loaded.engine, headers)
+    z = await _noise(request, options.seed, options.n, context.engine, headers)
     z *= np.float32(options.temperature)
-    return await _walk(request, loaded.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
+    return await _image_response(request, context.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
 
 
 async def interpolate(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
-    """Images on the way from one latent to another."""
-    media_type = negotiate(request.field(b"accept"), DRAWN)
-    loaded = _loaded(request)
-    shape = loaded.engine.config.latent_shape
+    """Decode latents on a path from one to another, at equal steps."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    context = model_context(request)
+    shape = context.engine.config.latent_shape
     asked: Interpolation | MapInterpolation
     if len(shape) == 1:
-        asked = await read_document(request, loaded.limits, Interpolation)
+        asked = await read_document(request, context.limits, Interpolation)
     else:
-        asked = await read_document(request, loaded.limits, MapInterpolation, VALUES + 2 * prod(shape))
+        asked = await read_document(request, context.limits, MapInterpolation, VALUES + 2 * prod(shape))
     ends = {"from": asked.start, "to": asked.stop}
-    await request.run(20 * prod(shape) * VALUE_S, _check_latent, loaded, ends)
-    loaded.limits.check_batch(asked.steps)
+    await request.run(20 * prod(shape) * VALUE_S, _check_latent, context, ends)
+    context.limits.check_batch(asked.steps)
     options = _with_columns(options, asked.steps)
-    _check_size(request, loaded, asked.steps, options, media_type)
+    _check_size(request, context, asked.steps, options, media_type)
     seconds = (asked.steps + 20) * prod(shape) * VALUE_S
     spherical = asked.method == "spherical"
     z = await request.run(seconds, interpolation, asked.start, asked.stop, asked.steps, spherical)
-    return await _walk(request, loaded.engine, media_type, z, options)
+    return await _image_response(request, context.engine, media_type, z, options)
 
 
 async def traverse(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
-    """Images along one latent dimension, or over the grid of two."""
-    media_type = negotiate(request.field(b"accept"), DRAWN)
-    loaded = _loaded(request)
-    latent_dim, *more = loaded.engine.config.latent_shape
+    """Vary one dimension of a latent, or two over a grid, and decode each latent to its image."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    context = model_context(request)
+    latent_dim, *more = context.engine.config.latent_shape
     if more:
-        raise NotFound("The latents of this model are maps, not vectors: there is no single dimension to walk along.")
-    asked = await read_document(request, loaded.limits, Traversal)
-    _check_latent(loaded, {"at": asked.at})
+        raise NotFound("The latents of this model are maps, not vectors: they have no single dimension to vary.")
+    asked = await read_document(request, context.limits, Traversal)
+    _check_latent(context, {"at": asked.at})
     for index, dimension in enumerate(asked.dimensions):
         if dimension >= latent_dim or dimension in asked.dimensions[:index]:
-            problem = f"dimensions.{index} is {dimension}; different ones from 0 to {latent_dim - 1} are wanted."
+            problem = f"dimensions.{index} is {dimension}; distinct ones from 0 to {latent_dim - 1} are expected."
             raise InvalidInput(Problem("body", f"/dimensions/{index}", problem))
-    loaded.limits.check_batch(asked.steps)
+    context.limits.check_batch(asked.steps)
     count = asked.steps ** len(asked.dimensions)
-    loaded.limits.check_batch(count)
+    context.limits.check_batch(count)
     options = _with_columns(options, asked.steps)
-    _check_size(request, loaded, count, options, media_type)
+    _check_size(request, context, count, options, media_type)
     seconds = count * latent_dim * VALUE_S
     z = await request.run(seconds, traversal, asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
-    return await _walk(request, loaded.engine, media_type, z, options)
+    return await _image_response(request, context.engine, media_type, z, options)
 
 
 async def latents(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
-    """The test set's latents and labels that came with the checkpoint; npy, of one array, has the latents alone."""
+    """Return the latents and labels of the test set that lie beside the checkpoint; npy has only the latents."""
     media_type = negotiate(request.field(b"accept"), OFFERS)
-    loaded = _loaded(request)
-    if loaded.latents is None or loaded.latents_json is None:
-        raise NotFound("No latents came with this checkpoint; vae-train fit writes them beside it.")
+    context = model_context(request)
+    if context.latents is None or context.latents_json is None:
+        raise NotFound("This checkpoint has no latents; vae-train fit writes them beside it.")
     if media_type == JSON:
-        return Answer(loaded.latents_json, JSON)
+        return BytesResponse(context.latents_json, JSON)
     names = ("mean",) if media_type == npy.MEDIA_TYPE else ("mean", "label")
-    return await arrays(request, media_type, {name: loaded.latents[name] for name in names}, single=False)
+    return await array_response(request, media_type, {name: context.latents[name] for name in names}, single=False)
 
 
 async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
-    """What is being served, how it was trained, and what was measured of it."""
+    """Return the model's shapes, how it was trained, and the metrics that vae-train measured."""
     negotiate(request.field(b"accept"), (JSON,))
-    return Answer(_loaded(request).model_json, JSON)
+    return BytesResponse(model_context(request).model_json, JSON)
 
 
 async def metrics(request: StarletteRequest) -> Response:
-    """What was counted since the service started, by all workers together, in Prometheus' text format."""
-    loaded: ModelContext = request.app.state.loaded
-    if loaded.metrics_need_key:
-        gate: AccessControl = request.app.state.gate
-        gate.keyring.identify(request.headers.get("authorization", ""), request.headers.get("x-api-key", ""))
-        if gate.keyring:
-            return Answer(await loaded.metrics.exposition(), METRICS, {"cache-control": "no-store"})
-    return Answer(await loaded.metrics.exposition(), METRICS)
+    """Return the metrics of all workers since the start of the service, in Prometheus' text format."""
+    context: ModelContext = request.app.state.model_context
+    if context.metrics_need_key:
+        access: AccessControl = request.app.state.access_control
+        access.check_key(request.headers)
+        if access.keyring:
+            return BytesResponse(await context.metrics.exposition(), METRICS, {"cache-control": "no-store"})
+    return BytesResponse(await context.metrics.exposition(), METRICS)
 
 
 async def livez(_: StarletteRequest) -> Response:
-    """Is the process alive? 200 as long as it can answer."""
-    return Answer(orjson.dumps({"status": "ok"}), JSON)
+    """Return 200 as long as the process can respond."""
+    return BytesResponse(orjson.dumps({"status": "ok"}), JSON)
 
 
 async def readyz(request: StarletteRequest) -> Response:
-    """Should traffic be sent here? 503 while the service starts and drains."""
-    gate: AccessControl = request.app.state.gate
-    status = gate.admission.status
-    return Answer(orjson.dumps({"status": status}), JSON, status=200 if status == "ok" else 503)
+    """Return 200 while the service takes requests, and 503 while it starts or drains."""
+    access: AccessControl = request.app.state.access_control
+    status = access.admission.status
+    return BytesResponse(orjson.dumps({"status": status}), JSON, status=200 if status == "ok" else 503)
 
 
-async def _walk(
+async def _image_response(
     request: Request,
     engine: Engine,
     media_type: str,
     z: FloatArray,
     options: PngOptions,
     headers: Mapping[str, str] | None = None,
-    **told: int,
-) -> Answer:
-    """Images decoded from latents (N, …) that the service chose, with these, and `told` where it is JSON."""
+    **extra: int,
+) -> BytesResponse:
+    """Decode latents (N, …) that the service has chosen; arrays have them too, and JSON the fields `extra`."""
     if media_type == PNG:
         scanlines = await engine.decode_scanlines(z, timing=request.timing)
-        return await png(request, scanlines, engine.config.image_shape[0], options, headers)
+        return await png_response(request, scanlines, engine.config.image_shape[0], options, headers)
     images = await engine.decode(z, timing=request.timing)
-    return await arrays(request, media_type, {"z": z, "pixels": images}, single=False, headers=headers, **told)
-
-
-def _loaded(request: Request) -> ModelContext:
-    loaded: ModelContext = request.scope["app"].state["loaded"]
-    return loaded
+    return await array_response(request, media_type, {"z": z, "pixels": images}, single=False, headers=headers, **extra)
 
 
 async def _noise(request: Request, seed: int | None, count: int, engine: Engine, headers: dict[str, str]) -> FloatArray:
-    """N(0, I) of `seed`, or of a chosen one, which is told in `headers`."""
+    """Draw `count` latents from N(0, I) by `seed`, or by a random one; `headers` gets the seed."""
     seed = choose_seed() if seed is None else seed
     headers["x-seed"] = str(seed)
     shape = engine.config.latent_shape
     return await request.run(count * prod(shape) * VALUE_S, standard_normal, seed, count, shape)
 
 
-def _check_latent(loaded: ModelContext, fields: Mapping[str, npt.ArrayLike]) -> None:
-    wanted = loaded.engine.config.latent_shape
+def _check_latent(context: ModelContext, fields: Mapping[str, npt.ArrayLike]) -> None:
+    expected = "×".join(map(str, context.engine.config.latent_shape))
     for field, latent in fields.items():
         try:
-            came = "×".join(map(str, np.shape(latent)))
+            size = "×".join(map(str, np.shape(latent)))
         except ValueError:
-            came = "lists of several lengths, not"
-        if came != "×".join(map(str, wanted)):
-            problem = f"{field} has {came} numbers; {'×'.join(map(str, wanted))} are wanted."
+            size = "lists of several lengths, not"
+        if size != expected:
+            problem = f"{field} has {size} numbers; {expected} are expected."
             raise InvalidInput(Problem("body", f"/{field}", problem))
 
 
-def _check_size(request: Request, loaded: ModelContext, count: int, options: PngOptions, media_type: str) -> None:
-    """Raise TooLarge or Unavailable, or charge what is answered to the memory budget."""
-    shape = loaded.engine.config.image_shape
+def _check_size(request: Request, context: ModelContext, count: int, options: PngOptions, media_type: str) -> None:
+    """Charge the response to the memory budget; raises TooLarge or Unavailable."""
+    shape = context.engine.config.image_shape
     if media_type == PNG:
         columns, rows = grid(count, options.columns)
         images = columns * rows * options.scale**2
-        loaded.limits.check_pixels(images, shape, "The PNG")
+        context.limits.check_pixels(images, shape, "The PNG")
         request.reserve(images * prod(shape) * PNG_COPIES)
     else:
-        loaded.limits.check_pixels(count, shape)
-        reserve(request, media_type, count * (prod(shape) + prod(loaded.engine.config.latent_shape)))
+        context.limits.check_pixels(count, shape)
+        reserve_response(request, media_type, count * (prod(shape) + prod(context.engine.config.latent_shape)))
 
 
-def _check_draws(request: Request, loaded: ModelContext, count: int, draws: int) -> None:
-    """Raise TooLarge or Unavailable, or charge `draws` of each of `count` images to the memory budget."""
+def _check_draws(request: Request, context: ModelContext, count: int, draws: int) -> None:
+    """Charge `draws` samples for each of `count` images to the memory budget; raises TooLarge or Unavailable."""
     decoded = count * draws
-    loaded.limits.check_batch(decoded, "decoded draws")
-    loaded.limits.check_pixels(decoded, loaded.engine.config.image_shape, "The images decoded for draws")
-    request.reserve(4 * draws * prod(loaded.engine.config.latent_shape) + LOSS_BYTES * decoded)
+    context.limits.check_batch(decoded, "decoded draws")
+    context.limits.check_pixels(decoded, context.engine.config.image_shape, "The images decoded for draws")
+    request.reserve(4 * draws * prod(context.engine.config.latent_shape) + LOSS_BYTES * decoded)
 
 
 def _with_columns(options: PngOptions, columns: int) -> PngOptions:

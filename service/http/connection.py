@@ -12,7 +12,7 @@ from uvicorn import Config
 from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
-from service.errors import MEDIA_TYPE, ServiceError, SlowCaller, problem_document
+from service.errors import MEDIA_TYPE, RequestTimeout, ServiceError, problem_document
 from service.http.cycle import STATUS_LINES, Cycle
 from service.http.flow_control import FlowControl
 from service.http.inbox import Inbox
@@ -338,7 +338,9 @@ class Connection(asyncio.Protocol):
         elif now > self._deadline:
             if self.state is HEAD or self.state is BODY:
                 part = self.state.value
-                self._refuse(SlowCaller(f"Nothing more of the request's {part} came in {self._timeouts.client:g} s."))
+                self._refuse(
+                    RequestTimeout(f"Nothing more of the request's {part} came in {self._timeouts.client:g} s.")
+                )
             else:
                 self._close()
 

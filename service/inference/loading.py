@@ -51,6 +51,7 @@ def begin_to_load(settings: Settings) -> Load:
         and not settings.checkpoint.is_dir()
         and "torch" not in sys.modules
         and threading.active_count() == 1
+        and not multiprocessing.current_process().daemon  # such as Hypercorn's workers; it may have no children
         and sys.platform == "linux"
     )
     if not in_other_process:

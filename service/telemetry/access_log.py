@@ -1,4 +1,4 @@
-"""The access log: a line for each request, many written at once."""
+"""The access log: a line per request, written in batches."""
 
 from __future__ import annotations
 
@@ -15,70 +15,71 @@ import orjson
 
 from service.telemetry.timing import Timing
 
-FLUSH_EVERY_S = 0.1
-TOGETHER = 32
-"""Lines made in one go: one of many takes half the time of one alone, and hundreds would keep a caller waiting."""
+FLUSH_INTERVAL_S = 0.1
+"""Seconds between writes to standard error."""
+LINES_PER_BATCH = 32
+"""Lines that are formatted at once: in a batch each takes half the time, but hundreds would delay requests."""
 TRACEPARENT = re.compile(rb"[0-9a-f]{2}-([0-9a-f]{32})-[0-9a-f]{16}-[0-9a-f]{2}(-.*)?")
-"""W3C Trace Context; the group is the trace's id."""
+"""W3C Trace Context; the group is the trace id."""
 
 
-class Exchange(NamedTuple):
-    """A request and its answer."""
+class AccessRecord(NamedTuple):
+    """A request and its response."""
 
     ended: float
-    """Seconds since 1970."""
+    """End of the response, seconds since 1970."""
     client: str
     method: str
     path: bytes
-    """As it came, percent-encoded, without the query."""
+    """As the client sent it, percent-encoded, without the query string."""
     route: str
-    """What it is counted as."""
+    """The route's path as a metric's label."""
     status: int
-    received: int
-    """Bytes of the request's body."""
-    size: int
-    """Bytes of the answer's body."""
+    bytes_in: int
+    """Size of the request body."""
+    bytes_out: int
+    """Size of the response body."""
     seconds: float
     timing: Timing | None
-    """Where something was computed."""
+    """None if nothing was computed."""
     request_id: bytes
     traceparent: bytes
-    """As the caller sent it; empty where it did not."""
+    """As the client sent it, empty if it did not."""
 
 
 class AccessLog:
-    """Gathers exchanges, makes their lines some at a time, and writes those to standard error some times a second."""
+    """Collects records, formats them in batches, and writes to standard error ten times a second."""
 
     def __init__(self, log_format: Literal["text", "json"]) -> None:
         self._line = _text_line if log_format == "text" else _json_line
-        self._exchanges: list[Exchange] = []
-        self._pieces: list[bytes] = []
+        self._records: list[AccessRecord] = []
+        self._chunks: list[bytes] = []
 
-    def add(self, exchange: Exchange) -> None:
-        """Have a line written soon."""
-        if not (self._exchanges or self._pieces):
-            asyncio.get_running_loop().call_later(FLUSH_EVERY_S, self.flush)
-        self._exchanges.append(exchange)
-        if len(self._exchanges) == TOGETHER:
+    def add(self, record: AccessRecord) -> None:
+        """Write a line for `record` soon."""
+        if not (self._records or self._chunks):
+            asyncio.get_running_loop().call_later(FLUSH_INTERVAL_S, self.flush)
+        self._records.append(record)
+        if len(self._records) == LINES_PER_BATCH:
             self._make_lines()
 
     def flush(self) -> None:
-        """Write what there is, in pieces that no other process's lines get into, where it is a pipe (PIPE_BUF)."""
+        """Write all lines, in chunks of at most PIPE_BUF bytes, which several processes can write to a pipe whole."""
         self._make_lines()
-        pieces, self._pieces = self._pieces, []
+        chunks, self._chunks = self._chunks, []
         sys.stderr.flush()
-        for piece in pieces:
-            sys.stderr.buffer.write(piece)
+        for chunk in chunks:
+            sys.stderr.buffer.write(chunk)
             sys.stderr.buffer.flush()
 
     def _make_lines(self) -> None:
-        lines = "".join(map(self._line, self._exchanges)).encode()
-        self._exchanges.clear()
+        lines = "".join(map(self._line, self._records)).encode()
+        self._records.clear()
         while lines:
             stop = len(lines)
             if stop > select.PIPE_BUF:
                 stop = lines.rfind(b"\n", 0, select.PIPE_BUF) + 1 or lines.index(b"\n") + 1
-            self._pieces.append(lines[:stop])
+            self._chunks.append(lines[:stop])
             lines = lines[stop:]
 
 
@@ -89,7 +90,7 @@ def _trace_id(traceparent: bytes) -> str:
 
 @lru_cache(maxsize=64)
 def printable(path: bytes) -> str:
-    """On one line, whatever it holds."""
+    """Return `path` on one line, with control characters escaped."""
     text = path.decode("ascii", "backslashreplace")
     return text if text.isprintable() else repr(text)
 
@@ -103,19 +104,32 @@ _TEXT = "%s,%03d INFO    %s %s %s %d, %d bytes in, %d out, %.1f ms, %s%s\n"
 _COMPUTED = _TEXT.replace("ms", "ms (%.1f queued, %.1f computed)")
 
 
-def _text_line(exchange: Exchange) -> str:
-    ended, client, method, path, _, status, received, size, seconds, timing, request_id, traceparent = exchange
+def _text_line(record: AccessRecord) -> str:
+    ended, client, method, path, _, status, bytes_in, bytes_out, seconds, timing, request_id, traceparent = record
     second = int(ended)
     at, ms, took, name = _second(second), (ended - second) * 1000, seconds * 1000, request_id.decode()
     trace = f", trace {trace_id}" if traceparent and (trace_id := _trace_id(traceparent)) else ""
     if not (timing and timing.compute):
-        return _TEXT % (at, ms, client, method, printable(path), status, received, size, took, name, trace)
+        return _TEXT % (at, ms, client, method, printable(path), status, bytes_in, bytes_out, took, name, trace)
     computed = timing.queue * 1000, timing.compute * 1000
-    return _COMPUTED % (at, ms, client, method, printable(path), status, received, size, took, *computed, name, trace)
+    return _COMPUTED % (
+        at,
+        ms,
+        client,
+        method,
+        printable(path),
+        status,
+        bytes_in,
+        bytes_out,
+        took,
+        *computed,
+        name,
+        trace,
+    )
 
 
-def _json_line(exchange: Exchange) -> str:
-    ended, client, method, path, route, status, received, size, seconds, timing, request_id, traceparent = exchange
+def _json_line(record: AccessRecord) -> str:
+    ended, client, method, path, route, status, bytes_in, bytes_out, seconds, timing, request_id, traceparent = record
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(ended, UTC).isoformat(timespec="milliseconds"),
         "level": "info",
@@ -126,8 +140,8 @@ def _json_line(exchange: Exchange) -> str:
         "path": printable(path),
         "route": route,
         "status": status,
-        "bytes_in": received,
-        "bytes_out": size,
+        "bytes_in": bytes_in,
+        "bytes_out": bytes_out,
         "seconds": round(seconds, 6),
         "request_id": request_id.decode(),
     }

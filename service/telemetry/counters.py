@@ -1,4 +1,4 @@
-"""Counting, cheaply enough for each request, and adding up what several have counted."""
+"""Counters and histograms, cheap enough for each request, whose values can be added up over workers."""
 
 from __future__ import annotations
 
@@ -25,7 +25,7 @@ BOUNDS: dict[str, tuple[float, ...]] = {
     "vae_reconstruction_loss_nats": NATS,
     "vae_latent_distance": DISTANCE,
 }
-"""The histograms there are, and the upper bounds of their buckets."""
+"""Upper bounds of the buckets of each histogram."""
 
 REASONS = (
     "deadline",
@@ -39,15 +39,14 @@ REASONS = (
     "too_large",
     "unsound_output",
 )
-"""Each is told from the start: what first appears at 1 has, for Prometheus, not increased."""
-
+"""Reasons of refusals. Each series exists from the start, at 0, so that Prometheus' increase() sees its first event."""
 
 FEW = 32
-"""Values that are counted faster one by one than by NumPy."""
+"""Up to this number of values a loop is faster than NumPy."""
 
 
 class Histogram:
-    """How many values lie up to each bound, and their sum."""
+    """Number of values per bucket, and their sum."""
 
     __slots__ = ("_bounds", "counts", "total")
 
@@ -57,12 +56,12 @@ class Histogram:
         self.total = 0.0
 
     def add(self, value: float) -> None:
-        """Count one value."""
+        """Add a value."""
         self.counts[bisect_left(self._bounds, value)] += 1
         self.total += value
 
     def add_all(self, values: Sequence[float]) -> None:
-        """Count each of several values."""
+        """Add several values."""
         if len(values) <= FEW:
             for value in values:
                 self.add(value)
@@ -71,37 +70,37 @@ class Histogram:
         self.merge(found.tolist(), float(np.sum(values)))
 
     def merge(self, counts: Sequence[int], total: float) -> None:
-        """Add what another one of the same bounds has counted."""
-        self.counts = [mine + other for mine, other in zip(self.counts, counts, strict=True)]
+        """Add the counts and the sum of another histogram with the same bounds."""
+        self.counts = [own + other for own, other in zip(self.counts, counts, strict=True)]
         self.total += total
 
 
 class Counters:
-    """All that is counted."""
+    """All counters and histograms of a worker."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int, str]] = Counter()
-        """By route, method, status and media type of the answer."""
+        """By route, method, status, and media type of the response."""
         self.refusals = Counter(dict.fromkeys(REASONS, 0))
         self.starts = 0
-        """Of workers."""
+        """Starts of workers."""
         self.histograms: dict[tuple[str, str], Histogram] = {}
-        """By name and the value of the label, which is empty where there is none."""
+        """By name and value of the label, empty for a histogram without one."""
 
     def histogram(self, name: str, label: str = "") -> Histogram:
-        """One of BOUNDS, for a value of its label."""
+        """Return the histogram `name`, one of BOUNDS, for a value of its label."""
         found = self.histograms.get((name, label))
         if found is None:
             found = self.histograms[name, label] = Histogram(BOUNDS[name])
         return found
 
-    def refuse(self, error: ServiceError) -> None:
-        """Count a refusal."""
+    def count_refusal(self, error: ServiceError) -> None:
+        """Count an error that is a refusal of the service."""
         if error.reason:
             self.refusals[error.reason] += 1
 
-    def document(self) -> dict[str, Any]:
-        """As JSON can hold it."""
+    def snapshot(self) -> dict[str, Any]:
+        """Return all values, for JSON."""
         return {
             "requests": [[*labels, count] for labels, count in self.requests.items()],
             "refusals": self.refusals,
@@ -109,11 +108,11 @@ class Counters:
             "histograms": [[*key, each.counts, each.total] for key, each in self.histograms.items()],
         }
 
-    def add(self, document: dict[str, Any]) -> None:
-        """Add what another one has counted."""
-        for route, method, status, media_type, count in document["requests"]:
+    def add(self, snapshot: dict[str, Any]) -> None:
+        """Add the values of a snapshot."""
+        for route, method, status, media_type, count in snapshot["requests"]:
             self.requests[route, method, status, media_type] += count
-        self.refusals.update(document["refusals"])
-        self.starts += document["starts"]
-        for name, label, counts, total in document["histograms"]:
+        self.refusals.update(snapshot["refusals"])
+        self.starts += snapshot["starts"]
+        for name, label, counts, total in snapshot["histograms"]:
             self.histogram(name, label).merge(counts, total)

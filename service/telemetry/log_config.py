@@ -1,4 +1,4 @@
-"""Log lines, for people or for machines."""
+"""Logging configuration: lines of text or JSON on standard error."""
 
 from __future__ import annotations
 
@@ -9,10 +9,10 @@ from typing import Any, Literal
 
 
 class JsonFormatter(logging.Formatter):
-    """One JSON object a line."""
+    """Formats a record as one line of JSON."""
 
     def format(self, record: logging.LogRecord) -> str:
-        """`time` (ISO 8601, UTC), `level`, `logger`, `message`, and `exception` where there is one."""
+        """Return `time` (ISO 8601, UTC), `level`, `logger`, `message`, and `exception` if there is one."""
         line = {
             "time": datetime.fromtimestamp(record.created, UTC).isoformat(timespec="milliseconds"),
             "level": record.levelname.lower(),
@@ -25,7 +25,7 @@ class JsonFormatter(logging.Formatter):
 
 
 def log_config(level: str, log_format: Literal["text", "json"]) -> dict[str, Any]:
-    """Configuration for logging.config.dictConfig: everything on standard error."""
+    """Return a configuration for logging.config.dictConfig."""
     text = {"format": "%(asctime)s %(levelname)-7s %(message)s"}
     return {
         "version": 1,

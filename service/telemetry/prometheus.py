@@ -1,4 +1,4 @@
-"""What the service has counted, for Prometheus; right with several workers."""
+"""The metrics of all workers, for Prometheus."""
 
 from __future__ import annotations
 
@@ -18,11 +18,12 @@ from service.telemetry.counters import BOUNDS, Counters
 from service.telemetry.shared_memory import SharedSnapshots
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
-POST_EVERY_S = 1
+PUBLISH_INTERVAL_S = 1
+"""Seconds between two snapshots, and so the age of other workers' values in a scrape."""
 RELEASE_EVERY = 32
-"""Samples that are rendered without a pause, in less than a millisecond."""
+"""Samples that are rendered, in less than a millisecond, before the GIL is released."""
 RELEASE_S = 0.0001
-"""Seconds of a pause: `time.sleep(0)` takes the interpreter's lock again before another thread has woken up."""
+"""Seconds to sleep with the GIL released: `time.sleep(0)` takes it again before another thread has woken up."""
 HISTOGRAMS = {
     "vae_request_duration_seconds": ("From a request's head to the end of its answer", "route"),
     "vae_queue_duration_seconds": ("What a request waited to be computed", "operation"),
@@ -32,7 +33,7 @@ HISTOGRAMS = {
     "vae_reconstruction_loss_nats": ("Reconstruction loss of an image, where it was asked for", ""),
     "vae_latent_distance": ("Euclidean distance of a decoded latent from the prior's mean", ""),
 }
-"""Name → help and label."""
+"""Help text and label of each histogram."""
 CPU = "process_cpu_seconds_total"
 PROCESS = {
     CPU: "Processor time of the workers",
@@ -42,74 +43,74 @@ PROCESS = {
 
 
 class Metrics:
-    """What one worker counts. Each second it is posted on the board, where every worker finds it."""
+    """The metrics of one worker, which publishes them each second, so that every worker can give those of all."""
 
-    def __init__(self, board: SharedSnapshots, place: int) -> None:
-        """A worker that takes another's `place` on the board goes on with its counts."""
+    def __init__(self, snapshots: SharedSnapshots, worker: int) -> None:
+        """`worker` is an index into `snapshots`; its counters continue those of its predecessor."""
         self.counters = Counters()
         self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        """Name → help, and whom to ask for the value."""
+        """Help text and value of each gauge."""
         self.info: Mapping[str, str] = {}
-        """The labels of vae_model_info."""
-        self._board = board
-        self._place = place
+        """Labels of vae_model_info."""
+        self._snapshots = snapshots
+        self._worker = worker
         self._collector = ProcessCollector(registry=None)
         self._process: dict[str, float] = {}
-        """As last seen: without a free file descriptor nothing is."""
+        """Latest values of the process; without a free file descriptor there are no newer ones."""
         self._cpu_before = 0.0
-        """Of those whose place this is."""
+        """CPU seconds of this worker's predecessors."""
         self._is_rendering = asyncio.Lock()
         self._next: asyncio.Task[bytes] | None = None
-        """Renders once no other one is being rendered."""
-        if before := board.read(place):
-            notice = orjson.loads(before)
-            self.counters.add(notice["tally"])
-            self._cpu_before = notice["process"].get(CPU, 0)
+        """The rendering that waits for the current one."""
+        if before := snapshots.read(worker):
+            snapshot = orjson.loads(before)
+            self.counters.add(snapshot["counters"])
+            self._cpu_before = snapshot["process"].get(CPU, 0)
         self.counters.starts += 1
 
-    def keep_posting(self) -> None:
-        """Post now, and again as long as the event loop turns, whatever becomes of this one."""
-        asyncio.get_running_loop().call_later(POST_EVERY_S, self.keep_posting)
-        self.post()
+    def keep_publishing(self) -> None:
+        """Publish now and each second, even if this time fails."""
+        asyncio.get_running_loop().call_later(PUBLISH_INTERVAL_S, self.keep_publishing)
+        self.publish()
 
-    def post(self) -> None:
-        """Let the other workers know."""
+    def publish(self) -> None:
+        """Publish a snapshot for the other workers."""
         samples = (sample for metric in self._collector.collect() for sample in metric.samples)
         self._process |= {sample.name: sample.value for sample in samples if sample.name in PROCESS}
-        notice = {
-            "tally": self.counters.document(),
-            "gauges": {name: ask() for name, (_, ask) in self.gauges.items()},
+        snapshot = {
+            "counters": self.counters.snapshot(),
+            "gauges": {name: value() for name, (_, value) in self.gauges.items()},
             "process": self._process | {CPU: self._process.get(CPU, 0) + self._cpu_before},
         }
-        self._board.post(self._place, orjson.dumps(notice))
+        self._snapshots.publish(self._worker, orjson.dumps(snapshot))
 
     async def exposition(self) -> bytes:
-        """What all workers have counted so far, in Prometheus' text format.
+        """Return the metrics of all workers in Prometheus' text format.
 
-        It is rendered in a thread, one text at a time; callers who come meanwhile share the next one.
+        They are rendered in a thread, once at a time; requests that arrive meanwhile share the next rendering.
         """
         if self._next is None:
             self._next = asyncio.create_task(self._render_next())
-        return await asyncio.shield(self._next)  # a caller who has gone does not cancel it for the others
+        return await asyncio.shield(self._next)  # a client that disconnects does not cancel it for the others
 
     async def _render_next(self) -> bytes:
         async with self._is_rendering:
             self._next = None
-            self.post()
-            return await asyncio.to_thread(self._render, self._board.read_all())
+            self.publish()
+            return await asyncio.to_thread(self._render, self._snapshots.read_all())
 
-    def _render(self, posted: Sequence[bytes]) -> bytes:
+    def _render(self, snapshots: Sequence[bytes]) -> bytes:
         counters, gauges, process = Counters(), Counter[str](), Counter[str]()
-        for each in posted:
+        for each in snapshots:
             time.sleep(RELEASE_S)
-            notice = orjson.loads(each)
-            counters.add(notice["tally"])
-            gauges.update(notice["gauges"])
-            process.update(notice["process"])
+            snapshot = orjson.loads(each)
+            counters.add(snapshot["counters"])
+            gauges.update(snapshot["gauges"])
+            process.update(snapshot["process"])
         replacements = CounterMetricFamily(
             "vae_worker_replacements",
             "Workers started in the place of one that died or was stuck",
-            value=counters.starts - len(posted),
+            value=counters.starts - len(snapshots),
         )
         registry = CollectorRegistry()
         families = itertools.chain(_families_of(counters), [replacements], self._other_families(gauges, process))
@@ -128,19 +129,19 @@ class Metrics:
 
 
 class _Families(Collector):
-    """Metrics made elsewhere, as a registry takes them, once."""
+    """A collector of given metrics, for one scrape."""
 
     def __init__(self, families: Iterable[Metric]) -> None:
         self._families = families
 
     def collect(self) -> Iterator[Metric]:
         for family in self._families:
-            family.samples = _releasing(family.samples)  # type: ignore[assignment]  # it is gone through once
+            family.samples = _releasing(family.samples)  # type: ignore[assignment]  # it is iterated once
             yield family
 
 
 def _releasing(samples: Iterable[Sample]) -> Iterator[Sample]:
-    """`samples`, with the interpreter's lock released now and then: the event loop would wait 5 ms for it."""
+    """Yield `samples`, and release the GIL now and then: the event loop would wait 5 ms for it."""
     for number, sample in enumerate(samples):
         if number % RELEASE_EVERY == 0:
             time.sleep(RELEASE_S)

@@ -1,4 +1,4 @@
-"""Memory that workers share: each posts what it has counted, and any of them can read it all."""
+"""Memory that workers share: each publishes its counters, and each can read those of all."""
 
 from __future__ import annotations
 
@@ -7,51 +7,52 @@ import struct
 from collections.abc import Iterator
 from zlib import crc32
 
-HALF = 2**20
-"""Bytes for a notice and its head. A page of memory that is never written to takes none."""
-HEAD = struct.Struct("<QII")  # how many notices there were with this one, its length, its CRC
-ROOM = HALF - HEAD.size
+BUFFER_BYTES = 2**20
+"""Bytes for a snapshot and its header. Pages that are never written to take no memory."""
+HEADER = struct.Struct("<QII")  # how many notices there were with this one, its length, its CRC
+MAX_BYTES = BUFFER_BYTES - HEADER.size
 
 
 class SharedSnapshots:
-    """A place for each worker's last notice. Made before the workers are forked, it outlives them.
+    """The latest snapshot of each worker. It is created before the workers are forked.
 
-    A notice goes into the half of its place that the one before is not in, and is believed if its CRC is right: nobody
-    reads one half written, nor one that a worker was killed over.
+    Each worker has two buffers and writes into them in turn. A snapshot is valid if its CRC is right, so that nobody
+    reads one that is half written, nor one during which a worker was killed.
     """
 
-    def __init__(self, places: int) -> None:
-        self._places = places
-        self._memory = mmap.mmap(-1, places * 2 * HALF)
+    def __init__(self, workers: int) -> None:
+        self._workers = workers
+        self._memory = mmap.mmap(-1, workers * 2 * BUFFER_BYTES)
 
-    def post(self, place: int, notice: bytes) -> None:
-        """Put `notice` where the last one was."""
-        if len(notice) > ROOM:
-            raise ValueError(f"A notice of {len(notice)} bytes does not fit into {ROOM}.")
-        last, _ = self._last(place)
-        start = self._start(place, last + 1)
-        self._memory[start + HEAD.size : start + HEAD.size + len(notice)] = notice
-        HEAD.pack_into(self._memory, start, last + 1, len(notice), crc32(notice))
+    def publish(self, worker: int, snapshot: bytes) -> None:
+        """Replace the latest snapshot of `worker`, an index; raises ValueError for more than MAX_BYTES."""
+        if len(snapshot) > MAX_BYTES:
+            raise ValueError(f"A snapshot of {len(snapshot)} bytes does not fit into {MAX_BYTES}.")
+        number, _ = self._latest(worker)
+        start = self._start(worker, number + 1)
+        self._memory[start + HEADER.size : start + HEADER.size + len(snapshot)] = snapshot
+        HEADER.pack_into(self._memory, start, number + 1, len(snapshot), crc32(snapshot))
 
-    def read(self, place: int) -> bytes:
-        """The last notice; empty where there was none."""
-        return self._last(place)[1]
+    def read(self, worker: int) -> bytes:
+        """Return the latest snapshot of `worker`, empty if there is none."""
+        return self._latest(worker)[1]
 
     def read_all(self) -> list[bytes]:
-        """The last notice of each place that has one."""
-        return [notice for place in range(self._places) if (notice := self.read(place))]
+        """Return the latest snapshot of each worker that has one."""
+        return [snapshot for worker in range(self._workers) if (snapshot := self.read(worker))]
 
-    def _last(self, place: int) -> tuple[int, bytes]:
-        """The last notice that is whole, and its number."""
-        return max(self._whole(place), default=(0, b""))
+    def _latest(self, worker: int) -> tuple[int, bytes]:
+        """Return the number of the latest valid snapshot, and the snapshot."""
+        return max(self._valid(worker), default=(0, b""))
 
-    def _whole(self, place: int) -> Iterator[tuple[int, bytes]]:
-        for half in (0, 1):
-            start = self._start(place, half)
-            number, length, checksum = HEAD.unpack_from(self._memory, start)
-            notice = self._memory[start + HEAD.size : start + HEAD.size + min(length, ROOM)]
-            if crc32(notice) == checksum:
-                yield number, notice
+    def _valid(self, worker: int) -> Iterator[tuple[int, bytes]]:
+        for buffer in (0, 1):
+            start = self._start(worker, buffer)
+            number, length, checksum = HEADER.unpack_from(self._memory, start)
+            snapshot = self._memory[start + HEADER.size : start + HEADER.size + min(length, MAX_BYTES)]
+            if crc32(snapshot) == checksum:
+                yield number, snapshot
 
-    def _start(self, place: int, number: int) -> int:
-        return (2 * place + number % 2) * HALF
+    def _start(self, worker: int, number: int) -> int:
+        """Return the offset of the buffer for snapshot `number`."""
+        return (2 * worker + number % 2) * BUFFER_BYTES

@@ -1,21 +1,21 @@
-"""Where the time of a request goes."""
+"""The time that a request spends in the queue and in computations."""
 
 from __future__ import annotations
 
 
 class Timing:
-    """How long a request waited and was computed, in seconds, and whether a part of it failed."""
+    """Queue and compute times of a request, and whether a batch of it failed."""
 
     __slots__ = ("batches", "compute", "failed", "queue", "span")
 
     def __init__(self, span: object | None = None) -> None:
         self.span = span
-        """The request's, where it is traced."""
+        """OpenTelemetry span of the request, if it is traced."""
         self.batches = 0
-        """That it took, as yet."""
+        """Batches computed so far."""
         self.queue = 0.0
-        """Until the first of them was begun."""
+        """Seconds until the first batch started."""
         self.compute = 0.0
-        """Of all of them."""
+        """Seconds of all batches."""
         self.failed = False
-        """Where one of them did, the others are not computed."""
+        """Whether a batch failed; the others are then not computed."""

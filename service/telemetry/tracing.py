@@ -1,4 +1,4 @@
-"""Traces, by OpenTelemetry: a span for each request, and one for each batch with links to its requests."""
+"""OpenTelemetry traces: a span per request, and one per batch, with links to its requests."""
 
 from __future__ import annotations
 
@@ -16,14 +16,14 @@ if TYPE_CHECKING:
     from opentelemetry.trace import Span
 
 CLOSE_LIMIT_S = 5
-"""For the last spans of a collector that does not answer; the exporter itself would take half a minute."""
+"""Seconds to send the last spans at a stop; the exporter itself waits half a minute for a silent collector."""
 
 
 class Tracer:
-    """Where the spans go is OpenTelemetry's to know, from its own OTEL_… variables."""
+    """Creates spans; OpenTelemetry's own OTEL_… variables say where it sends them."""
 
     def __init__(self, version: str) -> None:
-        """Raises ImportError where the extra `otel` is not installed."""
+        """Raises ImportError if the extra `otel` is not installed."""
         from opentelemetry import propagate, trace  # noqa: PLC0415 - an extra
         from opentelemetry.exporter.otlp.proto.http.trace_exporter import OTLPSpanExporter  # noqa: PLC0415
         from opentelemetry.sdk.resources import OTELResourceDetector, Resource  # noqa: PLC0415
@@ -37,8 +37,8 @@ class Tracer:
         self._provider.add_span_processor(BatchSpanProcessor(OTLPSpanExporter()))
         self._tracer = self._provider.get_tracer("vae-service", version)
 
-    async def request(self, app: ASGIApp, route: str, scope: Scope, receive: Receive, send: Send) -> None:
-        """Have `app` answer within a span, a child of the caller's (W3C Trace Context)."""
+    async def trace_request(self, app: ASGIApp, route: str, scope: Scope, receive: Receive, send: Send) -> None:
+        """Run `app` in a span, whose parent is the client's if it sent one (W3C Trace Context)."""
         headers = {name.decode("latin-1"): value.decode("latin-1") for name, value in scope["headers"]}
         span = self._tracer.start_span(
             f"{scope['method']} {route}",
@@ -48,7 +48,7 @@ class Tracer:
         )
         scope["span"] = span
 
-        async def see(message: Message) -> None:
+        async def send_and_observe(message: Message) -> None:
             if message["type"] == "http.response.start":
                 span.set_attribute("http.response.status_code", message["status"])
                 if message["status"] >= 500:
@@ -56,12 +56,12 @@ class Tracer:
             await send(message)
 
         try:
-            await app(scope, receive, see)
+            await app(scope, receive, send_and_observe)
         finally:
             span.end()
 
-    def batch(self, operation: str, timings: Sequence[Timing], seconds: float, rows: int) -> None:
-        """A batch that ends now."""
+    def trace_batch(self, operation: str, timings: Sequence[Timing], seconds: float, rows: int) -> None:
+        """Record a batch that took `seconds` and ends now."""
         spans = [cast("Span", timing.span) for timing in timings if timing.span is not None]
         ended = time.time_ns()
         span = self._tracer.start_span(
@@ -73,7 +73,7 @@ class Tracer:
         span.end(ended)
 
     async def close(self) -> None:
-        """Send what is left, within CLOSE_LIMIT_S."""
+        """Send the remaining spans, within CLOSE_LIMIT_S."""
         closing = Thread(target=self._provider.shutdown, daemon=True)
         closing.start()
         await asyncio.to_thread(closing.join, CLOSE_LIMIT_S)

@@ -9,14 +9,14 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from tests.service.running import Running, running
 
-FEW = 100
+FEW = 50
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", FEW))
-"""Of each property; `make soak` asks for more."""
+"""Examples per property; `make soak` sets more."""
 
 set_hypothesis_home_dir(tempfile.gettempdir())
 settings.register_profile(
     "service",
-    derandomize=EXAMPLES == FEW,  # the same inputs each time: what is red was made so by the change
+    derandomize=EXAMPLES == FEW,  # the same inputs in each run
     print_blob=True,
     database=None,
     deadline=None,

@@ -16,7 +16,7 @@ from schemathesis.config import SchemathesisConfig
 
 from pictures.opening import FORMATS
 from service.api.bodies import JSON, MULTIPART
-from service.api.openapi import ANSWERS, BODIES
+from service.api.openapi import BODIES, RESPONSES
 from service.app import INFERENCE
 from tests.fuzz import inputs
 from tests.service.running import Running, running
@@ -35,7 +35,7 @@ GENERATED: dict[str, st.SearchStrategy[bytes]] = {
 # numbers is too large.
 REFUSED = ["2xx", 400, 404, 413, 422]
 
-PATHS = [*ANSWERS, "/metrics", *INFERENCE, "/v2/health/live", "/v2/health/ready"]
+PATHS = [*RESPONSES, "/metrics", *INFERENCE, "/v2/health/live", "/v2/health/ready"]
 MODEL = {"name": "mnist", "version": "1"}
 LATENT = st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3)
 DECODED: dict[str, Any] = {"name": "z", "datatype": "FP32", "shape": [1, 3]}

@@ -12,7 +12,7 @@ from starlette.responses import JSONResponse, PlainTextResponse, Response
 from starlette.types import ASGIApp, Receive, Scope, Send
 
 from deploy.ray.proxy import Problems, ProxyConnection, middlewares
-from service.api.responses import refuse
+from service.api.responses import error_response
 from service.errors import NotFound
 from tests.service.problems import problem
 
@@ -53,7 +53,7 @@ def test_no_response_is_an_error() -> None:
     [
         Response(b"png", 200, media_type="image/png"),
         JSONResponse({"error": "no"}, 422),
-        refuse(NotFound("There is no /.")),
+        error_response(NotFound("There is no /.")),
     ],
 )
 def test_the_service_s_responses_are_not_changed(response: Response) -> None:

@@ -3,21 +3,24 @@ from collections.abc import Iterator
 from typing import Any
 
 import httpx
+import numpy as np
 import pytest
 
 from service.settings import BUNDLED
+from tests.live import LiveServer, live_server
+from tests.service.pictures import png
 from tests.service.running import Running, running
 from tests.vae.reference import Reference
 
 ELSEWHERE = os.environ.get("SERVICE_URL")
-"""A service that runs already: with it, the tests of its contract alone are run, and against it."""
+"""URL of a running service: only the tests of its contract are run, against it."""
 
 
 class Unseen:
-    """The inside of a service elsewhere."""
+    """Stands for the app of a service in another process; a test that uses it is skipped."""
 
     def __getattr__(self, name: str) -> Any:
-        pytest.skip("It looks into the service's own process.")
+        pytest.skip("This test inspects the process of the service.")
 
 
 def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item]) -> None:
@@ -29,7 +32,7 @@ def pytest_collection_modifyitems(config: pytest.Config, items: list[pytest.Item
 
 @pytest.fixture(scope="session")
 def served() -> Iterator[Running]:
-    """The service as it is by default."""
+    """The service with its default settings."""
     if ELSEWHERE:
         app: Any = Unseen()
         with httpx.Client(base_url=ELSEWHERE, timeout=30, trust_env=False) as client:
@@ -47,3 +50,14 @@ def client(served: Running) -> httpx.Client:
 @pytest.fixture(scope="session")
 def reference() -> Reference:
     return Reference.read(BUNDLED)
+
+
+@pytest.fixture(scope="session")
+def live() -> Iterator[LiveServer]:
+    """The service in a process of its own, whose memory can be measured."""
+    with live_server() as server:
+        for _ in range(3):  # allocate what is kept
+            httpx.post(
+                f"{server.url}/encode", content=png(np.zeros((28, 28), np.uint8)), headers={"content-type": "image/png"}
+            )
+        yield server

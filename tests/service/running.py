@@ -37,7 +37,7 @@ class Running:
 
     @property
     def admission(self) -> Admission:
-        admission: Admission = self.app.state.gate.admission
+        admission: Admission = self.app.state.access_control.admission
         return admission
 
     @property
@@ -47,8 +47,8 @@ class Running:
 
     def swap_engine(self, make: Callable[[Engine], Engine]) -> None:
         """Put `make(engine)` in the place of the engine."""
-        loaded = self.app.state.loaded
-        self.app.state.loaded = replace(loaded, engine=make(loaded.engine))
+        loaded = self.app.state.model_context
+        self.app.state.model_context = replace(loaded, engine=make(loaded.engine))
 
     def wait_for(self, in_flight: int) -> None:
         """Until so many requests have been let in."""

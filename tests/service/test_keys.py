@@ -28,7 +28,7 @@ def test_no_other_key_opens(key: str) -> None:
     with pytest.raises(Unauthorized) as caught:
         Keyring(["first", "second"]).identify("", key.encode("utf-8", "surrogateescape").decode("latin-1"))
     assert caught.value.headers["WWW-Authenticate"].startswith("Bearer")
-    assert "not one of" in caught.value.detail if key else "asks for an API key" in caught.value.detail
+    assert "not one of" in caught.value.detail if key else "requires an API key" in caught.value.detail
 
 
 def test_the_bearer_goes_before_the_other_header() -> None:

@@ -21,9 +21,9 @@ from service.errors import TooLarge, Unavailable
 from service.formats.images import to_array
 from service.memory_budget import RECEIVING_SHARE, SMALL_BODY, UNCOUNTED, MemoryBudget, Reservation
 from tests.service.http.test_connection import connect
+from tests.service.memory import LIMIT
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until
-from tests.service.test_threats import LIMIT
 
 MEGABYTE = 2**20
 
@@ -99,7 +99,7 @@ def test_short_work_does_not_wait_for_long_work_nor_begins_behind_too_much() -> 
         requests = [Reservation(MemoryBudget(1)) for _ in range(10)]
         long = [asyncio.create_task(offloader.run(LONG_BACKLOG_S / 4, each, goes_on.wait)) for each in requests[:5]]
         await asyncio.sleep(0.02)
-        with pytest.raises(Unavailable, match="wait to be read"):
+        with pytest.raises(Unavailable, match="waiting to be parsed"):
             await offloader.run(LONG_S + 1, requests[5], goes_on.wait)
         assert await offloader.run(LONG_S, requests[6], int, "7") == 7
         assert await offloader.run(INLINE_S, requests[7], int, "8") == 8

@@ -104,13 +104,13 @@ def test_keys_of_both_places_count_each_once(monkeypatch: pytest.MonkeyPatch) ->
 @pytest.mark.parametrize("keys", [",", " , ,", " "])
 def test_no_key_where_one_was_meant_does_not_open_the_service(monkeypatch: pytest.MonkeyPatch, keys: str) -> None:
     monkeypatch.setenv("VAE_API_KEYS", keys)
-    with pytest.raises(SettingsError, match=r"^api_keys: There is nothing between the commas; leave it unset"):
+    with pytest.raises(SettingsError, match=r"^api_keys: It has only commas and blanks; leave it unset"):
         read_settings([])
 
 
 @pytest.mark.parametrize(
     ("content", "said"),
-    [(None, "missing cannot be read: No such file or directory"), ("\n# none\n", "missing has no key in it")],
+    [(None, "missing cannot be read: No such file or directory"), ("\n# none\n", "missing contains no key")],
 )
 def test_a_file_that_gives_no_key_stops_the_start(content: str | None, said: str) -> None:
     if content is not None:
@@ -134,7 +134,9 @@ def test_a_key_that_no_caller_can_send_stops_the_start(monkeypatch: pytest.Monke
     Path("keys").write_text(f"one\n{key}\n", "utf-8", "surrogateescape")
     monkeypatch.setenv("VAE_API_KEYS", f"one,{key}")
     for name, arguments in (("api_keys", []), ("api_keys_file", ["--api-keys=one", "--api-keys-file=keys"])):
-        with pytest.raises(SettingsError, match=rf"^{name}: Key 2 has other characters than printable ASCII") as caught:
+        with pytest.raises(
+            SettingsError, match=rf"^{name}: Key 2 has characters that are not printable ASCII"
+        ) as caught:
             read_settings(arguments)
         assert key not in str(caught.value)
 
@@ -142,7 +144,7 @@ def test_a_key_that_no_caller_can_send_stops_the_start(monkeypatch: pytest.Monke
 @pytest.mark.parametrize("name", ["checkpoint", "host", "api_keys_file"])
 def test_an_empty_setting_is_called_empty(monkeypatch: pytest.MonkeyPatch, name: str) -> None:
     monkeypatch.setenv(environment_name(name), "")
-    with pytest.raises(SettingsError, match=rf"^{name}: It is empty; leave it unset where the default is meant\."):
+    with pytest.raises(SettingsError, match=rf"^{name}: It is empty; leave it unset for the default\."):
         read_settings([])
 
 
@@ -151,7 +153,7 @@ def test_an_empty_setting_is_called_empty(monkeypatch: pytest.MonkeyPatch, name:
     ["not an origin", "example.org", "https://", "https://a.example/", "https://a.example/b", "//a", "*.example"],
 )
 def test_what_no_browser_sends_as_its_origin_is_refused(origin: str) -> None:
-    with pytest.raises(SettingsError, match=r"^cors_origins: '.*' is no origin; one like https://"):
+    with pytest.raises(SettingsError, match=r"^cors_origins: '.*' is not an origin such as https://"):
         read_settings([f"--cors-origins=https://a.example,{origin}"])
 
 
@@ -168,11 +170,11 @@ def test_settings_are_frozen() -> None:
 @pytest.mark.parametrize(
     ("name", "said"),
     [
-        ("VAE_PROT", "VAE_PROT is no setting of this service; is VAE_PORT meant?"),
-        ("VAE_API_KEY", "is VAE_API_KEYS meant?"),
-        ("VAE_WORKER", "is VAE_WORKERS meant?"),
-        ("VAE_XYZZY", "VAE_XYZZY is no setting of this service."),
-        ("VAE_FOO", "VAE_FOO is no setting of this service."),
+        ("VAE_PROT", "VAE_PROT is not a setting of this service; did you mean VAE_PORT?"),
+        ("VAE_API_KEY", "did you mean VAE_API_KEYS?"),
+        ("VAE_WORKER", "did you mean VAE_WORKERS?"),
+        ("VAE_XYZZY", "VAE_XYZZY is not a setting of this service."),
+        ("VAE_FOO", "VAE_FOO is not a setting of this service."),
     ],
 )
 def test_unknown_variables_are_refused(monkeypatch: pytest.MonkeyPatch, name: str, said: str) -> None:
@@ -243,7 +245,7 @@ def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subpro
 def test_a_bad_start_is_one_sentence_and_status_2() -> None:
     ended = run(environment={"VAE_PROT": "8000"})
     assert ended.returncode == 2
-    assert ended.stderr == "vae-serve: VAE_PROT is no setting of this service; is VAE_PORT meant?\n"
+    assert ended.stderr == "vae-serve: VAE_PROT is not a setting of this service; did you mean VAE_PORT?\n"
     assert ended.stdout == ""
 
 

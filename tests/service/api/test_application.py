@@ -1,13 +1,12 @@
 import json
 import re
-import socket
 import time
+from typing import Any
 
 import httpx
 import pytest
 
-from service.telemetry.access_log import AccessLog, Exchange
-from tests.live import live_server
+from service.telemetry.access_log import AccessLog, AccessRecord
 from tests.service.pictures import Bytes, png
 from tests.service.running import running, wait_until
 from tests.service.telemetry.test_prometheus import scrape
@@ -38,71 +37,89 @@ def test_the_answer_tells_where_its_time_went(client: httpx.Client) -> None:
     assert "server-timing" not in client.get("/model").headers
 
 
-def test_the_log_has_the_trace_and_the_id() -> None:
-    with live_server("--log-format", "json") as server:
+class Log:
+    """What a service in this process has written to standard error."""
+
+    def __init__(self, capsys: pytest.CaptureFixture[str]) -> None:
+        self._capsys = capsys
+        self.text = ""
+
+    def wait_for(self, text: str) -> None:
+        wait_until(lambda: text in self._read())
+
+    @property
+    def access_lines(self) -> list[dict[str, Any]]:
+        return [line for line in map(json.loads, self.text.splitlines()) if line["logger"] == "vae-service.access"]
+
+    def _read(self) -> str:
+        self.text += self._capsys.readouterr().err
+        return self.text
+
+
+@pytest.fixture
+def log(capsys: pytest.CaptureFixture[str]) -> Log:
+    return Log(capsys)
+
+
+def test_the_log_has_the_trace_and_the_id(log: Log) -> None:
+    with running(log_level="info", log_format="json") as service:
         headers = {"traceparent": "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01", "x-request-id": "mine"}
-        httpx.get(f"{server.url}/sample", headers=headers)
-        httpx.get(f"{server.url}/model", headers={**headers, "traceparent": "00-4bf9-00-01"})
-        wait_until(lambda: "/model" in server.log)
-        lines = [line for line in map(json.loads, server.log.splitlines()) if line["logger"] == "vae-service.access"]
-    sample, model = (line for line in lines if line.get("request_id") == "mine")
+        service.client.get("/sample", headers=headers)
+        service.client.get("/model", headers={**headers, "traceparent": "00-4bf9-00-01"})
+        log.wait_for("/model")
+    sample, model = (line for line in log.access_lines if line.get("request_id") == "mine")
     assert sample["trace_id"] == "4bf92f3577b34da6a3ce929d0e0e4736"
     assert 0 < sample["queue_seconds"] + sample["compute_seconds"] < sample["seconds"]
     assert "trace_id" not in model
     assert "queue_seconds" not in model
 
 
-def test_every_exchange_has_its_line_whichever_way_it_took() -> None:
-    with live_server() as server:
-        png = httpx.post(f"{server.url}/decode", json=[0, 0, 0])
-        refused = httpx.post(f"{server.url}/decode", json=[0, 0])
-        page, lost = server.get("/"), server.get("/nowhere?seed=1")
-        wait_until(lambda: "/nowhere" in server.log)
-        for method, path, answer in (
-            ("POST", "/decode", png),
-            ("POST", "/decode", refused),
-            ("GET", "/", page),
-            ("GET", "/nowhere", lost),
-        ):
-            size, name = answer.headers["content-length"], answer.headers["x-request-id"]
-            came = len(answer.request.content)
-            sizes = f"{came} bytes in, {size} out"
-            line = rf"127\.0\.0\.1 {method} {path} {answer.status_code}, {sizes}, \d+\.\d ms.*, {name}$"
-            assert re.search(line, server.log, re.MULTILINE)
-        assert "seed" not in server.log
+def test_every_request_has_its_line_whichever_way_it_took(log: Log) -> None:
+    with running(log_level="info") as service:
+        client = service.client
+        decoded, refused = client.post("/decode", json=[0, 0, 0]), client.post("/decode", json=[0, 0])
+        page, lost = client.get("/"), client.get("/nowhere?seed=1")
+        log.wait_for("/nowhere")
+    for method, path, response in (
+        ("POST", "/decode", decoded),
+        ("POST", "/decode", refused),
+        ("GET", "/", page),
+        ("GET", "/nowhere", lost),
+    ):
+        size, request_id = response.headers["content-length"], response.headers["x-request-id"]
+        sizes = f"{len(response.request.content)} bytes in, {size} out"
+        line = rf"127\.0\.0\.1 {method} {path} {response.status_code}, {sizes}, \d+\.\d ms.*, {request_id}$"
+        assert re.search(line, log.text, re.MULTILINE)
+    assert "seed" not in log.text
 
 
-def test_what_a_connection_refuses_is_counted_and_logged_with_its_id() -> None:
-    with live_server("--log-format", "json", "--client-timeout", "0.3") as server:
-        answers = []
-        for request in (b"nonsense\r\n\r\n", b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n[0,"):
-            with socket.create_connection(("127.0.0.1", server.port), timeout=10) as connection:
-                connection.sendall(request)
-                answers.append(b"".join(iter(lambda: connection.recv(65536), b"")))
-        wait_until(lambda: '"status":408' in server.log)
-        lines = [line for line in map(json.loads, server.log.splitlines()) if line["logger"] == "vae-service.access"]
-        counts = server.get("/metrics").text
-    for answer, status, method, route in zip(answers, (400, 408), ("-", "POST"), ("other", "/decode"), strict=True):
-        assert answer.startswith(b"HTTP/1.1 %d " % status)
-        match = re.search(rb"x-request-id: (\S+)\r\n", answer)
+def test_what_a_connection_refuses_is_counted_and_logged_with_its_id(log: Log) -> None:
+    with running(log_level="info", log_format="json", client_timeout=0.3) as service:
+        requests = (b"nonsense\r\n\r\n", b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-length: 9\r\n\r\n[0,")
+        responses = [service.exchange(request) for request in requests]
+        log.wait_for('"status":408')
+        metrics = service.client.get("/metrics").text
+    routes = ((400, "-", "other"), (408, "POST", "/decode"))
+    for response, (status, method, route) in zip(responses, routes, strict=True):
+        assert response.startswith(b"HTTP/1.1 %d " % status)
+        match = re.search(rb"x-request-id: (\S+)\r\n", response)
         assert match
-        (line,) = (line for line in lines if line["status"] == status)
+        (line,) = (line for line in log.access_lines if line["status"] == status)
         assert (line["method"], line["route"], line["request_id"]) == (method, route, match[1].decode())
         kind = "other" if method == "-" else method
-        assert (
-            f'{{media_type="application/problem+json",method="{kind}",route="{route}",status="{status}"}} 1.0' in counts
-        )
+        labels = f'media_type="application/problem+json",method="{kind}",route="{route}",status="{status}"'
+        assert f"{{{labels}}} 1.0" in metrics
 
 
 def test_cors_changes_nothing_in_what_is_counted_and_logged(monkeypatch: pytest.MonkeyPatch, images: Bytes) -> None:
     """With origins that may call, each exchange has the same route, bytes in and bytes out as without."""
-    exchanges: list[Exchange] = []
-    monkeypatch.setattr(AccessLog, "add", lambda self, exchange: exchanges.append(exchange))
+    records: list[AccessRecord] = []
+    monkeypatch.setattr(AccessLog, "add", lambda self, exchange: records.append(exchange))
     tensor = {"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -0.2, 0.3]}
     preflight = {"access-control-request-method": "POST", "access-control-request-headers": "content-type"}
 
     def ask(*cors_origins: str) -> tuple[list[tuple[str, bytes, str, int, int, int]], dict[object, float]]:
-        exchanges.clear()
+        records.clear()
         with running(log_level="info", cors_origins=cors_origins) as service:
             client = service.client
             client.headers["origin"] = "https://a.example"
@@ -122,8 +139,8 @@ def test_cors_changes_nothing_in_what_is_counted_and_logged(monkeypatch: pytest.
             for path in ("/decode", "/v2/models/mnist/infer"):
                 assert client.options(path, headers=preflight).status_code == (200 if cors_origins else 405)
             samples = scrape(client)
-        lines = [(each.method, each.path, each.route, each.status, each.received, each.size) for each in exchanges]
-        assert len({each.request_id for each in exchanges}) == len(exchanges)
+        lines = [(each.method, each.path, each.route, each.status, each.bytes_in, each.bytes_out) for each in records]
+        assert len({each.request_id for each in records}) == len(records)
         return lines, {sample: count for sample, count in samples.items() if sample[0] == "vae_requests_total"}
 
     lines, samples = ask()

@@ -397,7 +397,7 @@ def test_a_picture_of_too_many_tiles(encode_at: str) -> None:
 def test_images_are_multiples_of_the_stride(served_maps: Running, size: tuple[int, int]) -> None:
     answer = ask(served_maps, "/remote/encode", (1, 3, *size))
     assert bad_fields(answer) == [("query", "/shape")]
-    assert "(of any height and width, multiples of 2) is wanted" in answer.json()["detail"]
+    assert "(of any height and width, multiples of 2) is expected" in answer.json()["detail"]
 
 
 @pytest.mark.parametrize("size", [(32, 50), (50, 34), (2, 2)])

@@ -6,7 +6,7 @@ import httpx
 import pytest
 from starlette.routing import Route
 
-from service.telemetry.access_log import AccessLog, Exchange
+from service.telemetry.access_log import AccessLog, AccessRecord
 from tests.service.api.test_page import ASSET
 from tests.service.problems import problem
 from tests.service.running import Running, running
@@ -76,8 +76,8 @@ def test_other_methods_are_told_of_it(client: httpx.Client, path: str, allow: st
 
 
 def test_it_is_counted_as_head_and_logged_with_no_bytes_out(monkeypatch: pytest.MonkeyPatch) -> None:
-    exchanges: list[Exchange] = []
-    monkeypatch.setattr(AccessLog, "add", lambda self, exchange: exchanges.append(exchange))
+    records: list[AccessRecord] = []
+    monkeypatch.setattr(AccessLog, "add", lambda self, exchange: records.append(exchange))
     with running(log_level="info") as service:
         for path in ("/model", "/livez", "/nowhere"):
             service.client.head(path)
@@ -89,7 +89,7 @@ def test_it_is_counted_as_head_and_logged_with_no_bytes_out(monkeypatch: pytest.
     ):
         labels = {"route": route, "method": "HEAD", "status": status, "media_type": media_type}
         assert value(samples, "vae_requests_total", **labels) == 1
-    assert [(each.method, each.size) for each in exchanges[:3]] == [("HEAD", 0)] * 3
+    assert [(each.method, each.bytes_out) for each in records[:3]] == [("HEAD", 0)] * 3
 
 
 def test_pages_of_other_sites_may_send_it() -> None:

@@ -85,7 +85,7 @@ def test_many_ranges_are_refused_before_they_are_read(client: httpx.Client) -> N
     few = ", ".join(["text/html;q=0.5"] * 99 + ["*/*;q=0.1"])
     assert best(few) == "image/png"
     for accept in (f"{few}, */*", "a/b," * 15_000 + "*/*", "*/*" + ";a=b" * 15_000):
-        with pytest.raises(NotAcceptable, match="Accept has more than the 200 media ranges"):
+        with pytest.raises(NotAcceptable, match="Accept has more than 200 media ranges"):
             best(accept)
         started = time.perf_counter()
         for _ in range(100):

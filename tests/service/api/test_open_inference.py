@@ -115,7 +115,7 @@ def test_an_autoencoder_kl(tmp_path: Path) -> None:
             again = client.infer("small", [tensor("z", wanted["mean"], binary=binary)])
             np.testing.assert_allclose(again.as_numpy("image"), wanted["image"], atol=1e-4, rtol=0)
         for shape in ([3, 4, 16, 16], [1, 4, 8, 8], [1, 4]):
-            with pytest.raises(triton_utils.InferenceServerException, match=r"at most 2048|16, 16\] is wanted"):
+            with pytest.raises(triton_utils.InferenceServerException, match=r"at most 2048|16, 16\] is expected"):
                 client.infer("small", [tensor("z", np.zeros(shape, np.float32))])
 
 
@@ -157,18 +157,22 @@ def test_data_may_be_nested(served: Running) -> None:
         ({"inputs": [Z, Z]}, 422, "inputs"),
         ({"inputs": [{**Z, "name": "x"}]}, 422, "name"),
         ({"inputs": [{**Z, "datatype": "BYTES"}]}, 422, "datatype"),
-        ({"inputs": [{**Z, "datatype": "UINT8"}]}, 422, "FP32 is wanted"),
-        ({"inputs": [{**Z, "shape": [3]}]}, 422, "[N, 3] is wanted"),
+        ({"inputs": [{**Z, "datatype": "UINT8"}]}, 422, "FP32 is expected"),
+        ({"inputs": [{**Z, "shape": [3]}]}, 422, "[N, 3] is expected"),
         ({"inputs": [{**Z, "shape": [-1, 3]}]}, 422, "shape"),
         ({"inputs": [{**Z, "shape": [10**18, 3]}]}, 413, "at most"),
-        ({"inputs": [{**Z, "data": [1, 2]}]}, 422, "2 numbers came; 3 are wanted"),
-        ({"inputs": [{**Z, "data": [[1, 2], [3]]}]}, 422, "a list of numbers"),
-        ({"inputs": [{**Z, "data": ["1", "2", "3"]}]}, 422, "a list of numbers"),
+        ({"inputs": [{**Z, "data": [1, 2]}]}, 422, "2 numbers; 3 are expected"),
+        ({"inputs": [{**Z, "data": [[1, 2], [3]]}]}, 422, "a list of FP32 numbers"),
+        ({"inputs": [{**Z, "data": ["1", "2", "3"]}]}, 422, "a list of FP32 numbers"),
         ({"inputs": [{**Z, "data": [1, 2, 1e39]}]}, 422, "finite"),
-        ({"inputs": [{**Z, "data": [1, 2, 10**400]}]}, 422, "a list of numbers"),
-        ({"inputs": [{**Z, "data": None}]}, 422, "0 numbers came"),
-        ({"inputs": [{**Z, "parameters": {"binary_data_size": 12}}]}, 422, "12 bytes are told, 0 came"),
-        ({"inputs": [Z], "outputs": [{"name": "mean"}]}, 422, "not given for 'z'"),
+        ({"inputs": [{**Z, "data": [1, 2, 10**400]}]}, 422, "a list of FP32 numbers"),
+        ({"inputs": [{**Z, "data": None}]}, 422, "has 0 numbers"),
+        (
+            {"inputs": [{**Z, "parameters": {"binary_data_size": 12}}]},
+            422,
+            "size is 12, and 0 bytes follow",
+        ),
+        ({"inputs": [Z], "outputs": [{"name": "mean"}]}, 422, "'z' has no output 'mean'"),
         ({"inputs": [Z], "outputs": [{"name": "colour"}]}, 422, "name"),
         (
             {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 28, 28], "data": [2.0] * 784}]},

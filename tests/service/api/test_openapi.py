@@ -7,7 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Mount, Route
 
-from service.api.openapi import ANSWERS
+from service.api.openapi import RESPONSES
 from service.api.schemas import ProblemDocument
 from service.errors import MEDIA_TYPE
 from tests.service.pictures import Bytes, png
@@ -138,6 +138,18 @@ def test_every_error_is_described(operations: dict[str, dict[str, Any]], path: s
             assert ProblemDocument.model_validate(content[1]["example"]).status == int(status)
 
 
+def test_every_operation_says_what_it_gives_and_every_tag_for_whom_it_is(document: dict[str, Any]) -> None:
+    operations = [operation for item in document["paths"].values() for operation in item.values()]
+    summaries = {operation["operationId"]: operation["summary"] for operation in operations}
+    for operation_id, summary in summaries.items():
+        assert len(summary.split()) > 2, operation_id
+        assert operation_id.endswith("_get") or "→" in summary
+    described = {tag["name"]: tag["description"] for tag in document["tags"]}
+    assert {tag for operation in operations for tag in operation["tags"]} == described.keys()
+    assert "Hugging Face diffusers" in described["diffusers"]
+    assert "KServe, Triton or Seldon" in described["open inference protocol"]
+
+
 def test_seeds_are_told(operations: dict[str, dict[str, Any]]) -> None:
     told = {
         path for path, operation in operations.items() if "x-seed" in operation["responses"]["200"].get("headers", {})
@@ -205,9 +217,9 @@ def matches(model: type[BaseModel], value: object) -> None:
     assert required <= value.keys()
 
 
-@pytest.mark.parametrize("path", [path for path, (_, model, _) in ANSWERS.items() if model])
+@pytest.mark.parametrize("path", [path for path, (_, model, _) in RESPONSES.items() if model])
 def test_answers_are_what_is_documented(client: httpx.Client, images: Bytes, path: str) -> None:
-    _, model, example = ANSWERS[path]
+    _, model, example = RESPONSES[path]
     assert model
     matches(model, example)
     bodies: dict[str, Any] = {

@@ -10,9 +10,9 @@ import pytest
 import zstandard
 
 from service.formats.content_encoding import MEMBERS
+from tests.service.memory import growth_below
 from tests.service.problems import problem
 from tests.service.running import running
-from tests.service.test_threats import growth_below
 
 BODY = b"[0.1, 0.2, 0.3]"
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {

@@ -345,7 +345,7 @@ def test_the_services_own_time_is_not_the_callers(hasty: Running) -> None:
         stalled.append(Stalled(engine))  # type: ignore[arg-type]
         return stalled[0]
 
-    loaded = hasty.app.state.loaded
+    loaded = hasty.app.state.model_context
     hasty.swap_engine(make)
     try:
         with connect(hasty.port) as connection:
@@ -355,7 +355,7 @@ def test_the_services_own_time_is_not_the_callers(hasty: Running) -> None:
             stalled[0].released.set()
             assert b"\x89PNG" in rest(connection)
     finally:
-        hasty.app.state.loaded = loaded
+        hasty.app.state.model_context = loaded
 
 
 # Who is gone.

@@ -23,7 +23,7 @@ def test_the_start_tells_model_figures_settings_and_address_and_no_secret(caplog
         f"name {checkpoint.name}, architecture mlp, image_shape 1×28×28, latent_dim 3, sha256 {checkpoint.sha256}, "
         f"version {version('vae-service')}."
     )
-    assert json.loads(told["The model's figures"]) == checkpoint.metrics
+    assert json.loads(told["Metrics of the model"]) == checkpoint.metrics
     settings = json.loads(told["Settings"])
     assert settings.keys() == Settings.model_fields.keys()
     assert (settings["port"], settings["queue_limit"], len(settings["api_keys"])) == (8765, 7, 2)

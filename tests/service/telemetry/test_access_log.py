@@ -9,20 +9,24 @@ from typing import Any, Literal
 
 import pytest
 
-from service.telemetry.access_log import AccessLog, Exchange
+from service.telemetry.access_log import AccessLog, AccessRecord
 from service.telemetry.timing import Timing
 
 WHEN = datetime(2026, 11, 22, 20, 6, 15, 114_900, UTC).timestamp()
 TIMING = Timing()
 TIMING.queue, TIMING.compute = 0.0001, 0.0009
 TRACEPARENT = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
-EXCHANGE = Exchange(WHEN, "10.0.0.7", "POST", b"/decode", "/decode", 200, 21, 880, 0.00125, TIMING, b"a-1", TRACEPARENT)
+RECORD = AccessRecord(
+    WHEN, "10.0.0.7", "POST", b"/decode", "/decode", 200, 21, 880, 0.00125, TIMING, b"a-1", TRACEPARENT
+)
 
 
-def written(log_format: Literal["text", "json"], exchanges: list[Exchange], capsys: pytest.CaptureFixture[str]) -> str:
+def written(
+    log_format: Literal["text", "json"], records: list[AccessRecord], capsys: pytest.CaptureFixture[str]
+) -> str:
     async def write() -> None:
         log = AccessLog(log_format)
-        for exchange in exchanges:
+        for exchange in records:
             log.add(exchange)
         assert capsys.readouterr().err == ""  # not one by one
         await asyncio.sleep(0.2)
@@ -33,7 +37,7 @@ def written(log_format: Literal["text", "json"], exchanges: list[Exchange], caps
 
 def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
     first, second = written(
-        "text", [EXCHANGE, EXCHANGE._replace(status=422, timing=None, traceparent=b"00-4bf9-00-01")], capsys
+        "text", [RECORD, RECORD._replace(status=422, timing=None, traceparent=b"00-4bf9-00-01")], capsys
     ).splitlines()
     here = datetime.fromtimestamp(WHEN).strftime("%Y-%m-%d %H:%M:%S")
     assert first == (
@@ -44,7 +48,7 @@ def test_a_line_for_people(capsys: pytest.CaptureFixture[str]) -> None:
 
 
 def test_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
-    line: dict[str, Any] = json.loads(written("json", [EXCHANGE], capsys))
+    line: dict[str, Any] = json.loads(written("json", [RECORD], capsys))
     assert line == {
         "time": "2026-11-22T20:06:15.114+00:00",
         "level": "info",
@@ -67,7 +71,7 @@ def test_a_line_for_machines(capsys: pytest.CaptureFixture[str]) -> None:
 
 @pytest.mark.parametrize("log_format", ["text", "json"])
 def test_a_path_cannot_forge_a_line(log_format: Literal["text", "json"], capsys: pytest.CaptureFixture[str]) -> None:
-    odd = EXCHANGE._replace(path=b"/a\n2026-11-22 INFO all is well \x1b[2J\xff")
+    odd = RECORD._replace(path=b"/a\n2026-11-22 INFO all is well \x1b[2J\xff")
     text = written(log_format, [odd], capsys)
     assert len(text.splitlines()) == 1
     assert text[:-1].isprintable()
@@ -76,7 +80,7 @@ def test_a_path_cannot_forge_a_line(log_format: Literal["text", "json"], capsys:
 def test_the_last_lines_are_written_at_the_end(capsys: pytest.CaptureFixture[str]) -> None:
     async def write() -> None:
         log = AccessLog("text")
-        log.add(EXCHANGE)
+        log.add(RECORD)
         log.flush()
 
     asyncio.run(write())
@@ -88,11 +92,11 @@ def test_lines_of_several_processes_stay_whole() -> None:
     script = """
 import asyncio, sys
 from service.telemetry.access_log import AccessLog
-from tests.service.telemetry.test_access_log import EXCHANGE
+from tests.service.telemetry.test_access_log import RECORD
 async def write():
     log = AccessLog("text")
     for _ in range(3000):
-        log.add(EXCHANGE._replace(request_id=sys.argv[1].encode() * 20))
+        log.add(RECORD._replace(request_id=sys.argv[1].encode() * 20))
     log.flush()
 asyncio.run(write())
 """

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.errors import ServiceError
 from service.telemetry.counters import BOUNDS, REASONS, Histogram
 from service.telemetry.prometheus import CPU, HISTOGRAMS, Metrics
-from service.telemetry.shared_memory import ROOM, SharedSnapshots
+from service.telemetry.shared_memory import MAX_BYTES, SharedSnapshots
 from tests.live import live_server
 from tests.service.pictures import Bytes, png
 from tests.service.problems import problem
@@ -257,25 +257,25 @@ def cpu_seconds(metrics: Metrics) -> float:
 
 
 def test_processor_time_never_falls() -> None:
-    board = SharedSnapshots(1)
-    first = cpu_seconds(Metrics(board, 0))
-    second = Metrics(board, 0)  # in the same process, which has spent it twice now
+    snapshots = SharedSnapshots(1)
+    first = cpu_seconds(Metrics(snapshots, 0))
+    second = Metrics(snapshots, 0)  # in the same process, which has spent it twice now
     assert cpu_seconds(second) >= 2 * first > 0
     second._collector = Mock(collect=list)  # as without a free file descriptor
     assert cpu_seconds(second) >= 2 * first
 
 
 def test_workers_that_start_one_after_the_other_replace_nobody() -> None:
-    board = SharedSnapshots(2)
-    for place in (0, 1):
-        assert b"vae_worker_replacements_total 0.0" in exposition(Metrics(board, place))
-    assert b"vae_worker_replacements_total 1.0" in exposition(Metrics(board, 0))
+    snapshots = SharedSnapshots(2)
+    for worker in (0, 1):
+        assert b"vae_worker_replacements_total 0.0" in exposition(Metrics(snapshots, worker))
+    assert b"vae_worker_replacements_total 1.0" in exposition(Metrics(snapshots, 0))
 
 
 def test_posting_goes_on_after_one_that_failed(
     monkeypatch: pytest.MonkeyPatch, caplog: pytest.LogCaptureFixture
 ) -> None:
-    monkeypatch.setattr("service.telemetry.prometheus.POST_EVERY_S", 0.001)
+    monkeypatch.setattr("service.telemetry.prometheus.PUBLISH_INTERVAL_S", 0.001)
     metrics, values = Metrics(SharedSnapshots(1), 0), iter([1.0, "no number", 3.0])
     posted = asyncio.Event()
 
@@ -287,7 +287,7 @@ def test_posting_goes_on_after_one_that_failed(
 
     async def post() -> None:
         metrics.gauges = {"vae_places": ("", ask)}
-        metrics.keep_posting()
+        metrics.keep_publishing()
         await asyncio.wait_for(posted.wait(), 5)
 
     asyncio.run(post())
@@ -302,26 +302,26 @@ def test_the_bounds_belong_to_their_buckets() -> None:
 
 
 def test_a_notice_is_never_seen_half_written() -> None:
-    board = SharedSnapshots(2)
-    assert board.read_all() == []
-    board.post(1, b"one")
-    before = board.read(1)
-    board.post(1, b"another")
-    assert (before, board.read(1), board.read_all()) == (b"one", b"another", [b"another"])
+    snapshots = SharedSnapshots(2)
+    assert snapshots.read_all() == []
+    snapshots.publish(1, b"one")
+    before = snapshots.read(1)
+    snapshots.publish(1, b"another")
+    assert (before, snapshots.read(1), snapshots.read_all()) == (b"one", b"another", [b"another"])
     with pytest.raises(ValueError, match="does not fit"):
-        board.post(0, b"x" * (ROOM + 1))
+        snapshots.publish(0, b"x" * (MAX_BYTES + 1))
 
 
 def test_a_notice_that_a_worker_was_killed_over_is_nobody_s() -> None:
-    board = SharedSnapshots(1)
-    before = Metrics(board, 0)
+    snapshots = SharedSnapshots(1)
+    before = Metrics(snapshots, 0)
     before.counters.refusals["key"] += 1
-    before.post()
-    board.post(0, b"cut off")
-    board._memory[board._memory.find(b"cut off")] ^= 1
-    assert Metrics(board, 0).counters.refusals["key"] == 1
-    board.post(0, b"whole")
-    assert board.read_all() == [b"whole"]
+    before.publish()
+    snapshots.publish(0, b"cut off")
+    snapshots._memory[snapshots._memory.find(b"cut off")] ^= 1
+    assert Metrics(snapshots, 0).counters.refusals["key"] == 1
+    snapshots.publish(0, b"whole")
+    assert snapshots.read_all() == [b"whole"]
 
 
 def test_counts_are_of_one_service_alone() -> None:

@@ -16,6 +16,7 @@ import pytest
 
 from service.processes.supervisor import STUCK_AFTER_S
 from tests.live import live_server
+from tests.service.running import running
 
 pytestmark = pytest.mark.slow
 
@@ -27,18 +28,18 @@ TRACE, PARENT = "4bf92f3577b34da6a3ce929d0e0e4736", "00f067aa0ba902b7"
 
 @dataclass
 class Received:
-    """What has been sent to a collector."""
+    """What a collector has received."""
 
-    environment: dict[str, str]
-    """Of a service that sends it there."""
     spans: list[Any] = field(default_factory=list)
     resources: list[dict[str, str]] = field(default_factory=list)
 
 
 @pytest.fixture
-def collector() -> Iterator[Received]:
+def collector(monkeypatch: pytest.MonkeyPatch) -> Iterator[Received]:
+    """A collector to which a service in this process sends its spans."""
     server = HTTPServer(("127.0.0.1", 0), BaseHTTPRequestHandler)
-    received = Received(tracing_to(server.server_port))
+    received = Received()
+    monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{server.server_port}")
 
     class Handler(BaseHTTPRequestHandler):
         def do_POST(self) -> None:
@@ -65,15 +66,11 @@ def collector() -> Iterator[Received]:
     server.server_close()
 
 
-def tracing_to(port: int) -> dict[str, str]:
-    return {"VAE_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": f"http://127.0.0.1:{port}"}
-
-
 def test_a_request_is_a_span_of_its_callers_trace_and_its_batch_is_linked(collector: Received) -> None:
-    with live_server(environment=collector.environment) as server:
-        server.get("/sample?seed=1", traceparent=f"00-{TRACE}-{PARENT}-01")
-        server.get("/nowhere")
-    by_name = {span.name: span for span in collector.spans}  # sent at the latest when the service ends
+    with running(tracing=True) as service:
+        service.client.get("/sample?seed=1", headers={"traceparent": f"00-{TRACE}-{PARENT}-01"})
+        service.client.get("/nowhere")
+    by_name = {span.name: span for span in collector.spans}  # sent at the latest when the service stops
     request, batch = by_name["GET /sample"], by_name["batch draw"]
     assert (request.trace_id.hex(), request.parent_span_id.hex()) == (TRACE, PARENT)
     (link,) = batch.links
@@ -87,26 +84,31 @@ def test_a_request_is_a_span_of_its_callers_trace_and_its_batch_is_linked(collec
 
 def test_an_answer_of_500_or_more_is_an_error_and_one_below_is_none(collector: Received) -> None:
     late = b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n["
-    with live_server("--request-deadline", "0.1", environment=collector.environment) as server:
-        assert server.get("/nowhere").status_code == 404
-        with socket.create_connection(("127.0.0.1", server.port)) as caller:
-            caller.sendall(late)
-            assert caller.recv(65536).startswith(b"HTTP/1.1 504 ")
+    with running(tracing=True, request_deadline=0.1) as service:
+        assert service.client.get("/nowhere").status_code == 404
+        assert service.exchange(late).startswith(b"HTTP/1.1 504 ")
     status = {span.name: span.status.code for span in collector.spans}
     kinds = trace_proto.Status
     assert (status["POST /decode"], status["GET other"]) == (kinds.STATUS_CODE_ERROR, kinds.STATUS_CODE_UNSET)
 
 
-@pytest.mark.parametrize("name", [{"OTEL_SERVICE_NAME": "mine"}, {"OTEL_RESOURCE_ATTRIBUTES": "service.name=mine"}])
-def test_the_service_has_the_name_that_opentelemetry_is_told(name: dict[str, str], collector: Received) -> None:
-    with live_server(environment=collector.environment | name) as server:
-        server.get("/sample")
+@pytest.mark.parametrize(
+    ("variable", "value"), [("OTEL_SERVICE_NAME", "mine"), ("OTEL_RESOURCE_ATTRIBUTES", "service.name=mine")]
+)
+def test_opentelemetry_s_variables_name_the_service(
+    variable: str, value: str, collector: Received, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setenv(variable, value)
+    with running(tracing=True) as service:
+        service.client.get("/sample")
     assert {resource["service.name"] for resource in collector.resources} == {"mine"}
 
 
 def test_a_collector_that_does_not_answer_holds_up_no_stop() -> None:
     silent = socket.create_server(("127.0.0.1", 0))
-    with silent, live_server(environment=tracing_to(silent.getsockname()[1])) as server:
+    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
+    environment = {"VAE_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
+    with silent, live_server(environment=environment) as server:
         server.get("/sample")
         server.process.send_signal(signal.SIGTERM)
         begun = time.monotonic()
