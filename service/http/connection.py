@@ -337,10 +337,8 @@ class Connection(asyncio.Protocol):
             self._deadline = now + limits.get(self.state, self._timeouts.client)
         elif now > self._deadline:
             if self.state is HEAD or self.state is BODY:
-                part = self.state.value
-                self._refuse(
-                    RequestTimeout(f"Nothing more of the request's {part} came in {self._timeouts.client:g} s.")
-                )
+                what = f"more of the request's {self.state.value} within {self._timeouts.client:g} s"
+                self._refuse(RequestTimeout(f"The client sent nothing {what}."))
             else:
                 self._close()
 

@@ -223,7 +223,7 @@ def test_the_reason_of_a_refusal_is_shown(visitor: Visitor, served: Running) -> 
 
     visit.page.route("**/sample?n=24&*", ask_for_more)
     visit.show("Sample")
-    expect(visit.page.locator("#message")).to_contain_text("10001 items are asked for in one request")
+    expect(visit.page.locator("#message")).to_contain_text("The request asks for 10001 items")
 
 
 def test_no_answer_is_taken_for_html(visitor: Visitor, served: Running) -> None:

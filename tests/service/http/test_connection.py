@@ -255,7 +255,7 @@ def test_a_slow_head(hasty: Running, request_bytes: bytes, part: bytes) -> None:
     begun = time.monotonic()
     answer = ask(hasty.port, request_bytes)
     assert answer.startswith(b"HTTP/1.1 408")
-    assert b"Nothing more of the request's %b came in 0.3 s" % part in answer
+    assert b"The client sent nothing more of the request's %b within 0.3 s" % part in answer
     assert PATIENCE_S - TICK_S <= time.monotonic() - begun < 5
 
 

@@ -275,6 +275,7 @@ def test_a_computation_delays_no_stop_at_once(workers: str, function: str, secon
         live_server(*flags, program=("-c", SLEEPING.format(function))) as server,
         socket.create_connection(("127.0.0.1", server.port), timeout=10) as caller,
     ):
+        wait_until(lambda: server.log.count("Application startup complete") == int(workers))
         caller.sendall(b"GET /sample?n=200 HTTP/1.1\r\nhost: x\r\n\r\n")
         wait_until(lambda: "The function sleeps." in server.log)
         server.process.send_signal(signal.SIGTERM)
