@@ -72,7 +72,8 @@ class Connection(asyncio.Protocol):
     ========== ==================================================================== =========
 
     (receives) is IDLE, HEAD or BODY; (open) is these or FAILED. A response is the last one if its request or
-    `shutdown` wants the connection closed, or if it ends before its request is complete.
+    `shutdown` asks for that, or if it ends before its request is complete. While reading is paused, which it is in
+    FAILED, a client's close is not seen.
     """
 
     def __init__(
@@ -84,8 +85,8 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """uvicorn's signature; the application's lifespan puts `timeouts` and `memory` into `app_state`.
 
-        It may put `record_refusal` there, which is called with each error that the connection itself responds with and
-        the scope of its request, and returns the request's id.
+        It may also put `record_refusal` there: it is given each error that the connection itself sends, and the scope
+        of its request, and returns the request's id.
         """
         self.state = IDLE
         self.server_state = server_state
@@ -121,7 +122,8 @@ class Connection(asyncio.Protocol):
         self.state = CLOSED
         self.flow.release()
         self._timer.cancel()
-        self._cancel()
+        if self._task:
+            self._task.cancel()
         self._parser.close()
         self._cycles.clear()
         self._task = self._receiving = None
@@ -295,7 +297,8 @@ class Connection(asyncio.Protocol):
         fields = b"content-type: %b\r\ncontent-length: %d\r\n" % (MEDIA_TYPE.encode(), len(body))
         fields += b"x-request-id: %b\r\nconnection: close\r\n\r\n" % request_id
         self.outbox.write(self.transport, STATUS_LINES[error.status], fields, body)
-        self._cancel()
+        if self._task:
+            self._task.cancel()
         self._linger()
 
     def _linger(self) -> None:
@@ -316,10 +319,6 @@ class Connection(asyncio.Protocol):
     def _close_if_idle(self) -> None:
         if self.state is IDLE and not (self._cycles or self._parser.unparsed):
             self._close()
-
-    def _cancel(self) -> None:
-        if self._task:
-            self._task.cancel()
 
     def _check_timeouts(self) -> None:
         """Close the connection if its client is too slow.

@@ -70,7 +70,8 @@ class RequestParser:
         self.unparsed, self._parsed = b"", 0
 
     def close(self) -> None:
-        """Release the receiver and httptools' parser, which refer to this object: without the garbage collector."""
+        """Discard, and break the reference cycles with the receiver and httptools' parser."""
+        self.discard()
         del self._receiver, self._parser
 
     def parse_piece(self) -> None:

@@ -193,7 +193,9 @@ def test_what_nobody_will_read_waits_for_no_turn(holding: tuple[Running, Holding
         assert not inbox.held
 
 
-def test_who_has_gone_before_is_not_answered(holding: tuple[Running, Holding]) -> None:
+def test_who_has_gone_before_is_not_answered(
+    holding: tuple[Running, Holding], caplog: pytest.LogCaptureFixture
+) -> None:
     service, inbox = holding
     with connect(service) as connection, connect(service) as other:
         connection.sendall(DECODE + LATENT)
@@ -203,6 +205,7 @@ def test_who_has_gone_before_is_not_answered(holding: tuple[Running, Holding]) -
         time.sleep(0.05)
         inbox.begin()
         assert other.recv(65536).startswith(b"HTTP/1.1 200")
+    assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
 def test_the_time_before_is_not_the_callers(holding: tuple[Running, Holding]) -> None:
