@@ -187,13 +187,13 @@ def test_a_greedy_key_does_not_push_a_polite_one_out() -> None:
         try:
             wait_until(lambda: 429 in statuses)
             headers = {"x-api-key": "polite"}
-            answers = [post(service.client, "/decode", Z, JSON, **headers) for _ in range(60)]
+            answers = [post(service.client, "/decode", Z, JSON, **headers) for _ in range(30)]
         finally:
             over.set()
         for future in hogs:
             future.result()
     assert {answer.status_code for answer in answers} == {200}
-    assert sorted(answer.elapsed.total_seconds() for answer in answers)[58] < 1
+    assert sorted(answer.elapsed.total_seconds() for answer in answers)[28] < 1
     assert statuses == {200, 429}
 
 
