@@ -29,7 +29,7 @@ GENERATED: dict[str, st.SearchStrategy[bytes]] = {
     "application/x-npy": inputs.written(),
     "tensor/binary": st.lists(st.floats(width=32), min_size=3, max_size=6).map(lambda z: np.array(z, "<f4").tobytes()),
 }
-# No schema tells what the model is called, how long its latents are, what is a picture, and when a product of two
+# A schema does not say the name of the model, the size of its latents, what a picture is, and when a product of two
 # numbers is too large.
 REFUSED = ["2xx", 400, 404, 413, 422]
 
@@ -46,10 +46,10 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
         LATENT.map(lambda z: {"inputs": [{**DECODED, "data": z}]}),
     ),
 }
-"""Latents as this model takes them, which no schema tells."""
+"""Latents of this model; the schema does not say their size."""
 
 PARTS = st.one_of(*PICTURES.values(), inputs.pictures())
-"""A schema tells that they are bytes, not that they are pictures."""
+"""The schema says that they are bytes, not that they are pictures."""
 
 for media_type in sorted(MEDIA_TYPES):
     schemathesis.openapi.media_type(media_type, GENERATED.get(media_type, st.binary()))

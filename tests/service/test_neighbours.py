@@ -130,13 +130,13 @@ def test_a_client_that_disconnects_in_the_queue_is_not_computed_for() -> None:
     with running(compute="thread") as service, ThreadPoolExecutor(8) as pool:
         held = busy(service, pool)
         try:
-            callers = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(4)]
-            for caller in callers:
+            clients = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(4)]
+            for client in clients:
                 head = f"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\ncontent-length: {len(Z)}\r\n\r\n"
-                caller.sendall(head.encode() + Z)
+                client.sendall(head.encode() + Z)
             service.wait_for(in_flight=5)
-            for caller in callers:
-                caller.close()
+            for client in clients:
+                client.close()
             service.wait_for(in_flight=1)
         finally:
             held.released.set()

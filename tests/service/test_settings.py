@@ -263,8 +263,8 @@ def test_help_tells_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         read_settings(["--help"])
     assert caught.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
     for name, field in Settings.model_fields.items():
-        assert flag(name) in told
+        assert flag(name) in shown
         assert field.description
-        assert field.description.split("; ")[0] in told
+        assert field.description.split("; ")[0] in shown

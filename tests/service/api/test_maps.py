@@ -74,9 +74,9 @@ def images_of(network: Any, z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return images
 
 
-def near(came: Any, wanted: np.ndarray[Any, Any]) -> None:
-    assert np.shape(came) == wanted.shape
-    np.testing.assert_allclose(came, wanted, atol=1e-4, rtol=0)
+def near(given: Any, wanted: np.ndarray[Any, Any]) -> None:
+    assert np.shape(given) == wanted.shape
+    np.testing.assert_allclose(given, wanted, atol=1e-4, rtol=0)
 
 
 def test_model_card(client: httpx.Client, network: Any) -> None:

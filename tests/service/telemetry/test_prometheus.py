@@ -211,11 +211,11 @@ def test_callers_at_once_share_a_rendering_that_is_begun_after_they_came(
         assert float(line) >= counted
 
     async def come() -> None:
-        async with asyncio.TaskGroup() as callers:
+        async with asyncio.TaskGroup() as clients:
             for counted in range(1, 5):
                 await asyncio.to_thread(decode, fresh.client)
                 for _ in range(50):
-                    callers.create_task(ask(counted))
+                    clients.create_task(ask(counted))
 
     asyncio.run(come())
     assert 2 <= len(threads) <= 10
