@@ -9,7 +9,7 @@ from hypothesis.configuration import set_hypothesis_home_dir
 
 from tests.service.running import Running, running
 
-FEW = 50
+FEW = 40
 EXAMPLES = int(os.environ.get("FUZZ_EXAMPLES", FEW))
 """Examples per property; `make soak` sets more."""
 

@@ -204,8 +204,8 @@ def streams(draw: st.DrawFn) -> bytes:
 def _python(described: Mapping[str, Any]) -> str:
     shape = described["shape"]
     numbers = shape if isinstance(shape, tuple) else (shape,)
-    told = ["1" + "0" * 4000 if type(n) is int and n > 10**100 else repr(n) for n in numbers]
-    listed = f"({', '.join(told)},)" if isinstance(shape, tuple) and told else "()" if not told else told[0]
+    texts = ["1" + "0" * 4000 if type(n) is int and n > 10**100 else repr(n) for n in numbers]
+    listed = f"({', '.join(texts)},)" if isinstance(shape, tuple) and texts else "()" if not texts else texts[0]
     return f"{{'descr': {described['descr']!r}, 'fortran_order': {described['fortran_order']!r}, 'shape': {listed}}}"
 
 

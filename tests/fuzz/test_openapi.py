@@ -31,7 +31,7 @@ GENERATED: dict[str, st.SearchStrategy[bytes]] = {
     "application/x-npy": inputs.written(),
     "tensor/binary": st.lists(st.floats(width=32), min_size=3, max_size=6).map(lambda z: np.array(z, "<f4").tobytes()),
 }
-# No schema tells what the model is called, how long its latents are, what is a picture, and when a product of two
+# A schema does not say the name of the model, the size of its latents, what a picture is, and when a product of two
 # numbers is too large.
 REFUSED = ["2xx", 400, 404, 413, 422]
 
@@ -48,10 +48,10 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
         LATENT.map(lambda z: {"inputs": [{**DECODED, "data": z}]}),
     ),
 }
-"""Latents as this model takes them, which no schema tells."""
+"""Latents of this model; the schema does not say their size."""
 
 PARTS = st.one_of(*PICTURES.values(), inputs.pictures())
-"""A schema tells that they are bytes, not that they are pictures."""
+"""The schema says that they are bytes, not that they are pictures."""
 
 for media_type in sorted(MEDIA_TYPES):
     schemathesis.openapi.media_type(media_type, GENERATED.get(media_type, st.binary()))
@@ -60,36 +60,38 @@ load_all_checks()
 EVERYTHING: list[Any] = CHECKS.get_all()
 
 
-@pytest.fixture(scope="module", params=[(), ("key",)], ids=["open", "locked"])
-def service(request: pytest.FixtureRequest) -> Iterator[Running]:
-    with running(api_keys=request.param) as service:
-        yield service
+@pytest.fixture(scope="module")
+def services() -> Iterator[list[Running]]:
+    """The service without API keys, and with one."""
+    with running() as without, running(api_keys=("key",)) as locked:
+        yield [without, locked]
 
 
 @pytest.fixture(scope="module")
-def document(service: Running) -> schemathesis.BaseSchema:
+def document(services: list[Running]) -> schemathesis.BaseSchema:
     config = SchemathesisConfig.from_dict({"checks": {"positive_data_acceptance": {"expected-statuses": REFUSED}}})
-    return schemathesis.openapi.from_url(f"http://127.0.0.1:{service.port}/openapi.json", config=config)
+    return schemathesis.openapi.from_url(f"http://127.0.0.1:{services[0].port}/openapi.json", config=config)
 
 
 @pytest.mark.parametrize("path", PATHS)
-def test_every_route_is_as_documented(document: schemathesis.BaseSchema, path: str) -> None:
+def test_every_route_is_as_documented(services: list[Running], document: schemathesis.BaseSchema, path: str) -> None:
     (operation,) = document[path].values()
     good, bad = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
 
-    @given(good | bad, FITTING.get(path, st.none()) | st.none(), st.booleans())
+    @given(good | bad, FITTING.get(path, st.none()) | st.none(), st.booleans(), st.sampled_from(services))
     @settings(
-        max_examples=settings().max_examples // 5,
+        max_examples=settings().max_examples // 4,
         phases=[Phase.explicit, Phase.generate],
         suppress_health_check=list(HealthCheck),
     )
-    def every_case(case: schemathesis.Case[Any], fitting: Any, known: bool) -> None:
+    def every_case(case: schemathesis.Case[Any], fitting: Any, known: bool, service: Running) -> None:
         if known:
             case.path_parameters |= {name: MODEL[name] for name in case.path_parameters if name in MODEL}
         if fitting is not None:
             case.body, case.media_type = fitting, JSON
         if path == "/remote/decode" and known:
             case.query |= {"shape": [1, 3]}
-        case.call_and_validate(headers={"x-api-key": "key"}, checks=EVERYTHING)
+        base_url = f"http://127.0.0.1:{service.port}"
+        case.call_and_validate(base_url, headers={"x-api-key": "key"}, checks=EVERYTHING)
 
     every_case()

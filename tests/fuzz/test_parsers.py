@@ -1,4 +1,4 @@
-"""Whatever comes is read as it was meant, or refused with a sentence. Nothing else, ever."""
+"""Any input is either parsed or refused with a sentence."""
 
 from __future__ import annotations
 
@@ -96,7 +96,7 @@ def test_named_arrays(read: Callable[[bytes, str], NDArray[Any]], written: st.Se
 
 
 def answered(answer: httpx.Response, *row: int) -> None:
-    """Finite rows, or a problem of the caller's."""
+    """Finite rows, or an error of the client."""
     if answer.status_code != 200:
         problem(answer, answer.status_code)
         assert answer.status_code in (400, 413, 422)
@@ -228,7 +228,7 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 
 def loads(content: bytes, suffix: str = ".safetensors") -> None:
-    """A model that works, or a sentence."""
+    """A model that works, or a CheckpointError."""
     with tempfile.TemporaryDirectory() as folder:
         path = Path(folder) / f"m{suffix}"
         path.write_bytes(content)
@@ -275,7 +275,7 @@ def test_damaged_state_dicts(checkpoint: Path, tmp_path_factory: pytest.TempPath
 
 
 def reads_latents(checkpoint: Path, content: bytes) -> None:
-    """Latents that can be told, or a sentence."""
+    """Valid latents, or a CheckpointError."""
     with tempfile.TemporaryDirectory() as folder:
         beside = Path(folder) / checkpoint.name
         beside.write_bytes(checkpoint.read_bytes())

@@ -1,4 +1,4 @@
-"""Digits as the files that callers send, and back."""
+"""Digits as files, and back."""
 
 from __future__ import annotations
 

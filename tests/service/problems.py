@@ -1,4 +1,4 @@
-"""What every error answer has in common."""
+"""What all error responses have in common."""
 
 from __future__ import annotations
 
@@ -27,5 +27,5 @@ def problem(response: httpx.Response, status: int) -> dict[str, Any]:
 
 
 def bad_fields(response: httpx.Response) -> list[tuple[str, str]]:
-    """Place and pointer of each field that a 422 names."""
+    """Location and pointer of each field that a 422 names."""
     return [(error["in"], error["pointer"]) for error in problem(response, 422)["errors"]]

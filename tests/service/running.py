@@ -1,4 +1,4 @@
-"""The service on a real socket, within the test's own process: what is in it can be seen, and swapped."""
+"""The service on a real socket, in a thread of the test's process, so that tests can inspect and replace its parts."""
 
 from __future__ import annotations
 
@@ -33,7 +33,7 @@ class Running:
     client: httpx.Client
     port: int
     state: dict[str, Any] = field(default_factory=dict)
-    """What the connections share."""
+    """State that connections share."""
 
     @property
     def admission(self) -> Admission:
@@ -51,11 +51,11 @@ class Running:
         self.app.state.model_context = replace(loaded, engine=make(loaded.engine))
 
     def wait_for(self, in_flight: int) -> None:
-        """Until so many requests have been let in."""
+        """Wait until so many requests are in flight."""
         wait_until(lambda: self.admission.in_flight == in_flight)
 
     def exchange(self, request: bytes) -> bytes:
-        """Raw bytes in, raw bytes out, until the service hangs up."""
+        """Send raw bytes; return all bytes until the service closes the connection."""
         with socket.create_connection(("127.0.0.1", self.port), timeout=10) as connection:
             connection.sendall(request)
             return b"".join(iter(lambda: connection.recv(65536), b""))
@@ -64,15 +64,15 @@ class Running:
 @contextmanager
 def running(**settings: Any) -> Iterator[Running]:
     """Run the service with `settings` on a free port."""
-    front = create_app(Settings(**{"log_level": "warning"} | settings))
-    config = uvicorn.Config(front, http=Connection, lifespan="on", log_config=None)
+    application = create_app(Settings(**{"log_level": "warning"} | settings))
+    config = uvicorn.Config(application, http=Connection, lifespan="on", log_config=None)
     config.load()
     server = uvicorn.Server(config)
     with socket.create_server(("127.0.0.1", 0)) as listener:
         port = listener.getsockname()[1]
 
         def serve() -> None:
-            with suppress(SystemExit):  # uvicorn could not start, and has said why
+            with suppress(SystemExit):  # uvicorn could not start, and has logged why
                 server.run([listener])
 
         thread = Thread(target=serve)
@@ -82,7 +82,7 @@ def running(**settings: Any) -> Iterator[Running]:
             if not server.started:
                 raise RuntimeError("The service did not start; its log says why.")
             with httpx.Client(base_url=f"http://127.0.0.1:{port}", timeout=30, trust_env=False) as client:
-                yield Running(front.api, client, port, server.lifespan.state)
+                yield Running(application.api, client, port, server.lifespan.state)
         finally:
             server.should_exit = True
             thread.join()
@@ -97,7 +97,7 @@ def wait_until(happened: Callable[[], bool], limit: float = 20) -> None:
 
 
 class Stalled(Engine):
-    """Draws nothing before `released` is set."""
+    """Decodes nothing before `released` is set."""
 
     def __init__(self, engine: Engine) -> None:
         self.config = engine.config
@@ -110,7 +110,7 @@ class Stalled(Engine):
 
 
 class Broken(Engine):
-    """Fails with a secret."""
+    """Fails with a message that clients must not see."""
 
     def __init__(self, engine: Engine) -> None:
         self.config = engine.config

@@ -68,7 +68,7 @@ A_JSON = b"content-type: application/json\r\n"
 
 
 def test_a_body_without_end(live: LiveServer) -> None:
-    """It tells no length; what is over the limit is not kept."""
+    """Its length is unknown; what exceeds the limit is not kept."""
     with growth_below(live.process.pid, 100), socket.create_connection(("127.0.0.1", live.port)) as connection:
         connection.sendall(CHUNKED % A_JSON)
         with suppress(ConnectionError):

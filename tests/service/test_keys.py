@@ -37,7 +37,7 @@ def test_the_bearer_goes_before_the_other_header() -> None:
 
 
 def test_all_keys_are_compared_in_constant_time_and_by_digests(monkeypatch: pytest.MonkeyPatch) -> None:
-    """How long it takes tells neither which key was near, nor how near, nor how long it is."""
+    """The time reveals neither which key was similar, nor how similar, nor its length."""
     compared: list[tuple[bytes, bytes]] = []
     compare = hmac.compare_digest
 

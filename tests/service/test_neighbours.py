@@ -130,13 +130,13 @@ def test_a_client_that_disconnects_in_the_queue_is_not_computed_for() -> None:
     with running(compute="thread") as service, ThreadPoolExecutor(8) as pool:
         held = busy(service, pool)
         try:
-            callers = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(4)]
-            for caller in callers:
+            clients = [socket.create_connection(("127.0.0.1", service.port)) for _ in range(4)]
+            for client in clients:
                 head = f"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: {JSON}\r\ncontent-length: {len(Z)}\r\n\r\n"
-                caller.sendall(head.encode() + Z)
+                client.sendall(head.encode() + Z)
             service.wait_for(in_flight=5)
-            for caller in callers:
-                caller.close()
+            for client in clients:
+                client.close()
             service.wait_for(in_flight=1)
         finally:
             held.released.set()
@@ -187,13 +187,13 @@ def test_a_greedy_key_does_not_push_a_polite_one_out() -> None:
         try:
             wait_until(lambda: 429 in statuses)
             headers = {"x-api-key": "polite"}
-            answers = [post(service.client, "/decode", Z, JSON, **headers) for _ in range(60)]
+            answers = [post(service.client, "/decode", Z, JSON, **headers) for _ in range(30)]
         finally:
             over.set()
         for future in hogs:
             future.result()
     assert {answer.status_code for answer in answers} == {200}
-    assert sorted(answer.elapsed.total_seconds() for answer in answers)[58] < 1
+    assert sorted(answer.elapsed.total_seconds() for answer in answers)[28] < 1
     assert statuses == {200, 429}
 
 

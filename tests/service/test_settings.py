@@ -1,13 +1,12 @@
 import os
-import subprocess
 import sys
-from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
 
 import pytest
 from pydantic import SecretStr, ValidationError
 
+from service.__main__ import main
 from service.settings import BUNDLED, Settings, SettingsError, read_settings
 
 VALUES: dict[str, tuple[str, Any]] = {
@@ -236,32 +235,36 @@ def test_secrets_are_not_shown(monkeypatch: pytest.MonkeyPatch) -> None:
     assert "hush" not in str(caught.value)
 
 
-def run(*arguments: str, environment: Mapping[str, str] | None = None) -> subprocess.CompletedProcess[str]:
-    command = [sys.executable, "-m", "service", *arguments]
-    variables = {**os.environ, **(environment or {})}
-    return subprocess.run(command, capture_output=True, text=True, env=variables, timeout=60, check=False)
+def run(monkeypatch: pytest.MonkeyPatch, *arguments: str) -> int | str | None:
+    """The exit status of vae-serve."""
+    monkeypatch.setattr(sys, "argv", ["vae-serve", *arguments])
+    with pytest.raises(SystemExit) as caught:
+        main()
+    return caught.value.code
 
 
-def test_a_bad_start_is_one_sentence_and_status_2() -> None:
-    ended = run(environment={"VAE_PROT": "8000"})
-    assert ended.returncode == 2
-    assert ended.stderr == "vae-serve: VAE_PROT is not a setting of this service; did you mean VAE_PORT?\n"
-    assert ended.stdout == ""
+def test_a_bad_start_is_one_sentence_and_status_2(
+    monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    monkeypatch.setenv("VAE_PROT", "8000")
+    assert run(monkeypatch) == 2
+    sentence = "vae-serve: VAE_PROT is not a setting of this service; did you mean VAE_PORT?\n"
+    assert capsys.readouterr() == ("", sentence)
 
 
-def test_an_unknown_flag_is_status_2() -> None:
-    ended = run("--prot", "8000")
-    assert ended.returncode == 2
-    assert "unrecognized arguments: --prot 8000" in ended.stderr
-    assert "Traceback" not in ended.stderr
+def test_an_unknown_flag_is_status_2(monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]) -> None:
+    assert run(monkeypatch, "--prot", "8000") == 2
+    error = capsys.readouterr().err
+    assert "unrecognized arguments: --prot 8000" in error
+    assert "Traceback" not in error
 
 
 def test_help_tells_every_flag(capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as caught:
         read_settings(["--help"])
     assert caught.value.code == 0
-    told = " ".join(capsys.readouterr().out.split())
+    shown = " ".join(capsys.readouterr().out.split())
     for name, field in Settings.model_fields.items():
-        assert flag(name) in told
+        assert flag(name) in shown
         assert field.description
-        assert field.description.split("; ")[0] in told
+        assert field.description.split("; ")[0] in shown

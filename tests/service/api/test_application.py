@@ -15,7 +15,7 @@ pytestmark = pytest.mark.slow
 
 
 def test_every_answer_has_the_requests_id(client: httpx.Client) -> None:
-    """The caller's where it can stand in a log, and else one of the service's own."""
+    """The client's if it is safe to log, otherwise a new one."""
     own = set()
     for path in ("/", "/model", "/nowhere", "/sample?n=-1", "/metrics"):
         given = client.get(path, headers={"x-request-id": "0af7651916cd43dd/8448-eb.c"})
@@ -29,9 +29,9 @@ def test_every_answer_has_the_requests_id(client: httpx.Client) -> None:
 
 def test_the_answer_tells_where_its_time_went(client: httpx.Client) -> None:
     before = time.perf_counter()
-    told = client.get("/sample?n=1000").headers["server-timing"]
+    timing = client.get("/sample?n=1000").headers["server-timing"]
     took = (time.perf_counter() - before) * 1000
-    match = re.fullmatch(r"queue;dur=(\d+\.\d{3}), compute;dur=(\d+\.\d{3})", told)
+    match = re.fullmatch(r"queue;dur=(\d+\.\d{3}), compute;dur=(\d+\.\d{3})", timing)
     assert match
     assert 0 < float(match[1]) + float(match[2]) < took
     assert "server-timing" not in client.get("/model").headers

@@ -1,4 +1,4 @@
-"""What caches are told (RFC 9111): which header an answer depends on, and that a locked one is not stored."""
+"""Header fields for caches (RFC 9111): what a response depends on, and that with API keys none is stored."""
 
 from __future__ import annotations
 
@@ -42,7 +42,7 @@ def ask(client: httpx.Client, path: str, images: Bytes, query: str = "", **heade
     return client.request(method, url, headers=headers)
 
 
-def told(answer: httpx.Response) -> tuple[list[str], list[str]]:
+def caching(answer: httpx.Response) -> tuple[list[str], list[str]]:
     return answer.headers.get_list("vary"), answer.headers.get_list("cache-control")
 
 
@@ -52,42 +52,42 @@ def test_what_is_negotiated_says_so(client: httpx.Client, locked: Running, image
     offered = ask(client, path, images)
     refused = ask(client, path, images, accept="text/html")
     assert (offered.status_code, refused.status_code) == (200, 406)
-    assert told(offered) == told(refused) == (["accept"], [])
+    assert caching(offered) == caching(refused) == (["accept"], [])
     for headers, status in ((LOCKED, 200), ({**LOCKED, "accept": "text/html"}, 406), ({}, 401)):
         answer = ask(locked.client, path, images, **headers)
         assert answer.status_code == status
-        assert told(answer) == (["accept"], ["no-store"])
+        assert caching(answer) == (["accept"], ["no-store"])
 
 
 @pytest.mark.parametrize("path", INFERENCE)
 def test_what_is_not_negotiated(client: httpx.Client, locked: Running, images: Bytes, path: str) -> None:
     answer = ask(client, path, images)
-    assert (answer.status_code, told(answer)) == (200, ([], []))
+    assert (answer.status_code, caching(answer)) == (200, ([], []))
     for headers, status in ((LOCKED, 200), ({}, 401)):
         answer = ask(locked.client, path, images, **headers)
-        assert (answer.status_code, told(answer)) == (status, ([], ["no-store"]))
+        assert (answer.status_code, caching(answer)) == (status, ([], ["no-store"]))
 
 
 def test_other_errors(client: httpx.Client, images: Bytes) -> None:
     wrong = ask(client, "/sample", images, "?n=-1")
-    assert (wrong.status_code, told(wrong)) == (422, (["accept"], []))
+    assert (wrong.status_code, caching(wrong)) == (422, (["accept"], []))
     with running(api_keys=("key",)) as service:
         service.swap_engine(Broken)
         failed = ask(service.client, "/decode", images, **LOCKED)
-        assert (failed.status_code, told(failed)) == (500, (["accept"], ["no-store"]))
+        assert (failed.status_code, caching(failed)) == (500, (["accept"], ["no-store"]))
 
 
 def test_routes_outside_the_api_that_ask_for_a_key(client: httpx.Client, locked: Running) -> None:
     for path, without in (("/metrics", []), ("/web/spread.json", ["no-cache"])):
-        assert told(client.get(path)) == ([], without)
+        assert caching(client.get(path)) == ([], without)
         for headers, status in ((LOCKED, 200), ({}, 401)):
             answer = locked.client.get(path, headers=headers)
-            assert (answer.status_code, told(answer)) == (status, ([], ["no-store"]))
+            assert (answer.status_code, caching(answer)) == (status, ([], ["no-store"]))
 
 
 @pytest.mark.parametrize("path", ["/", "/livez", "/docs", "/nowhere"])
 def test_what_is_open_is_no_different_with_keys(client: httpx.Client, locked: Running, path: str) -> None:
-    assert told(client.get(path)) == told(locked.client.get(path))
+    assert caching(client.get(path)) == caching(locked.client.get(path))
 
 
 def test_an_origin_is_added_to_vary() -> None:

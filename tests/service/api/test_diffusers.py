@@ -5,7 +5,7 @@ import json
 import re
 import sys
 from collections.abc import Iterator, Sequence
-from itertools import product
+from itertools import cycle, product
 from pathlib import Path
 from typing import Any
 
@@ -94,8 +94,7 @@ SCALINGS: dict[str, tuple[dict[str, Any], float, float]] = {
 }
 
 
-@pytest.mark.parametrize("dtype", DTYPES)
-@pytest.mark.parametrize("scaling", SCALINGS)
+@pytest.mark.parametrize(("scaling", "dtype"), [*zip(SCALINGS, cycle(DTYPES))])
 def test_every_output_of_decode(
     network: Any, decode_at: str, z: torch.Tensor, scaling: str, dtype: torch.dtype
 ) -> None:

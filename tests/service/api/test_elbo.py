@@ -32,7 +32,7 @@ def test_the_plug_in_value_is_that_of_the_mean(client: httpx.Client, images: Byt
     wanted = -(loss + numpy_reference.kl_divergence(mean, log_variance))
     answer = post(client, images).json()
     np.testing.assert_allclose(answer["plug_in_elbo"], wanted, rtol=1e-5)
-    assert answer["elbo"] == answer["plug_in_elbo"]  # for callers of earlier versions
+    assert answer["elbo"] == answer["plug_in_elbo"]  # for clients of earlier versions
     assert "elbo_standard_error" not in answer
 
 

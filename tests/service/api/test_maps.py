@@ -18,7 +18,6 @@ from safetensors.numpy import load, save
 
 from service.inference.loading import StartError, load_checkpoint
 from service.settings import read_settings
-from tests.live import live_server
 from tests.service.formats.test_formats import ARROW, NDJSON, SAFETENSORS, arrow, read_arrow
 from tests.service.pictures import npy
 from tests.service.problems import bad_fields, problem
@@ -77,9 +76,9 @@ def images_of(network: Any, z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return images
 
 
-def near(came: Any, wanted: np.ndarray[Any, Any]) -> None:
-    assert np.shape(came) == wanted.shape
-    np.testing.assert_allclose(came, wanted, atol=1e-4, rtol=0)
+def near(given: Any, wanted: np.ndarray[Any, Any]) -> None:
+    assert np.shape(given) == wanted.shape
+    np.testing.assert_allclose(given, wanted, atol=1e-4, rtol=0)
 
 
 def test_model_card(client: httpx.Client, network: Any) -> None:
@@ -299,13 +298,6 @@ def test_rows_are_computed_one_by_one_whatever_their_size(maps: Running) -> None
     finally:
         engine._compute = compute
     assert sizes == [1, 1, 1, 1]
-
-
-def test_vae_serve_serves_a_folder(folder: Path, network: Any) -> None:
-    with live_server("--checkpoint", str(folder), "--workers", "2") as server:
-        answers = [server.get("/sample?seed=1", accept=NPY).content for _ in range(4)]
-        assert len(set(answers)) == 1
-        assert server.get("/model").json()["architecture"] == "autoencoder_kl"
 
 
 def test_latents_are_no_folder_s(folder: Path, network: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:

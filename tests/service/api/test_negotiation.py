@@ -118,7 +118,7 @@ def test_says_what_there_is(accept: str) -> None:
 
 
 def test_long_headers_are_not_remembered() -> None:
-    """Each caller could fill the memory with them."""
+    """Clients could fill the memory with them."""
     before = negotiation._cached.cache_info().currsize
     for number in range(10):
         assert best(f"text/{number}{'x' * 300}", "*/*") == "image/png"

@@ -58,7 +58,7 @@ def test_what_the_service_gives_otherwise(
 ) -> None:
     """To the bit, as floats and as bytes."""
     batch = images[:5, None]
-    told = served.client.post(
+    given = served.client.post(
         "/reconstruct", content=npy(batch), headers={"content-type": "application/x-npy", "accept": "application/json"}
     ).json()
     for sent in (batch, batch.astype(np.float32) / np.float32(255)):
@@ -68,10 +68,10 @@ def test_what_the_service_gives_otherwise(
         result = client.infer("mnist", [tensor("image", sent, binary=binary_in)], outputs=outputs, request_id="seven")
         assert result.get_response()["id"] == "seven"
         for name, key in (("image", "pixels"), ("mean", "mean"), ("log_variance", "log_variance")):
-            assert np.array_equal(result.as_numpy(name), np.array(told[key], np.float32))
-    z = np.array(told["mean"], np.float32)
+            assert np.array_equal(result.as_numpy(name), np.array(given[key], np.float32))
+    z = np.array(given["mean"], np.float32)
     decoded = client.infer("mnist", [tensor("z", z, binary=binary_in)], model_version="1")
-    assert np.array_equal(decoded.as_numpy("image"), np.array(told["pixels"], np.float32))
+    assert np.array_equal(decoded.as_numpy("image"), np.array(given["pixels"], np.float32))
     posterior = client.infer("mnist", [tensor("image", batch)], outputs=[triton.InferRequestedOutput("mean")])
     assert [output["name"] for output in posterior.get_response()["outputs"]] == ["mean"]
 
@@ -232,17 +232,17 @@ def test_pages_of_other_sites_may_speak_it() -> None:
 
 def test_other_models_and_other_lengths(served: Running) -> None:
     assert "no model 'other'" in infer(served, {"inputs": [Z]}, path="/v2/models/other/infer").json()["error"]
-    told = infer(served, {"inputs": [Z]}, **{"Inference-Header-Content-Length": "9999"})
-    assert told.status_code == 400
-    assert "Inference-Header-Content-Length" in told.json()["error"]
+    given = infer(served, {"inputs": [Z]}, **{"Inference-Header-Content-Length": "9999"})
+    assert given.status_code == 400
+    assert "Inference-Header-Content-Length" in given.json()["error"]
 
 
-@pytest.mark.parametrize("told", ["\xb2", "1" * 5000, "-1", "+3", "1_0", "0x1", ""])
-def test_a_length_that_is_no_number(served: Running, told: str) -> None:
-    length = {JSON_LENGTH.encode(): told.encode("latin-1")}
+@pytest.mark.parametrize("given", ["\xb2", "1" * 5000, "-1", "+3", "1_0", "0x1", ""])
+def test_a_length_that_is_no_number(served: Running, given: str) -> None:
+    length = {JSON_LENGTH.encode(): given.encode("latin-1")}
     answer = served.client.post(INFER, json={"inputs": [Z]}, headers=length)
-    assert answer.status_code == (400 if told else 200)
-    assert len(answer.text) < 200 or not told
+    assert answer.status_code == (400 if given else 200)
+    assert len(answer.text) < 200 or not given
 
 
 def test_pixels_are_limited() -> None:

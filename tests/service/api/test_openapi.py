@@ -97,7 +97,7 @@ def document(client: httpx.Client) -> dict[str, Any]:
 
 @pytest.fixture(scope="module")
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
-    """Of this service's own API; another protocol's is told by its specification."""
+    """The operations of the service's own API; other protocols have specifications."""
     found = {path: list(item.items()) for path, item in document["paths"].items() if not path.startswith("/v2")}
     assert {path: {method.upper() for method, _ in items} for path, items in found.items()} == {
         path: ROUTES[path] - {"HEAD"} for path in PARAMETERS
@@ -151,10 +151,10 @@ def test_every_operation_says_what_it_gives_and_every_tag_for_whom_it_is(documen
 
 
 def test_seeds_are_told(operations: dict[str, dict[str, Any]]) -> None:
-    told = {
+    seeded = {
         path for path, operation in operations.items() if "x-seed" in operation["responses"]["200"].get("headers", {})
     }
-    assert told == {path for path, parameters in PARAMETERS.items() if "seed" in parameters}
+    assert seeded == {path for path, parameters in PARAMETERS.items() if "seed" in parameters}
 
 
 def references(part: object) -> set[str]:

@@ -340,7 +340,7 @@ def test_empty_places_of_a_grid_are_black(client: httpx.Client) -> None:
     assert sheet[28:, :28].any()
 
 
-# What the caller asks for with Accept.
+# The Accept header.
 
 
 @pytest.mark.parametrize(

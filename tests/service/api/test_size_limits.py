@@ -58,7 +58,7 @@ def test_body_at_the_limit(tight: Running) -> None:
 
 
 def test_chunked_body_over_the_limit(tight: Running) -> None:
-    """It tells no length; it is refused as soon as it is too long, not when it ends."""
+    """Its length is unknown; it is refused as soon as it is too long, not at its end."""
     sent = 0
 
     def endless() -> Iterator[bytes]:

@@ -29,6 +29,7 @@ from tests.service.pictures import Bytes, png
 from tests.service.problems import problem
 from tests.service.processes.test_supervisor import workers
 from tests.service.running import Broken, Running, running, wait_until
+from tests.vae.autoencoder import write_folder
 
 PAGE = (Path(__file__).parents[3] / "docs" / "metrics.md").read_text()
 Samples = dict[tuple[str, frozenset[tuple[str, str]]], float]
@@ -158,22 +159,27 @@ def test_a_key_may_be_asked_for_and_it_may_be_off() -> None:
         problem(service.client.get("/metrics"), 404)
 
 
-def test_workers_count_together_and_go_on_where_a_dead_one_was() -> None:
-    with live_server("--workers", "2") as server:
+def test_workers_count_together_and_go_on_where_a_dead_one_was(tmp_path: Path) -> None:
+    """Of vae-serve with a folder of diffusers', whose model the workers share by a fork."""
+    write_folder(tmp_path / "small")
+    samples: list[bytes] = []
+
+    def sample() -> None:
+        with httpx.Client(base_url=server.url, headers={"accept": "application/x-npy"}) as client:
+            samples.extend(client.get("/sample?seed=1").content for _ in range(5))
+
+    with live_server("--workers", "2", "--checkpoint", str(tmp_path / "small")) as server:
         wait_until(lambda: len(workers(server)) == 2)
         for asleep in workers(server):  # each answers some
             os.kill(asleep, signal.SIGSTOP)
-            with httpx.Client(base_url=server.url) as client:
-                for _ in range(5):
-                    decode(client)
-                scrape(client)
+            sample()
+            server.get("/metrics")
             os.kill(asleep, signal.SIGCONT)
 
         def answered() -> float:
             with httpx.Client(base_url=server.url) as client:
-                samples = scrape(client)
-            route = {"route": "/decode", "method": "POST", "status": "200", "media_type": "image/png"}
-            return value(samples, "vae_requests_total", **route)
+                route = {"route": "/sample", "method": "GET", "status": "200", "media_type": "application/x-npy"}
+                return value(scrape(client), "vae_requests_total", **route)
 
         assert answered() == 10
         os.kill(workers(server)[0], signal.SIGKILL)
@@ -181,6 +187,8 @@ def test_workers_count_together_and_go_on_where_a_dead_one_was() -> None:
         with httpx.Client(base_url=server.url) as client:
             wait_until(lambda: value(scrape(client), "vae_worker_replacements_total") == 1)
         assert answered() == 10
+        assert server.get("/model").json()["architecture"] == "autoencoder_kl"
+    assert len(set(samples)) == 1
 
 
 def test_callers_at_once_share_a_rendering_that_is_begun_after_they_came(
@@ -205,11 +213,11 @@ def test_callers_at_once_share_a_rendering_that_is_begun_after_they_came(
         assert float(line) >= counted
 
     async def come() -> None:
-        async with asyncio.TaskGroup() as callers:
+        async with asyncio.TaskGroup() as clients:
             for counted in range(1, 5):
                 await asyncio.to_thread(decode, fresh.client)
                 for _ in range(50):
-                    callers.create_task(ask(counted))
+                    clients.create_task(ask(counted))
 
     asyncio.run(come())
     assert 2 <= len(threads) <= 10

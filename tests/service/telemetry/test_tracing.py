@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 import gzip
-import signal
 import socket
+import subprocess
+import sys
+import threading
 import time
 from collections.abc import Iterator
 from dataclasses import dataclass, field
@@ -15,8 +17,8 @@ from typing import Any
 import pytest
 
 from service.processes.supervisor import STUCK_AFTER_S
-from tests.live import live_server
-from tests.service.running import running
+from service.telemetry.tracing import CLOSE_LIMIT_S
+from tests.service.running import running, wait_until
 
 pytestmark = pytest.mark.slow
 
@@ -104,14 +106,27 @@ def test_opentelemetry_s_variables_name_the_service(
     assert {resource["service.name"] for resource in collector.resources} == {"mine"}
 
 
-def test_a_collector_that_does_not_answer_holds_up_no_stop() -> None:
-    silent = socket.create_server(("127.0.0.1", 0))
-    endpoint = f"http://127.0.0.1:{silent.getsockname()[1]}"
-    environment = {"VAE_TRACING": "true", "OTEL_EXPORTER_OTLP_ENDPOINT": endpoint}
-    with silent, live_server(environment=environment) as server:
-        server.get("/sample")
-        server.process.send_signal(signal.SIGTERM)
+EXIT = """
+import asyncio
+from service.telemetry.tracing import Tracer
+tracer = Tracer("0")
+tracer.trace_batch("draw", [], 0.1, 1)
+asyncio.run(tracer.close())
+"""
+
+
+def test_a_silent_collector_holds_up_no_stop(monkeypatch: pytest.MonkeyPatch) -> None:
+    threads = threading.enumerate()
+    with socket.create_server(("127.0.0.1", 0)) as silent:
+        monkeypatch.setenv("OTEL_EXPORTER_OTLP_ENDPOINT", f"http://127.0.0.1:{silent.getsockname()[1]}")
+        with monkeypatch.context() as patch:
+            patch.setenv("OTEL_EXPORTER_OTLP_TIMEOUT", "3")
+            patch.setattr("service.telemetry.tracing.CLOSE_LIMIT_S", 0.5)
+            with running(tracing=True) as service:
+                service.client.get("/sample")
+                begun = time.monotonic()
+            assert time.monotonic() - begun < 2
         begun = time.monotonic()
-        assert server.process.wait(60) == 0
-        assert time.monotonic() - begun < STUCK_AFTER_S
-        assert " GET /sample 200, " in server.log
+        subprocess.run([sys.executable, "-c", EXIT], check=True, timeout=60)
+        assert CLOSE_LIMIT_S <= time.monotonic() - begun < STUCK_AFTER_S
+        wait_until(lambda: set(threading.enumerate()) <= {*threads})
