@@ -8,7 +8,7 @@ from typing import NamedTuple, cast
 
 import httptools
 
-from tests.soak.attacks import Attack
+from tests.soak.attack_requests import Attack
 from tests.soak.client import HOST
 
 LIMIT_S = 60

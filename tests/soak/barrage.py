@@ -14,8 +14,9 @@ from contextlib import contextmanager, suppress
 import uvloop
 
 from tests.soak import pillow_images
+from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send_all, send_at_once
-from tests.soak.attacks import Attack, attacks
+from tests.soak.attacks import attacks
 from tests.soak.bad_inputs import BadInput, bad_input
 from tests.soak.client import OTHER_HTTP, Answer, Connection, Lost, connect, write_request
 from tests.soak.load import answered_within

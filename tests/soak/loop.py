@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import NamedTuple
 
 from tests.soak import heartbeat
+from tests.soak.attack_requests import Attack
 from tests.soak.attacker import LIMIT_S, Outcome, send_at_once
-from tests.soak.attacks import Attack, attacks
+from tests.soak.attacks import attacks
 from tests.soak.bad_inputs import MAKERS, bad_input
 from tests.soak.heartbeat import BEAT_S, Clock
 from tests.soak.plan import Findings, Plan, tell

@@ -11,8 +11,9 @@ from contextlib import suppress
 
 import psutil
 
+from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send
-from tests.soak.attacks import Attack, attack
+from tests.soak.attacks import attack
 from tests.soak.client import HOST, Lost, connect, write_request
 from tests.soak.load import answered_within
 from tests.soak.plan import Figures, Findings, Plan

@@ -16,7 +16,7 @@ from pathlib import Path
 
 import PIL
 
-from tests.soak.attacks import IMAGE_TARGETS, Attack
+from tests.soak.attack_requests import IMAGE_TARGETS, Attack
 from tests.soak.client import write_request
 from tests.soak.plan import Findings
 

@@ -17,8 +17,9 @@ import pytest
 
 from tests.soak import __main__ as soak
 from tests.soak import overload, report
+from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send
-from tests.soak.attacks import Attack, attacks
+from tests.soak.attacks import attacks
 from tests.soak.bad_inputs import MAKERS, bad_input
 from tests.soak.callers import Callers
 from tests.soak.client import Answer, write_request
