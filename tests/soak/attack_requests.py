@@ -14,11 +14,11 @@ from tests.soak import hostile_images
 from tests.soak.client import write_request
 
 SIZE = 31_000_000
-"""Bytes of a large body: just below the default limit of 32 MiB."""
+"""Bytes of a large body, just below the default limit of 32 MiB."""
 KEPT_BYTES = 2**18
-"""A request of at most so many bytes is kept once it is made."""
+"""Most bytes of a request that is kept after it is built."""
 ANSWERED = frozenset({200, 204, 400, 404, 405, 406, 408, 411, 413, 414, 415, 422, 429, 431, 501, 503, 505})
-"""Statuses of an answer that is not known beforehand: no 5xx but 503, and those of other HTTP than the service's."""
+"""Accepted statuses where the right one is not known: no 5xx but 503, and those of HTTP that is not supported."""
 OK = frozenset({200, 503})
 REFUSED = frozenset({400, 413, 415, 422, 503})
 Z = b"[0.1, -0.2, 0.3]"
@@ -30,26 +30,26 @@ Make = Callable[[], bytes]
 
 
 class Attack(NamedTuple):
-    """A request, or several in one piece."""
+    """A request, or several pipelined ones."""
 
     name: str
     make: Make
     statuses: frozenset[int] = ANSWERED
-    """Of each answer."""
+    """Accepted statuses of each response."""
     answers: int = 1
-    """Answers that must come; the service may close the connection after them."""
+    """Required responses; the service may close the connection after them."""
     times: int = 1
-    """Connections that send it at once where it is sent as a flood."""
+    """Connections that send it at once in a flood."""
     framed: bool = True
-    """Does its end show? If not, the service may wait for more and then hang up."""
+    """Can the service know its end? If not, it may wait for more and then disconnect."""
     is_head: bool = False
-    """Is it a HEAD request, whose answer has no body?"""
+    """Is it a HEAD request, whose response has no body?"""
     brief: bool = False
-    """Is it one of those that a short run sends?"""
+    """Is it sent in a short run?"""
 
     @property
     def data(self) -> bytes:
-        """As it goes over the wire; small requests are made once."""
+        """The bytes to send; small requests are built once."""
         if (kept := _kept.get(self.name)) is not None:
             return kept
         data = self.make()
@@ -66,7 +66,7 @@ def post(target: str, body: bytes, content_type: str, accept: str = "*/*", **fie
 
 
 def sent(target: str, body: Make, content_type: str, coding: str = "", **fields: str) -> bytes:
-    """A POST whose body is made now and, where `coding` says so, compressed."""
+    """A POST whose body is built now and compressed if there is a `coding`."""
     data = body()
     if coding:
         data = COMPRESS[coding](data)
@@ -75,7 +75,7 @@ def sent(target: str, body: Make, content_type: str, coding: str = "", **fields:
 
 
 def _gzip_members(data: bytes) -> bytes:
-    """Thousands of gzip members, one after the other."""
+    """Compress `data` as thousands of gzip members."""
     size = max(1, len(data) // 9000)
     pieces = {start: data[start : start + size] for start in range(0, len(data), size)}
     packed: dict[bytes, bytes] = {}
@@ -94,7 +94,7 @@ COMPRESS: dict[str, Callable[[bytes], bytes]] = {
 
 
 def form(*parts: tuple[bytes, bytes], boundary: bytes = b"soak", preamble: bytes = b"") -> bytes:
-    """A multipart body; each part is its head and its content."""
+    """A multipart body of parts, each a head and its content."""
     body = b"".join(b"--%b\r\n%b\r\n\r\n%b\r\n" % (boundary, head, content) for head, content in parts)
     return preamble + body + b"--%b--\r\n" % boundary
 
@@ -113,5 +113,5 @@ def text_form(text: bytes, head: bytes = TEXT_PART) -> bytes:
 
 
 def is_slow(name: str) -> bool:
-    """Does it take a second to build, to send or to answer?"""
+    """Does the attack take a second to build, to send or to process?"""
     return any(part in name for part in ("MB", "million", "7000", "subnormal"))

@@ -1,4 +1,4 @@
-"""Requests built to block the event loop, to exhaust memory, or to be answered with 5xx.
+"""Requests that try to block the event loop, to exhaust memory, or to cause a 5xx.
 
 python -m tests.soak.attacks [NAME]
 
@@ -48,7 +48,7 @@ from tests.soak.questions import JSON, NPY, PNG
 
 @cache
 def attacks() -> tuple[Attack, ...]:
-    """All of them; no request is built before its `data` is read."""
+    """All attacks; no request is built before its `data` is read."""
     made = (
         *_known(),
         *_images(),
@@ -68,11 +68,11 @@ def attacks() -> tuple[Attack, ...]:
 
 
 def attack(name: str) -> Attack:
-    """The one of that name."""
+    """Return the attack of that name."""
     return next(each for each in attacks() if each.name == name)
 
 
-# Found from outside before
+# Faults of earlier versions
 
 
 def _known() -> Iterator[Attack]:
@@ -144,7 +144,7 @@ REMOTE_TOO = ("PNG, cut in IDAT", "PNG, broken zlib", "PNG, raw profile that is 
 
 
 def _images() -> Iterator[Attack]:
-    """Each goes to one of the targets in short runs, to all of them in long ones."""
+    """Short runs send each image to one of the targets, long runs to all."""
     for number, (name, media_type, make) in enumerate(all_hostile_images()):
         makes: dict[str, Make] = {f"to {target}": partial(sent, target, make, media_type) for target in IMAGE_TARGETS}
         for parts in (1, 2):
@@ -312,7 +312,7 @@ def _pipelined() -> Iterator[Attack]:
         statuses = frozenset({404, 429, 503}) if target == "/nothing" else OK | {429}
         request = partial(_repeated_request, write_request("GET", target), count)
         brief = target in ("/metrics", "/openapi.json", "/livez")
-        answers = 100 if target == "/metrics" else count  # each is rendered anew
+        answers = 100 if target == "/metrics" else count  # each is rendered again
         yield Attack(f"{count:,} times GET {target}", request, statuses, answers=answers, brief=brief)
     request = partial(_repeated_request, post("/decode", Z, JSON), 10_000)
     yield Attack("10,000 times POST /decode", request, OK | {429}, answers=10_000)
@@ -374,7 +374,7 @@ def _post_packed(target: str, media_type: str, coding: str, make: Make) -> bytes
 
 @cache
 def _bomb(coding: str) -> bytes:
-    """A gigabyte of zeros, in pieces as far as the coding has them."""
+    """Compress a gigabyte of zeros, as several members if the coding has them."""
     piece = bytes(SIZE)
     if coding == "deflate":
         packer = zlib.compressobj(9)

@@ -1,4 +1,4 @@
-"""A hundred thousand bad inputs, each told by its number alone.
+"""A hundred thousand bad inputs, each generated from its number.
 
 python -m tests.soak.bad_inputs NUMBER
 
@@ -53,17 +53,17 @@ ARROW = "application/vnd.apache.arrow.stream"
 
 
 class BadInput(NamedTuple):
-    """Something is wrong with it, though it may by chance be right after all."""
+    """A request that is mutated, and may by chance still be valid."""
 
     number: int
     kind: str
     data: bytes
     framed: bool
-    """Does its end show? If not it takes a connection of its own, and the service may hang up on it."""
+    """Can the service know its end? If not, it gets its own connection, which the service may close."""
 
 
 def bad_input(number: int) -> BadInput:
-    """The same for the same number."""
+    """Generate the input of a number."""
     chance = random.Random(number)
     kind = list(MAKERS)[number % len(MAKERS)]
     make, framed = MAKERS[kind]
@@ -74,7 +74,7 @@ def _image(chance: random.Random) -> bytes:
     kind, image = chance.choice(_images())
     if kind == "PNG" and chance.random() < 0.5:
         body = mutate_chunk(chance, image)
-    elif chance.random() < 0.1:  # the beginning of one format, the rest of another
+    elif chance.random() < 0.1:  # the start of one format, the rest of another
         cut = chance.randrange(64)
         body = image[:cut] + chance.choice(_images())[1][cut:]
     else:
@@ -147,7 +147,7 @@ def _lines(chance: random.Random) -> bytes:
 
 
 def _compressed(chance: random.Random) -> bytes:
-    """Bodies, sound and not, that are really compressed; then cut, mutated, doubled, or called by another's name."""
+    """Compressed bodies, valid and not, that are then cut, mutated, doubled or labelled with another coding."""
     media_type, body = chance.choice(
         [(JSON, LATENT), (NPY, chance.choice(_arrays())), (PNG, chance.choice(_images())[1])]
     )
@@ -255,7 +255,7 @@ def _raw(chance: random.Random) -> bytes:
 
 @cache
 def _images() -> Sequence[tuple[str, bytes]]:
-    """Each format, grey and coloured; PNGs of all depths; such as move, and such as are turned."""
+    """Images of each format, grey and coloured; PNGs of all depths; animations; images with an orientation."""
     grey = Image.fromarray(digits()[0])
     noise = Image.fromarray(np.random.default_rng(3).integers(0, 256, (60, 90, 3), np.uint8))
     exif = Image.Exif()

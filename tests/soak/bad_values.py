@@ -1,4 +1,4 @@
-"""Values, sound and not, that bad inputs are made of."""
+"""Valid and invalid values of which bad inputs are built."""
 
 from __future__ import annotations
 

@@ -1,4 +1,4 @@
-"""Blocks of EXIF built to crash, slow down or mislead those that read them."""
+"""Blocks of EXIF that try to crash, slow down or mislead parsers."""
 
 from __future__ import annotations
 

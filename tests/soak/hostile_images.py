@@ -1,4 +1,4 @@
-"""Image files that cost more than their size suggests, or that break decoders in unusual places."""
+"""Image files that are expensive for their size or that break decoders."""
 
 from __future__ import annotations
 
@@ -19,7 +19,7 @@ SIGNATURE = b"\x89PNG\r\n\x1a\n"
 SIDE = 28
 MEGABYTE = 1_000_000
 MANY = 100_000
-"""Segments, blocks or chunks: far more than a camera or a drawing program writes."""
+"""Segments, blocks or chunks, far more than a camera or a drawing program writes."""
 
 
 @cache
@@ -314,7 +314,7 @@ def gif(
 
 
 def _placed_gif(left: int, top: int, width: int, height: int) -> bytes:
-    """A frame that lies, in part or at all, outside the screen."""
+    """A GIF with a frame at this place of its screen."""
     whole = gif(palette=bytes(6), size=(28, 28))
     start = whole.rindex(b",")
     return whole[: start + 1] + struct.pack("<HHHH", left, top, width, height) + whole[start + 9 :]
@@ -451,11 +451,11 @@ HOSTILE: Mapping[str, Mapping[str, Callable[[], bytes]]] = {
     "image/webp": WEBPS,
     "image/bmp": BMPS,
 }
-"""Media type → name → how the file is made."""
+"""Media type → name → function that builds the file."""
 
 
 def hostile_images() -> Iterator[tuple[str, str, Callable[[], bytes]]]:
-    """Name, media type, and how the file is made."""
+    """Name, media type, and function that builds the file."""
     for media_type, files in HOSTILE.items():
         for name, make in files.items():
             yield f"{media_type.removeprefix('image/').upper()}, {name}", media_type, make
