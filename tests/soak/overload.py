@@ -19,8 +19,8 @@ TICK_S = 0.002
 QUEUE_LIMIT = 64
 """Queue limit of a worker: reached after a second or two instead of the half minute of the default."""
 BATCH = 1000
-"""Samples of a request. A refusal takes a sixth of a millisecond: with small requests, ten times the capacity of refusals
-would take all of the time."""
+"""Samples of a request. A refusal takes a sixth of a millisecond, so that refusals of small requests, at ten times the
+capacity, would take all of the time."""
 CONNECTIONS = (4, 16, 64)
 """Numbers of connections, of which the one with the highest rate is the peak."""
 PROBE_EVERY_S = 0.05
