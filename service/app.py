@@ -108,7 +108,7 @@ def create_app(
     @asynccontextmanager
     async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
         loaded = load() if load else load_checkpoint(settings)
-        metadata, latents = loaded.known.provenance, loaded.known.latents
+        metadata, latents = loaded.checkpoint.metadata, loaded.checkpoint.latents
         engine = Engine(
             loaded.backend,
             micro_batch_limit=settings.micro_batch_limit,
@@ -270,13 +270,13 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
 
 
 def _model_json(loaded: LoadedModel) -> bytes:
-    metadata, config = loaded.known.provenance, loaded.backend.config
+    metadata, config = loaded.checkpoint.metadata, loaded.backend.config
     return orjson.dumps(
         {
             "name": metadata.name,
             **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
-            "parameters": loaded.known.parameters,
+            "parameters": loaded.checkpoint.parameters,
             **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},
             "figures": metadata.metrics,
         }
@@ -284,7 +284,7 @@ def _model_json(loaded: LoadedModel) -> bytes:
 
 
 def _model_info(loaded: LoadedModel, service_version: str) -> dict[str, str]:
-    metadata, config = loaded.known.provenance, loaded.backend.config
+    metadata, config = loaded.checkpoint.metadata, loaded.backend.config
     return {
         "name": metadata.name,
         "architecture": config.architecture,

@@ -21,7 +21,7 @@ from vae.metadata import CheckpointError
 class LoadedModel(NamedTuple):
     """A checkpoint's description, and the backend that computes its model."""
 
-    known: CheckpointInfo
+    checkpoint: CheckpointInfo
     backend: Backend
 
 

@@ -23,7 +23,7 @@ class UnsupportedModel(Exception):
 class CheckpointInfo:
     """A checkpoint without its model."""
 
-    provenance: CheckpointMetadata
+    metadata: CheckpointMetadata
     parameters: int
     """Number of the model's weights."""
     latents: Mapping[str, Array] | None

@@ -13,7 +13,8 @@ import pytest
 
 from tests.live import LiveServer, live_server
 from tests.soak import heartbeat
-from tests.soak.attacks import Attack, attack, attacks
+from tests.soak.attack_requests import Attack
+from tests.soak.attacks import attack, attacks
 from tests.soak.heartbeat import Clock
 from tests.soak.loop import measure
 from tests.soak.server import foreign_lines

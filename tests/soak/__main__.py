@@ -1,4 +1,4 @@
-"""What takes minutes: the service under loads, faults and bad inputs, with two workers, over real sockets.
+"""A load and fault test that takes minutes: two workers, over real sockets, with bad inputs and killed processes.
 
     python -m tests.soak [--quick] [--only NAME ...] [--out FOLDER]
 
@@ -40,7 +40,7 @@ from tests.soak import (
     slow,
     stops,
 )
-from tests.soak.plan import Findings, Plan, tell
+from tests.soak.plan import Findings, Plan, log_progress
 
 HERE = Path(__file__).parent
 PARTS: dict[str, Callable[[Plan], Coroutine[Any, Any, Findings]]] = {
@@ -82,14 +82,14 @@ def main() -> None:
     for name in options.only:
         if name == "blocked" and not plan.blocks:
             continue
-        tell(name)
+        log_progress(name)
         part = _run(name, plan)
         results["parts"][name] = part
         results["seconds"] = sum(each["seconds"] for each in results["parts"].values())
         file.write_text(json.dumps(results, indent=1) + "\n")
         report.write(options.out)
     for line in report.misses(results):
-        tell(line)
+        log_progress(line)
     sys.exit(0 if report.has_passed(results) else 1)
 
 
@@ -102,7 +102,7 @@ def _options() -> argparse.Namespace:
 
 
 def _run(name: str, plan: Plan) -> dict[str, Any]:
-    """What a part has found; one that breaks off does not keep the others from being run."""
+    """Run a part and return its findings; an exception in it does not stop the other parts."""
     begun = time.monotonic()
     try:
         findings: Findings = uvloop.run(PARTS[name](plan))

@@ -1,4 +1,4 @@
-"""Row 17: every caller gets the answer to its own question."""
+"""Row 17: each client gets the response to its own request."""
 
 from __future__ import annotations
 
@@ -8,16 +8,16 @@ from tests.soak.questions import ask_alone, large_requests, shuffled, small_requ
 from tests.soak.server import serving
 
 CONNECTIONS = 2000
-"""As many requests are in flight all the time; either worker has places for all of them."""
+"""Requests in flight at any time; either worker has slots for all of them."""
 MEMORY = 8 * 10**9
-"""Bytes for the requests of a worker: as many as CONNECTIONS answers of 64 images as JSON take."""
+"""Memory limit of a worker, bytes: enough for CONNECTIONS responses of 64 images as JSON."""
 FLAGS = (
     "--queue-limit", str(CONNECTIONS), "--memory-limit", str(MEMORY), "--request-deadline", str(3 * HANGS_AFTER_S),
 )  # fmt: skip
 
 
 async def run(plan: Plan) -> Findings:
-    """Single items, batches, walks and forms, all at once."""
+    """Send single items, batches, paths and forms concurrently."""
     findings = Findings()
     async with serving(plan.core, *FLAGS) as server:
         questions = await ask_alone(server.port, [*small_requests(), *large_requests()])

@@ -1,4 +1,4 @@
-"""Sends attacks and collects the statuses of their answers."""
+"""Sends attacks and collects the statuses of the responses."""
 
 from __future__ import annotations
 
@@ -8,29 +8,29 @@ from typing import NamedTuple, cast
 
 import httptools
 
-from tests.soak.attacks import Attack
+from tests.soak.attack_requests import Attack
 from tests.soak.client import HOST
 
 LIMIT_S = 60
-"""Seconds in which the answers to an attack must come: twice the service's own deadline."""
+"""Seconds to wait for the responses to an attack: twice the service's own deadline."""
 
 
 class Outcome(NamedTuple):
-    """What became of an attack on one connection."""
+    """The result of an attack on one connection."""
 
     statuses: tuple[int, ...]
-    """Of the answers that came whole, at most as many as the attack expects."""
+    """Statuses of complete responses, at most as many as the attack expects."""
     lost: str
-    """Why fewer came; empty where all came."""
+    """Why there are fewer responses than expected; empty otherwise."""
     seconds: float
-    """Until the last of them came."""
+    """Time until the last response, in seconds."""
     hung: bool = False
     """Whether the connection was still open after the time limit."""
     without_retry_after: int = 0
-    """Answers of status 503 that do not say when to come again."""
+    """Responses with status 503 and without Retry-After."""
 
     def fault(self, attack: Attack) -> str:
-        """What is wrong with it, or nothing."""
+        """What is wrong with the result; empty if nothing is."""
         if wrong := [status for status in self.statuses if status not in attack.statuses]:
             return f"{wrong[0]} (expected {', '.join(map(str, sorted(attack.statuses)))})"
         if self.lost and (attack.framed or self.hung):
@@ -39,7 +39,7 @@ class Outcome(NamedTuple):
 
 
 class _Collector(asyncio.Protocol):
-    """Reads answers, and keeps only their statuses."""
+    """Parses responses and keeps only their statuses."""
 
     def __init__(self, attack: Attack, data: bytes) -> None:
         self.statuses: list[int] = []
@@ -88,14 +88,16 @@ class _Collector(asyncio.Protocol):
 
 
 async def send(port: int, attack: Attack, limit_s: float = LIMIT_S) -> Outcome:
-    """Send it on a connection of its own, and wait for its answers."""
+    """Send an attack on a new connection and wait for the responses."""
     (outcome,) = await send_at_once(port, attack, 1, limit_s)
     return outcome
 
 
 async def send_at_once(port: int, attack: Attack, times: int, limit_s: float = LIMIT_S) -> list[Outcome]:
-    """Send it on so many connections at once."""
-    data = await asyncio.to_thread(lambda: attack.data)  # building it can take a second: other callers must not wait
+    """Send an attack on several connections at once."""
+    data = await asyncio.to_thread(
+        lambda: attack.data
+    )  # building it can take a second, in a thread so that other clients go on
     return list(await asyncio.gather(*(_send(port, attack, data, limit_s) for _ in range(times))))
 
 
@@ -120,7 +122,7 @@ async def _send(port: int, attack: Attack, data: bytes, limit_s: float) -> Outco
 async def send_all(
     port: int, attacks: Sequence[Attack], callers: int, on_outcome: Callable[[Attack, Outcome], None]
 ) -> None:
-    """Send each once, so many at a time."""
+    """Send each attack once, several at a time."""
     waiting = iter(attacks)
 
     async def send_on() -> None:

@@ -1,4 +1,4 @@
-"""A hundred thousand bad inputs: each is answered or hung up on within a second, none with a 5xx, no worker dies.
+"""A hundred thousand bad inputs: each is handled within a second, without a 5xx and without the end of a worker.
 
 Then attacks, several at a time and many of one kind at once, while /livez of each worker is asked.
 """
@@ -14,35 +14,36 @@ from contextlib import contextmanager, suppress
 import uvloop
 
 from tests.soak import pillow_images
+from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send_all, send_at_once
-from tests.soak.attacks import Attack, attacks
+from tests.soak.attacks import attacks
 from tests.soak.bad_inputs import BadInput, bad_input
 from tests.soak.client import OTHER_HTTP, Answer, Connection, Lost, connect, write_request
 from tests.soak.load import answered_within
-from tests.soak.plan import Figures, Findings, Plan, tell
+from tests.soak.plan import Figures, Findings, Plan, log_progress
 from tests.soak.questions import ask_alone, small_requests
 from tests.soak.server import Server, foreign_lines, serving
 
 CALLERS = 16
-"""Few, so that it is the input that takes time and not its turn."""
+"""Few connections, so that the time measured is the input's and not spent in a queue."""
 CLIENT_TIMEOUT_S = 0.4
-"""The service waits so long for the rest of what has no end, so that even that is over within a second."""
+"""Seconds for which the service waits for the rest of an incomplete request: less than the limit of a second."""
 LIMIT_S = 1.0
 HUNG_UP = 0
-"""In place of a status."""
+"""Stands for the status of a request whose connection was closed."""
 TELL_EVERY = 20_000
 ATTACKERS = 8
-"""Attacks that are sent at a time."""
+"""Attacks in flight at a time."""
 LIVEZ = write_request("GET", "/livez")
 LIVEZ_EVERY_S = 0.05
 LIVEZ_LIMIT_S = 15
-"""A /livez that is not answered within so many seconds counts as answered after them."""
+"""Seconds after which a request for /livez is given up and counted with this time."""
 CONNECTIONS_TRIED = 64
-"""To find one to each worker: the system spreads them by chance."""
+"""Connections opened to find one to each worker: the system distributes them at random."""
 
 
 class Barrage:
-    """Sends inputs on a number of connections, and keeps what became of them."""
+    """Sends inputs on a number of connections and records the results."""
 
     def __init__(self, port: int, inputs: Iterator[BadInput], findings: Findings) -> None:
         self.statuses: Counter[int] = Counter()
@@ -53,7 +54,7 @@ class Barrage:
         self._findings = findings
 
     async def run(self) -> None:
-        """Until there are no more."""
+        """Send all inputs."""
         await asyncio.gather(*(self._send_on() for _ in range(CALLERS)))
 
     async def _send_on(self) -> None:
@@ -77,13 +78,13 @@ class Barrage:
         except TimeoutError:
             self.slow += 1
             connection.give_up("too slow")
-            self._findings.complain(f"Bad input {sent.number} ({sent.kind}): nothing within {LIMIT_S:g} s.")
+            self._findings.add_problem(f"Bad input {sent.number} ({sent.kind}): nothing within {LIMIT_S:g} s.")
             return
         except Lost as lost:
             self.statuses[HUNG_UP] += 1
             if sent.framed:
                 self.unanswered += 1
-                self._findings.complain(f"Bad input {sent.number} ({sent.kind}): no answer, {lost}.")
+                self._findings.add_problem(f"Bad input {sent.number} ({sent.kind}): no answer, {lost}.")
             return
         finally:
             self.slowest_s = max(self.slowest_s, loop.time() - begun)
@@ -92,13 +93,15 @@ class Barrage:
     def _judge(self, sent: BadInput, answer: Answer) -> None:
         self.statuses[answer.status] += 1
         if answer.status >= 500 and answer.status not in OTHER_HTTP:
-            self._findings.complain(f"Bad input {sent.number} ({sent.kind}): {answer.status}, {answer.body[:200]!r}.")
+            self._findings.add_problem(
+                f"Bad input {sent.number} ({sent.kind}): {answer.status}, {answer.body[:200]!r}."
+            )
 
 
 class Probes:
-    """Asks /livez of each worker, on a connection that it serves, and of any worker on new connections.
+    """Requests /livez from each worker, on a connection that it serves, and from any worker on new connections.
 
-    In a process of its own: building an attack can keep an event loop for a second.
+    Runs in another process, as building an attack can block an event loop for a second.
     """
 
     def __init__(self, server: Server) -> None:
@@ -107,22 +110,22 @@ class Probes:
 
     @property
     def asked(self) -> int:
-        """How often."""
+        """Number of requests."""
         return int(self._figures[0])
 
     @property
     def failed(self) -> int:
-        """How often /livez was not answered with 200."""
+        """Number of requests without a response of status 200."""
         return int(self._figures[1])
 
     @property
     def slowest_s(self) -> float:
-        """The longest time until an answer, in seconds."""
+        """Longest time until a response, in seconds."""
         return float(self._figures[2])
 
     @contextmanager
     def running(self) -> Iterator[None]:
-        """Ask while the body runs."""
+        """Send requests while the body of the `with` statement runs."""
         process = multiprocessing.get_context("fork").Process(target=lambda: uvloop.run(self._ask()))
         process.start()
         try:
@@ -149,7 +152,7 @@ class Probes:
         return list(found.values())
 
     async def _ask_on(self, connection: Connection | None) -> None:
-        """On this connection as long as it lasts, then on new ones."""
+        """Use this connection until it is closed, then new ones."""
         loop = asyncio.get_running_loop()
         while True:
             begun = loop.time()
@@ -168,7 +171,7 @@ class Probes:
 
 
 async def attack(plan: Plan, findings: Findings) -> Figures:
-    """Each attack once, several at a time; then those that are floods from many callers at once."""
+    """Send each attack once, several at a time; then the floods, from many clients at once."""
     statuses: Counter[int] = Counter()
     sent = wrong = 0
 
@@ -178,7 +181,7 @@ async def attack(plan: Plan, findings: Findings) -> Figures:
         statuses.update(outcome.statuses)
         if fault := outcome.fault(attack):
             wrong += 1
-            findings.complain(f"{attack.name}: {fault}.")
+            findings.add_problem(f"{attack.name}: {fault}.")
 
     chosen = [each for each in attacks() if each.brief or not plan.brief_attacks]
     async with serving(plan.core) as server:
@@ -186,17 +189,17 @@ async def attack(plan: Plan, findings: Findings) -> Figures:
         probes = Probes(server)
         with probes.running():
             await send_all(server.port, chosen, ATTACKERS, judge)
-            tell(f"  {sent:,} attacks; /livez took at most {1000 * probes.slowest_s:.0f} ms")
+            log_progress(f"  {sent:,} attacks; /livez took at most {1000 * probes.slowest_s:.0f} ms")
             for each in chosen:
                 if each.times > 1:
                     for outcome in await send_at_once(server.port, each, min(each.times, plan.attackers)):
                         judge(each, outcome)
-            tell(f"  {sent:,} attacks with floods; /livez took at most {1000 * probes.slowest_s:.0f} ms")
+            log_progress(f"  {sent:,} attacks with floods; /livez took at most {1000 * probes.slowest_s:.0f} ms")
             images = await pillow_images.attacks(findings) if plan.pillow_images else []
             await send_all(server.port, images, ATTACKERS, judge)
         foreign = foreign_lines(server.pinned.log_file)
         for line in foreign:
-            findings.complain(f"This is no line of the log: {line[:200]}")
+            findings.add_problem(f"This is no line of the log: {line[:200]}")
         return {
             "attacks": sent,
             "of them images of Pillow's tests": len(images),
@@ -215,7 +218,7 @@ async def attack(plan: Plan, findings: Findings) -> Figures:
 
 
 async def run(plan: Plan) -> Findings:
-    """Beside them a good caller asks, and is answered."""
+    """Send the bad inputs while a client with valid requests gets its responses."""
     findings = Findings()
     attacked = await attack(plan, findings)
     async with serving(plan.core, "--client-timeout", str(CLIENT_TIMEOUT_S)) as server:
@@ -231,7 +234,7 @@ async def run(plan: Plan) -> Findings:
         statuses = warm_up.statuses + barrage.statuses
         failures = Counter(server.failures())
         for status, count in failures.items():
-            findings.complain(f"The access log has {count} answers of status {status}.")
+            findings.add_problem(f"The access log has {count} answers of status {status}.")
         findings.figures = {
             "bad inputs": plan.bad_inputs,
             **{f"status {status}" if status else "hung up on": statuses[status] for status in sorted(statuses)},
@@ -253,5 +256,5 @@ async def run(plan: Plan) -> Findings:
 def _told(start: int, stop: int) -> Iterator[BadInput]:
     for number in range(start, stop):
         if number % TELL_EVERY == 0:
-            tell(f"  {number:,} bad inputs")
+            log_progress(f"  {number:,} bad inputs")
         yield bad_input(number)

@@ -1,4 +1,4 @@
-"""Row 23: a worker whose event loop is blocked by one request."""
+"""Row 23: one request blocks the event loop of a worker."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ from tests.soak import blocking
 from tests.soak.client import Answer, Connection, Lost, connect, write_request
 from tests.soak.faults import is_alive, until_replaced
 from tests.soak.load import answered_within
-from tests.soak.plan import Findings, Plan, tell
+from tests.soak.plan import Findings, Plan, log_progress
 from tests.soak.questions import JSON, Question, ask_alone
 from tests.soak.server import Server, serving
 
@@ -18,7 +18,7 @@ GOOD_CALLERS_S = 5
 
 
 async def run(plan: Plan) -> Findings:
-    """The other worker answers meanwhile."""
+    """Block a worker, and count the responses of the other one meanwhile."""
     findings = Findings()
     loop = asyncio.get_running_loop()
     async with serving(plan.core, module=blocking.__name__) as server:
@@ -32,13 +32,13 @@ async def run(plan: Plan) -> Findings:
         alive = await is_alive(probed)
         good = asyncio.create_task(_good_callers(server.port, question, blocked))
         replaced = await until_replaced(server, workers) - begun
-        tell(f"  a new worker after {replaced:.1f} s")
+        log_progress(f"  a new worker after {replaced:.1f} s")
         blocked.cancel()
         with suppress(Lost, asyncio.CancelledError):
             await blocked
         answered, failed = await good
         if failed:
-            findings.complain(f"{failed} of {answered + failed} good callers were not answered meanwhile.")
+            findings.add_problem(f"{failed} of {answered + failed} good callers were not answered meanwhile.")
         findings.figures = {
             "/livez answered": alive,
             "replaced, s": replaced,
@@ -50,7 +50,7 @@ async def run(plan: Plan) -> Findings:
 
 
 async def _two_of_one_worker(server: Server) -> tuple[Connection, Connection]:
-    """Two connections that the same worker serves."""
+    """Open two connections that the same worker serves."""
     first: dict[int, Connection] = {}
     while True:
         connection = await connect(server.port)
@@ -62,7 +62,7 @@ async def _two_of_one_worker(server: Server) -> tuple[Connection, Connection]:
 
 
 async def _good_callers(port: int, question: Question, until: asyncio.Task[Answer]) -> tuple[int, int]:
-    """How many were answered rightly, and how many were not, until that request has ended."""
+    """Count the right responses, and the others, until the blocking request ends."""
     answered = failed = 0
     while not until.done():
         if await answered_within(port, question, GOOD_CALLERS_S):

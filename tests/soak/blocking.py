@@ -1,4 +1,4 @@
-"""vae-serve, but for one question that blocks its event loop: python -m tests.soak.blocking FLAGS"""
+"""vae-serve with a request that blocks the event loop: python -m tests.soak.blocking FLAGS"""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from service.inference.backend import ByteArray, FloatArray
 from service.inference.engine import Engine
 
 ROWS = 7
-"""So many images are drawn after BLOCKED_S alone."""
+"""Number of images whose request blocks the event loop for BLOCKED_S."""
 BLOCKED_S = 40
 QUESTION = f"/sample?n={ROWS}"
 

@@ -1,4 +1,4 @@
-"""Callers who never give up: they ask on and on, and connect anew when their connection breaks."""
+"""Clients that send requests without a pause, and connect again when their connection is closed."""
 
 from __future__ import annotations
 
@@ -11,24 +11,24 @@ from tests.soak.questions import Question
 
 
 class Failure(NamedTuple):
-    """A request without an answer; times are the event loop's, in seconds."""
+    """A request without a response; times are the event loop's, in seconds."""
 
     port: int
-    """Of the caller's end; 0 where there was no connection."""
+    """The client's port; 0 if there was no connection."""
     asked_at: float
     failed_at: float
     reason: str
 
 
 class Callers:
-    """A connection each, one request at a time."""
+    """A number of clients with one connection each, which send one request at a time."""
 
     def __init__(self, port: int, questions: list[Question], number: int) -> None:
         self.right = 0
         self.wrong: list[str] = []
-        """Which questions were answered wrongly, and how."""
+        """Requests with a wrong response, and the response."""
         self.refused = 0
-        """Answers of status 503 that say when to come again."""
+        """Responses with status 503 and Retry-After."""
         self.failures: list[Failure] = []
         self._port = port
         self._questions = questions
@@ -36,23 +36,23 @@ class Callers:
         self._stopped = False
 
     async def run(self) -> None:
-        """Until `stop`, and the last answer."""
+        """Send requests until `stop`, and wait for the last response."""
         await asyncio.gather(*(self._ask_on(seat) for seat in range(len(self._connections))))
         for connection in self._connections:
             if connection:
                 connection.transport.close()
 
     def stop(self) -> None:
-        """Ask nothing more."""
+        """Send no more requests."""
         self._stopped = True
 
     @property
     def ports(self) -> list[int]:
-        """Of the callers' ends."""
+        """The clients' ports."""
         return [connection.port for connection in self._connections if connection and connection.open]
 
     def waiting_since(self, then: float) -> list[Connection]:
-        """Those who asked before `then` and have no answer."""
+        """Connections with a request that was sent before `then` and has no response."""
         return [caller for caller in self._connections if caller and caller.waits and caller.asked_at < then]
 
     async def _ask_on(self, seat: int) -> None:
@@ -70,7 +70,7 @@ class Callers:
             except Lost as lost:
                 self.failures.append(Failure(port, asked_at, loop.time(), str(lost)))
                 if not port:
-                    await asyncio.sleep(0.01)  # nobody listens
+                    await asyncio.sleep(0.01)  # nothing listens
                 continue
             if question.is_answered_by(answer):
                 self.right += 1

@@ -1,4 +1,4 @@
-"""A light HTTP/1.1 client: one request at a time on a connection, its bytes given, its answer parsed."""
+"""A light HTTP/1.1 client: sends given bytes, one request at a time on a connection, and parses the response."""
 
 from __future__ import annotations
 
@@ -11,15 +11,15 @@ import httptools
 
 HOST = "127.0.0.1"
 OTHER_HTTP = (501, 505)
-"""Statuses of right answers to what is not the service's HTTP: another version, another transfer coding."""
+"""Right statuses for HTTP that the service does not have: another version, another transfer coding."""
 
 
 class Lost(Exception):
-    """A request that got no whole answer; the message says what came instead."""
+    """A request has no complete response; the message says what happened instead."""
 
 
 class Answer(NamedTuple):
-    """What came back; the names of `fields` are lower case."""
+    """A response; the names of `fields` are lower case."""
 
     status: int
     fields: dict[bytes, bytes]
@@ -27,12 +27,12 @@ class Answer(NamedTuple):
 
 
 class Connection(asyncio.Protocol):
-    """Made by `connect`."""
+    """A connection, created by `connect`."""
 
     transport: asyncio.Transport
 
     def __init__(self, *, heads_only: bool = False) -> None:
-        """With `heads_only` an answer is taken as whole after its head; then nothing more can be asked."""
+        """With `heads_only` a response ends after its head, and the connection cannot be used again."""
         self._heads_only = heads_only
         self._parser = httptools.HttpResponseParser(self)
         self._answer: asyncio.Future[Answer] | None = None
@@ -41,21 +41,21 @@ class Connection(asyncio.Protocol):
         self.open = False
         self.answered = 0
         self.asked_at = 0.0
-        """Of the event loop's time: when the last request was written."""
+        """When the last request was written, by the event loop's clock, in seconds."""
 
     @property
     def port(self) -> int:
-        """This end's."""
+        """The local port."""
         port: int = self.transport.get_extra_info("sockname")[1]
         return port
 
     @property
     def waits(self) -> bool:
-        """Is an answer yet to come?"""
+        """Is a request without its response?"""
         return self._answer is not None
 
     async def ask(self, request: bytes) -> Answer:
-        """Write `request` and wait for its answer; raises Lost."""
+        """Write `request` and wait for its response; raises Lost."""
         if not self.open:
             raise Lost("the connection had been closed")
         loop = asyncio.get_running_loop()
@@ -68,13 +68,13 @@ class Connection(asyncio.Protocol):
             self._answer = None
 
     def give_up(self, reason: str) -> None:
-        """Wait no longer."""
+        """Fail the request and abort the connection."""
         self._fail(Lost(reason))
         self.open = False
         self.transport.abort()
 
     def reset(self) -> None:
-        """Break the connection off, without the wait in which the system would keep its port."""
+        """Abort the connection with RST, so that the system frees its port at once."""
         if self.open:
             linger = struct.pack("ii", 1, 0)
             self.transport.get_extra_info("socket").setsockopt(socket.SOL_SOCKET, socket.SO_LINGER, linger)
@@ -126,7 +126,7 @@ class Connection(asyncio.Protocol):
 
 
 async def connect(port: int, *, heads_only: bool = False) -> Connection:
-    """Raises Lost where nobody listens."""
+    """Open a connection; raises Lost where nothing listens."""
     try:
         _, connection = await asyncio.get_running_loop().create_connection(
             lambda: Connection(heads_only=heads_only), HOST, port
@@ -137,7 +137,7 @@ async def connect(port: int, *, heads_only: bool = False) -> Connection:
 
 
 def write_request(method: str, target: str, body: bytes = b"", **fields: str) -> bytes:
-    """A whole request; `_` in a field's name stands for `-`."""
+    """Write a whole request; `_` in a field's name stands for `-`."""
     lines = [f"{method} {target} HTTP/1.1", "host: soak"]
     lines += [f"{name.replace('_', '-')}: {value}" for name, value in fields.items()]
     if body or method == "POST":

@@ -20,7 +20,7 @@ GOOD_CALLER_S = 1.0
 
 
 async def run(plan: Plan) -> Findings:
-    """Those who are let in are answered, again and again; when they have gone everybody is."""
+    """Accepted clients get their responses all the time; once they have left, all clients do."""
     findings = Findings()
     loop = asyncio.get_running_loop()
     request = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON)
@@ -29,7 +29,7 @@ async def run(plan: Plan) -> Findings:
         before, workers = await server.settled(), server.workers()
 
         async def hold(connection: Connection) -> int:
-            """How often it was answered."""
+            """Return the number of responses."""
             right = 0
             with suppress(Lost):
                 while loop.time() < until:

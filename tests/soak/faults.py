@@ -11,13 +11,13 @@ from dataclasses import dataclass
 
 from tests.soak.callers import Callers
 from tests.soak.client import Connection, Lost, connect, write_request
-from tests.soak.plan import Figures, Findings, Plan, tell
+from tests.soak.plan import Figures, Findings, Plan, log_progress
 from tests.soak.questions import Question, ask_alone, small_requests
 from tests.soak.server import Server, serving
 
 CALLERS = 32
 LIMIT_S = 60
-"""What has not come back by then never will."""
+"""Seconds after which a fault is given up as not recovered."""
 HANGS_AFTER_S = 5
 PROBE = write_request("GET", "/livez")
 PROBE_S = 1.0
@@ -25,22 +25,22 @@ PROBE_S = 1.0
 
 @dataclass(frozen=True)
 class Fault:
-    """What a fault of one worker did to its callers."""
+    """The effect of one worker's fault on clients."""
 
     failed_after_s: float
-    """From the fault until the last request of the worker had failed."""
+    """Seconds from the fault until the last request of the worker failed."""
     replaced_after_s: float
-    """From the fault until a new worker answered."""
+    """Seconds from the fault until a new worker responded."""
     lost: int
-    """Requests to the other worker, or to the new one, that got no answer."""
+    """Requests to the other worker, or to the new one, without a response."""
     hung: int
     failed: int
     answered: int
-    """By the other worker, until the new one answered."""
+    """Responses of the other worker until the new one responded."""
 
 
 async def run(plan: Plan) -> Findings:
-    """All under load."""
+    """Inject each fault under load."""
     findings = Findings()
     async with serving(plan.core) as server:
         questions = await ask_alone(server.port, list(small_requests()))
@@ -62,7 +62,7 @@ async def run(plan: Plan) -> Findings:
             "tracebacks": server.tracebacks(),
         }
         for wrong in callers.wrong:
-            findings.complain(f"A wrong answer: {wrong}.")
+            findings.add_problem(f"A wrong answer: {wrong}.")
     return findings
 
 
@@ -79,7 +79,7 @@ def _told(name: str, faults: Sequence[Fault]) -> Figures:
 
 
 async def _fault(server: Server, callers: Callers, sig: signal.Signals, findings: Findings) -> Fault:
-    """Send `sig` to the worker that has the most of the callers."""
+    """Send `sig` to the worker with the most clients."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(1)
     workers = server.workers()
@@ -95,20 +95,20 @@ async def _fault(server: Server, callers: Callers, sig: signal.Signals, findings
     own = [failure for failure in failures if served.get(failure.port) == victim]
     for failure in failures:
         if failure not in own:
-            findings.complain(f"{sig.name}: a request to another worker got no answer: {failure.reason}.")
+            findings.add_problem(f"{sig.name}: a request to another worker got no answer: {failure.reason}.")
     hung = callers.waiting_since(loop.time() - HANGS_AFTER_S)
     for caller in hung:
         caller.give_up("it hung")
     if victim in server.workers():
-        findings.complain(f"{sig.name}: the worker is still there.")
+        findings.add_problem(f"{sig.name}: the worker is still there.")
         os.kill(victim, signal.SIGKILL)
-    tell(f"  {sig.name}: {len(own)} requests failed, a new worker after {replaced:.1f} s")
+    log_progress(f"  {sig.name}: {len(own)} requests failed, a new worker after {replaced:.1f} s")
     last = max((failure.failed_at for failure in own), default=begun)
     return Fault(last - begun, replaced, len(failures) - len(own), len(hung), len(own), answered)
 
 
 async def until_replaced(server: Server, old: set[int]) -> float:
-    """The event loop's time at which a worker that is not one of the `old` ones answered, or nobody waits any more."""
+    """Wait until a worker that is not one of `old` responds, or no client waits; returns the event loop's time."""
     loop = asyncio.get_running_loop()
     give_up = loop.time() + LIMIT_S
     while loop.time() < give_up:
@@ -131,13 +131,13 @@ async def is_alive(connection: Connection) -> bool:
 
 
 async def _kill_supervisor(server: Server, questions: list[Question], findings: Findings) -> Figures:
-    """Under load: nobody would replace its workers, so they have to answer what they have, and end."""
+    """Kill the supervisor under load: its workers have to finish their requests and end, as nothing replaces them."""
     loop = asyncio.get_running_loop()
     callers = Callers(server.port, questions, CALLERS)
     asking = asyncio.create_task(callers.run())
     await asyncio.sleep(1)
     begun = loop.time()
-    await asyncio.sleep(0.001)  # what was asked before has been written
+    await asyncio.sleep(0.001)  # until earlier requests are written
     server.pinned.main.kill()
     server.pinned.main.wait()
     while server.pinned.processes() and loop.time() < begun + LIMIT_S:  # noqa: ASYNC110 - no event tells of it
@@ -149,8 +149,8 @@ async def _kill_supervisor(server: Server, questions: list[Question], findings: 
         await asking
     lost = [failure for failure in callers.failures if failure.port and failure.asked_at < begun]
     for failure in lost:
-        findings.complain(f"Supervisor killed: a request before that got no answer: {failure.reason}.")
-    tell(f"  SIGKILL of the supervisor: {len(left)} processes left after {gone:.1f} s")
+        findings.add_problem(f"Supervisor killed: a request before that got no answer: {failure.reason}.")
+    log_progress(f"  SIGKILL of the supervisor: {len(left)} processes left after {gone:.1f} s")
     asking.cancel()
     return {
         "orphans left": len(left),

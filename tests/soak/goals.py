@@ -1,4 +1,4 @@
-"""What each part has to reach, and whether it has."""
+"""The goals of each part, and whether they are reached."""
 
 from __future__ import annotations
 
@@ -7,27 +7,27 @@ from dataclasses import dataclass
 
 @dataclass(frozen=True)
 class Goal:
-    """A figure of a part: at least so much, or at most."""
+    """Limits of a figure of a part."""
 
     row: str
-    """Of the table of faults and threats."""
+    """Row in the table of faults and threats."""
     part: str
     figure: str
     title: str
     least: float | None = None
     most: float | None = None
     size: bool = False
-    """Is it how much is tried? A quick run tries less."""
+    """Is the figure the size of the run? A quick run is smaller."""
 
     @property
     def bound(self) -> str:
-        """As a reader is told."""
+        """The limit as text."""
         if self.least is not None:
             return f"≥ {self.least:,g}" if self.least < 1e5 else f"≥ {self.least:,.0f}"
         return f"≤ {self.most:,g}" if self.most else "0"
 
     def is_reached_by(self, value: float) -> bool:
-        """Not a number reaches nothing."""
+        """Is the limit kept? NaN does not keep it."""
         return (self.least is None or value >= self.least) and (self.most is None or value <= self.most)
 
 
@@ -45,7 +45,7 @@ GOALS = (
     Goal("18", "overload", "without Retry-After", "… refusals without Retry-After", most=0),
     Goal("18", "overload", "wrong", "… answers wrong, or neither 200 nor 503", most=0),
     Goal("18", "overload", "lost", "… requests lost", most=0),
-    # Each of the 128 requests that are let in has an answer of 3.1 MB, which is copied once on its way out.
+    # Each of the 128 admitted requests has a response of 3.1 MB, which is copied once when it is sent.
     Goal("18", "overload", "MB above before", "… memory at its peak above that before, MB", most=800),
     Goal("18", "overload", "MB above the first half", "… memory at its peak above that of the first half, MB", most=50),
     Goal("18", "overload", "MB grown", "… memory grown afterwards, MB", most=50),

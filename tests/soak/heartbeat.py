@@ -1,4 +1,4 @@
-"""vae-serve, with a clock on the event loop of each worker: python -m tests.soak.heartbeat FLAGS FILE
+"""vae-serve that measures the gaps in the event loop of each worker: python -m tests.soak.heartbeat FLAGS FILE
 
 FILE is shared memory: each worker writes there how long its event loop has been busy or starved at a stretch. The clock
 knows nothing of the service but that it runs a `uvicorn.Server`.
@@ -22,14 +22,14 @@ import uvicorn
 
 BEAT_S = 0.005
 PLACES = 1024
-"""Workers that may start in the life of FILE."""
+"""Most workers that may use FILE."""
 BEAT = struct.Struct("ddq")
 """Longest gap since it was last reset, time of the last beat (CLOCK_MONOTONIC), process id; the last is 0 in a free
 place."""
 
 
 class Clock:
-    """The gaps between beats, as seen from another process."""
+    """Reads the gaps between beats from another process."""
 
     def __init__(self, file: Path) -> None:
         with file.open("r+b") as opened:
@@ -42,13 +42,13 @@ class Clock:
                 BEAT.pack_into(self._memory, place * BEAT.size, 0.0, last, pid)
 
     def longest_gap_s(self) -> float:
-        """Of all workers that live, since `reset`; one that lasts still counts."""
+        """Longest gap of the running workers since `reset`, also one that has not ended."""
         now = time.monotonic()
         alive = [(gap, last) for gap, last, pid in self._beats() if pid and _is_alive(pid)]
         return max((max(gap, now - last - BEAT_S) for gap, last in alive), default=0.0)
 
     def is_turning(self) -> bool:
-        """Has each event loop beaten just now?"""
+        """Was the last beat of each event loop just now?"""
         now = time.monotonic()
         return all(now - last < 10 * BEAT_S for _, last, pid in self._beats() if pid and _is_alive(pid))
 
@@ -56,12 +56,12 @@ class Clock:
         yield from BEAT.iter_unpack(self._memory[:])
 
     def beat(self, place: int, gap: float, now: float) -> None:
-        """Write this process's own beat."""
+        """Writes the beats of this process."""
         longest, _, _ = BEAT.unpack_from(self._memory, place * BEAT.size)
         BEAT.pack_into(self._memory, place * BEAT.size, max(longest, gap), now, os.getpid())
 
     def free_place(self) -> int:
-        """The first that no process has taken; workers start one after the other, or take one by their process id."""
+        """Take the first free place: workers start one after the other, or take one by their process id."""
         taken = [pid for _, _, pid in self._beats()]
         start = os.getpid() % PLACES
         return next(place % PLACES for place in range(start, start + PLACES) if not taken[place % PLACES])
@@ -72,13 +72,13 @@ def _is_alive(pid: int) -> bool:
 
 
 def create(file: Path) -> Clock:
-    """An empty FILE."""
+    """Create FILE, empty."""
     file.write_bytes(bytes(PLACES * BEAT.size))
     return Clock(file)
 
 
 def keep_beating(clock: Clock) -> None:
-    """On the running event loop, to its end."""
+    """Beat on the running event loop until it ends."""
     loop = asyncio.get_running_loop()
     place = clock.free_place()
     due = time.monotonic()
@@ -95,7 +95,7 @@ def keep_beating(clock: Clock) -> None:
 
 @contextmanager
 def beating(file: Path) -> Iterator[None]:
-    """Let every `uvicorn.Server` that starts beat."""
+    """Make each `uvicorn.Server` that starts beat."""
     startup = uvicorn.Server.startup
 
     async def start(server: uvicorn.Server, *arguments: Any, **options: Any) -> None:

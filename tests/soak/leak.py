@@ -1,4 +1,4 @@
-"""Row 28: a million requests leave nothing behind."""
+"""Row 28: memory and descriptors do not grow over a million requests."""
 
 from __future__ import annotations
 
@@ -10,13 +10,13 @@ from tests.soak.server import serving
 CONNECTIONS = 64
 LARGE_ONE_IN = 50
 OTHERS = 30
-"""Of each probe, refusal and call of another protocol, for one of each small item."""
+"""Share of each probe, refusal and request of another protocol, relative to each small request."""
 REOPENS = 50
-"""Requests after which a caller hangs up and comes again."""
+"""Requests after which a client reconnects."""
 
 
 async def run(plan: Plan) -> Findings:
-    """Mostly single items; a hundredth of the load goes before what is measured first."""
+    """Send mostly single items; the first hundredth is a warm-up that is not measured."""
     findings = Findings()
     async with serving(plan.core) as server:
         started = await server.settled()

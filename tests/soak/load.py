@@ -1,4 +1,4 @@
-"""Many connections, each of which asks anew as soon as it is answered."""
+"""A closed loop: many connections, each of which sends the next request after the response."""
 
 from __future__ import annotations
 
@@ -8,24 +8,24 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from tests.soak.client import Connection, Lost, connect
-from tests.soak.plan import Findings, tell
+from tests.soak.plan import Findings, log_progress
 from tests.soak.questions import Question
 
 HANGS_AFTER_S = 40
-"""Longer than the service's own deadline of 30 s: what is not answered by then never will be."""
+"""Seconds after which a request is given up: more than the service's own deadline of 30 s."""
 TELL_EVERY_S = 10
 
 
 class ClosedLoop:
-    """Asks `questions` on `connections` connections until there are no more, and checks each answer."""
+    """Sends all of `questions` on `connections` connections and checks each response."""
 
     def __init__(
         self, port: int, questions: Iterator[Question], connections: int, findings: Findings, reopens: int = 0
     ) -> None:
-        """After each `reopens` requests one of the connections is made anew."""
+        """After each `reopens` requests one of the connections is closed and opened again."""
         self.sent = self.right = self.wrong = self.lost = self.refused = self.reopened = 0
         self.most_waiting = 0
-        """Requests without an answer at one time."""
+        """Most requests without a response at one time."""
         self._port = port
         self._questions = questions
         self._count = connections
@@ -34,7 +34,7 @@ class ClosedLoop:
         self._connections: dict[int, Connection] = {}
 
     async def run(self) -> float:
-        """Returns the seconds that it took."""
+        """Send all requests; returns the seconds that they took."""
         begun = time.monotonic()
         watch = asyncio.create_task(self._watch())
         await asyncio.gather(*(self._ask_on(number) for number in range(self._count)))
@@ -54,7 +54,7 @@ class ClosedLoop:
                 answer = await connection.ask(question.request)
             except Lost as lost:
                 self.lost += 1
-                self._findings.complain(f"{question.name}: no answer, {lost}.")
+                self._findings.add_problem(f"{question.name}: no answer, {lost}.")
                 continue
             if question.is_answered_by(answer):
                 self.right += 1
@@ -62,13 +62,13 @@ class ClosedLoop:
             else:
                 self.wrong += 1
                 told = answer.body[:200] if answer.status >= 400 else b"another's"
-                self._findings.complain(f"{question.name}: a wrong answer, {answer.status}, {told!r}.")
+                self._findings.add_problem(f"{question.name}: a wrong answer, {answer.status}, {told!r}.")
             if self._reopens and self.sent % self._reopens == 0:
                 connection.transport.close()
                 connection.open = False
 
     async def _watch(self) -> None:
-        """Give up what hangs, and tell how it goes."""
+        """Give up requests that hang, and log the progress."""
         loop = asyncio.get_running_loop()
         told = loop.time()
         while True:
@@ -80,11 +80,11 @@ class ClosedLoop:
                     connection.give_up(f"it hung for {HANGS_AFTER_S} s")
             if now - told > TELL_EVERY_S:
                 told = now
-                tell(f"  {self.sent:,} requests")
+                log_progress(f"  {self.sent:,} requests")
 
 
 async def answered_within(port: int, question: Question, limit_s: float) -> bool:
-    """Does a caller with a connection of its own get the right answer in time?"""
+    """Does a client with a new connection get the right response in time?"""
     with suppress(Lost, TimeoutError):
         async with asyncio.timeout(limit_s):
             connection = await connect(port)

@@ -1,4 +1,4 @@
-"""Requests and answers that take much memory, from many callers at once: a worker stays within its budget."""
+"""Requests and responses that take much memory, from many clients at once: a worker keeps to its budget."""
 
 from __future__ import annotations
 
@@ -11,8 +11,9 @@ from contextlib import suppress
 
 import psutil
 
+from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send
-from tests.soak.attacks import Attack, attack
+from tests.soak.attacks import attack
 from tests.soak.client import HOST, Lost, connect, write_request
 from tests.soak.load import answered_within
 from tests.soak.plan import Figures, Findings, Plan
@@ -20,36 +21,36 @@ from tests.soak.questions import JSON, PNG, Question, ask_alone, digits, picture
 from tests.soak.server import serving
 
 LIMIT_MB = 1024
-"""Of each worker: what some large requests need at once, far less than all of them do."""
+"""Memory limit of a worker: enough for some of the large requests, far too little for all."""
 ATTACKS = (
     "PNG of 49 million pixels to /remote/encode",
     "npy of 10,000 images, gzip, to /encode",
     "JSON, [0],[0],…, gzip, to /v2/models/mnist/infer",
 )
 LARGE_ANSWER = write_request("GET", "/sample?n=10000", accept=JSON)
-"""Its answer has more than 100 MB."""
+"""Its response has more than 100 MB."""
 LARGE_REQUESTS = ("npy of 10,000 images, gzip, to /encode", "npy of 10,000 images, gzip, to /reconstruct")
-"""Those that must be answered with 200 afterwards."""
+"""Requests that must get a 200 afterwards."""
 SLOW_READERS = 16
 SLOW_READ_BYTES, SLOW_READ_EVERY_S = 17_000, 0.1
 """170 kB/s."""
 AGAIN_AFTER_S = 0.1
-"""What a caller waits after an answer before it sends the same again."""
+"""Seconds from a response to the client's next request."""
 GOOD_CALLER_EVERY_S = 0.1
 GOOD_CALLER_S = 5.0
 SAMPLE_EVERY_S = 0.02
 RELEASE_LIMIT_S = 15
-"""Seconds after which all that was charged must be released."""
+"""Seconds within which all reserved memory must be released."""
 MISSED_DEADLINE = 504
-"""What was let in may miss its deadline: hundreds of callers share the processor with it."""
+"""Status of admitted requests that miss their deadline, as hundreds of clients share the processor."""
 REASONS = ("memory", "queue_full")
-"""Of a refusal: the memory is in use, or too much work waits for a thread."""
+"""Reasons of a refusal: the memory is in use, or too much work waits for a thread."""
 SECONDS = 60
-"""Of a long run."""
+"""Duration of a long run."""
 
 
 class Pressure:
-    """Sends what takes memory, beside good callers, and watches the workers' resident set sizes."""
+    """Sends requests that take memory, and valid ones, and watches the workers' resident set sizes."""
 
     def __init__(self, port: int, pids: Collection[int], questions: Sequence[Question], findings: Findings) -> None:
         self.statuses: Counter[int] = Counter()
@@ -61,7 +62,7 @@ class Pressure:
         self._findings = findings
 
     async def run(self, callers: int, seconds: float) -> None:
-        """So many callers of each attack, for so long; returns when the last of them has its answer."""
+        """Send each attack from `callers` clients for `seconds`; returns after the last response."""
         until = asyncio.get_running_loop().time() + seconds
         watch = asyncio.create_task(self._watch())
         good = [asyncio.create_task(self._ask_on(question)) for question in self._questions]
@@ -84,7 +85,7 @@ class Pressure:
         self.without_retry_after += outcome.without_retry_after
         self.lost += bool(outcome.lost)
         if fault := outcome.fault(sent):
-            self._findings.complain(f"{sent.name}: {fault}.")
+            self._findings.add_problem(f"{sent.name}: {fault}.")
 
     async def _ask_on(self, question: Question) -> None:
         while True:
@@ -92,7 +93,7 @@ class Pressure:
             self.good += 1
             self.right += right
             if not right:
-                self._findings.complain(f"{question.name}: no right answer within {GOOD_CALLER_S:g} s.")
+                self._findings.add_problem(f"{question.name}: no right answer within {GOOD_CALLER_S:g} s.")
             await asyncio.sleep(GOOD_CALLER_EVERY_S)
 
     async def _watch(self) -> None:
@@ -102,7 +103,7 @@ class Pressure:
 
 
 async def press(port: int, pids: Collection[int], callers: int, seconds: float, findings: Findings) -> Figures:
-    """What is seen of workers `pids` under pressure, and afterwards."""
+    """Measure the workers `pids` under pressure and afterwards."""
     image = write_request("POST", "/encode", picture(digits()[0], "PNG"), content_type=PNG, accept=JSON)
     latent = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON, accept=PNG)
     questions = await ask_alone(port, [("a small picture", image), ("one latent", latent)])
@@ -136,7 +137,7 @@ async def press(port: int, pids: Collection[int], callers: int, seconds: float, 
 
 
 async def run(plan: Plan) -> Findings:
-    """Run against two workers; each has its own memory budget."""
+    """Run with two workers, each of which has its own memory budget."""
     findings = Findings()
     async with serving(plan.core, "--memory-limit", str(LIMIT_MB * 10**6)) as server:
         workers = server.workers()
@@ -152,7 +153,7 @@ async def run(plan: Plan) -> Findings:
 
 
 async def read_slowly(port: int, request: bytes = LARGE_ANSWER) -> None:
-    """Ask, and read the answer at 170 kB/s until cancelled or cut off."""
+    """Send a request, and read the response at 170 kB/s until cancelled or disconnected."""
     loop = asyncio.get_running_loop()
     with socket.socket() as connection:
         connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
@@ -165,7 +166,7 @@ async def read_slowly(port: int, request: bytes = LARGE_ANSWER) -> None:
 
 
 async def read_metrics(port: int) -> Mapping[str, float]:
-    """Samples of /metrics by name and labels; none where it is not answered."""
+    """Samples of /metrics by name and labels; empty without a response."""
     with suppress(Lost):
         connection = await connect(port)
         try:

@@ -1,4 +1,4 @@
-"""Bytes gone wrong."""
+"""Mutations of bytes."""
 
 from __future__ import annotations
 
@@ -16,7 +16,7 @@ Mutation = Callable[[random.Random, bytearray], None]
 
 
 def mutate(chance: random.Random, data: bytes) -> bytes:
-    """`data` with one to four things done to it."""
+    """Apply one to four mutations to `data`."""
     mutated = bytearray(data)
     for _ in range(chance.randint(1, 4)):
         chance.choice(MUTATIONS)(chance, mutated)
@@ -24,7 +24,7 @@ def mutate(chance: random.Random, data: bytes) -> bytes:
 
 
 def mutate_chunk(chance: random.Random, png: bytes) -> bytes:
-    """A PNG with one chunk mutated, dropped or doubled, its checksum right again: decoders look further into it."""
+    """Mutate, drop or double one chunk of a PNG and correct its checksum, so that decoders read it."""
     chunks = []
     start = PNG_HEAD
     while start < len(png):
@@ -61,7 +61,7 @@ def _set_byte(chance: random.Random, data: bytearray) -> None:
 
 
 def _set_number(chance: random.Random, data: bytearray) -> None:
-    """Lengths and sizes stand near the beginning, in either order of bytes."""
+    """Overwrite a number near the beginning, where lengths and sizes are, in either byte order."""
     start = chance.randrange(min(64, len(data)) + 1)
     width, code = chance.choice([(2, "H"), (4, "I")])
     number = chance.choice(WIDE_EXTREMES) % 256**width

@@ -1,4 +1,4 @@
-"""Rows 18 and 27: ten times as many requests as can be answered, sent whether the others are answered or not."""
+"""Rows 18 and 27: an open loop at ten times the service's capacity."""
 
 from __future__ import annotations
 
@@ -9,28 +9,28 @@ from contextlib import suppress
 
 from tests.soak.client import Connection, Lost, connect, write_request
 from tests.soak.load import ClosedLoop
-from tests.soak.plan import Findings, Plan, tell
+from tests.soak.plan import Findings, Plan, log_progress
 from tests.soak.questions import NPY, Question, ask_alone
 from tests.soak.server import Held, Server, serving
 
 TIMES_CAPACITY = 10.2
-"""Ten, and some room for the ticks in which it is sent."""
+"""Ten, and some margin for the ticks in which requests are sent."""
 TICK_S = 0.002
 QUEUE_LIMIT = 64
-"""Of each worker: full after a second or two, and not after half a minute as it would be by default."""
+"""Queue limit of a worker: reached after a second or two instead of the half minute of the default."""
 BATCH = 1000
-"""Samples of a request. Refusing one takes a sixth of a millisecond, whatever it asks for: of requests that take little
-more than that, ten times as many as can be answered would leave no time for anything else."""
+"""Samples of a request. A refusal takes a sixth of a millisecond, so that refusals of small requests, at ten times the
+capacity, would take all of the time."""
 CONNECTIONS = (4, 16, 64)
-"""The peak is the best of these."""
+"""Numbers of connections, of which the one with the highest rate is the peak."""
 PROBE_EVERY_S = 0.05
 PROBE_S = 5
-"""What is not answered by then counts as failed."""
+"""Seconds after which a probe has failed."""
 PROBES = tuple(write_request("GET", target) for target in ("/livez", "/readyz"))
 
 
 class OpenLoop:
-    """Sends requests at a fixed rate; each takes a connection that is free, or a new one."""
+    """Sends requests at a fixed rate, each on a free connection or a new one."""
 
     def __init__(self, port: int, question: Question, findings: Findings) -> None:
         self.right = self.wrong = self.lost = 0
@@ -45,7 +45,7 @@ class OpenLoop:
         self._deadline = 0.0
 
     async def run(self, rate: float, seconds: float) -> int:
-        """Returns how many were sent. Answers count until the last one was sent; all are waited for."""
+        """Send requests; returns their number. Responses after the deadline are awaited, but do not count as right."""
         loop = asyncio.get_running_loop()
         begun = loop.time()
         self._deadline = begun + seconds
@@ -74,7 +74,7 @@ class OpenLoop:
             answer = await connection.ask(self._question.request)
         except Lost as lost:
             self.lost += 1
-            self._findings.complain(f"No answer under overload: {lost}.")
+            self._findings.add_problem(f"No answer under overload: {lost}.")
             return
         now = loop.time()
         if connection.open:
@@ -85,13 +85,13 @@ class OpenLoop:
             self.without_retry_after += b"retry-after" not in answer.fields
         elif not self._question.is_answered_by(answer):
             self.wrong += 1
-            self._findings.complain(f"A wrong answer under overload: {answer.status}, {answer.body[:200]!r}.")
+            self._findings.add_problem(f"A wrong answer under overload: {answer.status}, {answer.body[:200]!r}.")
         elif now < self._deadline:
             self.right += 1
 
 
 class Watch:
-    """Asks the probes as an orchestrator does, each time on a new connection, and looks at what the service holds."""
+    """Sends probes as an orchestrator does, on new connections, and measures what the service holds."""
 
     def __init__(self, server: Server) -> None:
         self.probed_s: list[float] = []
@@ -100,7 +100,7 @@ class Watch:
         self._server = server
 
     async def run(self) -> None:
-        """Until cancelled."""
+        """Send probes until cancelled."""
         loop = asyncio.get_running_loop()
         while True:
             for probe in PROBES:
@@ -123,7 +123,7 @@ class Watch:
 
 
 async def run(plan: Plan) -> Findings:
-    """The peak before the overload and after it, for a machine's speed changes, and between them the overload."""
+    """Measure the peak before and after the overload, as a machine's speed changes, and the overload between them."""
     findings = Findings()
     target = f"/sample?n={BATCH}&seed=18"
     request = (f"{BATCH} samples to npy", write_request("GET", target, accept=NPY))
@@ -132,7 +132,7 @@ async def run(plan: Plan) -> Findings:
         rates = {count: await _rate(server, question, count, plan.overload_s / 6, findings) for count in CONNECTIONS}
         best = max(rates, key=rates.__getitem__)
         peak = rates[best]
-        tell(f"  {peak:.0f} requests a second at most; now {TIMES_CAPACITY} times as many")
+        log_progress(f"  {peak:.0f} requests a second at most; now {TIMES_CAPACITY} times as many")
         before = await server.settled()
         load, watch = OpenLoop(server.port, question, findings), Watch(server)
         watching = asyncio.create_task(watch.run())
@@ -172,7 +172,7 @@ async def run(plan: Plan) -> Findings:
 
 
 async def _rate(server: Server, question: Question, connections: int, seconds: float, findings: Findings) -> float:
-    """Right answers a second."""
+    """Measure right responses per second."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
     questions = (question for _ in iter(lambda: loop.time() < until, False))
@@ -182,5 +182,5 @@ async def _rate(server: Server, question: Question, connections: int, seconds: f
 
 
 def percentile(values: Sequence[float], share: float) -> float:
-    """The smallest value that `share` of them do not exceed; 0 of none."""
+    """The smallest value that a `share` of the values does not exceed; 0 if there are none."""
     return sorted(values)[max(0, round(share * len(values)) - 1)] if values else 0.0

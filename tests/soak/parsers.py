@@ -1,4 +1,4 @@
-"""Every parser and every route, with more generated inputs than the tests take time for."""
+"""Property tests of all parsers and routes with more examples than the test suite uses."""
 
 from __future__ import annotations
 
@@ -16,19 +16,19 @@ COUNTED = re.compile(r"(\d+) (passed|failed|error)")
 
 
 async def run(plan: Plan) -> Findings:
-    """tests/fuzz, each time with other inputs; what fails is told with what brings it back."""
+    """Run tests/fuzz with new examples; failures are reported with the arguments that reproduce them."""
     findings = Findings()
     process = await asyncio.create_subprocess_exec(
         *(sys.executable, "-m", "pytest", "-q", "--show-capture=no", "-p", "no:cacheprovider", str(TESTS)),
         env={**os.environ, "FUZZ_EXAMPLES": str(plan.examples)},
         stdout=subprocess.PIPE,
-        stderr=subprocess.DEVNULL,  # the log of the service that they ask
+        stderr=subprocess.DEVNULL,  # the service's log
     )
     told = (await process.communicate())[0].decode()
     counted = {what: int(count) for count, what in COUNTED.findall(told.splitlines()[-1])}
     for line in told.splitlines():
         if line.startswith(("FAILED", "ERROR ")) or "reproduce" in line:
-            findings.complain(line)
+            findings.add_problem(line)
     findings.figures = {
         "properties": counted.get("passed", 0),
         "inputs for each": plan.examples,

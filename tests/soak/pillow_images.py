@@ -1,4 +1,4 @@
-"""The images that Pillow is tested with, many of them damaged or hostile; they come with its source distribution.
+"""The images of Pillow's tests, many of them damaged or hostile, from its source distribution.
 
 Nothing of them is kept: they are downloaded by pip to a temporary folder, or read from the folder PILLOW_IMAGES.
 """
@@ -16,21 +16,21 @@ from pathlib import Path
 
 import PIL
 
-from tests.soak.attacks import IMAGE_TARGETS, Attack
+from tests.soak.attack_requests import IMAGE_TARGETS, Attack
 from tests.soak.client import write_request
 from tests.soak.plan import Findings
 
 FOLDER = os.environ.get("PILLOW_IMAGES")
-"""One that has the images already."""
+"""Pillow's source distribution, if it is here already."""
 LARGEST = 2**25
-"""Bytes; a larger one would be refused for its size."""
+"""Bytes of the largest image that is sent; a larger one would be refused for its size."""
 DOWNLOAD_LIMIT_S = 300
 MEDIA_TYPES = {".png": "png", ".jpg": "jpeg", ".jpeg": "jpeg", ".gif": "gif", ".webp": "webp", ".bmp": "bmp"}
-"""Other files are sent as PNG: what they really are is found out from their bytes."""
+"""Media types by suffix. Other files are sent as PNG, since the service looks at the bytes."""
 
 
 async def attacks(findings: Findings) -> list[Attack]:
-    """Each image to each route; none, and a sentence, where they cannot be had."""
+    """Attacks of each image on each route, and why there are none if the images are not available."""
     if FOLDER:
         images = await asyncio.to_thread(_read_folder, Path(FOLDER))
     else:
@@ -67,7 +67,7 @@ async def _download(findings: Findings) -> dict[str, bytes]:
             await process.wait()
         images = await asyncio.to_thread(_read_archives, Path(folder))
     if not images:
-        findings.complain("Pillow's test images were left out: its source distribution could not be downloaded.")
+        findings.add_problem("Pillow's test images were left out: its source distribution could not be downloaded.")
     return images
 
 

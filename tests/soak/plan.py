@@ -1,4 +1,4 @@
-"""How much of everything, and where."""
+"""The size of a run."""
 
 from __future__ import annotations
 
@@ -7,46 +7,46 @@ import time
 from dataclasses import dataclass, field
 
 Figures = dict[str, float]
-"""What a part has measured, by name; tests/soak/goals.py says what each has to be."""
-PROBLEMS_TOLD = 40
+"""Measured values of a part by name; tests/soak/goals.py has their limits."""
+KEPT_PROBLEMS = 40
 
 
 @dataclass(frozen=True)
 class Plan:
-    """The whole run by default."""
+    """Sizes of the parts; the defaults are those of a whole run."""
 
     core: int
-    """The service's own; the suite is on another where there is one."""
+    """Core of the service; the suite runs on another one if there is one."""
     answers: int = 50_000
     requests: int = 1_000_000
     bad_inputs: int = 110_000
     kills: int = 5
     blocks: bool = True
-    """Is an event loop blocked? It takes half a minute."""
+    """Whether to block an event loop, which takes half a minute."""
     stops: int = 100
     overload_s: float = 40
     slow_s: int = 60
     """A slow reader may keep a connection for 35 s: READER_CREDIT in service/http/connection.py."""
     slow_connections: int = 2500
-    """More than the queues of both workers have places by default."""
+    """More than the default queue limits of both workers."""
     brief_attacks: bool = False
-    """Are only those attacks sent that `make test` sends too?"""
+    """Whether to send only the attacks of `make test`."""
     attackers: int = 200
-    """Connections, at most, that send an attack at once."""
+    """Most connections that send an attack at once."""
     timed_bad_inputs: int = 200
-    """Of each kind, while the event loop is timed."""
+    """Bad inputs of each kind while the event loop is measured."""
     pillow_images: bool = True
-    """Are the images sent that Pillow is tested with? They are downloaded first."""
+    """Whether to send the images of Pillow's tests, which are downloaded first."""
     steady_reader_s: int = 25
-    """How long the steady readers read an answer at 40 kB/s, in seconds."""
+    """Seconds for which the steady readers read a response at 40 kB/s."""
     memory_callers: int = 200
-    """Of each kind."""
+    """Clients of each attack."""
     examples: int = 500
-    """Of each property of the parsers."""
+    """Examples of each property test."""
 
     @classmethod
     def quick(cls, core: int) -> Plan:
-        """About a minute: does it all work?"""
+        """A run of about a minute, to check that the parts work."""
         return cls(
             core,
             answers=3_000,
@@ -70,22 +70,22 @@ class Plan:
 
 @dataclass
 class Findings:
-    """What a part has come upon."""
+    """The results of a part."""
 
     figures: Figures = field(default_factory=dict)
     skipped: str = ""
-    """Why nothing was measured."""
+    """Why nothing was measured; empty otherwise."""
     problems: list[str] = field(default_factory=list)
     """A sentence for each thing that went wrong; only the first ones are kept."""
 
-    def complain(self, problem: str) -> None:
-        """Keep it, and show it."""
-        if len(self.problems) < PROBLEMS_TOLD:
+    def add_problem(self, problem: str) -> None:
+        """Add a problem, and log it."""
+        if len(self.problems) < KEPT_PROBLEMS:
             self.problems.append(problem)
-            tell(f"  {problem}")
+            log_progress(f"  {problem}")
 
 
-def tell(line: str) -> None:
-    """Show how the run goes on."""
+def log_progress(line: str) -> None:
+    """Log a line on standard error."""
     sys.stderr.write(f"{time.strftime('%H:%M:%S')} {line}\n")
     sys.stderr.flush()

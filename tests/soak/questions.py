@@ -1,4 +1,4 @@
-"""Requests of every operation, and the one right answer to each."""
+"""Requests of each operation, and the right response to each."""
 
 from __future__ import annotations
 
@@ -19,20 +19,20 @@ DIGITS = Path(__file__).parent.parent / "data" / "digits.npz"
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
 ANSWERS = (PNG, JSON, NPY)
 BATCHES = (2, 5, 16, 33, 64, 65, 200)
-"""Below, at and above the most that is computed together by default, 64."""
+"""Sizes below, at and above the default limit of a micro-batch, 64."""
 BOUNDARY = "soak"
 
 
 @dataclass(frozen=True)
 class Question:
-    """A request, and the answer that it got when nothing else was asked."""
+    """A request, and the response to it when no other request was sent."""
 
     name: str
     request: bytes
     answer: Answer
 
     def is_answered_by(self, answer: Answer) -> bool:
-        """To the bit: a row's answer does not depend on what is computed beside it."""
+        """Is the response the same, bit for bit? A row's result does not depend on its batch."""
         mine = self.answer
         return (
             answer.status == mine.status
@@ -43,7 +43,7 @@ class Question:
 
 
 async def ask_alone(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Question]:
-    """One after the other. No two have the same answer, so that one taken for another's is seen."""
+    """Send requests one by one. No two responses may be equal, so that swapped ones are found."""
     questions = await ask_anything(port, requests)
     for question in questions:
         if question.answer.status != 200:
@@ -54,7 +54,7 @@ async def ask_alone(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Qu
 
 
 async def ask_anything(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Question]:
-    """One after the other, whatever the answers may be."""
+    """Send requests one by one; responses may have any status."""
     questions = []
     for name, request in requests:
         connection = await connect(port)
@@ -64,14 +64,14 @@ async def ask_anything(port: int, requests: Sequence[tuple[str, bytes]]) -> list
 
 
 def shuffled(questions: Sequence[Question], count: int) -> Iterator[Question]:
-    """`count` of them by chance, the same at each run."""
+    """Choose `count` questions at random, the same in each run."""
     chance = random.Random(count)
     for _ in range(count):
         yield chance.choice(questions)
 
 
 def small_requests() -> Iterator[tuple[str, bytes]]:
-    """One item in, one out: what a service is asked most of the time."""
+    """Requests of one item, which are the most frequent ones."""
     normal = np.random.default_rng(1)
     for number, digit in enumerate(digits()[:60]):
         accept = ANSWERS[number % 3]
@@ -87,7 +87,7 @@ def small_requests() -> Iterator[tuple[str, bytes]]:
 
 
 def large_requests() -> Iterator[tuple[str, bytes]]:
-    """Batches, walks and forms."""
+    """Requests of batches, paths and forms."""
     normal = np.random.default_rng(2)
     pictures = digits()
     for number, size in enumerate(BATCHES):
@@ -115,7 +115,7 @@ def large_requests() -> Iterator[tuple[str, bytes]]:
 
 
 def other_requests() -> Iterator[tuple[str, bytes]]:
-    """Probes, other clients' protocols, and what is refused: of each status one at least."""
+    """Probes, requests of other protocols, and requests that are refused, at least one of each status."""
     for target in (
         "/livez",
         "/readyz",

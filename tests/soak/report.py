@@ -1,4 +1,4 @@
-"""What was seen beside what was to be reached, as a page.
+"""The page of results beside their goals.
 
 python -m tests.soak.report [FOLDER]
 
@@ -66,7 +66,7 @@ class _Told(dict[str, str]):
 
 
 class Verdict(NamedTuple):
-    """A goal, and what was seen."""
+    """A goal and the measured value."""
 
     goal: Goal
     seen: str

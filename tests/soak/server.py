@@ -1,4 +1,4 @@
-"""vae-serve with two workers on a core of its own, and what can be seen of it from outside."""
+"""vae-serve with two workers on its own core, and measurements of it from outside."""
 
 from __future__ import annotations
 
@@ -24,15 +24,15 @@ GIVES_BACK_AFTER_S = 3
 SETTLING_LIMIT_S = 10
 STARTED = b"Application startup complete."
 FAILURE = re.compile(rb" (5\d\d), \d+ bytes in ")
-"""In a line of the access log."""
+"""Status of a failure in a line of the access log."""
 LOG_LINE = re.compile(rb"\d{4}-\d\d-\d\d \d\d:\d\d:\d\d,\d{3} (DEBUG|INFO|WARNING|ERROR|CRITICAL) +\S")
 ESTABLISHED = "01"
-"""In /proc/net/tcp."""
+"""State of a connection in /proc/net/tcp."""
 
 
 @dataclass(frozen=True)
 class Held:
-    """What all processes of the service hold together."""
+    """Memory and descriptors of all processes of the service."""
 
     rss_mb: float
     descriptors: int
@@ -51,7 +51,7 @@ class Server:
         return self.pinned.main.pid
 
     def workers(self) -> set[int]:
-        """Process ids: they were forked, and so bear the supervisor's command line."""
+        """Process ids of the workers, which have the supervisor's command line, as they were forked."""
         command = _command(self.supervisor)
         return {
             each.pid
@@ -63,13 +63,13 @@ class Server:
         """Resident set sizes summed up, MB of 10⁶ bytes, shared pages counted in each; open descriptors."""
         memory = descriptors = 0
         for process in self.pinned.processes():
-            with suppress(psutil.NoSuchProcess):  # it has just ended
+            with suppress(psutil.NoSuchProcess):  # it has ended
                 memory += process.memory_info().rss
                 descriptors += process.num_fds()
         return Held(memory / 1e6, descriptors)
 
     async def settled(self, before: Held | None = None) -> Held:
-        """The same once the connections that have ended are gone: as many descriptors as `before`, or no change."""
+        """As `held`, once closed connections are gone: as many descriptors as `before`, or no change."""
         await asyncio.sleep(GIVES_BACK_AFTER_S)
         now = self.held()
         for _ in range(SETTLING_LIMIT_S):
@@ -81,7 +81,7 @@ class Server:
         return now
 
     def servers_of(self, ports: Collection[int]) -> dict[int, int]:
-        """The worker that serves each connection, by the port of its client's end."""
+        """Process ids of the workers that serve connections, by the client's port."""
         wanted = {f"{port:04X}": port for port in ports}
         own = f":{self.port:04X}"
         sockets: dict[str, int] = {}
@@ -92,19 +92,19 @@ class Server:
         return {sockets[name]: pid for pid in self.workers() for name in _descriptors(pid) if name in sockets}
 
     def failures(self) -> list[int]:
-        """The statuses of 500 and above in its access log."""
+        """Statuses of 500 and above in the access log."""
         with self.pinned.log_file.open("rb") as log:
             statuses = [int(found[1]) for line in log if (found := FAILURE.search(line))]
         return [status for status in statuses if status not in OTHER_HTTP]
 
     def tracebacks(self) -> int:
-        """In its log."""
+        """Number of tracebacks in the log."""
         with self.pinned.log_file.open("rb") as log:
             return sum(line.startswith(b"Traceback") for line in log)
 
 
 def foreign_lines(log_file: Path) -> list[str]:
-    """What was written to standard error and is not a line of the log, tracebacks too; the first thousand of it."""
+    """The first thousand lines of standard error that are not log records, such as tracebacks."""
     with log_file.open("rb") as log:
         lines = (line for line in log if not LOG_LINE.match(line))
         return [line.decode(errors="replace").rstrip() for line in islice(lines, 1000)]
@@ -114,7 +114,7 @@ def foreign_lines(log_file: Path) -> list[str]:
 async def serving(
     core: int, *flags: str, descriptors: int | None = None, module: str = "service"
 ) -> AsyncIterator[Server]:
-    """Start it with `flags`, and at most so many open `descriptors` a process; wait until all workers serve."""
+    """Start the service with `flags` and a limit of open `descriptors`; wait until all workers serve."""
     port = free_port()
     command = [sys.executable, "-m", module, "--port", str(port), "--workers", str(WORKERS), *flags]
     if descriptors:
@@ -131,17 +131,17 @@ async def serving(
 
 
 def _command(pid: int) -> list[str]:
-    """Its command line; empty where the process has just ended."""
+    """The command line of a process; empty if it has ended."""
     with suppress(psutil.NoSuchProcess):
         return psutil.Process(pid).cmdline()
     return []
 
 
 def _descriptors(pid: int) -> list[str]:
-    """What each of its open descriptors stands for."""
+    """Targets of the open descriptors of a process."""
     names = []
     with suppress(OSError):
         for link in Path(f"/proc/{pid}/fd").iterdir():
-            with suppress(OSError):  # closed meanwhile
+            with suppress(OSError):  # closed in the meantime
                 names.append(str(link.readlink()))
     return names

@@ -1,4 +1,4 @@
-"""Row 25: slowhttptest's four modes, and good callers beside them; steady readers, who are slow and must be served."""
+"""Row 25: the four modes of slowhttptest beside valid requests; and slow but steady readers, which must be served."""
 
 from __future__ import annotations
 
@@ -11,7 +11,7 @@ from typing import NamedTuple
 
 from tests.soak.client import HOST, write_request
 from tests.soak.load import answered_within
-from tests.soak.plan import Findings, Plan, tell
+from tests.soak.plan import Findings, Plan, log_progress
 from tests.soak.questions import JSON, Question, ask_alone
 from tests.soak.server import Server, serving
 
@@ -22,28 +22,28 @@ MODES = {
     "read": ("-X", "-w", "512", "-y", "1024", "-z", "32", "-k", "1", "-m", JSON, "-u", "/latents"),
 }
 INTERVAL_S = 8
-"""Between two morsels of a head, a body, an answer. By default the service waits for 10 s."""
+"""Seconds between two parts of a head, body or response. By default the service waits for 10."""
 GOOD_CALLER_EVERY_S = 0.05
 GOOD_CALLER_S = 1.0
 ALL_CONNECTED_AFTER_S = 10
-"""A flood of connections would be another attack."""
+"""New connections per second; a flood would be another attack."""
 ALL_CUT_OFF = b"No open connections left"
 """What slowhttptest gives up with before its time is over."""
 STEADY_READERS = 4
 STEADY_BYTES, STEADY_EVERY_S = 4000, 0.1
-"""40 kB/s; the service promises to wait for readers of 16 kB/s."""
+"""40 kB/s; the service waits for clients that read at 16 kB/s or more."""
 STEADY_ANSWER = write_request("GET", "/sample?n=3000", accept=JSON, connection="close")
-"""Tens of megabytes."""
+"""A response of tens of megabytes."""
 LOOK_EVERY = 20
 """Good callers between two looks at what the service holds."""
 
 
 class Attack(NamedTuple):
-    """What one mode has done."""
+    """The results of one mode."""
 
     good: int
     answered: int
-    """Of the good callers, rightly and in time."""
+    """Right responses to valid requests, in time."""
     most: int
     """Descriptors that the service held for slowhttptest and them."""
     left: int
@@ -51,7 +51,7 @@ class Attack(NamedTuple):
 
 
 async def run(plan: Plan) -> Findings:
-    """One mode after the other."""
+    """Run one mode after the other."""
     findings = Findings()
     if shutil.which("slowhttptest") is None:
         findings.skipped = "slowhttptest is not installed (apt-get install slowhttptest)."
@@ -63,13 +63,13 @@ async def run(plan: Plan) -> Findings:
         attacks = {}
         for mode in MODES:
             attacks[mode] = attack = await _attack(server, mode, question, plan)
-            tell(
+            log_progress(
                 f"  {mode}: {attack.most} held, {attack.left} at last; {attack.answered} of {attack.good} good callers"
             )
         steady = [read_steadily(server.port, plan.steady_reader_s) for _ in range(STEADY_READERS)]
         cut_off = [reason for reason in await asyncio.gather(*steady) if reason]
         for reason in cut_off:
-            findings.complain(f"A steady reader of 40 kB/s was cut off: {reason}.")
+            findings.add_problem(f"A steady reader of 40 kB/s was cut off: {reason}.")
         after = await server.settled(before)
         findings.figures = {
             **{f"good callers, {mode}, %": 100 * it.answered / it.good for mode, it in attacks.items()},

@@ -1,4 +1,4 @@
-"""Row 24: stopped a hundred times under load, and nothing that had come is lost."""
+"""Row 24: a hundred stops under load lose no request that was received."""
 
 from __future__ import annotations
 
@@ -8,40 +8,40 @@ import subprocess
 from typing import NamedTuple
 
 from tests.soak.callers import Callers
-from tests.soak.plan import Findings, Plan, tell
+from tests.soak.plan import Findings, Plan, log_progress
 from tests.soak.questions import Question, ask_alone, large_requests, small_requests
 from tests.soak.server import Server, serving
 
 CALLERS = 64
 LIMIT_S = 40
-"""Longer than the service's drain time, 30 s by default."""
+"""Seconds to wait for the end: more than the service's default drain time, 30 s."""
 LAST_ANSWERS_S = 5
 LOAD_S = (0.1, 0.2, 0.3, 0.4, 0.5)
-"""Before the stop; each in turn, so that it comes at different moments of the load."""
+"""Seconds of load before a stop, in turn, so that stops happen at different moments."""
 TELL_EVERY = 10
 
 
 class Stop(NamedTuple):
-    """What one stop did; of requests only those are told that had been written before the signal."""
+    """The effect of one stop on requests that were written before the signal."""
 
     waiting: int
-    """Without an answer when the signal was sent."""
+    """Requests without a response when the signal was sent."""
     lost: int
-    """Of these, those that got none."""
+    """Requests of these that never got one."""
     right: int
     refused: int
     wrong: int
     later: int
-    """Requests that were begun after the signal and found the connection closed, or nobody listening."""
+    """Requests after the signal that found the connection closed or nothing listening."""
     seconds: float
-    """From the signal to the end."""
+    """Seconds from the signal to the end."""
     failed: bool
-    """Another exit status than 0, or none, or processes left behind."""
+    """Exit statuses other than 0, missing ones, and processes that are left."""
     tracebacks: int
 
 
 async def run(plan: Plan) -> Findings:
-    """Lost is a request that had been written before the signal was sent, and got neither its answer nor a 503."""
+    """Count a request as lost if it was written before the signal and got neither its response nor a 503."""
     findings = Findings()
     stops: list[Stop] = []
     questions: list[Question] = []
@@ -51,7 +51,7 @@ async def run(plan: Plan) -> Findings:
                 questions = await ask_alone(server.port, [*small_requests(), *list(large_requests())[::4]])
             stops.append(await _stop(server, questions, LOAD_S[number % len(LOAD_S)], findings))
         if number % TELL_EVERY == 0:
-            tell(f"  {number} stops, {sum(stop.lost for stop in stops)} requests lost")
+            log_progress(f"  {number} stops, {sum(stop.lost for stop in stops)} requests lost")
     findings.figures = {
         "stops": len(stops),
         "waiting": sum(stop.waiting for stop in stops),
@@ -74,7 +74,7 @@ async def _stop(server: Server, questions: list[Question], load_s: float, findin
     await asyncio.sleep(load_s)
     waiting = len(callers.waiting_since(loop.time()))
     begun = loop.time()
-    await asyncio.sleep(0.001)  # what was asked before has been written
+    await asyncio.sleep(0.001)  # until earlier requests are written
     server.pinned.main.send_signal(signal.SIGTERM)
     try:
         status: int | None = await asyncio.to_thread(server.pinned.main.wait, LIMIT_S)
@@ -88,13 +88,13 @@ async def _stop(server: Server, questions: list[Question], load_s: float, findin
     await asking
     left = server.pinned.processes()
     if status != 0 or left:
-        findings.complain(f"After a stop: exit status {status}, {len(left)} processes left.")
+        findings.add_problem(f"After a stop: exit status {status}, {len(left)} processes left.")
     lost = [failure for failure in callers.failures if failure.port and failure.asked_at < begun]
     for failure in lost:
         ago = begun - failure.asked_at
-        findings.complain(f"A request written {ago:.3f} s before the stop got no answer: {failure.reason}.")
+        findings.add_problem(f"A request written {ago:.3f} s before the stop got no answer: {failure.reason}.")
     for wrong in callers.wrong:
-        findings.complain(f"A wrong answer at a stop: {wrong}.")
+        findings.add_problem(f"A wrong answer at a stop: {wrong}.")
     return Stop(
         waiting=waiting,
         lost=len(lost),

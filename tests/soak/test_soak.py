@@ -1,4 +1,4 @@
-"""The judgement of the soak: what is lost, wrong, missing or broken off makes it fail."""
+"""The soak fails if a response is lost or wrong, or a part is missing or incomplete."""
 
 from __future__ import annotations
 
@@ -17,8 +17,9 @@ import pytest
 
 from tests.soak import __main__ as soak
 from tests.soak import overload, report
+from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send
-from tests.soak.attacks import Attack, attacks
+from tests.soak.attacks import attacks
 from tests.soak.bad_inputs import MAKERS, bad_input
 from tests.soak.callers import Callers
 from tests.soak.client import Answer, write_request
@@ -38,7 +39,7 @@ HANG_UP = b""
 
 
 class Service(Server):
-    """One that is nowhere but at a port."""
+    """A service of which only the port is known."""
 
     def __init__(self, port: int) -> None:
         vars(self)["port"] = port
@@ -49,7 +50,7 @@ class Service(Server):
 
 @pytest.fixture
 def results() -> Results:
-    """Of a run in which every goal is just reached."""
+    """Results of a run that just reaches each goal."""
     return {
         "date": "",
         "machine": "",
@@ -137,7 +138,7 @@ def test_the_exit_status_tells(monkeypatch: pytest.MonkeyPatch, tmp_path: Path, 
 
 @asynccontextmanager
 async def answering(*answers: bytes) -> AsyncIterator[int]:
-    """A server that gives these, whatever is asked, and hangs up after the last; gives its port."""
+    """A server that sends these responses to any requests and disconnects after the last; yields its port."""
     left = iter(answers)
 
     async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
@@ -152,7 +153,7 @@ async def answering(*answers: bytes) -> AsyncIterator[int]:
 
     async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
-        await asyncio.sleep(0.05)  # until the callers' ends are closed too
+        await asyncio.sleep(0.05)  # until the clients' connections are closed too
 
 
 def test_answers_that_are_wrong_or_do_not_come_are_counted() -> None:
@@ -202,7 +203,7 @@ def test_refusals_under_overload_have_to_say_when_to_come_again() -> None:
         refusal, bare = (UNAVAILABLE % field for field in (b"retry-after: 1\r\n", b""))
         async with answering(OK + b"right", refusal, OK + b"wrong", bare, HANG_UP) as port:
             load = OpenLoop(port, QUESTION, Findings())
-            assert await load.run(rate=25, seconds=0.2) == 5
+            assert await load.run(rate=5, seconds=1) == 5
             return load
 
     load = asyncio.run(offer())

@@ -26,7 +26,7 @@ from service.settings import read_settings
 def load(name, *flags):
     try:
         info, backend = loading.load_checkpoint(read_settings(list(flags)))
-        result = f"{type(backend).__name__} {'torch' in sys.modules} {info.provenance.name} {len(info.latents)}"
+        result = f"{type(backend).__name__} {'torch' in sys.modules} {info.metadata.name} {len(info.latents)}"
     except loading.StartError as error:
         result = error
     print(f"{name}: {result}")
