@@ -79,7 +79,7 @@ def test_python(server: LiveServer, folder: Path) -> None:
     assert run_python(batches, server)["means"].shape == (5000, 3)
     samples = run_python(awaited, server)["samples"]
     assert [sample.seed for sample in samples] == list(range(10))
-    assert run_python(errors, server)["mend"].endswith("is wanted.")
+    assert run_python(errors, server)["mend"].endswith("is expected.")
 
 
 def test_arrays(server: LiveServer) -> None:
