@@ -20,7 +20,7 @@ from service.api.offloading import INLINE_S, LONG_BACKLOG_S, LONG_S, Offloader
 from service.errors import TooLarge, Unavailable
 from service.formats.images import to_array
 from service.memory_budget import RECEIVING_SHARE, SMALL_BODY, UNCOUNTED, MemoryBudget, Reservation
-from tests.service.http.test_connection import connect
+from tests.service.http.wire import connect
 from tests.service.memory import LIMIT
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until

@@ -7,99 +7,27 @@ import gc
 import json
 import socket
 import time
-from collections.abc import Iterator
-from contextlib import ExitStack, contextmanager, suppress
+from contextlib import ExitStack
 from threading import Event, Thread
 
 import numpy as np
 import pytest
-import uvicorn
-from starlette.types import ASGIApp, Receive, Scope, Send
+from starlette.types import Receive, Scope, Send
 
-from service.http.connection import Connection
 from service.http.cycle import Cycle
 from service.http.request_parser import FIELD_LIMIT, HEAD_LIMIT
-from service.http.timeouts import Timeouts
-from service.memory_budget import MemoryBudget
-from tests.service.running import Running, Stalled, running, wait_until
-
-PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
-LAST_PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
-DECODE = b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-PATIENCE_S = 0.3
-TICK_S = 0.001
-"""uvloop's clock counts whole milliseconds: a wait ends up to one early."""
-
-
-@pytest.fixture(scope="module")
-def hasty() -> Iterator[Running]:
-    """A service that waits for nobody."""
-    with running(client_timeout=PATIENCE_S, keep_alive=PATIENCE_S, body_limit=2**20) as service:
-        yield service
-
-
-@contextmanager
-def serving(app: ASGIApp) -> Iterator[int]:
-    """Any ASGI application on this service's connections; gives the port."""
-
-    async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
-        if scope["type"] == "lifespan":
-            await receive()
-            scope["state"] |= {"timeouts": Timeouts(10, 10), "memory": MemoryBudget(2**30)}
-            await send({"type": "lifespan.startup.complete"})
-            await receive()
-            await send({"type": "lifespan.shutdown.complete"})
-        else:
-            await app(scope, receive, send)
-
-    server = uvicorn.Server(uvicorn.Config(with_lifespan, http=Connection, lifespan="on", log_config=None))
-    with socket.create_server(("127.0.0.1", 0)) as listener:
-        port: int = listener.getsockname()[1]
-        thread = Thread(target=server.run, args=([listener],))
-        thread.start()
-        try:
-            wait_until(lambda: server.started)
-            yield port
-        finally:
-            server.should_exit = True
-            thread.join()
-
-
-def connect(port: int) -> socket.socket:
-    return socket.create_connection(("127.0.0.1", port), timeout=10)
-
-
-def rest(connection: socket.socket) -> bytes:
-    """All that comes until the service hangs up."""
-    return b"".join(iter(lambda: connection.recv(65536), b""))
-
-
-def taken_in_the_end(connection: socket.socket) -> int:
-    """Bytes that come until the service hangs up, one way or the other."""
-    came = 0
-    with suppress(ConnectionResetError):
-        while piece := connection.recv(2**16):
-            came += len(piece)
-    return came
-
-
-def ask(port: int, request: bytes) -> bytes:
-    with connect(port) as connection:
-        connection.sendall(request)
-        return rest(connection)
-
-
-def until(connection: socket.socket, end: bytes) -> bytes:
-    """What comes up to `end`."""
-    came = b""
-    while not came.endswith(end):
-        piece = connection.recv(1)
-        assert piece, came
-        came += piece
-    return came
-
-
-# What HTTP allows.
+from tests.service.http.wire import (
+    DECODE,
+    LAST_PROBE,
+    PROBE,
+    ask,
+    connect,
+    rest,
+    serving,
+    taken_in_the_end,
+    until,
+)
+from tests.service.running import Running, running, wait_until
 
 
 def test_pipelined_requests_are_answered_in_their_order(served: Running) -> None:
@@ -248,117 +176,6 @@ def test_a_head_as_large_as_may_be(served: Running) -> None:
 
 
 # Who keeps the service waiting.
-
-
-@pytest.mark.parametrize(("request_bytes", "part"), [(b"GET /livez HTT", b"head"), (DECODE + b"x: y\r\n", b"head")])
-def test_a_slow_head(hasty: Running, request_bytes: bytes, part: bytes) -> None:
-    begun = time.monotonic()
-    answer = ask(hasty.port, request_bytes)
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert b"The client sent nothing more of the request's %b within 0.3 s" % part in answer
-    assert PATIENCE_S - TICK_S <= time.monotonic() - begun < 5
-
-
-def test_a_head_that_drips(hasty: Running) -> None:
-    """More of it gives no more time."""
-    with connect(hasty.port) as connection:
-        connection.settimeout(0.05)
-        begun, answer = time.monotonic(), b""
-        connection.sendall(b"GET /livez HTTP/1.1\r\n")
-        while not answer and time.monotonic() - begun < 5:
-            connection.sendall(b"x: y\r\n")
-            try:
-                answer = connection.recv(65536)
-            except TimeoutError:
-                continue
-    assert answer.startswith(b"HTTP/1.1 408")
-
-
-def test_a_slow_body(hasty: Running) -> None:
-    answer = ask(hasty.port, DECODE + b"content-length: 9\r\n\r\n[1, 2")
-    assert answer.startswith(b"HTTP/1.1 408")
-    assert b"request's body" in answer
-    hasty.wait_for(in_flight=0)
-
-
-@pytest.mark.parametrize("before", [b"", PROBE])
-def test_an_idle_connection_is_closed(hasty: Running, before: bytes) -> None:
-    begun = time.monotonic()
-    assert ask(hasty.port, before).count(b"HTTP/1.1") == (1 if before else 0)
-    assert PATIENCE_S - TICK_S <= time.monotonic() - begun < 5
-
-
-def test_who_does_not_take_the_answer_is_cut_off(hasty: Running) -> None:
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 4096)
-        connection.settimeout(10)
-        connection.connect(("127.0.0.1", hasty.port))
-        connection.sendall(b"GET /sample?n=4000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
-        hasty.wait_for(in_flight=0)
-        time.sleep(6 * PATIENCE_S)
-        assert taken_in_the_end(connection) < 4000 * 28 * 28 * 4
-
-
-@pytest.mark.skipif(not hasattr(socket, "TCP_USER_TIMEOUT"), reason="Linux alone cuts off what the system has taken in")
-def test_who_does_not_take_what_the_system_has_taken_in_is_cut_off(hasty: Running) -> None:
-    """An answer that fits into its buffers is, for the service, sent."""
-    whole = len(hasty.client.get("/latents").content)
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 1024)
-        connection.settimeout(10)
-        connection.connect(("127.0.0.1", hasty.port))
-        connection.sendall(b"GET /latents HTTP/1.1\r\nhost: x\r\n\r\n")
-        time.sleep(6 * PATIENCE_S)
-        assert taken_in_the_end(connection) < whole
-
-
-def test_a_steady_reader_may_take_longer_than_the_callers_time(hasty: Running) -> None:
-    with socket.socket() as connection:
-        connection.setsockopt(socket.SOL_SOCKET, socket.SO_RCVBUF, 2**16)
-        connection.settimeout(10)
-        connection.connect(("127.0.0.1", hasty.port))
-        connection.sendall(b"GET /sample?n=9000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
-        begun, came = time.monotonic(), 0
-        while came < 9000 * 28 * 28 * 4:
-            piece = connection.recv(2**18)
-            assert piece, f"cut off after {came} bytes"
-            came += len(piece)
-            time.sleep(0.005)
-    assert time.monotonic() - begun > 2 * PATIENCE_S
-
-
-def test_slow_bodies_take_nobodys_place() -> None:
-    """Not even where much of them has come."""
-    with running(queue_limit=2) as service, ExitStack() as stack:
-        for _ in range(3):
-            slow = stack.enter_context(connect(service.port))
-            slow.sendall(DECODE + b"content-length: 400000\r\n\r\n" + b" " * 390_000)
-        service.wait_for(in_flight=3)
-        wait_until(lambda: service.app.state.memory.used >= 3 * 390_000)
-        assert service.client.post("/decode", json=[0, 0, 0]).status_code == 200
-
-
-def test_the_services_own_time_is_not_the_callers(hasty: Running) -> None:
-    stalled: list[Stalled] = []
-
-    def make(engine: object) -> Stalled:
-        stalled.append(Stalled(engine))  # type: ignore[arg-type]
-        return stalled[0]
-
-    loaded = hasty.app.state.model_context
-    hasty.swap_engine(make)
-    try:
-        with connect(hasty.port) as connection:
-            connection.sendall(DECODE + b"content-length: 9\r\nconnection: close\r\n\r\n[1, 2, 3]")
-            hasty.wait_for(in_flight=1)
-            time.sleep(5 * PATIENCE_S)
-            stalled[0].released.set()
-            assert b"\x89PNG" in rest(connection)
-    finally:
-        hasty.app.state.model_context = loaded
-
-
-# Who is gone.
 
 
 def test_who_hangs_up_is_not_computed_for(served: Running) -> None:
