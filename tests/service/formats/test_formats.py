@@ -361,7 +361,7 @@ def test_a_large_answer_leaves_the_event_loop_free(media_type: str) -> None:
     async def turns_while_written() -> int:
         state = {"memory": MemoryBudget(2**30), "offloader": Offloader()}
         call = Request({"headers": [], "app": SimpleNamespace(state=state)}, asyncio.Event().wait)  # type: ignore[arg-type]
-        rows = {"pixels": np.zeros((500, 1, 28, 28), np.float32)}
+        rows = {"pixels": np.zeros((2000, 1, 28, 28), np.float32)}
         written = asyncio.create_task(array_response(call, media_type, rows, single=False))
         turns = 0
         while not written.done():
