@@ -1,1 +1,1 @@
-"""A VAE behind HTTP: an image or a vector in, a vector or an image out."""
+"""The service: a variational autoencoder behind HTTP."""

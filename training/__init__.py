@@ -1,1 +1,1 @@
-"""Offline: a data set in, a checkpoint, its figures and its pictures out."""
+"""Training, evaluation, plots, export and encoding of variational autoencoders."""
