@@ -1,0 +1,1 @@
+"""A package, so that its package-scoped fixtures, and the event loop of Playwright, end with its tests."""
