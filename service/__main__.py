@@ -9,27 +9,27 @@ from service.settings import SettingsError, read_settings
 
 
 def main() -> None:
-    """Serve until told to stop; exit status 2 where the service cannot start."""
+    """Serve until a signal stops it; exit with status 2 if the service cannot start."""
     try:
         settings = read_settings(sys.argv[1:])
         listener = bind(settings)
     except SettingsError as error:
-        sys.exit(_complain(str(error)))
+        sys.exit(_report(str(error)))
     settings = settings.model_copy(update={"port": listener.getsockname()[1]})
     if settings.workers > 1:
-        from service.processes.supervisor import Supervisor  # noqa: PLC0415 - a bad setting is told before
+        from service.processes.supervisor import Supervisor  # noqa: PLC0415 - slow; invalid settings are reported first
 
         sys.exit(Supervisor(settings, listener).run())
     from service.inference.loading import begin_to_load  # noqa: PLC0415 - as above
 
     load = begin_to_load(settings)
-    from service.processes.server import Server  # noqa: PLC0415 - while the checkpoint is being read
+    from service.processes.server import Server  # noqa: PLC0415 - while the checkpoint is read
 
     sys.exit(Server(settings, load).serve_forever(listener))
 
 
-def _complain(sentence: str) -> int:
-    print(f"vae-serve: {sentence}", file=sys.stderr)  # noqa: T201 - no log is set up yet
+def _report(error: str) -> int:
+    print(f"vae-serve: {error}", file=sys.stderr)  # noqa: T201 - logging is not set up yet
     return 2
 
 

@@ -35,7 +35,7 @@ from service.http.timeouts import Timeouts
 from service.inference.engine import Engine
 from service.inference.loading import Load, LoadedModel, StartError, load_checkpoint
 from service.keys import Keyring
-from service.malloc import map_large_pieces
+from service.malloc import map_large_blocks
 from service.memory_budget import MemoryBudget
 from service.settings import Settings, read_settings
 from service.telemetry.access_log import AccessLog
@@ -102,7 +102,7 @@ def create_app(
     )
     memory = MemoryBudget(settings.memory_limit)
     access_log = AccessLog(settings.log_format) if settings.log_level in ("debug", "info") else None
-    map_large_pieces()
+    map_large_blocks()
     Image.MAX_IMAGE_PIXELS = None  # the limits of settings apply instead
 
     @asynccontextmanager

@@ -1,4 +1,4 @@
-"""The memory that the requests of one worker take: charged by estimates from sizes, before it is allocated."""
+"""Memory of the requests of one worker: charged before it is allocated, by estimates from sizes."""
 
 from __future__ import annotations
 
@@ -11,19 +11,19 @@ from typing import Any
 from service.errors import TooLarge, Unavailable
 
 UNCOUNTED = 2**16
-"""Bytes; a smaller piece is not charged. A request has a few of these at most."""
+"""Bytes; smaller allocations are not charged. A request has a few of these at most."""
 SMALL_BODY = 2**18
-"""Bytes that have come of a body; what comes of larger ones has a part of the memory to share."""
+"""Bytes received of a body above which it counts towards the share of incomplete bodies."""
 RECEIVING_SHARE = 4
-"""The inverse of that part: slow uploads leave room for others."""
+"""Inverse of the share of the memory that incomplete large bodies may take: slow uploads leave room for others."""
 
 
 Reserve = Callable[[int], None]
-"""Charges so many bytes, until its request ends, before they are allocated; raises TooLarge or Unavailable."""
+"""Charges bytes, before they are allocated, until the request ends; raises TooLarge or Unavailable."""
 
 
 class MemoryBudget:
-    """One account for all requests of a worker, in bytes; safe to use from several threads."""
+    """Bytes charged by all requests of a worker; thread-safe."""
 
     def __init__(self, limit: int) -> None:
         self.limit = limit
@@ -34,7 +34,7 @@ class MemoryBudget:
     def reserve(self, size: int, held: int = 0) -> None:
         """Charge `size` bytes for a request that has charged `held` already.
 
-        Raises TooLarge where both exceed the limit by themselves, and Unavailable where others hold too much of it.
+        Raises TooLarge if both exceed the limit by themselves, and Unavailable if others hold too much of it.
         """
         if held + size > self.limit:
             megabytes = f"{(held + size) / 1e6:.0f} MB of memory; {self.limit / 1e6:.0f} MB is the limit"
@@ -53,18 +53,18 @@ class MemoryBudget:
             self.used += size
 
     def received(self, size: int) -> None:
-        """The body of which `size` bytes were charged by `receive` is complete, or its request has ended."""
+        """Count `size` bytes that `receive` charged no longer as incomplete; they stay charged."""
         with self._lock:
             self._receiving -= size
 
     def adjust(self, change: int) -> None:
-        """Charge, or release, memory that is already allocated; the limit is not checked."""
+        """Charge (or release, if negative) memory that is already allocated; the limit is not checked."""
         with self._lock:
             self.used += change
 
 
 class Reservation:
-    """What one request has charged."""
+    """Bytes charged by one request."""
 
     __slots__ = ("_body", "_budget", "_receiving", "_size", "pool", "work")
 
@@ -74,9 +74,9 @@ class Reservation:
         self._receiving = 0
         self._size = 0
         self.pool: object = None
-        """The threads that last worked for the request."""
+        """The thread pool that last worked for the request."""
         self.work: Future[Any] | None = None
-        """What a thread does for the request. It cannot be cancelled, and takes its memory until it is done."""
+        """A computation in a thread. It cannot be cancelled, and keeps its memory until it ends."""
 
     def add(self, size: int) -> None:
         """Charge `size` bytes until the request ends; raises TooLarge or Unavailable."""
@@ -97,7 +97,7 @@ class Reservation:
             self._budget.adjust(-added)
 
     def receive(self, total: int) -> None:
-        """Charge a body of which `total` bytes have come, and which is not complete; raises Unavailable."""
+        """Charge an incomplete body of which `total` bytes were received; raises Unavailable."""
         size = total - self._body
         if total <= SMALL_BODY:
             self._budget.reserve(size, self._size)
@@ -108,14 +108,14 @@ class Reservation:
         self._size += size
 
     def received(self, total: int) -> None:
-        """Charge the rest of a body that is complete, with `total` bytes; raises TooLarge or Unavailable."""
+        """Charge the rest of a complete body of `total` bytes; raises TooLarge or Unavailable."""
         self._budget.received(self._receiving)
         self._receiving = 0
         self.add(total - self._body)
         self._body = total
 
     def close(self) -> None:
-        """Release everything: the request has ended."""
+        """Release everything at the end of the request, or of its computation in a thread."""
         if self.work is None:
             self._release()
         else:

@@ -8,9 +8,9 @@ from service.settings import Settings, SettingsError
 
 
 def bind(settings: Settings) -> socket.socket:
-    """Bind a TCP socket to the host and port of `settings`; it does not listen yet, so that callers are refused.
+    """Bind a TCP socket to the host and port of `settings`; until it listens, connections are refused.
 
-    Raises SettingsError where that address cannot be had.
+    Raises SettingsError if the address cannot be bound.
     """
     listener = socket.socket(socket.AF_INET6 if ":" in settings.host else socket.AF_INET)
     listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)

@@ -1,4 +1,4 @@
-"""Several workers on one port: started together, replaced when one dies, stopped together."""
+"""Several worker processes on one port: started together, replaced when one ends, stopped together."""
 
 from __future__ import annotations
 
@@ -28,40 +28,40 @@ logger = logging.getLogger("vae-service")
 
 START_FAILED = 2
 START_LIMIT_S = 300
-"""In which a worker has to begin to serve."""
+"""Seconds in which a worker has to begin to serve."""
 STUCK_AFTER_S = 10
-"""Without a turn of its event loop a worker is replaced."""
-FIRST_PAUSE_S, LONGEST_PAUSE_S = 1, 60
-"""Before the next start, where one has failed; doubled each time."""
+"""Seconds without a turn of its event loop after which a worker is replaced."""
+MIN_RESTART_DELAY_S, MAX_RESTART_DELAY_S = 1, 60
+"""Seconds before the next start after one has failed; the delay doubles each time."""
 STOPS = (signal.SIGINT, signal.SIGTERM)
 
 
 @dataclass(frozen=True)
 class Worker:
-    """A process that serves, and when its event loop last turned."""
+    """A process that serves, and the time of its last heartbeat."""
 
-    place: int
-    """On the noticeboard; a worker that replaces another takes over its place."""
+    slot: int
+    """In the shared snapshots; a replacement takes over the slot."""
     process: BaseProcess
     heartbeat: ctypes.c_double
-    """Of the monotonic clock, seconds; in the future until it serves."""
+    """Time of the last one, seconds of the monotonic clock; in the future until the worker serves."""
 
     @property
     def has_served(self) -> bool:
-        """Has it come so far?"""
+        """Whether it has begun to serve."""
         return self.heartbeat.value <= time.monotonic()
 
     @property
     def is_stuck(self) -> bool:
-        """Has its event loop stopped turning?"""
+        """Whether its event loop has stopped to turn, or it has not begun to serve in time."""
         return time.monotonic() - self.heartbeat.value > STUCK_AFTER_S
 
 
 class Supervisor:
-    """Holds `settings.workers` processes, and replaces one that has died or is stuck.
+    """Runs `settings.workers` processes, and replaces each that has ended or is stuck.
 
-    They are forked, so that they share what the checkpoint takes. Neither a GPU nor threads, OpenMP's too, can be taken
-    through a fork; where there are such, each worker loads the checkpoint for itself.
+    They are forked, so that they share the memory of the checkpoint. Neither a GPU nor threads, such as OpenMP's,
+    survive a fork; a service that uses them loads the checkpoint in each worker.
     """
 
     def __init__(self, settings: Settings, listener: socket) -> None:
@@ -70,21 +70,21 @@ class Supervisor:
         self._settings = settings
         self._listener = listener
         self._stopping = False
-        self._all_stop = multiprocessing.get_context("fork").RawValue(ctypes.c_bool, False)  # the workers read it
+        self._all_stop = multiprocessing.get_context("fork").RawValue(ctypes.c_bool, False)  # shared with workers
         self._status = 0
         self._workers: list[Worker] = []
-        self._all_served = False  # then what keeps a worker from its start is not the settings
-        self._pause = FIRST_PAUSE_S
-        self._paused_until = 0.0
-        self._board = SharedSnapshots(settings.workers)
+        self._all_served = False  # once they did, a start that fails is not the fault of the settings
+        self._restart_delay = MIN_RESTART_DELAY_S
+        self._next_start = 0.0
+        self._snapshots = SharedSnapshots(settings.workers)
 
     def run(self) -> int:
-        """Serve until told to stop, or until a worker cannot start; returns the exit status."""
+        """Serve until a signal stops it, or until a worker cannot start; return the exit status."""
         try:
             is_shared = self._settings.device == "cpu" and self._settings.torch_threads == 1
             self._loaded = load_checkpoint(self._settings) if is_shared else None
         except StartError as error:
-            logger.error("%s", error)  # noqa: TRY400 - the sentence says it all
+            logger.error("%s", error)  # noqa: TRY400 - the message suffices
             return START_FAILED
         freeze_gc()
         for stop in STOPS:
@@ -92,23 +92,23 @@ class Supervisor:
         while not self._stopping:
             while self._lacks_workers():
                 self._start()
-            self._look_after()
-        give_up = time.monotonic() + self._settings.drain_time + STUCK_AFTER_S
+            self._check_workers()
+        deadline = time.monotonic() + self._settings.drain_time + STUCK_AFTER_S
         for worker in self._workers:
-            worker.process.join(max(0, give_up - time.monotonic()))
+            worker.process.join(max(0, deadline - time.monotonic()))
             worker.process.kill()
         return self._status
 
     def _lacks_workers(self) -> bool:
         missing = len(self._workers) < self._settings.workers
-        return missing and not self._stopping and time.monotonic() >= self._paused_until
+        return missing and not self._stopping and time.monotonic() >= self._next_start
 
-    def _look_after(self) -> None:
-        """Wait for a moment, and let go of the workers that have ended, or should have."""
+    def _check_workers(self) -> None:
+        """Wait until a worker ends, or for half a second; drop those that have ended, and kill those that are stuck."""
         wait([worker.process.sentinel for worker in self._workers], timeout=0.5)
         if len(self._workers) == self._settings.workers and all(worker.has_served for worker in self._workers):
             self._all_served = True
-            self._pause = FIRST_PAUSE_S
+            self._restart_delay = MIN_RESTART_DELAY_S
         for worker in list(self._workers):
             process = worker.process
             if worker.is_stuck:
@@ -122,29 +122,29 @@ class Supervisor:
                 self._status = START_FAILED
                 self._stop()
             elif not self._stopping:
-                self._give_up(worker)
+                self._schedule_replacement(worker)
 
-    def _give_up(self, worker: Worker) -> None:
-        """Make way for another in its place, at once if it has served."""
+    def _schedule_replacement(self, worker: Worker) -> None:
+        """Log the end of a worker; its replacement starts at once if it has served, otherwise after a delay."""
         process = worker.process
         if worker.has_served:
             logger.error("Worker %s ended with status %s; a new one starts.", process.pid, process.exitcode)
             return
         logger.error(
             "Worker %s could not start, status %s; the next one tries in %s s.",
-            *(process.pid, process.exitcode, self._pause),
+            *(process.pid, process.exitcode, self._restart_delay),
         )
-        self._paused_until = time.monotonic() + self._pause
-        self._pause = min(2 * self._pause, LONGEST_PAUSE_S)
+        self._next_start = time.monotonic() + self._restart_delay
+        self._restart_delay = min(2 * self._restart_delay, MAX_RESTART_DELAY_S)
 
     def _start(self) -> None:
         context = multiprocessing.get_context("fork")
         heartbeat = context.RawValue(ctypes.c_double, time.monotonic() + START_LIMIT_S)
-        place = min(set(range(self._settings.workers)) - {worker.place for worker in self._workers})
-        arguments = (self._settings, self._loaded, self._board, place, self._listener, heartbeat, self._all_stop)
-        worker = Worker(place, context.Process(target=_work, args=arguments), heartbeat)
-        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # a stop reaches the worker once it can tell one
-        if not self._stopping:  # a stop before the mask reached only the workers that were there
+        slot = min(set(range(self._settings.workers)) - {worker.slot for worker in self._workers})
+        arguments = (self._settings, self._loaded, self._snapshots, slot, self._listener, heartbeat, self._all_stop)
+        worker = Worker(slot, context.Process(target=_work, args=arguments), heartbeat)
+        signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # the worker unblocks them once it can handle them
+        if not self._stopping:  # a stop before this has reached only the other workers
             worker.process.start()
             self._workers.append(worker)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
@@ -167,8 +167,8 @@ class Supervisor:
 def _work(
     settings: Settings,
     loaded: LoadedModel | None,
-    board: SharedSnapshots,
-    place: int,
+    snapshots: SharedSnapshots,
+    slot: int,
     listener: socket,
     heartbeat: ctypes.c_double,
     all_stop: ctypes.c_bool,
@@ -178,7 +178,7 @@ def _work(
     def beat() -> None:
         nonlocal parent
         heartbeat.value = time.monotonic()
-        if os.getppid() != parent:  # the supervisor was killed: nobody would replace or stop this worker
+        if os.getppid() != parent:  # the supervisor was killed: nothing would stop this worker
             parent = os.getppid()
             all_stop.value = True
             signal.raise_signal(signal.SIGTERM)
@@ -189,7 +189,7 @@ def _work(
     server = Server(
         settings,
         (lambda: loaded) if loaded else None,
-        Metrics(board, place),
+        Metrics(snapshots, slot),
         beat,
         has_supervisor=True,
         all_stop=lambda: all_stop.value,

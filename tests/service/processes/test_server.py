@@ -165,7 +165,7 @@ def test_a_caller_who_has_gone_leaves_nothing_to_the_collector(sent: bytes) -> N
 
 def test_memory_is_given_back_once_after_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back: list[float] = []
-    monkeypatch.setattr("service.processes.server.BEAT_EVERY_S", 0.02)
+    monkeypatch.setattr("service.processes.server.HEARTBEAT_S", 0.02)
     monkeypatch.setattr("service.processes.server.trim_malloc", lambda: given_back.append(time.monotonic()))
 
     async def load_and_rest() -> float:
