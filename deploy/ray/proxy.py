@@ -114,7 +114,7 @@ def _translate(status: int) -> ServiceError:
     """Serve's status, 0 where it gave no answer → the service's error."""
     match status:
         case 0:
-            return Unavailable("The replica that had this request has ended; try again in a moment.", "replica_lost")
+            return Unavailable("The replica that had this request has exited; try again in a moment.", "replica_lost")
         case 404:
             return Unavailable("The service is starting; try again in a moment.", "starting")
         case 408:
