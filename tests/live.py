@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 import socket
+import ssl
 import subprocess
 import sys
 import tempfile
@@ -18,6 +19,8 @@ import httpx
 ROOT = Path(__file__).parent.parent
 START_LIMIT_S = 60
 SERVICE = ("-m", "service")
+NO_CERTIFICATES = ssl.SSLContext(ssl.PROTOCOL_TLS_CLIENT)
+"""httpx would load the system's certificates for each request, in 20 ms of processor time."""
 
 
 @dataclass(frozen=True)
@@ -42,7 +45,7 @@ class LiveServer:
         return self.log_file.read_text()
 
     def get(self, path: str, **headers: str) -> httpx.Response:
-        return httpx.get(self.url + path, headers=headers)
+        return httpx.get(self.url + path, headers=headers, verify=NO_CERTIFICATES)
 
 
 def start(

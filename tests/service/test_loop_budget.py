@@ -22,7 +22,7 @@ from tests.soak.server import foreign_lines
 pytestmark = pytest.mark.slow
 
 LIMIT_S = 15
-"""Seconds that the answers to an attack may take."""
+"""Seconds that the responses to an attack may take."""
 AT_ONCE = {
     "PNG of 49 million pixels to /remote/encode": 4,
     "PNG, 30 zTXt of a megabyte, to /encode": 64,
@@ -72,7 +72,7 @@ def test_no_flood_blocks_the_event_loop(timed: Timed, name: str, times: int) -> 
     assert measured.faults(sent) == [], name
 
 
-def test_the_clock_sees_a_loop_that_is_blocked(tmp_path: Path) -> None:
+def test_the_clock_detects_a_blocked_loop(tmp_path: Path) -> None:
     clock = heartbeat.create(tmp_path / "beats")
 
     async def block(seconds: float) -> float:
@@ -87,7 +87,7 @@ def test_the_clock_sees_a_loop_that_is_blocked(tmp_path: Path) -> None:
     assert 0.25 <= asyncio.run(block(0.3)) < 1
 
 
-def test_nothing_but_the_log_is_written(timed: Timed) -> None:
+def test_only_the_log_is_written_to_standard_error(timed: Timed) -> None:
     """To standard error, by all that the tests above have sent."""
     assert httpx.get(f"{timed.server.url}/livez").status_code == 200
     assert foreign_lines(timed.server.log_file) == []

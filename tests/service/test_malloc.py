@@ -34,9 +34,9 @@ with ThreadPoolExecutor(1, initializer=network.begin_thread) as thread:
 """
 
 
-@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="it is glibc that is told")
-def test_a_pass_has_the_memory_that_the_last_one_had(tmp_path: Path) -> None:
-    """Else glibc gives it back meanwhile, and the next one has thousands of page faults."""
+@pytest.mark.skipif(not hasattr(ctypes.CDLL(None), "mallopt"), reason="mallopt is glibc's")
+def test_a_pass_reuses_the_memory_of_the_last_one(tmp_path: Path) -> None:
+    """By default glibc returns it in between, and the next pass has thousands of page faults."""
     widths = {"block_out_channels": (8,) * 4, "sample_size": 256}
     blocks = {
         f"{way}_block_types": (f"{way.title()}{side}Block2D",) * 4

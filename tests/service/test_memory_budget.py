@@ -1,4 +1,4 @@
-"""What requests charge, and when it is released."""
+"""What requests charge to the memory budget, and when it is released."""
 
 from __future__ import annotations
 
@@ -28,7 +28,7 @@ from tests.service.running import Running, running, wait_until
 MEGABYTE = 2**20
 
 
-def test_what_does_not_fit_is_refused_and_what_never_can_is_told_so() -> None:
+def test_too_large_requests_and_a_full_budget_are_different_errors() -> None:
     budget = MemoryBudget(10 * MEGABYTE)
     first, second = Reservation(budget), Reservation(budget)
     first.add(6 * MEGABYTE)
@@ -37,7 +37,7 @@ def test_what_does_not_fit_is_refused_and_what_never_can_is_told_so() -> None:
     assert (caught.value.reason, caught.value.headers) == ("memory", {"Retry-After": "1"})
     with pytest.raises(TooLarge, match="about 12 MB of memory; 10 MB is the limit"):
         second.add(12_000_000)
-    with pytest.raises(TooLarge, match="about 12 MB of memory; 10 MB is the limit"):  # both of its parts together
+    with pytest.raises(TooLarge, match="about 12 MB of memory; 10 MB is the limit"):  # both charges together
         first.add(5 * MEGABYTE + 200_000)
     first.close()
     second.add(5 * MEGABYTE)
@@ -45,7 +45,7 @@ def test_what_does_not_fit_is_refused_and_what_never_can_is_told_so() -> None:
     assert budget.used == 0
 
 
-def test_small_pieces_are_not_counted() -> None:
+def test_small_allocations_are_not_charged() -> None:
     budget = MemoryBudget(MEGABYTE)
     reservation = Reservation(budget)
     reservation.add(UNCOUNTED)
@@ -56,7 +56,7 @@ def test_small_pieces_are_not_counted() -> None:
     assert budget.used == 0
 
 
-def test_bodies_that_are_not_complete_leave_room_for_others() -> None:
+def test_incomplete_bodies_leave_room_for_others() -> None:
     budget = MemoryBudget(RECEIVING_SHARE * MEGABYTE)
     slow, other = Reservation(budget), Reservation(budget)
     slow.receive(MEGABYTE // 2)
@@ -70,7 +70,7 @@ def test_bodies_that_are_not_complete_leave_room_for_others() -> None:
     slow.close()
     other.close()
     assert budget.used == 0
-    Reservation(budget).receive(MEGABYTE)  # nothing of the first two is left of the share
+    Reservation(budget).receive(MEGABYTE)  # the first two have left the share
 
 
 def test_a_thread_that_cannot_be_cancelled_keeps_its_memory() -> None:
@@ -92,7 +92,7 @@ def test_a_thread_that_cannot_be_cancelled_keeps_its_memory() -> None:
     wait_until(lambda: budget.used == 0)
 
 
-def test_short_work_does_not_wait_for_long_work_nor_begins_behind_too_much() -> None:
+def test_short_work_does_not_wait_for_long_work_and_a_long_backlog_is_refused() -> None:
     offloader, goes_on = Offloader(), Event()
 
     async def come() -> None:
@@ -103,7 +103,7 @@ def test_short_work_does_not_wait_for_long_work_nor_begins_behind_too_much() -> 
             await offloader.run(LONG_S + 1, requests[5], goes_on.wait)
         assert await offloader.run(LONG_S, requests[6], int, "7") == 7
         assert await offloader.run(INLINE_S, requests[7], int, "8") == 8
-        again = asyncio.create_task(offloader.run(LONG_S + 1, requests[0], int, "9"))  # it has begun there
+        again = asyncio.create_task(offloader.run(LONG_S + 1, requests[0], int, "9"))  # its first work ran in that pool
         goes_on.set()
         assert all(await asyncio.gather(*long))
         assert await again == 9
@@ -113,12 +113,12 @@ def test_short_work_does_not_wait_for_long_work_nor_begins_behind_too_much() -> 
     offloader.close()
 
 
-def test_work_that_has_failed_leaves_nothing_to_the_collector() -> None:
+def test_failed_work_leaves_nothing_to_the_collector() -> None:
     """Its exception refers to arrays of a hundred megabytes."""
     offloader = Offloader()
 
     class Marked(Reservation):
-        """Another test's are not meant."""
+        """Distinguishes this test's reservation."""
 
     def fail(reservation: Reservation) -> None:
         raise ValueError(reservation)
@@ -173,19 +173,19 @@ LARGE: dict[str, tuple[str, bytes, dict[str, str]]] = {
         {"content-type": JSON, "content-encoding": "gzip"},
     ),
     "arrays as float32": ("/encode", npy_of_zeros(2500), {"content-type": NPY}),
-    "answers": ("/decode", b"[" + b"[0,0,0]," * 999 + b"[0,0,0]]", {"content-type": JSON, "accept": JSON}),
+    "responses": ("/decode", b"[" + b"[0,0,0]," * 999 + b"[0,0,0]]", {"content-type": JSON, "accept": JSON}),
     "a PNG": ("/decode?scale=28", b"[[0,0,0],[0,0,0],[0,0,0],[0,0,0]]", {"content-type": JSON}),
     "values": ("/v2/models/mnist/infer", b"[" + b"0," * 900_000 + b"0]", {"content-type": JSON}),
 }
 
 
 @pytest.mark.parametrize("what", LARGE)
-def test_each_kind_is_charged(tight: Running, what: str) -> None:
-    """A request that takes more than all of the limit is told so before it takes it."""
+def test_each_kind_of_memory_is_charged(tight: Running, what: str) -> None:
+    """A request that would take more than the whole limit is refused before it allocates."""
     path, body, headers = LARGE[what]
-    answer = tight.client.post(path, content=body, headers=headers)
-    assert answer.status_code == 413
-    assert "memory" in answer.text or "once decompressed" in answer.text
+    response = tight.client.post(path, content=body, headers=headers)
+    assert response.status_code == 413
+    assert "memory" in response.text or "once decompressed" in response.text
     assert used(tight) == 0
 
 
@@ -214,7 +214,7 @@ def test_pixels_are_charged_while_a_picture_is_decoded(monkeypatch: pytest.Monke
         assert used(service) == 0
 
 
-def test_answers_that_wait_to_be_taken_are_charged(served: Running) -> None:
+def test_responses_that_wait_to_be_read_are_charged(served: Running) -> None:
     wait_until(lambda: used(served) == 0)
     with connect(served.port) as connection:
         connection.sendall(b"GET /sample?n=5000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n")
@@ -225,7 +225,7 @@ def test_answers_that_wait_to_be_taken_are_charged(served: Running) -> None:
 
 
 def test_requests_that_wait_behind_others_are_charged(served: Running) -> None:
-    """A connection that pipelines, and does not read, is not read from either."""
+    """The service stops reading from a pipelining connection that does not read."""
     wait_until(lambda: used(served) == 0)
     request = b"GET /sample?n=2000 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n"
     with connect(served.port) as connection:

@@ -12,14 +12,14 @@ from tests.soak.plan import Findings
 
 pytestmark = pytest.mark.slow
 
-CALLERS = 30
-"""Of each kind."""
-SECONDS = 4
-"""For how long they go on."""
+CALLERS = 20
+"""Clients of each kind."""
+SECONDS = 2
+"""For how long they send; the soak does it for a minute."""
 
 
 def test_a_worker_stays_within_its_budget_of_memory() -> None:
-    """Good callers are answered meanwhile; afterwards everything is released."""
+    """Good clients are answered meanwhile; afterwards everything is released."""
     findings = Findings()
     with live_server("--memory-limit", str(LIMIT_MB * 10**6)) as server:
         figures = asyncio.run(press(server.port, [server.process.pid], CALLERS, SECONDS, findings))

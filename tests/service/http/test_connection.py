@@ -1,4 +1,4 @@
-"""HTTP/1.1 on a real socket, byte by byte."""
+"""HTTP/1.1 on a real socket."""
 
 from __future__ import annotations
 
@@ -20,12 +20,12 @@ from tests.service.http.wire import (
     DECODE,
     LAST_PROBE,
     PROBE,
-    ask,
     connect,
-    rest,
+    count_received,
+    exchange,
+    receive_all,
+    receive_until,
     serving,
-    taken_in_the_end,
-    until,
 )
 from tests.service.running import Running, running, wait_until
 
@@ -33,13 +33,13 @@ from tests.service.running import Running, running, wait_until
 def test_pipelined_requests_are_answered_in_their_order(served: Running) -> None:
     bodies = [b"[%d, 0, 0]" % i for i in range(20)]
     requests = [DECODE + b"accept: application/json\r\ncontent-length: %d\r\n\r\n" % len(b) + b for b in bodies]
-    answers = served.exchange(b"".join(requests) + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")[1:]
-    assert len(answers) == 21
+    responses = served.exchange(b"".join(requests) + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")[1:]
+    assert len(responses) == 21
     headers = {"content-type": "application/json", "accept": "application/json"}
     alone = [served.client.post("/decode", content=b, headers=headers) for b in bodies]
-    assert len({answer.content for answer in alone}) == 20
-    for answer, other in zip(answers, alone, strict=False):
-        assert answer.partition(b"\r\n\r\n")[2] == other.content
+    assert len({response.content for response in alone}) == 20
+    for response, other in zip(responses, alone, strict=False):
+        assert response.partition(b"\r\n\r\n")[2] == other.content
 
 
 def test_a_request_byte_by_byte(served: Running) -> None:
@@ -49,21 +49,21 @@ def test_a_request_byte_by_byte(served: Running) -> None:
         for byte in request:
             connection.sendall(bytes([byte]))
             time.sleep(0.0005)
-        assert b"\x89PNG" in rest(connection)
+        assert b"\x89PNG" in receive_all(connection)
 
 
 def test_the_connection_is_kept_or_closed_as_asked(served: Running) -> None:
     with connect(served.port) as connection:
         connection.sendall(PROBE)
-        assert b"connection: close" not in until(connection, b"}")
+        assert b"connection: close" not in receive_until(connection, b"}")
         connection.sendall(LAST_PROBE)
-        assert b"connection: close" in rest(connection)
+        assert b"connection: close" in receive_all(connection)
     assert b"connection: close" in served.exchange(b"GET /livez HTTP/1.0\r\n\r\n")
 
 
 def test_head_has_no_body(served: Running) -> None:
-    answer = served.exchange(b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
-    head, end, body = answer.partition(b"\r\n\r\n")
+    response = served.exchange(b"HEAD / HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n")
+    head, end, body = response.partition(b"\r\n\r\n")
     assert head.startswith(b"HTTP/1.1 200")
     assert b"content-length: " in head
     assert (end, body) == (b"\r\n\r\n", b"")
@@ -75,50 +75,50 @@ def test_absolute_and_encoded_targets(served: Running) -> None:
     assert served.exchange(LAST_PROBE.replace(b"/livez", b"/liv\xffz")).startswith(b"HTTP/1.1 400")
 
 
-def test_who_waits_for_leave_to_send_is_given_it(served: Running) -> None:
+def test_a_client_that_expects_100_continue_gets_it(served: Running) -> None:
     with connect(served.port) as connection:
         connection.sendall(DECODE + b"connection: close\r\nexpect: 100-continue\r\ncontent-length: 9\r\n\r\n")
-        assert until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
+        assert receive_until(connection, b"\r\n\r\n") == b"HTTP/1.1 100 Continue\r\n\r\n"
         connection.sendall(b"[1, 2, 3]")
-        assert b"\x89PNG" in rest(connection)
+        assert b"\x89PNG" in receive_all(connection)
 
 
-def test_an_offer_of_http_2_is_declined(served: Running) -> None:
+def test_an_upgrade_to_http_2_is_declined(served: Running) -> None:
     """Java's client makes one with its first request."""
     upgrade = b"connection: upgrade, http2-settings\r\nupgrade: h2c\r\nhttp2-settings: AAAA\r\n"
-    answers = served.exchange(
+    responses = served.exchange(
         DECODE
         + upgrade
         + b"content-length: 9\r\n\r\n[1, 2, 3]"
         + PROBE.replace(b"host", upgrade + b"host")
         + LAST_PROBE
     )
-    assert answers.count(b"HTTP/1.1 200") == 3
-    assert b"\x89PNG" in answers
+    assert responses.count(b"HTTP/1.1 200") == 3
+    assert b"\x89PNG" in responses
 
 
-def test_a_body_too_large_is_refused_before_it_has_come(hasty: Running) -> None:
-    """And the answer is not lost, though the caller goes on sending."""
-    with connect(hasty.port) as connection:
+def test_a_too_large_body_is_refused_before_it_is_received(impatient: Running) -> None:
+    """The response is not lost, although the client goes on sending."""
+    with connect(impatient.port) as connection:
         connection.sendall(DECODE + b"content-length: 100000000\r\n\r\n" + b"1" * 100_000)
-        answer = until(connection, b"}")
-        assert answer.startswith(b"HTTP/1.1 413")
-        assert b"connection: close" in answer
+        response = receive_until(connection, b"}")
+        assert response.startswith(b"HTTP/1.1 413")
+        assert b"connection: close" in response
         connection.sendall(b"1" * 1_000_000)
-        assert rest(connection) == b""
+        assert receive_all(connection) == b""
 
 
-def test_a_large_body_waits_to_be_read(served: Running) -> None:
-    """Reading stops and goes on, in one request and for the next."""
+def test_a_large_body_pauses_reading(served: Running) -> None:
+    """Reading is paused and resumed within a request, and for the next one."""
     with connect(served.port) as connection:
         for _ in range(3):
             body = b" " * 3_000_000 + b"[1, 2, 3]"
             connection.sendall(DECODE + b"content-length: %d\r\n\r\n" % len(body) + body)
-            assert until(connection, b"IEND\xaeB`\x82").startswith(b"HTTP/1.1 200")
+            assert receive_until(connection, b"IEND\xaeB`\x82").startswith(b"HTTP/1.1 200")
 
 
-def test_what_nobody_takes_is_not_read() -> None:
-    """Neither of one body, nor of the requests behind it: the memory for it is the caller's."""
+def test_data_that_the_application_does_not_take_is_not_read() -> None:
+    """Neither one large body nor many pipelined requests."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await asyncio.sleep(1.5)
@@ -145,10 +145,10 @@ def test_what_nobody_takes_is_not_read() -> None:
         b" folded: field\r\ncontent-length: 9\r\n\r\n[1, 2, 3]",
     ],
 )
-def test_what_could_hide_a_second_request(served: Running, smuggled: bytes) -> None:
-    answer = served.exchange(DECODE + smuggled + LAST_PROBE)
-    assert answer.startswith(b"HTTP/1.1 400")
-    assert answer.count(b"HTTP/1.1 ") == 1
+def test_request_smuggling_is_refused(served: Running, smuggled: bytes) -> None:
+    response = served.exchange(DECODE + smuggled + LAST_PROBE)
+    assert response.startswith(b"HTTP/1.1 400")
+    assert response.count(b"HTTP/1.1 ") == 1
 
 
 @pytest.mark.parametrize(
@@ -159,18 +159,18 @@ def test_what_could_hide_a_second_request(served: Running, smuggled: bytes) -> N
         b"GET / HTTP/1.1\r\nx: " + b"y" * 500_000,
         b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * 20_000 + b"\r\n",
         b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a:\r\n" * FIELD_LIMIT + b"\r\n",
-        b"GET / HTTP/1.1\r\nx: " + b"y" * 5_000_000,  # sent to its end before the answer is read
+        b"GET / HTTP/1.1\r\nx: " + b"y" * 5_000_000,  # the client sends all of it before it reads the response
     ],
 )
-def test_a_head_too_large(served: Running, head: bytes) -> None:
+def test_a_too_large_head_is_refused(served: Running, head: bytes) -> None:
     with connect(served.port) as connection:
         connection.sendall(head)
-        answer = rest(connection)
-    assert answer.startswith(b"HTTP/1.1 431")
-    assert b"application/problem+json" in answer
+        response = receive_all(connection)
+    assert response.startswith(b"HTTP/1.1 431")
+    assert b"application/problem+json" in response
 
 
-def test_a_head_as_large_as_may_be(served: Running) -> None:
+def test_the_largest_head_is_accepted(served: Running) -> None:
     fields = b"".join(b"x-%d: %b\r\n" % (i, b"y" * 1000) for i in range(60))
     assert served.exchange(LAST_PROBE.replace(b"host", fields + b"host")).startswith(b"HTTP/1.1 200")
 
@@ -178,7 +178,7 @@ def test_a_head_as_large_as_may_be(served: Running) -> None:
 # Who keeps the service waiting.
 
 
-def test_who_hangs_up_is_not_computed_for(served: Running) -> None:
+def test_a_request_is_cancelled_when_its_client_disconnects(served: Running) -> None:
     cancelled: list[bool] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -199,7 +199,7 @@ def test_who_hangs_up_is_not_computed_for(served: Running) -> None:
 # What an application may do wrong, or seldom does.
 
 
-def test_an_answer_of_unknown_length_goes_in_chunks() -> None:
+def test_a_response_of_unknown_length_is_chunked() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
         for piece in (b"one", b"", b"three"):
@@ -207,15 +207,15 @@ def test_an_answer_of_unknown_length_goes_in_chunks() -> None:
         await send({"type": "http.response.body"})
 
     with serving(app) as port:
-        answer = ask(port, LAST_PROBE)
-    head, _, body = answer.partition(b"\r\n\r\n")
+        response = exchange(port, LAST_PROBE)
+    head, _, body = response.partition(b"\r\n\r\n")
     assert b"transfer-encoding: chunked" in head
     assert body == b"3\r\none\r\n5\r\nthree\r\n0\r\n\r\n"
 
 
 @pytest.mark.parametrize("sent", [b"too", b"too much"])
-def test_the_length_told_is_the_length_sent(sent: bytes) -> None:
-    """What follows would be taken for the next answer."""
+def test_the_body_has_its_declared_length(sent: bytes) -> None:
+    """A client would take surplus bytes for the next response."""
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"content-length", b"5")]})
@@ -223,29 +223,29 @@ def test_the_length_told_is_the_length_sent(sent: bytes) -> None:
 
     with serving(app) as port, connect(port) as connection:
         connection.sendall(PROBE)
-        answer = until(connection, sent[:5])
+        response = receive_until(connection, sent[:5])
         if len(sent) < 5:
-            assert rest(connection) == b""
+            assert receive_all(connection) == b""
         else:
             connection.sendall(PROBE)
-            assert until(connection, sent[:5]).startswith(b"HTTP/1.1 200")
-    assert answer.endswith(b"\r\n\r\n" + sent[:5])
+            assert receive_until(connection, sent[:5]).startswith(b"HTTP/1.1 200")
+    assert response.endswith(b"\r\n\r\n" + sent[:5])
 
 
 @pytest.mark.parametrize("value", [b"a\r\nset-cookie: b", b"a\nb"])
-def test_a_field_cannot_hold_another(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
+def test_a_header_field_with_a_line_break_is_an_error(value: bytes, caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": [(b"x-seed", value)]})
         await send({"type": "http.response.body", "body": b""})
 
     with serving(app) as port:
-        answer = ask(port, LAST_PROBE)
-    assert answer.startswith(b"HTTP/1.1 500")
-    assert b"cookie" not in answer
+        response = exchange(port, LAST_PROBE)
+    assert response.startswith(b"HTTP/1.1 500")
+    assert b"cookie" not in response
     assert "line break" in caplog.text
 
 
-def test_a_failure_before_the_answer_and_one_in_it(caplog: pytest.LogCaptureFixture) -> None:
+def test_an_application_fails_before_and_within_its_response(caplog: pytest.LogCaptureFixture) -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["path"] == "/late":
             await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -253,8 +253,8 @@ def test_a_failure_before_the_answer_and_one_in_it(caplog: pytest.LogCaptureFixt
         raise RuntimeError("the secret")
 
     with serving(app) as port:
-        early, late = ask(port, LAST_PROBE), ask(port, LAST_PROBE.replace(b"livez", b"late"))
-        silent = ask(port, LAST_PROBE.replace(b"livez", b"late").replace(b"GET", b"HEAD"))
+        early, late = exchange(port, LAST_PROBE), exchange(port, LAST_PROBE.replace(b"livez", b"late"))
+        silent = exchange(port, LAST_PROBE.replace(b"livez", b"late").replace(b"GET", b"HEAD"))
     assert early.startswith(b"HTTP/1.1 500")
     assert b"secret" not in early
     assert late.endswith(b"1\r\nx\r\n")  # without the last chunk
@@ -262,19 +262,19 @@ def test_a_failure_before_the_answer_and_one_in_it(caplog: pytest.LogCaptureFixt
     assert caplog.text.count("RuntimeError: the secret") == 3
 
 
-def test_an_application_that_says_nothing_is_no_answer() -> None:
+def test_an_application_that_sends_nothing_gets_its_connection_closed() -> None:
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
         return
 
     with serving(app) as port:
-        assert ask(port, LAST_PROBE) == b""
+        assert exchange(port, LAST_PROBE) == b""
 
 
 # What a connection sends ahead.
 
 
 @pytest.mark.parametrize("junk", [b"junk\r\n\r\n", b"\0" * 9, b"GET / HTTP/9.9\r\n\r\n", b"\x16\x03\x01\x02\x00"])
-def test_what_came_whole_is_answered_before_junk_is_refused(served: Running, junk: bytes) -> None:
+def test_complete_requests_are_answered_before_junk_is_refused(served: Running, junk: bytes) -> None:
     body = DECODE + b"accept: application/json\r\ncontent-length: 9\r\n\r\n[1, 2, 3]"
     first, second, refusal = served.exchange(body + PROBE + junk).split(b"HTTP/1.1 ")[1:]
     assert first.startswith(b"200 ")
@@ -284,17 +284,17 @@ def test_what_came_whole_is_answered_before_junk_is_refused(served: Running, jun
     assert b"connection: close" in refusal
 
 
-def test_what_came_whole_is_answered_before_half_a_request_is_refused(served: Running) -> None:
+def test_complete_requests_are_answered_before_an_invalid_one_is_refused(served: Running) -> None:
     chunked = DECODE + b"transfer-encoding: chunked\r\n\r\nno number\r\n"
     first, refusal = served.exchange(PROBE + chunked).split(b"HTTP/1.1 ")[1:]
     assert first.startswith(b"200 ")
     assert refusal.startswith(b"400 ")
 
 
-def test_a_last_request_is_answered_whatever_follows() -> None:
+def test_nothing_after_the_last_request_is_answered() -> None:
     with running(log_level="warning") as service:
-        (answer,) = service.exchange(LAST_PROBE + PROBE).split(b"HTTP/1.1 ")[1:]
-        assert answer.startswith(b"200 ")
+        (response,) = service.exchange(LAST_PROBE + PROBE).split(b"HTTP/1.1 ")[1:]
+        assert response.startswith(b"200 ")
         assert 'status="400"' not in service.client.get("/metrics").text
 
 
@@ -320,8 +320,8 @@ def test_few_requests_are_parsed_before_the_first_is_answered() -> None:
         assert connection.recv(100).startswith(b"HTTP/1.1 200")
 
 
-def test_a_connection_that_pipelines_has_one_answer_a_turn() -> None:
-    """Of two, each is answered as often."""
+def test_a_pipelining_connection_gets_one_response_per_turn() -> None:
+    """Two connections are answered alternately."""
     order: list[bytes] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -346,14 +346,14 @@ def test_a_large_body_between_pipelined_requests(served: Running) -> None:
         b"content-length: %d\r\n\r\n%b" % (len(body), body),
         b"transfer-encoding: chunked\r\n\r\n%x\r\n%b\r\n0\r\n\r\n" % (len(body), body),
     ):
-        answers = served.exchange(PROBE + (DECODE + fields + framed) * 2 + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")
-        assert len(answers) == 5
-        assert answers[2].partition(b"\r\n\r\n")[2] == answers[3].partition(b"\r\n\r\n")[2]
-        assert len(answers[2]) > 9000 * 28 * 28 * 4
+        responses = served.exchange(PROBE + (DECODE + fields + framed) * 2 + LAST_PROBE).split(b"HTTP/1.1 200 OK\r\n")
+        assert len(responses) == 5
+        assert responses[2].partition(b"\r\n\r\n")[2] == responses[3].partition(b"\r\n\r\n")[2]
+        assert len(responses[2]) > 9000 * 28 * 28 * 4
 
 
-def test_nothing_is_parsed_within_the_task_that_takes_the_body() -> None:
-    """A refusal would cancel that task, which might answer all the same, behind the end of the connection."""
+def test_parsing_does_not_run_in_the_task_that_takes_the_body() -> None:
+    """An error would cancel that task, which might still respond after the end of the connection."""
     parsed: list[int] = []
 
     async def app(scope: Scope, receive: Receive, send: Send) -> None:
@@ -375,16 +375,16 @@ def test_many_fields_are_refused_as_they_come(served: Running) -> None:
         assert connection.recv(1000).startswith(b"HTTP/1.1 431")
 
 
-def test_what_is_wrong_is_told_behind_an_answer_that_is_an_error(served: Running) -> None:
-    """The parser is called while an exception is being handled there."""
+def test_an_error_after_an_error_response_is_reported(served: Running) -> None:
+    """The parser is called there while another exception is being handled."""
     nothing = b"GET /nothing HTTP/1.1\r\nhost: x\r\n\r\n"
     too_many = b"GET / HTTP/1.1\r\nhost: x\r\n" + b"a: b\r\n" * 200 + b"\r\n"
-    answers = served.exchange(nothing + PROBE + too_many).split(b"HTTP/1.1 ")[1:]
-    assert [answer[:3] for answer in answers] == [b"404", b"200", b"431"]
+    responses = served.exchange(nothing + PROBE + too_many).split(b"HTTP/1.1 ")[1:]
+    assert [response[:3] for response in responses] == [b"404", b"200", b"431"]
 
 
-def test_a_connection_that_is_not_read_any_more_is_let_go() -> None:
-    """With all that it has sent ahead, and that was charged."""
+def test_a_failed_connection_releases_its_memory() -> None:
+    """The bytes that it had sent ahead were charged."""
     chunk = b"1000\r\n" + b" " * 4096 + b"\r\n"
     nothing = b"POST /nothing HTTP/1.1\r\nhost: x\r\ntransfer-encoding: chunked\r\n\r\n"
     large = b"GET /sample?n=2500 HTTP/1.1\r\nhost: x\r\naccept: application/x-npy\r\n\r\n"
@@ -393,19 +393,19 @@ def test_a_connection_that_is_not_read_any_more_is_let_go() -> None:
         sender.start()
         time.sleep(1)
         assert service.app.state.memory.used > 0
-        taken_in_the_end(connection)
+        count_received(connection)
         sender.join()
         wait_until(lambda: service.app.state.memory.used == 0, limit=8)
 
 
-def test_small_pieces_of_a_body_count_for_what_they_take() -> None:
+def test_small_pieces_of_a_body_count_with_their_overhead() -> None:
     cycle = Cycle(None, {}, keep_alive=True)  # type: ignore[arg-type]
     for _ in range(1000):
         cycle.feed(b"x")
     assert cycle.buffered > 50_000
 
 
-def test_what_all_share_is_charged_to_nobody(served: Running) -> None:
+def test_shared_responses_are_not_charged(served: Running) -> None:
     wait_until(lambda: served.app.state.memory.used == 0)
     with ExitStack() as stack:
         for _ in range(5):

@@ -1,4 +1,4 @@
-"""Requests are begun a round at a time, in order; what waits for its turn is neither lost nor the caller's fault."""
+"""Requests begin in rounds and in order; waiting for a round loses nothing and does not count towards timeouts."""
 
 import asyncio
 import socket
@@ -18,7 +18,7 @@ from tests.service.running import Running, running, wait_until
 
 DECODE = b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\ncontent-length: 9\r\n\r\n"
 LATENT = b"[0, 1, 2]"
-PATIENCE_S = 0.3
+TIMEOUT_S = 0.3
 
 
 def run(steps: Callable[[Inbox], Coroutine[Any, Any, None]]) -> None:
@@ -34,7 +34,7 @@ async def turns(count: int) -> None:
         await asyncio.sleep(0)
 
 
-def test_what_is_no_more_than_a_round_is_begun_as_it_comes() -> None:
+def test_up_to_a_round_of_requests_begins_at_once() -> None:
     async def steps(inbox: Inbox) -> None:
         begun: list[int] = []
         for number in range(ROUND):
@@ -47,7 +47,7 @@ def test_what_is_no_more_than_a_round_is_begun_as_it_comes() -> None:
     run(steps)
 
 
-def test_the_rest_is_begun_in_rounds_in_the_order_in_which_it_came() -> None:
+def test_the_rest_begins_in_rounds_in_order() -> None:
     async def steps(inbox: Inbox) -> None:
         begun: list[int] = []
         for number in range(2 * ROUND + 1):
@@ -64,7 +64,7 @@ def test_the_rest_is_begun_in_rounds_in_the_order_in_which_it_came() -> None:
 
 
 @pytest.mark.parametrize(("micro_batch_limit", "together"), [(8, ROUND), (2 * ROUND, 2 * ROUND)])
-def test_a_round_is_no_smaller_than_a_micro_batch_may_be(micro_batch_limit: int, together: int) -> None:
+def test_a_round_is_at_least_as_large_as_a_micro_batch(micro_batch_limit: int, together: int) -> None:
     with running(micro_batch_limit=micro_batch_limit) as service:
         inbox: Inbox = service.state["inbox"]
         begun: list[int] = []
@@ -80,12 +80,12 @@ def test_a_round_is_no_smaller_than_a_micro_batch_may_be(micro_batch_limit: int,
 
 
 class Holding(Inbox):
-    """Begins nothing before it is told."""
+    """Begins nothing before `begin` is called."""
 
     def __init__(self) -> None:
         self.held: list[Callable[[], None]] = []
         self.is_open = False
-        """Whether all is begun at once from now on."""
+        """Whether requests begin at once from now on."""
 
     def enter(self, begin: Callable[[], None]) -> None:
         self._loop = asyncio.get_running_loop()
@@ -95,13 +95,13 @@ class Holding(Inbox):
             self.held.append(begin)
 
     def connection(self) -> Connection:
-        """Whose request came first."""
+        """The connection of the first request that is held."""
         begin: Any = self.held[0]
         asked: Connection = begin.__self__
         return asked
 
     def begin(self) -> None:
-        """All that is held, and wait until it is begun."""
+        """Begin all that is held, and wait until it has begun."""
         begun = Event()
         while self.held:
             self._loop.call_soon_threadsafe(self.held.pop(0))
@@ -110,11 +110,13 @@ class Holding(Inbox):
 
 
 @pytest.fixture
-def holding() -> Iterator[tuple[Running, Holding]]:
-    with running(client_timeout=PATIENCE_S, keep_alive=PATIENCE_S) as service:
-        inbox = service.state["inbox"] = Holding()
-        yield service, inbox
-        inbox.begin()
+def holding(impatient: Running) -> Iterator[tuple[Running, Holding]]:
+    """The service and an inbox for its next connections."""
+    original, inbox = impatient.state["inbox"], Holding()
+    impatient.state["inbox"] = inbox
+    yield impatient, inbox
+    inbox.begin()
+    impatient.state["inbox"] = original
 
 
 def connect(service: Running) -> socket.socket:
@@ -122,7 +124,7 @@ def connect(service: Running) -> socket.socket:
 
 
 def taken(connection: socket.socket, body: bytes) -> int:
-    """Bytes of `body` that are taken before no more are for some time."""
+    """Send `body` until nothing more is accepted for some time; return the number of bytes sent."""
     connection.settimeout(0.3)
     sent = 0
     with suppress(TimeoutError):
@@ -131,7 +133,7 @@ def taken(connection: socket.socket, body: bytes) -> int:
     return sent
 
 
-def test_what_comes_before_the_request_is_begun_belongs_to_it(holding: tuple[Running, Holding]) -> None:
+def test_data_received_before_a_request_begins_belongs_to_it(holding: tuple[Running, Holding]) -> None:
     service, inbox = holding
     with connect(service) as connection:
         connection.sendall(DECODE)
@@ -153,7 +155,7 @@ def test_the_next_request_of_a_connection_waits_too(holding: tuple[Running, Hold
             assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_a_body_does_not_pile_up_before_its_request_is_begun(holding: tuple[Running, Holding]) -> None:
+def test_a_body_is_not_buffered_before_its_request_begins(holding: tuple[Running, Holding]) -> None:
     service, inbox = holding
     body = b"[" + b" " * 2**24 + b"]"
     with connect(service) as connection:
@@ -168,7 +170,7 @@ def test_a_body_does_not_pile_up_before_its_request_is_begun(holding: tuple[Runn
         assert connection.recv(65536).startswith(b"HTTP/1.1 415")
 
 
-def test_the_rest_of_a_head_is_read_once_its_request_is_begun(holding: tuple[Running, Holding]) -> None:
+def test_the_rest_of_a_head_is_parsed_when_its_request_begins(holding: tuple[Running, Holding]) -> None:
     service, inbox = holding
     with connect(service) as connection:
         connection.sendall(DECODE[:9])
@@ -181,7 +183,7 @@ def test_the_rest_of_a_head_is_read_once_its_request_is_begun(holding: tuple[Run
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_what_nobody_will_read_waits_for_no_turn(holding: tuple[Running, Holding]) -> None:
+def test_discarded_data_does_not_wait_for_a_round(holding: tuple[Running, Holding]) -> None:
     service, inbox = holding
     with connect(service) as connection:
         connection.sendall(b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-length: 999999999\r\n\r\n")
@@ -193,7 +195,7 @@ def test_what_nobody_will_read_waits_for_no_turn(holding: tuple[Running, Holding
         assert not inbox.held
 
 
-def test_who_has_gone_before_is_not_answered(
+def test_a_client_that_disconnects_before_its_request_begins_is_skipped(
     holding: tuple[Running, Holding], caplog: pytest.LogCaptureFixture
 ) -> None:
     service, inbox = holding
@@ -208,23 +210,23 @@ def test_who_has_gone_before_is_not_answered(
     assert not [record for record in caplog.records if record.name == "asyncio"]
 
 
-def test_the_time_before_is_not_the_callers(holding: tuple[Running, Holding]) -> None:
+def test_waiting_for_a_round_does_not_count_towards_timeouts(holding: tuple[Running, Holding]) -> None:
     service, inbox = holding
     with connect(service) as connection:
         connection.sendall(DECODE + LATENT)
-        time.sleep(3 * PATIENCE_S)
+        time.sleep(3 * TIMEOUT_S)
         inbox.begin()
         assert connection.recv(65536).startswith(b"HTTP/1.1 200")
 
 
-def test_a_stop_answers_what_had_come(holding: tuple[Running, Holding]) -> None:
+def test_a_stop_answers_waiting_requests(holding: tuple[Running, Holding]) -> None:
     service, inbox = holding
     with connect(service) as connection:
         connection.sendall(DECODE + LATENT)
         wait_until(lambda: len(inbox.held) == 1)
         inbox._loop.call_soon_threadsafe(inbox.connection().shutdown)
-        time.sleep(2 * PATIENCE_S)
+        time.sleep(2 * TIMEOUT_S)
         inbox.begin()
-        answer = b"".join(iter(lambda: connection.recv(65536), b""))
-        assert answer.startswith(b"HTTP/1.1 200")
-        assert b"connection: close" in answer
+        response = b"".join(iter(lambda: connection.recv(65536), b""))
+        assert response.startswith(b"HTTP/1.1 200")
+        assert b"connection: close" in response

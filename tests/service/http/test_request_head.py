@@ -20,10 +20,10 @@ REFUSED: dict[bytes, int] = {
 
 
 @pytest.mark.parametrize(("head", "status"), REFUSED.items())
-def test_what_is_refused(served: Running, head: bytes, status: int) -> None:
-    answer = served.exchange(head + b"\r\n")
-    assert answer.startswith(b"HTTP/1.1 %d " % status)
-    assert b"application/problem+json" in answer
+def test_requests_that_are_refused(served: Running, head: bytes, status: int) -> None:
+    response = served.exchange(head + b"\r\n")
+    assert response.startswith(b"HTTP/1.1 %d " % status)
+    assert b"application/problem+json" in response
 
 
 @pytest.mark.parametrize(

@@ -56,7 +56,7 @@ class Peer:
             while self.connection.state is not state:  # noqa: ASYNC110 - nothing tells it
                 await asyncio.sleep(0.002)
 
-    async def rest(self) -> bytes:
+    async def receive_all(self) -> bytes:
         """What is received until the service closes the connection."""
         async with asyncio.timeout(LIMIT_S):
             return await self.reader.read()
@@ -117,7 +117,7 @@ def test_an_error_behind_a_request_waits_for_its_response(state: State) -> None:
         assert peer.connection.state is State.FAILED
         peer.may_respond.set()
         await peer.reaches(State.LINGERING)
-        first, second = (await peer.rest()).split(b"HTTP/1.1 ")[1:]
+        first, second = (await peer.receive_all()).split(b"HTTP/1.1 ")[1:]
         assert first.startswith(b"200 ")
         assert second.startswith(b"400 ")
 
@@ -129,7 +129,7 @@ def test_an_error_alone_is_sent_at_once(state: State) -> None:
     async def steps(peer: Peer) -> None:
         await peer.send(RECEIVES[state], state)
         await peer.send(b"\0\r\n", State.LINGERING)
-        assert (await peer.rest()).startswith(b"HTTP/1.1 400 ")
+        assert (await peer.receive_all()).startswith(b"HTTP/1.1 400 ")
 
     check(steps)
 
@@ -139,7 +139,7 @@ def test_a_slow_request_is_status_408(state: State) -> None:
     async def steps(peer: Peer) -> None:
         await peer.send(RECEIVES[state], state)
         await peer.reaches(State.LINGERING)
-        assert (await peer.rest()).startswith(b"HTTP/1.1 408 ")
+        assert (await peer.receive_all()).startswith(b"HTTP/1.1 408 ")
 
     check(steps, client=0.05)
 
@@ -158,7 +158,7 @@ def test_the_last_response_ends_before_all_is_received(sent: bytes, state: State
         peer.connection.shutdown()
         peer.may_respond.set()
         await peer.reaches(State.LINGERING)
-        assert (await peer.rest()).count(b"HTTP/1.1 200 ") == responses
+        assert (await peer.receive_all()).count(b"HTTP/1.1 200 ") == responses
 
     check(steps)
 
@@ -170,7 +170,7 @@ def test_the_last_response_ends_after_all_is_parsed(sent: bytes, state: State) -
         peer.connection.shutdown()
         peer.may_respond.set()
         await peer.reaches(State.CLOSED)
-        assert (await peer.rest()).count(b"HTTP/1.1 200 ") == 1
+        assert (await peer.receive_all()).count(b"HTTP/1.1 200 ") == 1
 
     check(steps)
 
@@ -180,7 +180,7 @@ def test_an_error_within_a_response() -> None:
         await peer.send(POST, State.BODY)
         assert await peer.reader.readuntil(b"begun") != b""
         await peer.send(b"\0\r\n", State.CLOSED)
-        assert await peer.rest() == b"\r\n"  # of the chunk
+        assert await peer.receive_all() == b"\r\n"  # of the chunk
 
     check(steps, chunk=b"begun")
 
@@ -189,7 +189,7 @@ def test_a_slow_body_within_a_response() -> None:
     async def steps(peer: Peer) -> None:
         await peer.send(POST, State.BODY)
         await peer.reaches(State.CLOSED)
-        assert (await peer.rest()).endswith(b"begun\r\n")
+        assert (await peer.receive_all()).endswith(b"begun\r\n")
 
     check(steps, chunk=b"begun", client=0.05)
 
@@ -200,7 +200,7 @@ def test_an_idle_connection_is_closed(client: float, idle: float, before: bytes)
         peer.may_respond.set()
         peer.writer.write(before)
         await peer.reaches(State.CLOSED)
-        assert (await peer.rest()).count(b"HTTP/1.1 200 ") == bool(before)
+        assert (await peer.receive_all()).count(b"HTTP/1.1 200 ") == bool(before)
 
     check(steps, client, idle)
 
@@ -210,7 +210,7 @@ def test_an_idle_connection_is_closed_at_a_stop() -> None:
         peer.connection.shutdown()
         assert peer.connection.state is State.IDLE
         await peer.reaches(State.CLOSED)
-        assert await peer.rest() == b""
+        assert await peer.receive_all() == b""
 
     check(steps)
 

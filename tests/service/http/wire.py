@@ -18,14 +18,14 @@ from tests.service.running import wait_until
 PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n"
 LAST_PROBE = b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n"
 DECODE = b"POST /decode HTTP/1.1\r\nhost: x\r\ncontent-type: application/json\r\n"
-PATIENCE_S = 0.3
+TIMEOUT_S = 0.3
 TICK_S = 0.001
-"""uvloop's clock counts whole milliseconds: a wait ends up to one early."""
+"""uvloop's clock counts whole milliseconds: a wait can end one early."""
 
 
 @contextmanager
 def serving(app: ASGIApp) -> Iterator[int]:
-    """Any ASGI application on this service's connections; gives the port."""
+    """Serve an ASGI application on this service's connections; yields the port."""
 
     async def with_lifespan(scope: Scope, receive: Receive, send: Send) -> None:
         if scope["type"] == "lifespan":
@@ -54,34 +54,31 @@ def connect(port: int) -> socket.socket:
     return socket.create_connection(("127.0.0.1", port), timeout=10)
 
 
-def rest(connection: socket.socket) -> bytes:
-    """All that comes until the service hangs up."""
+def receive_all(connection: socket.socket) -> bytes:
+    """Receive until the service closes the connection."""
     return b"".join(iter(lambda: connection.recv(65536), b""))
 
 
-def taken_in_the_end(connection: socket.socket) -> int:
-    """Bytes that come until the service hangs up, one way or the other."""
-    came = 0
+def count_received(connection: socket.socket) -> int:
+    """Count the bytes received until the service closes or resets the connection."""
+    received = 0
     with suppress(ConnectionResetError):
         while piece := connection.recv(2**16):
-            came += len(piece)
-    return came
+            received += len(piece)
+    return received
 
 
-def ask(port: int, request: bytes) -> bytes:
+def exchange(port: int, request: bytes) -> bytes:
     with connect(port) as connection:
         connection.sendall(request)
-        return rest(connection)
+        return receive_all(connection)
 
 
-def until(connection: socket.socket, end: bytes) -> bytes:
-    """What comes up to `end`."""
-    came = b""
-    while not came.endswith(end):
+def receive_until(connection: socket.socket, end: bytes) -> bytes:
+    """Receive up to `end`."""
+    received = b""
+    while not received.endswith(end):
         piece = connection.recv(1)
-        assert piece, came
-        came += piece
-    return came
-
-
-# What HTTP allows.
+        assert piece, received
+        received += piece
+    return received

@@ -25,6 +25,7 @@ from service.processes.server import LISTENERS, Server
 from service.settings import read_settings
 from tests.live import START_LIMIT_S, LiveServer, free_port, live_server, start
 from tests.service.problems import problem
+from tests.service.processes.preloaded import PROGRAM
 from tests.service.running import wait_until
 from vae.checkpoint import save
 from vae.config import VAEConfig
@@ -38,13 +39,13 @@ TAKEN = (
 )
 SAMPLE = "/sample?n=16&seed=7"
 SLOW = VAEConfig("conv")
-"""Ten thousand images take it many seconds."""
+"""Ten thousand images take many seconds."""
 DECODE = "POST /decode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type: application/json\r\n"
 
 SLEEPING = """
 import logging, time
 from unittest import mock
-from service.__main__ import main
+from tests.service.processes.preloaded import main
 
 def sleep(*_):
     logging.getLogger("vae-service").warning("The function sleeps.")
@@ -79,10 +80,10 @@ with mock.patch.object(loading, "begin_to_load", begin_to_load):
 
 @contextmanager
 def request_in_flight(server: LiveServer, headers: str = "") -> Iterator[Callable[[], bytes]]:
-    """A request of which the last byte is yet to be sent; the call sends it and gives the answer."""
+    """Send a request except its last byte; the function yielded sends that and returns the response."""
     with socket.create_connection(("127.0.0.1", server.port), timeout=30) as connection:
         connection.sendall(f"{DECODE}{headers}content-length: 9\r\n\r\n[1, 2, 3".encode())
-        time.sleep(0.3)  # until it has been let in: no answer of the service tells how many are in flight
+        time.sleep(0.3)  # until it is in flight, which the service does not show
 
         def finish() -> bytes:
             connection.sendall(b"]")
@@ -93,7 +94,7 @@ def request_in_flight(server: LiveServer, headers: str = "") -> Iterator[Callabl
 
 @asynccontextmanager
 async def served() -> AsyncIterator[Server]:
-    """In this process."""
+    """A server in this process."""
     server = Server(read_settings(["--port", str(free_port()), "--log-level", "error"]))
     server.config.load()
     server.lifespan = LifespanOn(server.config)
@@ -105,22 +106,22 @@ async def served() -> AsyncIterator[Server]:
         await server.shutdown()
 
 
-def test_it_leaves_nothing_at_home(tmp_path: Path) -> None:
+def test_nothing_is_written_to_the_home_directory(tmp_path: Path) -> None:
     with live_server(environment={"HOME": str(tmp_path)}) as server:
         assert server.get(SAMPLE).status_code == 200
-    assert not list(tmp_path.iterdir())  # ONNX Runtime's telemetry would have a database there
+    assert not list(tmp_path.iterdir())  # ONNX Runtime's telemetry would write a database there
 
 
-def test_many_callers_come_in_within_one_turn_of_the_loop() -> None:
-    """Else those of them who have come last wait for as many turns, each of which takes long under load."""
+def test_many_connections_are_accepted_within_one_turn_of_the_loop() -> None:
+    """Under load a turn takes long; one accept per turn would delay the last of them by as many turns."""
 
-    async def turns_until_all_are_in(callers: int) -> int:
+    async def turns_until_all_are_in(clients: int) -> int:
         async with served() as server:
             with ExitStack() as sockets:
-                for _ in range(callers):
+                for _ in range(clients):
                     sockets.enter_context(socket.create_connection(("127.0.0.1", server.config.port)))
                 turns = 0
-                while len(server.server_state.connections) < callers:
+                while len(server.server_state.connections) < clients:
                     await asyncio.sleep(0)
                     turns += 1
         return turns
@@ -129,7 +130,7 @@ def test_many_callers_come_in_within_one_turn_of_the_loop() -> None:
 
 
 GONE = {
-    "after an answer": b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
+    "after a response": b"GET /livez HTTP/1.1\r\nhost: x\r\nconnection: close\r\n\r\n",
     "between two requests": b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n",
     "within a head": b"GET /li",
     "within a body": f"{DECODE}content-length: 9\r\n\r\n[0".encode(),
@@ -139,8 +140,8 @@ GONE = {
 
 
 @pytest.mark.parametrize("sent", GONE.values(), ids=list(GONE))
-def test_a_caller_who_has_gone_leaves_nothing_to_the_collector(sent: bytes) -> None:
-    """It comes seldom, and would find the connections of tens of thousands, in one pause."""
+def test_a_closed_connection_leaves_nothing_to_the_collector(sent: bytes) -> None:
+    """The collector runs seldom, and would find tens of thousands of connections in one pause."""
 
     async def come_and_go() -> None:
         async with served() as server:
@@ -163,7 +164,7 @@ def test_a_caller_who_has_gone_leaves_nothing_to_the_collector(sent: bytes) -> N
     uvloop.run(come_and_go())
 
 
-def test_memory_is_given_back_once_after_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
+def test_free_memory_is_returned_once_after_a_load(monkeypatch: pytest.MonkeyPatch) -> None:
     given_back: list[float] = []
     monkeypatch.setattr("service.processes.server.HEARTBEAT_S", 0.02)
     monkeypatch.setattr("service.processes.server.trim_malloc", lambda: given_back.append(time.monotonic()))
@@ -186,7 +187,7 @@ def test_memory_is_given_back_once_after_a_load(monkeypatch: pytest.MonkeyPatch)
 
 
 def test_a_stop_loses_nothing(client: httpx.Client) -> None:
-    """And the seed's digits are those of any other process."""
+    """And a seed gives the same images as in any other process."""
     with live_server() as server:
         assert server.get(SAMPLE).content == client.get(SAMPLE).content
         assert server.get("/sample?n=16").content != server.get("/sample?n=16").content
@@ -203,17 +204,17 @@ def test_a_stop_loses_nothing(client: httpx.Client) -> None:
             assert refused.headers["retry-after"] == "1"
             assert server.get("/livez").status_code == 200
             assert server.process.poll() is None
-            answer = finish()
-        assert answer.startswith(b"HTTP/1.1 200 ")
-        assert b"\x89PNG" in answer
+            response = finish()
+        assert response.startswith(b"HTTP/1.1 200 ")
+        assert b"\x89PNG" in response
         assert server.process.wait(10) == 0
         assert "Traceback" not in server.log
 
 
-def test_who_is_connected_at_a_stop_is_answered() -> None:
-    """On a connection that was idle, and on one that was made just before; then it is closed."""
+def test_connected_clients_are_answered_at_a_stop() -> None:
+    """On an idle connection and on one that was just made; both are closed afterwards."""
     probe = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
-    with live_server() as server, ExitStack() as stack:
+    with live_server(program=PROGRAM) as server, ExitStack() as stack:
         kept, fresh = (
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10)) for _ in range(2)
         )
@@ -223,15 +224,15 @@ def test_who_is_connected_at_a_stop_is_answered() -> None:
         time.sleep(0.05)
         for connection in (kept, fresh):
             connection.sendall(probe)
-            answer = b"".join(iter(partial(connection.recv, 65536), b""))
-            assert answer.startswith(b"HTTP/1.1 503")
-            assert b"connection: close" in answer
+            response = b"".join(iter(partial(connection.recv, 65536), b""))
+            assert response.startswith(b"HTTP/1.1 503")
+            assert b"connection: close" in response
         assert server.process.wait(10) == 0
 
 
-def test_secrets_are_never_logged_and_a_stop_waits_no_longer_than_it_may() -> None:
+def test_secrets_are_not_logged_and_a_stop_waits_at_most_the_drain_time() -> None:
     flags = ("--log-level", "debug", "--log-format", "json", "--drain-time", "0.5")
-    with live_server(*flags, environment={"VAE_API_KEYS": "hush-hush,whisper"}) as server:
+    with live_server(*flags, environment={"VAE_API_KEYS": "hush-hush,whisper"}, program=PROGRAM) as server:
         assert server.get("/model", authorization="Bearer hush-hush").status_code == 200
         assert server.get("/model", **{"x-api-key": "whisper"}).status_code == 200
         assert server.get("/model", **{"x-api-key": "nearly-hush"}).status_code == 401
@@ -249,7 +250,7 @@ def test_secrets_are_never_logged_and_a_stop_waits_no_longer_than_it_may() -> No
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_second_signal_of_either_kind_stops_at_once(workers: str, second: signal.Signals) -> None:
-    with live_server("--workers", workers) as server, request_in_flight(server):
+    with live_server("--workers", workers, program=PROGRAM) as server, request_in_flight(server):
         server.process.send_signal(signal.SIGTERM)
         time.sleep(1)
         assert server.process.poll() is None
@@ -268,15 +269,17 @@ def test_a_second_signal_of_either_kind_stops_at_once(workers: str, second: sign
     ],
     ids=["engine, SIGTERM", "executor, SIGINT", "executor, drain time", "engine of a worker, drain time"],
 )
-def test_a_computation_delays_no_stop_at_once(workers: str, function: str, second: signal.Signals | None) -> None:
-    """At a second signal or at the end of the drain time; what has been logged is written."""
+def test_a_computation_does_not_delay_an_immediate_stop(
+    workers: str, function: str, second: signal.Signals | None
+) -> None:
+    """At a second signal or after the drain time; the log is complete."""
     flags = ("--workers", workers, "--compute", "thread", "--drain-time", "30" if second else "1")
     with (
         live_server(*flags, program=("-c", SLEEPING.format(function))) as server,
-        socket.create_connection(("127.0.0.1", server.port), timeout=10) as caller,
+        socket.create_connection(("127.0.0.1", server.port), timeout=10) as client,
     ):
         wait_until(lambda: server.log.count("Application startup complete") == int(workers))
-        caller.sendall(b"GET /sample?n=200 HTTP/1.1\r\nhost: x\r\n\r\n")
+        client.sendall(b"GET /sample?n=200 HTTP/1.1\r\nhost: x\r\n\r\n")
         wait_until(lambda: "The function sleeps." in server.log)
         server.process.send_signal(signal.SIGTERM)
         time.sleep(0.5)
@@ -284,15 +287,15 @@ def test_a_computation_delays_no_stop_at_once(workers: str, function: str, secon
         if second:
             server.process.send_signal(second)
         assert server.process.wait(4) == 0
-        assert caller.recv(1) == b""
+        assert client.recv(1) == b""
         assert "GET /sample 499, " in server.log
         assert server.log.count("Finished server process") == int(workers)
         assert "Traceback" not in server.log
 
 
-def test_a_worker_told_twice_of_one_stop_loses_nothing() -> None:
-    """By who told the supervisor, and by the supervisor: a terminal and systemd tell all processes of a service."""
-    with live_server("--workers", "2") as server:
+def test_a_worker_that_receives_two_signals_for_one_stop_loses_nothing() -> None:
+    """One from its supervisor, and one from a terminal or systemd, which signal all processes of a service."""
+    with live_server("--workers", "2", program=PROGRAM) as server:
         wait_until(lambda: server.log.count("Application startup complete.") == 2)
         with request_in_flight(server) as finish:
             for pid in re.findall(r"Started server process \[(\d+)\]", server.log):
@@ -303,15 +306,15 @@ def test_a_worker_told_twice_of_one_stop_loses_nothing() -> None:
         assert server.process.wait(10) == 0
 
 
-def test_what_is_not_answered_by_the_end_of_the_drain_time_is_cut_off(tmp_path: Path) -> None:
+def test_requests_are_aborted_after_the_drain_time(tmp_path: Path) -> None:
     save(tmp_path / "slow.safetensors", VAE(SLOW), training={}, metrics={})
     flags = ("--checkpoint", str(tmp_path / "slow.safetensors"), "--drain-time", "0.5")
-    with live_server(*flags) as server, socket.create_connection(("127.0.0.1", server.port)) as caller:
-        caller.sendall(b"GET /sample?n=10000 HTTP/1.1\r\nhost: x\r\n\r\n")
+    with live_server(*flags) as server, socket.create_connection(("127.0.0.1", server.port)) as client:
+        client.sendall(b"GET /sample?n=10000 HTTP/1.1\r\nhost: x\r\n\r\n")
         time.sleep(0.5)
         server.process.send_signal(signal.SIGTERM)
         assert server.process.wait(5) == 0
-        assert caller.recv(1) == b""
+        assert client.recv(1) == b""
         assert "Traceback" not in server.log
 
 
@@ -325,7 +328,7 @@ def test_a_stop_while_the_checkpoint_is_loaded_is_status_0(tmp_path: Path) -> No
 
 
 class Trap:
-    """Unpickled, it would write a file."""
+    """Writes a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
@@ -341,7 +344,7 @@ def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
 
 @pytest.fixture(scope="module")
 def failed_starts(folder: Path) -> Iterator[dict[str, LiveServer]]:
-    """Several services that cannot start, all started at once."""
+    """Several services that cannot start, started at the same time."""
     with socket.create_server(("127.0.0.1", 0)) as taken:
         (folder / "pickle.pt").write_bytes(pickle.dumps(Trap(folder / "sprung")))
         port = str(taken.getsockname()[1])
@@ -375,7 +378,7 @@ def failed_starts(folder: Path) -> Iterator[dict[str, LiveServer]]:
         ("port, two workers", TAKEN),
     ],
 )
-def test_a_start_that_cannot_be_is_one_sentence_and_status_2(
+def test_a_failed_start_is_one_sentence_and_status_2(
     failed_starts: dict[str, LiveServer], folder: Path, name: str, said: str
 ) -> None:
     server = failed_starts[name]
@@ -386,8 +389,8 @@ def test_a_start_that_cannot_be_is_one_sentence_and_status_2(
 
 
 @pytest.mark.parametrize("workers", ["1", "2"])
-def test_the_log_tells_the_port_that_the_system_chose(workers: str, tmp_path: Path) -> None:
-    server = start("--port", "0", "--workers", workers, log_file=tmp_path / "log")
+def test_the_log_has_the_port_that_the_system_chose(workers: str, tmp_path: Path) -> None:
+    server = start("--port", "0", "--workers", workers, log_file=tmp_path / "log", program=PROGRAM)
     try:
         wait_until(lambda: "Application startup complete." in server.log)
         (address, *_) = re.findall(r"Serving \S+ at (\S+): ", server.log)

@@ -13,7 +13,7 @@ from tests.service.running import running
 from vae import load
 
 
-def test_the_start_tells_model_figures_settings_and_address_and_no_secret(caplog: pytest.LogCaptureFixture) -> None:
+def test_the_start_logs_model_metrics_settings_and_address_and_no_secret(caplog: pytest.LogCaptureFixture) -> None:
     keys = ("a secret", "another")
     with caplog.at_level(logging.INFO, "vae-service"), running(api_keys=keys, port=8765, queue_limit=7):
         pass

@@ -18,6 +18,7 @@ import pytest
 from service.settings import BUNDLED
 from tests.live import ROOT, START_LIMIT_S, LiveServer, free_port, live_server
 from tests.service.problems import problem
+from tests.service.processes.preloaded import PROGRAM
 from tests.service.processes.test_server import SAMPLE, request_in_flight
 from tests.service.running import wait_until
 from tests.soak import blocking
@@ -27,7 +28,7 @@ pytestmark = pytest.mark.slow
 STOPPED_BEFORE_A_START = """
 import signal
 from unittest import mock
-from service.__main__ import main
+from tests.service.processes.preloaded import main
 from service.processes.supervisor import Supervisor
 
 lacks_workers = Supervisor._lacks_workers
@@ -41,24 +42,24 @@ def stop_before_the_third(supervisor):
 with mock.patch.object(Supervisor, "_lacks_workers", stop_before_the_third):
     main()
 """
-"""The service, stopped after it has found that a worker is missing and before it starts the replacement."""
+"""The service, stopped after it has found that a worker is missing, and before it starts the replacement."""
 
 
 @pytest.fixture
 def server() -> Iterator[LiveServer]:
-    with live_server("--workers", "2") as server:
+    with live_server("--workers", "2", program=PROGRAM) as server:
         wait_until(lambda: len(workers(server)) == 2)
         yield server
 
 
 def workers(server: LiveServer) -> list[int]:
-    """Processes that have come so far as to serve, in the order of their start."""
+    """Processes that serve, in the order of their start."""
     log = server.log
     started = re.findall(r"Started server process \[(\d+)\]", log)
     return [int(pid) for pid in started] if log.count("Application startup complete.") >= len(started) else []
 
 
-def test_every_worker_draws_the_same_and_a_killed_one_is_replaced(server: LiveServer, client: httpx.Client) -> None:
+def test_all_workers_give_the_same_and_a_killed_one_is_replaced(server: LiveServer, client: httpx.Client) -> None:
     wanted = client.get(SAMPLE).content
     first, second = workers(server)
     for asleep in (first, second):
@@ -84,7 +85,7 @@ def test_every_worker_draws_the_same_and_a_killed_one_is_replaced(server: LiveSe
 
     with request_in_flight(server) as finish:
         server.process.send_signal(signal.SIGTERM)
-        wait_until(lambda: server.log.count("Finished server process") == 1)  # the one that had nothing to do
+        wait_until(lambda: server.log.count("Finished server process") == 1)  # the idle one
         assert server.get("/readyz").status_code == 503
         assert "draining" in problem(server.get(SAMPLE), 503)["detail"]
         assert finish().startswith(b"HTTP/1.1 200 ")
@@ -95,11 +96,11 @@ def test_every_worker_draws_the_same_and_a_killed_one_is_replaced(server: LiveSe
             os.kill(pid, 0)
     with socket.socket() as listener:
         listener.setsockopt(socket.SOL_SOCKET, socket.SO_REUSEADDR, 1)
-        listener.bind(("127.0.0.1", server.port))  # nobody holds it any more
+        listener.bind(("127.0.0.1", server.port))  # no process holds it any more
 
 
 def test_an_idle_stop_is_status_0(server: LiveServer) -> None:
-    """Even where the workers have ended before the supervisor comes to look."""
+    """Even if the workers have ended before the supervisor checks them."""
     server.process.send_signal(signal.SIGSTOP)
     for pid in workers(server):
         os.kill(pid, signal.SIGTERM)
@@ -121,23 +122,23 @@ def test_a_stop_just_before_a_worker_is_replaced_starts_no_other() -> None:
         assert "Traceback" not in server.log
 
 
-def test_a_worker_that_stops_alone_leaves_the_backlog_as_it_is(server: LiveServer) -> None:
+def test_a_worker_that_stops_alone_keeps_the_backlog(server: LiveServer) -> None:
     first, second = workers(server)
     server.process.send_signal(signal.SIGSTOP)  # a replacement would set the backlog anew
     with ExitStack() as stack:
         stack.callback(server.process.send_signal, signal.SIGCONT)
         os.kill(first, signal.SIGTERM)
         wait_until(lambda: server.log.count("Finished server process") == 1)
-        callers = connect(stack, server, second, 32)
-        assert len(callers) == 32
-        for caller in callers:
-            caller.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
-            assert caller.recv(65536).startswith(b"HTTP/1.1 200 ")
+        clients = connect(stack, server, second, 32)
+        assert len(clients) == 32
+        for client in clients:
+            client.sendall(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n")
+            assert client.recv(65536).startswith(b"HTTP/1.1 200 ")
     wait_until(lambda: len(workers(server)) == 3)
 
 
-def test_the_backlog_is_0_where_all_workers_stop(server: LiveServer) -> None:
-    """The last to close the socket would reset the connections that are in its queue."""
+def test_the_backlog_is_0_when_all_workers_stop(server: LiveServer) -> None:
+    """Otherwise the last one to close the socket would reset the connections in its queue."""
     pids = workers(server)
     with request_in_flight(server) as finish, ExitStack() as stack:
         server.process.send_signal(signal.SIGTERM)
@@ -150,17 +151,17 @@ def test_the_backlog_is_0_where_all_workers_stop(server: LiveServer) -> None:
 
 
 def connect(stack: ExitStack, server: LiveServer, last: int, most: int) -> list[socket.socket]:
-    """Up to `most` connections, fewer where the backlog allows no more: the `last` worker accepts none meanwhile."""
-    callers: list[socket.socket] = []
+    """Make up to `most` connections, as far as the backlog allows: the `last` worker is suspended meanwhile."""
+    clients: list[socket.socket] = []
     os.kill(last, signal.SIGSTOP)
     try:
         with suppress(TimeoutError):
             for _ in range(most):
-                caller = socket.create_connection(("127.0.0.1", server.port), timeout=0.9)
-                callers.append(stack.enter_context(caller))
+                client = socket.create_connection(("127.0.0.1", server.port), timeout=0.9)
+                clients.append(stack.enter_context(client))
     finally:
         os.kill(last, signal.SIGCONT)
-    return callers
+    return clients
 
 
 def test_a_stuck_worker_is_replaced(server: LiveServer) -> None:
@@ -179,10 +180,10 @@ def test_a_worker_whose_event_loop_is_blocked_is_replaced(tmp_path: Path) -> Non
         server = LiveServer(process, port, log)
         try:
             wait_until(lambda: len(workers(server)) == 2, limit=START_LIMIT_S)
-            with socket.create_connection(("127.0.0.1", port), timeout=60) as caller:
-                caller.sendall(f"GET {blocking.QUESTION} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+            with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
+                client.sendall(f"GET {blocking.QUESTION} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
                 wait_until(lambda: len(workers(server)) == 3, limit=30)
-                assert caller.recv(1) == b""
+                assert client.recv(1) == b""
             (stuck,) = re.findall(r"Worker (\d+) has not responded for 10 s\.", server.log)
             assert int(stuck) in workers(server)[:2]
             assert server.get("/livez").status_code == 200
@@ -190,8 +191,8 @@ def test_a_worker_whose_event_loop_is_blocked_is_replaced(tmp_path: Path) -> Non
             process.terminate()
 
 
-def test_a_worker_that_cannot_start_again_takes_nobody_with_it(tmp_path: Path) -> None:
-    """With several threads each reads its checkpoint; whoever replaces that may be in the midst of it."""
+def test_a_worker_that_cannot_start_again_does_not_stop_the_others(tmp_path: Path) -> None:
+    """With several threads each worker reads the checkpoint, which may be incomplete while it is being replaced."""
     checkpoint = tmp_path / "m.safetensors"
     sound = BUNDLED.read_bytes()
     checkpoint.write_bytes(sound)
@@ -208,7 +209,7 @@ def test_a_worker_that_cannot_start_again_takes_nobody_with_it(tmp_path: Path) -
         assert server.process.poll() is None
 
 
-def test_a_worker_that_replaces_another_has_all_from_the_supervisor(tmp_path: Path) -> None:
+def test_a_replacement_has_the_checkpoint_from_the_supervisor(tmp_path: Path) -> None:
     checkpoint = tmp_path / "m.safetensors"
     checkpoint.write_bytes(BUNDLED.read_bytes())
     with live_server("--workers", "2", "--checkpoint", str(checkpoint)) as server:
@@ -235,8 +236,8 @@ def gone(pid: int) -> bool:
     return False
 
 
-def test_workers_with_threads_of_their_own_answer() -> None:
-    """OpenMP's threads must not be started before the fork: the workers would wait for them for ever."""
+def test_workers_with_several_threads_answer() -> None:
+    """OpenMP's threads must not start before the fork: the workers would wait for them forever."""
     with live_server("--workers", "2", "--torch-threads", "2") as server:
         for _ in range(4):
             assert httpx.post(f"{server.url}/decode", json=[[0, 0, 0]] * 500, timeout=20).status_code == 200
