@@ -30,7 +30,7 @@ Rounds = Sequence[Mapping[str, float]]
 CONNECTIONS = 32
 CURVE = (1, 2, 4, 8, 16, 32, 64, 128, 256, 512)
 CURVES = ("bare", "noop", "ours")
-"""The contenders that are measured over CURVE; the others with CONNECTIONS alone."""
+"""Contenders measured with each number of connections in CURVE; the others only with CONNECTIONS."""
 COLOURS = {"ours": "#c2410c", "bare": "#475569", "noop": "#0f766e"}
 OTHER_COLOUR = "#94a3b8"
 THOUSANDS = FuncFormatter(lambda value, _: f"{value:,.0f}")

@@ -33,7 +33,7 @@ class ModelContext:
     latents: Mapping[str, Array] | None
     """Latents of the test set: `mean` (M, D) and `label` (M,)."""
     latents_json: bytes | None
-    """The same as JSON."""
+    """`latents` as JSON."""
     metrics: Metrics
     metrics_need_key: bool
 

@@ -29,7 +29,7 @@ ARRAY_FORMATS = {each.media_type: each for each in _FORMATS}
 
 
 def missing(asked: str) -> str:
-    """A sentence more for who asks for media types of which one wants what is not installed."""
+    """Return a hint for the error message if the client asked for Arrow and pyarrow is not installed."""
     if ARROW in asked.lower() and ARROW not in ARRAY_FORMATS:
         return " Arrow wants pyarrow where the service runs: pip install 'vae-service[arrow]'."
     return ""

@@ -1,1 +1,1 @@
-"""What is measured of a model, and how it is told."""
+"""Metrics of a model, and the report of them."""
