@@ -46,7 +46,7 @@ def write_digits(path: Path, images: int) -> None:
 
 
 def contenders(folder: Path) -> dict[str, Callable[[], None]]:
-    """Each takes TIMED images, the first two of them float32 in memory."""
+    """Return each way of encoding TIMED images; the first two get them as float32 arrays in memory."""
     checkpoint = load(CHECKPOINT)
     model = checkpoint.model
     path = folder / "timed.npy"

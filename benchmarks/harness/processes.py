@@ -25,7 +25,7 @@ LOG_TAIL = 2000
 
 @dataclass(frozen=True)
 class ProcessTree:
-    """A process and all that it has started."""
+    """A process and its descendants."""
 
     main: subprocess.Popen[bytes]
     mark: str

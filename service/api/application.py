@@ -84,8 +84,7 @@ class Application:
 
     async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
         started = time.perf_counter()
-        path = path_below_root(scope)
-        operation = self._operations.get((scope["method"], path)) or self._match(scope, path)
+        operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
         if operation is None:
             await self._dispatch_fastapi(scope, receive, send, started)
             return
@@ -145,8 +144,11 @@ class Application:
             return given
         return b"%b-%x" % (self._id_prefix, next(self._id_numbers))
 
-    def _match(self, scope: Scope, path: str) -> Operation | None:
-        """Return the operation whose path has parameters that match `path`, with these in `scope`."""
+    def _match(self, scope: Scope) -> Operation | None:
+        """Return the operation below a root path, or whose path has parameters; put these into `scope`."""
+        path = path_below_root(scope)
+        if operation := self._operations.get((scope["method"], path)):
+            return operation
         for method, pattern, operation in self._patterns:
             if method == scope["method"] and (match := pattern.match(path)):
                 scope["path_params"] = match.groupdict()

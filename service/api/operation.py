@@ -80,7 +80,7 @@ class Operation(APIRoute):
     """
 
     error_response = staticmethod(error_response)
-    """Makes the response to an error."""
+    """Create the response to an error."""
     negotiated: ClassVar[bool] = True
     """Whether responses depend on the Accept header."""
 

@@ -53,7 +53,7 @@ class Worker:
 
     @property
     def is_stuck(self) -> bool:
-        """Whether its event loop has stopped to turn, or it has not begun to serve in time."""
+        """Whether its event loop is blocked, or it has not started to serve in time."""
         return time.monotonic() - self.heartbeat.value > STUCK_AFTER_S
 
 

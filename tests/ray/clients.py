@@ -59,7 +59,7 @@ class Results:
 
 
 def cases(images: NDArray[np.uint8]) -> list[Case]:
-    """Requests of every kind, with the responses of the service in this process."""
+    """Return requests of every kind, each with the response of a service in this process."""
     z = np.random.default_rng(0).standard_normal((len(images), 3), np.float32)
     requests: list[tuple[str, bytes | None, str]] = []
     for index, image in enumerate(images):

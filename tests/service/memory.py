@@ -1,4 +1,4 @@
-"""The memory of a process, from /proc."""
+"""Read the memory of a process from /proc."""
 
 from __future__ import annotations
 

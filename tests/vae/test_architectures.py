@@ -49,7 +49,7 @@ def test_a_perceptron_has_the_configured_number_of_layers(layers: int) -> None:
 
 
 def test_convolutions_are_local() -> None:
-    """A pixel in one corner does not change the features of the opposite corner, before the map is flattened."""
+    """In the last feature map, a corner does not depend on a pixel in the opposite corner of the image."""
     model = VAE(VAEConfig("conv", (1, 64, 64), hidden_dim=16, latent_dim=5))
     convolutions = model.encoder[:-3]
     image = torch.zeros(2, 64 * 64)

@@ -163,7 +163,7 @@ def test_weights_must_be_floating(path: Path) -> None:
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -38,7 +38,7 @@ def position(content: bytes | memoryview) -> float:
 
 
 def positions(images: Tensor) -> Tensor:
-    """Return the `position` of each of the uint8 `images` (N, C, H, W), which are on the CPU, as float64 (N,)."""
+    """Return the `position` of each image: float64 (N,) for uint8 `images` (N, C, H, W) on the CPU."""
     rows = images.flatten(1).numpy()
     return torch.tensor([position(row.data) for row in rows], dtype=torch.float64)
 

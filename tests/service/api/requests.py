@@ -48,7 +48,7 @@ def npy_with_header(header: str, data: bytes) -> bytes:
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target

@@ -328,7 +328,7 @@ def test_a_stop_while_the_checkpoint_is_loaded_is_status_0(tmp_path: Path) -> No
 
 
 class Trap:
-    """Writes a file when it is unpickled."""
+    """An object that writes a file when it is unpickled."""
 
     def __init__(self, target: Path) -> None:
         self.target = target
