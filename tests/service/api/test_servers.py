@@ -244,6 +244,21 @@ def test_a_server_that_leaves_out_what_asgi_lets_it(other: tuple[httpx.Client, A
     assert json.loads(sent[-1]["body"]).keys() == {"error"}
 
 
+def test_operations_below_a_root_path_are_dispatched_without_fastapi(
+    other: tuple[httpx.Client, Application], monkeypatch: pytest.MonkeyPatch
+) -> None:
+    _, app = other
+    statuses: list[int] = []
+
+    async def send(message: Any) -> None:
+        statuses.append(message.get("status", 0))
+
+    monkeypatch.setattr(app, "_dispatch_fastapi", lambda *_: pytest.fail("FastAPI was asked."))
+    scope = {"type": "http", "method": "GET", "path": "/vae/model", "root_path": "/vae", "query_string": b""}
+    asyncio.run(app({**scope, "headers": []}, None, send))  # type: ignore[arg-type]  # nothing is received
+    assert statuses[0] == 401  # no key is sent
+
+
 def test_a_daemonic_worker_reads_the_checkpoint_itself(monkeypatch: pytest.MonkeyPatch) -> None:
     """Hypercorn's workers are daemonic processes, which may have no children."""
     monkeypatch.delitem(sys.modules, "torch")
