@@ -71,18 +71,15 @@ class Application:
         self._id_numbers = itertools.count(1)
 
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
-        """Handle a request, or the lifespan."""
+        """Handle a request, or the lifespan; a request that is traced is handled within its span."""
         if scope["type"] != "http":
             await self.api(scope, receive, send)
             return
         if not scope.get("raw_path"):  # optional in ASGI
             scope["raw_path"] = quote(scope["path"]).encode()
-        if self._tracer:
-            await self._tracer.trace_request(self._handle, self._route(scope), scope, receive, send)
-        else:
-            await self._handle(scope, receive, send)
-
-    async def _handle(self, scope: Scope, receive: Receive, send: Send) -> None:
+        if self._tracer and "span" not in scope:
+            await self._tracer.trace_request(self, self._route(scope), scope, receive, send)
+            return
         started = time.perf_counter()
         operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
         if operation is None:
@@ -95,7 +92,8 @@ class Application:
         try:
             response = await operation.respond(request)
             response.raw_headers.append((b"x-request-id", request_id))
-            scope["charged"] = request.reservation is not None
+            if request.reservation is not None:
+                scope["charged"] = True
             if self._cors:
                 send = partial(self._cors.send, send=send, request_headers=Headers(scope=scope))
             await response(scope, receive, send)

@@ -221,9 +221,9 @@ def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], numbe
 
 def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
     z, pointer = _z_of(read_json(body, reserve, numbers=numbers), "")
-    if isinstance(z, np.ndarray):
-        return _latents_of_numbers(z, limits, shape, reserve, single=z.shape == shape)
     if not isinstance(z, list) or not z:
+        if isinstance(z, np.ndarray):
+            return _latents_of_numbers(z, limits, shape, reserve, single=z.shape == shape)
         size = "×".join(map(str, shape))
         raise InvalidInput(Problem("body", pointer, f"A latent of {size} numbers, or a list of latents, is expected."))
     if _depth(z) <= len(shape):

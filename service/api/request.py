@@ -29,18 +29,13 @@ class Request:
         self._receive = receive
         self.fields: dict[bytes, bytes] = scope.get("fields") or join_fields(scope["headers"])
         """Header fields by lower-case name; repeated ones are joined."""
-        length = self.fields.get(b"content-length", b"")
-        self.bytes_received = 0
+        body: bytes | None = scope.get("whole_body")
+        self._more = body is None
+        self._chunks = [] if body is None else [body]
+        self.bytes_received = 0 if body is None else len(body)
         """Bytes of the body so far."""
-        self._declared = int(length) if length.isdigit() else 0
-        self._chunks: list[bytes] = []
-        self._more = True
         self.reservation: Reservation | None = None
         """None while nothing is charged; it is closed once the response is written."""
-        if (body := scope.get("whole_body")) is not None:
-            self.bytes_received = len(body)
-            self._chunks = [body]
-            self._more = False
 
     def field(self, name: bytes) -> str:
         """Return a header field, empty if it is missing."""
@@ -85,7 +80,9 @@ class Request:
 
     async def receive_body(self, limit: int) -> None:
         """Wait until the body is complete, or known to exceed `limit` bytes; raises Unavailable."""
-        while self._more and max(self._declared, self.bytes_received) <= limit:
+        length = self.fields.get(b"content-length", b"")
+        declared = int(length) if length.isdigit() else 0
+        while self._more and max(declared, self.bytes_received) <= limit:
             await self._receive_chunk()
 
     async def read(self, limit: int) -> bytes:
@@ -95,7 +92,7 @@ class Request:
         """
         if self._more:
             await self.receive_body(limit)
-        if max(self._declared, self.bytes_received) > limit:
+        if self._more or self.bytes_received > limit:
             raise TooLarge(f"The body is larger than the limit of {limit} bytes.")
         if self.bytes_received > UNCOUNTED:
             self.memory.received(self.bytes_received)

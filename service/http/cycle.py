@@ -83,8 +83,7 @@ class Cycle:
     @property
     def is_charged(self) -> bool:
         """Whether the response is charged to the memory budget: the application tells it in the scope."""
-        charged: bool = self.scope.get("charged", False)
-        return charged
+        return "charged" in self.scope
 
     async def run(self, app: ASGIApp) -> None:
         """Have `app` answer. If it fails, the response is a 500, or the connection is closed within the response."""
