@@ -76,8 +76,7 @@ $(BIN)/python:
 	$(PYTHON) -m venv .venv
 
 .venv/serve: pyproject.toml | $(BIN)/python
-	@echo "Installing the service into .venv; the first time this takes some minutes."
-	$(if $(TORCH_INDEX_URL),$(PIP) --index-url $(TORCH_INDEX_URL) torch)
+	@echo "Installing the service into .venv."
 	$(PIP) --editable .
 	touch $@
 

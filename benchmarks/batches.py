@@ -18,9 +18,8 @@ import torch
 
 from benchmarks.harness.pages import table, write_page
 from service.inference.engine import Engine
-from service.inference.torch_backend import choose_backend
+from service.inference.loading import load_checkpoint
 from service.settings import read_settings
-from vae import load
 
 ROWS = (1, 4, 16, 64, 256, 1024, 4096)
 CALLERS = 4
@@ -51,8 +50,7 @@ def latents_per_second(engine: Engine, rows: int, seconds: float, callers: int =
 def service_rate(rows: int, seconds: float) -> float:
     """Latents per second of one caller, with the service's default settings."""
     settings = read_settings([])
-    torch.set_num_threads(settings.torch_threads)
-    network = choose_backend(load(settings.checkpoint, settings.device).model)
+    network = load_checkpoint(settings).backend
     return latents_per_second(Engine(network, micro_batch_limit=settings.micro_batch_limit), rows, seconds, callers=1)
 
 
@@ -63,7 +61,9 @@ def main() -> None:
     parser.add_argument("--seconds", type=float, default=2, help="of each measurement")
     options = parser.parse_args()
     torch.set_num_threads(1)
-    network = choose_backend(load(options.checkpoint, options.device).model, device=options.device)
+    network = load_checkpoint(
+        read_settings(["--checkpoint", str(options.checkpoint), "--device", options.device])
+    ).backend
     max_concurrent_batches = sorted({1, network.max_concurrent_batches})
 
     def rate(rows: int, count: int) -> str:

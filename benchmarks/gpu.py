@@ -28,7 +28,8 @@ from benchmarks.contenders import VAE_SERVE
 from benchmarks.harness.load import serving
 from benchmarks.harness.pages import describe_machine, table, write_page
 from service.inference.engine import Engine
-from service.inference.torch_backend import choose_backend
+from service.inference.loading import load_checkpoint
+from service.settings import read_settings
 from training.data.dataset import to_pixels
 from training.data.load import load
 from vae_client import Client
@@ -67,7 +68,7 @@ def train(folder: Path, precision: str, options: argparse.Namespace) -> tuple[Pa
 
 def differences(url: str, checkpoint: Path, data_dir: Path) -> list[Sequence[str]]:
     """Largest differences of the service's answers from the CPU's; raises RuntimeError above TOLERANCE."""
-    network = choose_backend(vae.load(checkpoint).model)
+    network = load_checkpoint(read_settings(["--checkpoint", str(checkpoint)])).backend
     images = load("mnist", data_dir)[1].images[:IMAGES]
     mean, log_variance = network.encode(to_pixels(images).numpy())
     with Client(url) as client:
@@ -86,7 +87,7 @@ def differences(url: str, checkpoint: Path, data_dir: Path) -> list[Sequence[str
 
 def throughput(checkpoint: Path, device: str, seconds: float) -> list[Sequence[str]]:
     """Latents decoded a second, for each size of a micro-batch."""
-    network = choose_backend(vae.load(checkpoint, device).model, device=device)
+    network = load_checkpoint(read_settings(["--checkpoint", str(checkpoint), "--device", device])).backend
     engines = {size: Engine(network, micro_batch_limit=size, threaded=True) for size in ROWS}
     return [(str(size), f"{latents_per_second(engine, size, seconds):,.0f}") for size, engine in engines.items()]
 

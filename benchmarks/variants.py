@@ -14,7 +14,8 @@ from collections import Counter
 from typing import Any
 
 from service.__main__ import main
-from service.inference.backend import FloatArray, OnnxBackend
+from service.inference.backend import FloatArray
+from service.inference.onnx_backend import OnnxBackend
 from service.telemetry.counters import Counters, Histogram
 
 

@@ -20,12 +20,9 @@ def main() -> None:
         from service.processes.supervisor import Supervisor  # noqa: PLC0415 - slow; invalid settings are reported first
 
         sys.exit(Supervisor(settings, listener).run())
-    from service.inference.loading import begin_to_load  # noqa: PLC0415 - as above
+    from service.processes.server import Server  # noqa: PLC0415 - as above
 
-    load = begin_to_load(settings)
-    from service.processes.server import Server  # noqa: PLC0415 - while the checkpoint is read
-
-    sys.exit(Server(settings, load).serve_forever(listener))
+    sys.exit(Server(settings).serve_forever(listener))
 
 
 def _report(error: str) -> int:

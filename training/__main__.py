@@ -1,9 +1,10 @@
-"""The command `vae-train`: fit, evaluate, plot, export, encode."""
+"""The command `vae-train`: fit, evaluate, plot, export, convert, encode."""
 
 from __future__ import annotations
 
 import argparse
 import json
+import shlex
 import sys
 from collections.abc import Sequence
 from importlib.resources import files
@@ -72,6 +73,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     export.add_argument("checkpoint", type=Path, help="a checkpoint of vae-train fit, or the article's .pt")
     export.add_argument("--format", choices=("onnx", "torch-export"), default="onnx", help="(default: %(default)s)")
     export.add_argument("--out", type=Path, default=Path("out"), help="folder to write to (default: %(default)s)")
+    convert = commands.add_parser("convert", help="write the article's .pt, or an old checkpoint, as a new checkpoint")
+    convert.add_argument("checkpoint", type=Path, help="the article's .pt, or a checkpoint of vae-train fit")
+    convert.add_argument("out", type=Path, help="file to write, .safetensors; it may be the same")
     encode = commands.add_parser("encode", help="write latents and losses of any number of images to Parquet")
     encode.add_argument(
         "input", type=Path, metavar="INPUT",
@@ -118,8 +122,7 @@ def _run(options: argparse.Namespace) -> int:
     from vae import CheckpointError  # noqa: PLC0415
 
     try:
-        commands = {"fit": _fit, "evaluate": _evaluate, "plot": _plot, "export": _export, "encode": _encode}
-        commands[options.command](options)
+        COMMANDS[options.command](options)
     except (ConfigError, DataError, TrainingError, ExportError, CheckpointError) as error:
         print(error, file=sys.stderr)
         return 2 if isinstance(error, ConfigError) else 1
@@ -170,6 +173,13 @@ def _export(options: argparse.Namespace) -> None:
         print(f"{path}: agrees with the checkpoint to {TOLERANCE:g} on batches of {', '.join(map(str, BATCHES))}.")
 
 
+def _convert(options: argparse.Namespace) -> None:
+    from training.convert import convert  # noqa: PLC0415
+
+    convert(options.checkpoint, options.out)
+    print(f"Wrote {options.out}; serve it with: vae-serve --checkpoint {shlex.quote(str(options.out))}")
+
+
 def _encode(options: argparse.Namespace) -> None:
     from training.encode.command import encode  # noqa: PLC0415
     from vae import load  # noqa: PLC0415
@@ -206,6 +216,16 @@ def _count(text: str) -> int:
     if text.isascii() and text.isdecimal():
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more, such as 5000.")
+
+
+COMMANDS = {
+    "fit": _fit,
+    "evaluate": _evaluate,
+    "plot": _plot,
+    "export": _export,
+    "convert": _convert,
+    "encode": _encode,
+}
 
 
 if __name__ == "__main__":

@@ -1,34 +1,38 @@
-"""Save and load a checkpoint: a safetensors file that describes itself. The article's .pt can be loaded too.
-
-The file's metadata are strings: `format`, `format_version`, and in JSON `config` (VAEConfig), `training` (how the model
-was trained) and `figures` (its metrics).
-"""
+"""Save and load a checkpoint: a safetensors file as `vae.arrays` describes it; loads the article's .pt too."""
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import io
 import json
 import warnings
 from collections.abc import Mapping
-from dataclasses import asdict, dataclass
+from dataclasses import asdict, dataclass, fields
 from math import isqrt
 from pathlib import Path
 from typing import Any
 
 import torch
-from safetensors import SafetensorError
-from safetensors.torch import load as load_tensors
 from safetensors.torch import save as serialize
 from torch import Tensor
 
+from vae.arrays import (
+    FORMAT,
+    FORMAT_VERSION,
+    STATE_DICTS,
+    CheckpointArrays,
+    check_arrays,
+    name_path,
+    not_finite,
+    read,
+    read_content,
+)
 from vae.config import VAEConfig
 from vae.files import write_atomically
-from vae.metadata import CheckpointError, CheckpointMetadata, fit_of
+from vae.metadata import CheckpointError, CheckpointMetadata
 from vae.model import VAE
-
-FORMAT = "vae-checkpoint"
-FORMAT_VERSION = 1
+from vae.probes import FloatArray, Probes
 
 
 @dataclass(frozen=True)
@@ -52,15 +56,32 @@ def save(path: Path, model: VAE, *, training: Mapping[str, Any], metrics: Mappin
         TypeError: JSON cannot represent `training`.
 
     """
+    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {
         "format": FORMAT,
         "format_version": str(FORMAT_VERSION),
         "config": json.dumps(asdict(model.config)),
         "training": json.dumps(dict(training)),
         "figures": json.dumps(dict(metrics)),
+        "probes": str(compute_probes(model)),
     }
-    tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     write_atomically(path, serialize(tensors, metadata))
+
+
+def compute_probes(model: VAE) -> Probes:
+    """Compute probes of `model` on the CPU, in float32 and evaluation mode."""
+    reference = copy.deepcopy(model).cpu().float().eval()
+
+    def encode(images: FloatArray) -> tuple[FloatArray, FloatArray]:
+        mean, log_variance = reference.encode(torch.from_numpy(images))
+        return mean.numpy(), log_variance.numpy()
+
+    def decode(z: FloatArray) -> FloatArray:
+        image: FloatArray = reference.to_image_(reference.decode(torch.from_numpy(z))).numpy()
+        return image
+
+    with torch.inference_mode():
+        return Probes.compute(model.config, encode, decode)
 
 
 def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
@@ -77,56 +98,40 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
         CheckpointError: The file is missing, damaged, or not a checkpoint of this format version.
 
     """
+    stored = read_state_dict(path) if path.suffix in STATE_DICTS else read(path)
+    metadata = {field.name: getattr(stored, field.name) for field in fields(CheckpointMetadata)}
+    return Checkpoint(**metadata, model=to_model(stored).to(device))
+
+
+def read_state_dict(path: Path) -> CheckpointArrays:
+    """Read the article's state_dict; raises CheckpointError."""
+    content = read_content(path)
     try:
-        content = path.read_bytes()
-    except OSError as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be read: {error.strerror}.") from error
-    try:
-        read = _read_state_dict if path.suffix in (".pt", ".pth") else _read_safetensors
-        config, tensors, metadata = read(content)
-        fit_of(metadata.get("training", {}))
-        model = _assemble(config, tensors)
+        config, tensors = _parse(content)
+        arrays = check_arrays(config, {name: _to_array(name, tensor) for name, tensor in tensors.items()})
     except CheckpointError as error:
-        raise CheckpointError(f"The checkpoint {path} cannot be used: {error}") from error
-    return Checkpoint(
+        raise name_path(path, error) from error
+    return CheckpointArrays(
         name=path.stem,
-        model=model.to(device),
-        format_version=int(metadata.get("format_version", 0)),
-        training=metadata.get("training", {}),
-        metrics=metadata.get("figures", {}),
+        format_version=0,
+        training={},
+        metrics={},
         sha256=hashlib.sha256(content).hexdigest(),
+        config=config,
+        arrays=arrays,
+        probes=None,
     )
 
 
-def _read_safetensors(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dict[str, Any]]:
-    try:
-        tensors = load_tensors(content)
-    except SafetensorError as error:
-        raise CheckpointError(f"it is not a complete safetensors file ({error}).") from error
-    header_size = int.from_bytes(content[:8], "little")
-    metadata = json.loads(content[8 : 8 + header_size]).get("__metadata__", {})
-    if metadata.get("format") != FORMAT:
-        raise CheckpointError(f"its metadata lack format={FORMAT}; was it written by vae-train?")
-    if metadata.get("format_version") != str(FORMAT_VERSION):
-        raise CheckpointError(
-            f"it has format version {metadata.get('format_version')}; this release reads version {FORMAT_VERSION}."
-        )
-    fields: dict[str, Any] = {"format_version": FORMAT_VERSION}
-    for name in ("config", "training", "figures"):
-        try:
-            fields[name] = json.loads(metadata.get(name, ""))
-        except (ValueError, RecursionError) as error:
-            raise CheckpointError(f"its metadata field {name} is not JSON.") from error
-        if not isinstance(fields[name], dict):
-            raise CheckpointError(f"its metadata field {name} is not a JSON object.")
-    try:
-        shape = tuple(fields["config"].pop("image_shape", ()))
-        return VAEConfig(image_shape=shape, **fields["config"]), tensors, fields
-    except (TypeError, ValueError) as error:
-        raise CheckpointError(f"its configuration is not valid: {str(error).rstrip('.')}.") from error
+def to_model(stored: CheckpointArrays) -> VAE:
+    """Return the model of `stored` on the CPU, in evaluation mode and without gradients."""
+    with torch.device("meta"):  # draws no weights
+        model = VAE(stored.config)
+    model.load_state_dict({name: torch.tensor(array) for name, array in stored.arrays.items()}, assign=True)
+    return model.eval().requires_grad_(False)
 
 
-def _read_state_dict(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dict[str, Any]]:
+def _parse(content: bytes) -> tuple[VAEConfig, dict[str, Tensor]]:
     """Read the article's state_dict, with sizes from its tensors and a square image, grey or RGB."""
     try:
         with warnings.catch_warnings(action="ignore"):  # about pickle protocols; the error below says enough
@@ -145,33 +150,19 @@ def _read_state_dict(content: bytes) -> tuple[VAEConfig, dict[str, Tensor], dict
     if channels * side * side != pixels:
         raise CheckpointError(f"its images have {pixels} values; a square image, grey or RGB, has another number.")
     try:
-        return VAEConfig(image_shape=(channels, side, side), hidden_dim=hidden, latent_dim=latent), tensors, {}
+        return VAEConfig(image_shape=(channels, side, side), hidden_dim=hidden, latent_dim=latent), tensors
     except ValueError as error:
         raise CheckpointError(f"its matrices do not describe a network: {error}") from error
+
+
+def _to_array(name: str, tensor: Tensor) -> FloatArray:
+    if not tensor.is_floating_point():
+        raise not_finite(name)
+    array: FloatArray = tensor.detach().float().numpy()
+    return array
 
 
 def _is_entry(item: tuple[object, object]) -> bool:
     name, tensor = item
     dense = isinstance(tensor, Tensor) and tensor.layout is torch.strided and not tensor.is_meta
     return isinstance(name, str) and dense
-
-
-def _assemble(config: VAEConfig, tensors: dict[str, Tensor]) -> VAE:
-    try:
-        with torch.device("meta"):  # allocates nothing before the shapes below are checked
-            model = VAE(config)
-    except RuntimeError as error:
-        raise CheckpointError(f"its configuration describes a network that is too large: {config}.") from error
-    expected = {name: tuple(tensor.shape) for name, tensor in model.state_dict().items()}
-    for name in sorted(expected.keys() | tensors.keys()):
-        if name not in tensors:
-            raise CheckpointError(f"the tensor {name} is missing.")
-        if name not in expected:
-            raise CheckpointError(f"the tensor {name} is not part of a VAE of its configuration.")
-        tensor = tensors[name]
-        if tuple(tensor.shape) != expected[name]:
-            raise CheckpointError(f"{name} has the shape {tuple(tensor.shape)}; it must be {expected[name]}.")
-        if not tensor.is_floating_point() or not bool(torch.isfinite(tensor).all()):
-            raise CheckpointError(f"{name} holds values that are not finite numbers.")
-    model.load_state_dict({name: tensor.float() for name, tensor in tensors.items()}, assign=True)
-    return model.eval().requires_grad_(False)

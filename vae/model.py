@@ -5,8 +5,9 @@ from __future__ import annotations
 import torch
 from torch import Tensor, nn
 
-from vae.architectures import ARCHITECTURES
+from vae.architectures import network
 from vae.config import VAEConfig
+from vae.modules import sequential
 from vae.objective import reconstruction_loss
 
 
@@ -20,9 +21,10 @@ class VAE(nn.Module):
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
         self.config = config
-        self.encoder, features, self.decoder = ARCHITECTURES[config.architecture](config)
-        self.mean_layer = nn.Linear(features, config.latent_dim)
-        self.log_variance_layer = nn.Linear(features, config.latent_dim)
+        layers = network(config)
+        self.encoder, self.decoder = sequential(layers.encoder), sequential(layers.decoder)
+        self.mean_layer = nn.Linear(layers.features, config.latent_dim)
+        self.log_variance_layer = nn.Linear(layers.features, config.latent_dim)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the posterior of images.

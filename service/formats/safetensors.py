@@ -22,7 +22,7 @@ def read_safetensors(body: bytes, name: str) -> Array:
     if HEADER_BYTES < int.from_bytes(body[:8], "little") <= len(body):
         raise TooLarge(f"The header of the safetensors file is larger than the {HEADER_BYTES} bytes that are taken.")
     try:
-        tensors = dict(deserialize(body))  # type: ignore[no-untyped-call]
+        tensors = dict(deserialize(body))
     except SafetensorError as error:
         raise UnreadableBody(f"The body is not a whole safetensors file: {error}.") from error
     tensor = tensors[choose(list(tensors), name)]

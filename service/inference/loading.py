@@ -1,21 +1,41 @@
-"""Loading the checkpoint: torch reads it, in another process where the service itself needs no torch."""
+"""Loading the checkpoint, and the choice of what computes it."""
 
 from __future__ import annotations
 
-import multiprocessing
-import signal
-import sys
-import threading
-from collections.abc import Callable
-from functools import partial
-from multiprocessing.connection import Connection
+import logging
+from collections.abc import Callable, Iterator, Mapping
+from contextlib import contextmanager
+from dataclasses import dataclass, fields
+from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
-from service.inference.backend import Backend, OnnxBackend
-from service.inference.onnx_model import CheckpointInfo, OnnxModel, UnsupportedModel
+from service.formats.arrays import Array
+from service.inference.backend import Backend
 from service.settings import Settings
-from vae.metadata import CheckpointError
+from vae.arrays import STATE_DICTS, CheckpointArrays, read
+from vae.latents import LatentSet
+from vae.metadata import CheckpointError, CheckpointMetadata
+from vae.probes import Probes
+
+logger = logging.getLogger("vae-service")
+
+TOLERANCE = 1e-5
+"""Largest difference of results from torch's on a CPU: absolute, plus relative to the value. Rounding is a tenth of
+it."""
+DEVICE_TOLERANCE = 1e-2
+"""On other devices; a GPU's convolutions may round to TF32."""
+
+
+@dataclass(frozen=True)
+class CheckpointInfo:
+    """A checkpoint without its model."""
+
+    metadata: CheckpointMetadata
+    parameters: int
+    """Number of the model's weights."""
+    latents: Mapping[str, Array] | None
+    """Latents of the test set, if there are any beside the checkpoint: `mean` (M, D) and `label` (M,)."""
 
 
 class LoadedModel(NamedTuple):
@@ -30,83 +50,90 @@ class StartError(Exception):
 
 
 Load = Callable[[], LoadedModel]
-"""Waits for the model; raises StartError."""
+"""Loads the model; raises StartError."""
 
 
 def load_checkpoint(settings: Settings) -> LoadedModel:
-    """Load the checkpoint onto its device; raises StartError."""
-    return begin_to_load(settings)()
+    """Load the checkpoint onto its device; raises StartError.
 
-
-def begin_to_load(settings: Settings) -> Load:
-    """Begin to read the checkpoint, and return the function that waits for it.
-
-    A forked process reads a checkpoint for ONNX Runtime, translates it and computes with torch what the translation is
-    compared with: torch would take 400 MB of this process as long as it runs. If torch is imported here already or
-    needed anyway, or if threads or the system forbid a fork, the returned function does everything in this process.
+    ONNX Runtime computes a checkpoint of vae-train on the CPU; torch is imported for everything else.
     """
-    in_other_process = (
-        settings.runtime != "torch"
-        and settings.device == "cpu"
-        and not settings.checkpoint.is_dir()
-        and "torch" not in sys.modules
-        and threading.active_count() == 1
-        and not multiprocessing.current_process().daemon  # such as Hypercorn's workers; it may have no children
-        and sys.platform == "linux"
-    )
-    if not in_other_process:
-        return partial(_load_here, settings)
-    context = multiprocessing.get_context("fork")
-    receiver, sender = context.Pipe(duplex=False)
-    process = context.Process(target=_translate, args=(settings.checkpoint, sender), daemon=True)
-    process.start()
-    sender.close()
-
-    def load() -> LoadedModel:
-        try:
-            read: tuple[CheckpointInfo, OnnxModel] | Exception = receiver.recv()
-        except EOFError:
-            process.join()
-            reason = f"the process that reads it ended with status {process.exitcode}"
-            raise StartError(f"The checkpoint {settings.checkpoint} cannot be read: {reason}.") from None
-        process.join()
-        try:
-            if isinstance(read, Exception):
-                raise read
-            info, model = read
-            return LoadedModel(info, OnnxBackend(model, settings.torch_threads))
-        except UnsupportedModel as error:
-            if settings.runtime == "onnx":
-                raise _cannot_compute(error) from error
-            return _load_here(settings.model_copy(update={"runtime": "torch"}))
-        except CheckpointError as error:
-            raise StartError(str(error)) from error
-
-    return load
-
-
-def _translate(checkpoint: Path, sender: Connection) -> None:
-    signal.signal(signal.SIGINT, signal.SIG_IGN)  # Ctrl+C reaches the whole process group; the service handles it
-    from service.inference.checkpoints import read_checkpoint  # noqa: PLC0415 - imports torch
-    from service.inference.onnx_graph import translate  # noqa: PLC0415 - imports torch
-
+    path = settings.checkpoint
+    if settings.runtime == "onnx" and (path.is_dir() or settings.device != "cpu"):
+        raise StartError("ONNX Runtime computes checkpoints of vae-train, on the CPU. Leave VAE_RUNTIME unset.")
+    checkpoint: CheckpointMetadata
+    backend: Backend
     try:
-        model, info = read_checkpoint(checkpoint)
-        sender.send((info, translate(model)))
-    except (CheckpointError, UnsupportedModel) as error:
-        sender.send(error)
-
-
-def _load_here(settings: Settings) -> LoadedModel:
-    from service.inference import torch_backend  # noqa: PLC0415 - imports torch
-
-    try:
-        return LoadedModel(*torch_backend.load(settings))
-    except (CheckpointError, torch_backend.DeviceError) as error:
+        if path.is_dir():
+            with _requiring_torch("a folder of diffusers"):
+                from service.inference.torch_loading import load_folder  # noqa: PLC0415 - imports torch
+            checkpoint, parameters, backend = load_folder(settings)
+            probes = None
+        else:
+            checkpoint = stored = _read(path)
+            parameters, probes = stored.parameters, stored.probes
+            backend = _create_backend(stored, settings)
+        latents = LatentSet.load(path, checkpoint.sha256)
+    except CheckpointError as error:
         raise StartError(str(error)) from error
-    except UnsupportedModel as error:
-        raise _cannot_compute(error) from error
+    if probes is None:
+        logger.info(
+            "The checkpoint has no probes: what is computed from it could not be compared with torch's results."
+        )
+    info = CheckpointInfo(
+        CheckpointMetadata(**{field.name: getattr(checkpoint, field.name) for field in fields(CheckpointMetadata)}),
+        parameters,
+        None if latents is None else {"mean": latents.mean, "label": latents.label},
+    )
+    return LoadedModel(info, backend)
 
 
-def _cannot_compute(error: UnsupportedModel) -> StartError:
-    return StartError(f"ONNX Runtime cannot compute this model: {error}. Leave VAE_RUNTIME unset.")
+def _read(path: Path) -> CheckpointArrays:
+    if path.suffix not in STATE_DICTS:
+        return read(path)
+    with _requiring_torch(f"a {path.suffix} file"):
+        from vae.checkpoint import read_state_dict  # noqa: PLC0415 - imports torch
+    return read_state_dict(path)
+
+
+def _create_backend(stored: CheckpointArrays, settings: Settings) -> Backend:
+    """Create what computes the model, and compare its results for the checkpoint's probes with torch's."""
+    if settings.runtime != "torch" and settings.device == "cpu":
+        from service.inference.onnx_backend import OnnxBackend  # noqa: PLC0415 - not needed where torch computes
+
+        onnx = OnnxBackend(stored.config, stored.arrays, settings.torch_threads)
+        if _agrees(onnx, stored.probes, TOLERANCE):
+            return onnx
+        if settings.runtime == "onnx" or not find_spec("torch"):
+            raise _disagrees("ONNX Runtime", settings)
+        logger.warning("%s", _disagrees("ONNX Runtime", settings))
+    with _requiring_torch(
+        f"a model on {settings.device}" if settings.device != "cpu" else "a model with runtime torch"
+    ):
+        from service.inference.torch_loading import create_backend  # noqa: PLC0415 - imports torch
+    backend = create_backend(stored, settings)
+    if not _agrees(backend, stored.probes, TOLERANCE if settings.device == "cpu" else DEVICE_TOLERANCE):
+        raise _disagrees("torch", settings)
+    return backend
+
+
+def _agrees(backend: Backend, probes: Probes | None, tolerance: float) -> bool:
+    return probes is None or probes.agree(backend.encode, backend.decode, tolerance)
+
+
+def _disagrees(runtime: str, settings: Settings) -> StartError:
+    return StartError(
+        f"{runtime} computes other results from {settings.checkpoint} on this machine than torch did when it was saved."
+    )
+
+
+@contextmanager
+def _requiring_torch(what: str) -> Iterator[None]:
+    """Report that `what` needs torch where it cannot be imported."""
+    try:
+        yield
+    except ModuleNotFoundError as error:
+        if error.name != "torch":
+            raise
+        problem = f"To load {what}, install torch: pip install 'vae-service[torch]'."
+        raise StartError(problem) from error

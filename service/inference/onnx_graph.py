@@ -1,133 +1,119 @@
-"""Translates the kinds of layers of `vae.architectures` from torch to ONNX, opset 17."""
+"""Layers of `vae.layers` with a checkpoint's tensors → ONNX, opset 17.
+
+The model is written field by field, as github.com/onnx/onnx/blob/main/onnx/onnx.proto numbers them: few are needed, and
+the package onnx, which would write them too, takes tens of MB.
+"""
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Mapping
 from typing import Any
 
 import numpy as np
-import onnx
-import torch
-from onnx import TensorProto, helper, numpy_helper
-from torch import Tensor, nn
+import numpy.typing as npt
 
-from service.inference.onnx_model import FloatArray, OnnxModel, UnsupportedModel
-from vae.autoencoder_kl import AutoencoderKL
-from vae.model import VAE
+from service.inference.protobuf import message
+from vae.arrays import Arrays
+from vae.layers import Conv2d, ConvTranspose2d, Flatten, Layer, Layers, LeakyReLU, Linear, Unflatten
 
 OPSET, IR_VERSION = 17, 8
+FLOAT, INT64 = 1, 7
+"""TensorProto.DataType."""
+ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS = 1, 2, 7
+"""AttributeProto.AttributeType."""
 
 
-def translate(model: VAE | AutoencoderKL) -> OnnxModel:
-    """Translate `model`, which is on the CPU; raises UnsupportedModel where a layer has no translation."""
-    if not isinstance(model, VAE):
-        raise UnsupportedModel(f"it has no translation of {type(model).__name__}")
-    heads = {"mean": model.mean_layer, "log_variance": model.log_variance_layer}
-    encoder = _onnx_model(model.encoder, (model.config.pixels,), heads)
-    decoder = _onnx_model(model.decoder, model.config.latent_shape, {"image": nn.Sigmoid(), "logits": nn.Identity()})
-    return OnnxModel(model.config, encoder, decoder, _probe(model))
+class Graph:
+    """A graph with one input `x`, (N, *shape) float32, that is built layer by layer."""
 
+    def __init__(self, shape: tuple[int, ...], arrays: Arrays) -> None:
+        """`arrays` are the tensors of the layers."""
+        self._shape = shape
+        self._arrays = arrays
+        self._nodes: list[bytes] = []
+        self._initializers: list[bytes] = []
+        self._outputs: list[bytes] = []
 
-def _probe(model: VAE) -> dict[str, FloatArray]:
-    random = torch.Generator().manual_seed(0)
-    images = torch.rand(3, *model.config.image_shape, generator=random)
-    z = torch.randn(3, *model.config.latent_shape, generator=random)
-    with torch.inference_mode():
-        mean, log_variance = model.encode(images)
-        image = model.to_image_(model.decode(z))
-    tensors = {"images": images, "z": z, "mean": mean, "log_variance": log_variance, "image": image}
-    return {name: tensor.numpy() for name, tensor in tensors.items()}
+    def add_layers(self, part: str, layers: Layers, source: str) -> str:
+        """Add layers, whose tensors are named `part.0.weight` and so on; return the name of the last one's result."""
+        for index, layer in enumerate(layers):
+            source = self.add_layer(f"{part}.{index}", layer, source)
+        return source
 
+    def add_layer(self, name: str, layer: Layer, source: str, output: str | None = None) -> str:
+        """Add a layer, whose tensors are `name.weight` and `name.bias`; return the name of its result."""
+        operator, constants, attributes = self._translate(name, layer)
+        inputs = [source]
+        for constant in constants:
+            inputs.append(f"{name} {len(inputs)}")
+            self._initializers.append(_tensor(inputs[-1], constant))
+        return self.add_node(operator, inputs, output or name, attributes)
 
-def _onnx_model(body: nn.Module, shape: tuple[int, ...], heads: Mapping[str, nn.Module]) -> bytes:
-    """Translate `body`, whose input `x` is (N, *shape) float32, and one output for each of `heads`."""
-    graph = _Graph()
-    features = graph.add(body, "x")
-    outputs = []
-    for name, head in heads.items():
-        graph.nodes.append(helper.make_node("Identity", [graph.add(head, features)], [name]))
-        outputs.append(helper.make_tensor_value_info(name, TensorProto.FLOAT, None))
-    x = helper.make_tensor_value_info("x", TensorProto.FLOAT, ["N", *shape])
-    model = helper.make_model(
-        helper.make_graph(graph.nodes, "network", [x], outputs, graph.weights),
-        opset_imports=[helper.make_opsetid("", OPSET)],
-        ir_version=IR_VERSION,
-    )
-    serialized: bytes = model.SerializeToString()
-    return serialized
-
-
-class _Graph:
-    def __init__(self) -> None:
-        self.nodes: list[onnx.NodeProto] = []
-        self.weights: list[onnx.TensorProto] = []
-
-    def add(self, layer: nn.Module, source: str) -> str:
-        """Add `layer`, whose input is called `source`; returns the name of its output."""
-        if isinstance(layer, nn.Identity):
-            return source
-        if isinstance(layer, nn.Sequential):
-            for part in layer:
-                source = self.add(part, source)
-            return source
-        translation = TRANSLATIONS.get(type(layer))
-        if translation is None:
-            raise UnsupportedModel(f"it has no translation of {type(layer).__name__}")
-        kind, constants, attributes = translation(layer)
-        output = f"{len(self.nodes)}"
-        inputs = [source, *(self._add_constant(constant) for constant in constants)]
-        self.nodes.append(helper.make_node(kind, inputs, [output], **attributes))
+    def add_node(
+        self,
+        operator: str,
+        inputs: list[str],
+        output: str,
+        attributes: Mapping[str, float | int | list[int]] | None = None,
+    ) -> str:
+        """Add a node; return the name of its result."""
+        written = [_attribute(name, value) for name, value in (attributes or {}).items()]
+        self._nodes.append(message((1, inputs), (2, output), (4, operator), (5, written)))
         return output
 
-    def _add_constant(self, constant: Tensor | np.ndarray) -> str:
-        array = constant.detach().cpu().numpy() if isinstance(constant, Tensor) else constant
-        name = f"constant {len(self.weights)}"
-        self.weights.append(numpy_helper.from_array(np.ascontiguousarray(array), name))
-        return name
+    def mark_output(self, name: str, shape: tuple[int, ...]) -> None:
+        """Make the result `name`, (N, *shape) float32, an output of the graph."""
+        self._outputs.append(_value_info(name, shape))
+
+    def serialize(self) -> bytes:
+        """Return the model as ModelProto."""
+        graph = message(
+            (1, self._nodes),
+            (2, "network"),
+            (5, self._initializers),
+            (11, _value_info("x", self._shape)),
+            (12, self._outputs),
+        )
+        return message((1, IR_VERSION), (7, graph), (8, message((2, OPSET))))
+
+    def _translate(self, name: str, layer: Layer) -> tuple[str, list[npt.NDArray[Any]], dict[str, Any]]:
+        """Return the operator of `layer`, its constant inputs and its attributes."""
+        match layer:
+            case Linear():
+                return "Gemm", [self._arrays[f"{name}.weight"].T, self._arrays[f"{name}.bias"]], {}
+            case Conv2d() | ConvTranspose2d():
+                operator = "Conv" if isinstance(layer, Conv2d) else "ConvTranspose"
+                window = {
+                    "kernel_shape": list(layer.kernel_size),
+                    "strides": [layer.stride] * 2,
+                    "pads": [layer.padding] * 4,
+                }
+                return operator, [self._arrays[f"{name}.weight"], self._arrays[f"{name}.bias"]], window
+            case LeakyReLU():
+                return "LeakyRelu", [], {"alpha": layer.negative_slope}
+            case Flatten():
+                return "Flatten", [], {"axis": 1}
+            case Unflatten():
+                return "Reshape", [np.array([0, *layer.shape], np.int64)], {}
 
 
-Node = tuple[str, list[Any], dict[str, Any]]
-"""An ONNX operator, its constant inputs and its attributes."""
+def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:
+    """TensorProto."""
+    kind = INT64 if array.dtype == np.int64 else FLOAT
+    return message((1, array.shape), (2, kind), (8, name), (9, np.ascontiguousarray(array).tobytes()))
 
 
-def _linear(layer: nn.Linear) -> Node:
-    return "Gemm", [layer.weight.t(), layer.bias], {}
+def _attribute(name: str, value: float | int | list[int]) -> bytes:
+    """AttributeProto."""
+    if isinstance(value, list):
+        return message((1, name), (8, value), (20, ATTRIBUTE_INTS))
+    if isinstance(value, int):
+        return message((1, name), (3, value), (20, ATTRIBUTE_INT))
+    return message((1, name), (2, value), (20, ATTRIBUTE_FLOAT))
 
 
-def _leaky_relu(layer: nn.LeakyReLU) -> Node:
-    return "LeakyRelu", [], {"alpha": layer.negative_slope}
-
-
-def _flatten(_: nn.Flatten) -> Node:
-    return "Flatten", [], {"axis": 1}
-
-
-def _unflatten(layer: nn.Unflatten) -> Node:
-    return "Reshape", [np.array([0, *layer.unflattened_size], np.int64)], {}
-
-
-def _sigmoid(_: nn.Sigmoid) -> Node:
-    return "Sigmoid", [], {}
-
-
-def _convolution(layer: nn.Conv2d) -> Node:
-    return "Conv", [layer.weight, layer.bias], _window(layer)
-
-
-def _transposed_convolution(layer: nn.ConvTranspose2d) -> Node:
-    return "ConvTranspose", [layer.weight, layer.bias], _window(layer)
-
-
-def _window(layer: Any) -> dict[str, Any]:
-    return {"strides": list(layer.stride), "pads": list(layer.padding) * 2, "kernel_shape": list(layer.kernel_size)}
-
-
-TRANSLATIONS: dict[type[nn.Module], Callable[[Any], Node]] = {
-    nn.Conv2d: _convolution,
-    nn.ConvTranspose2d: _transposed_convolution,
-    nn.Flatten: _flatten,
-    nn.LeakyReLU: _leaky_relu,
-    nn.Linear: _linear,
-    nn.Sigmoid: _sigmoid,
-    nn.Unflatten: _unflatten,
-}
+def _value_info(name: str, shape: tuple[int, ...]) -> bytes:
+    """ValueInfoProto of (N, *shape) float32."""
+    sizes = [message((2, "N")), *(message((1, size)) for size in shape)]
+    tensor = message((1, FLOAT), (2, message((1, sizes))))
+    return message((1, name), (2, message((1, tensor))))

@@ -1,4 +1,4 @@
-"""The torch backend, and the choice between it and ONNX Runtime."""
+"""The torch backend."""
 
 from __future__ import annotations
 
@@ -9,12 +9,8 @@ import numpy as np
 import torch
 from torch import Tensor, nn
 
-from service.inference.backend import Arrays, Backend, ByteArray, FloatArray, OnnxBackend
-from service.inference.checkpoints import read_checkpoint
-from service.inference.onnx_graph import translate
-from service.inference.onnx_model import CheckpointInfo, UnsupportedModel
+from service.inference.backend import Arrays, ByteArray, FloatArray
 from service.malloc import tune_malloc
-from service.settings import Runtime, Settings
 from vae.autoencoder_kl import AutoencoderKL
 from vae.model import VAE
 
@@ -26,10 +22,6 @@ the rest, and their last bits differ: multiples of 4 avoid that with the kernels
 ones for Intel's AVX2."""
 COMPARED_ROWS = 64
 """Rows of the largest batch that is compared, so that the start does not take long."""
-
-
-class DeviceError(Exception):
-    """torch cannot use the device; the message is a sentence."""
 
 
 class TorchBackend:
@@ -125,41 +117,6 @@ class TorchBackend:
         if self._cuda:
             torch.cuda.current_stream(self._device).synchronize()
         return [copy.numpy() for copy in copies]
-
-
-def load(settings: Settings) -> tuple[CheckpointInfo, Backend]:
-    """Load the checkpoint onto its device; raises CheckpointError, DeviceError and UnsupportedModel."""
-    torch.set_num_threads(settings.torch_threads)
-    _check_device(settings.device)
-    model, info = read_checkpoint(settings.checkpoint, settings.device)
-    return info, choose_backend(model, settings.runtime, settings.device)
-
-
-def choose_backend(model: Model, runtime: Runtime = "auto", device: torch.device | str = "cpu") -> Backend:
-    """Create the backend of `runtime`; by default ONNX Runtime where it can compute the model, else torch.
-
-    Raises UnsupportedModel where ONNX Runtime is asked for and cannot.
-    """
-    if runtime != "torch":
-        try:
-            return _create_onnx_backend(model, device)
-        except UnsupportedModel:
-            if runtime == "onnx":
-                raise
-    return TorchBackend(model, device)
-
-
-def _create_onnx_backend(model: Model, device: torch.device | str) -> OnnxBackend:
-    if torch.device(device).type != "cpu":
-        raise UnsupportedModel("it computes on the CPU alone here")
-    return OnnxBackend(translate(model), torch.get_num_threads())
-
-
-def _check_device(device: str) -> None:
-    try:
-        torch.empty(0, device=device)
-    except (AssertionError, RuntimeError) as error:  # which one depends on the device
-        raise DeviceError(f"The device {device} cannot be used: {str(error).partition('. ')[0].strip('.')}.") from error
 
 
 def lay_out(model: nn.Module) -> None:

@@ -9,6 +9,7 @@ from contextlib import ExitStack
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from playwright.sync_api import Browser, BrowserContext, Error, expect, sync_playwright
@@ -127,7 +128,7 @@ def _serve(folder: Path, config: VAEConfig, fit: Fit = DEFAULT_FIT) -> Iterator[
         with torch.no_grad():  # far enough from each other that two latents have two images
             for parameter in model.parameters():
                 parameter.mul_(3)
-        latents = LatentSet(torch.randn(300, config.latent_dim), torch.arange(300) % 3)
+        latents = LatentSet(torch.randn(300, config.latent_dim).numpy(), np.arange(300) % 3)
     vae.save(path, model, training={"pictures": {"fit": fit}}, metrics={})
     latents.save(path, vae.load(path).sha256)
     with running(checkpoint=path) as service:

@@ -174,7 +174,7 @@ def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Da
     state.require_finite()
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
-    latents = vae.LatentSet(latent_means(model, test.images), test.labels)
+    latents = vae.LatentSet(latent_means(model, test.images).numpy(), test.labels.numpy())
     vae.save(config.out, model, training=_training_metadata(config, state, train, state.history[-1]), metrics=figures)
     checkpoint = vae.load(config.out)
     latents.save(config.out, checkpoint.sha256)

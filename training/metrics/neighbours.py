@@ -28,14 +28,16 @@ def neighbour_accuracy(
     neighbours = min(NEIGHBOURS, len(known.label) - leave_one_out)
     if neighbours < 1 or not len(asked.label):
         return None
-    classes, known_class = known.label.unique(return_inverse=True)
-    centre = known.mean.mean(0)  # avoids cancellation of large squares
-    points = known.mean - centre
+    asked_mean, asked_label = torch.from_numpy(asked.mean), torch.from_numpy(asked.label)
+    known_mean = torch.from_numpy(known.mean)
+    classes, known_class = torch.from_numpy(known.label).unique(return_inverse=True)
+    centre = known_mean.mean(0)  # avoids cancellation of large squares
+    points = known_mean - centre
     squares = points.square().sum(1)
     rows = max(1, DISTANCES // len(points))
     correct = 0
     batches = tqdm(
-        (asked.mean - centre).split(rows), desc="nearest neighbours", unit="batch", leave=False, disable=not progress
+        (asked_mean - centre).split(rows), desc="nearest neighbours", unit="batch", leave=False, disable=not progress
     )
     for number, batch in enumerate(batches):
         chosen = torch.arange(number * rows, number * rows + len(batch))
@@ -46,7 +48,7 @@ def neighbour_accuracy(
             distance[torch.arange(len(batch)), chosen] = torch.inf
         nearest = known_class[distance.topk(neighbours, largest=False).indices]
         votes = torch.zeros(len(batch), len(classes)).scatter_add_(1, nearest, torch.ones(nearest.shape))
-        correct += int((classes[votes.argmax(1)] == asked.label[chosen]).sum())
+        correct += int((classes[votes.argmax(1)] == asked_label[chosen]).sum())
     return correct / len(asked.label)
 
 

@@ -80,7 +80,7 @@ def _losses(
             metrics[f"kl_divergence_{dimension}"] = nats
         metrics["active_units"] = posterior.active_units()
         metrics["squared_error"] = squared_error(model, some.images)
-        return metrics, LatentSet(posterior.mean, some.labels.cpu())
+        return metrics, LatentSet(posterior.mean.numpy(), some.labels.cpu().numpy())
 
     count = budget.images(lambda count: losses(_spread(dataset, count)), len(dataset), share)
     return losses(_spread(dataset, max(count, min(LEAST, len(dataset)))), progress=progress)

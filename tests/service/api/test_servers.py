@@ -5,15 +5,11 @@ from __future__ import annotations
 import asyncio
 import gzip
 import json
-import multiprocessing
 import os
 import socket
-import sys
-import threading
 from collections.abc import Callable, Iterator
 from contextlib import AbstractContextManager, contextmanager
 from threading import Thread
-from types import SimpleNamespace
 from typing import Any
 
 import httpx
@@ -27,8 +23,7 @@ from starlette.testclient import TestClient
 
 from service.api.application import Application
 from service.app import create_app
-from service.inference.loading import begin_to_load
-from service.settings import SettingsError, read_settings
+from service.settings import SettingsError
 from tests.service.pictures import npy, png
 from tests.service.running import Running, running, wait_until
 
@@ -257,15 +252,6 @@ def test_operations_below_a_root_path_are_dispatched_without_fastapi(
     scope = {"type": "http", "method": "GET", "path": "/vae/model", "root_path": "/vae", "query_string": b""}
     asyncio.run(app({**scope, "headers": []}, None, send))  # type: ignore[arg-type]  # nothing is received
     assert statuses[0] == 401  # no key is sent
-
-
-def test_a_daemonic_worker_reads_the_checkpoint_itself(monkeypatch: pytest.MonkeyPatch) -> None:
-    """Hypercorn's workers are daemonic processes, which may have no children."""
-    monkeypatch.delitem(sys.modules, "torch")
-    monkeypatch.setattr(threading, "active_count", lambda: 1)
-    monkeypatch.setattr(multiprocessing, "current_process", lambda: SimpleNamespace(daemon=True))
-    monkeypatch.setattr(multiprocessing, "get_context", lambda _: pytest.fail("A process was forked."))
-    begin_to_load(read_settings([]))
 
 
 def test_a_wrong_variable_stops_the_factory(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -25,7 +25,6 @@ from service.processes.server import LISTENERS, Server
 from service.settings import read_settings
 from tests.live import START_LIMIT_S, LiveServer, free_port, live_server, start
 from tests.service.problems import problem
-from tests.service.processes.preloaded import PROGRAM
 from tests.service.running import wait_until
 from vae.checkpoint import save
 from vae.config import VAEConfig
@@ -45,7 +44,7 @@ DECODE = "POST /decode HTTP/1.1\r\nhost: x\r\nconnection: close\r\ncontent-type:
 SLEEPING = """
 import logging, time
 from unittest import mock
-from tests.service.processes.preloaded import main
+from service.__main__ import main
 
 def sleep(*_):
     logging.getLogger("vae-service").warning("The function sleeps.")
@@ -60,20 +59,15 @@ STOPPED_WHILE_IT_LOADS = """
 import signal
 from unittest import mock
 from service import __main__
-from service.inference import loading
+from service.processes import server
 
-begin = loading.begin_to_load
+load = server.load_checkpoint
 
-def begin_to_load(settings):
-    load = begin(settings)
+def load_and_be_stopped(settings):
+    signal.raise_signal(signal.SIGINT)
+    return load(settings)
 
-    def load_and_be_stopped():
-        signal.raise_signal(signal.SIGINT)
-        return load()
-
-    return load_and_be_stopped
-
-with mock.patch.object(loading, "begin_to_load", begin_to_load):
+with mock.patch.object(server, "load_checkpoint", load_and_be_stopped):
     __main__.main()
 """
 
@@ -214,7 +208,7 @@ def test_a_stop_loses_nothing(client: httpx.Client) -> None:
 def test_connected_clients_are_answered_at_a_stop() -> None:
     """On an idle connection and on one that was just made; both are closed afterwards."""
     probe = b"GET /readyz HTTP/1.1\r\nhost: x\r\n\r\n"
-    with live_server(program=PROGRAM) as server, ExitStack() as stack:
+    with live_server() as server, ExitStack() as stack:
         kept, fresh = (
             stack.enter_context(socket.create_connection(("127.0.0.1", server.port), timeout=10)) for _ in range(2)
         )
@@ -232,7 +226,7 @@ def test_connected_clients_are_answered_at_a_stop() -> None:
 
 def test_secrets_are_not_logged_and_a_stop_waits_at_most_the_drain_time() -> None:
     flags = ("--log-level", "debug", "--log-format", "json", "--drain-time", "0.5")
-    with live_server(*flags, environment={"VAE_API_KEYS": "hush-hush,whisper"}, program=PROGRAM) as server:
+    with live_server(*flags, environment={"VAE_API_KEYS": "hush-hush,whisper"}) as server:
         assert server.get("/model", authorization="Bearer hush-hush").status_code == 200
         assert server.get("/model", **{"x-api-key": "whisper"}).status_code == 200
         assert server.get("/model", **{"x-api-key": "nearly-hush"}).status_code == 401
@@ -250,7 +244,7 @@ def test_secrets_are_not_logged_and_a_stop_waits_at_most_the_drain_time() -> Non
 @pytest.mark.parametrize("second", [signal.SIGTERM, signal.SIGINT])
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_a_second_signal_of_either_kind_stops_at_once(workers: str, second: signal.Signals) -> None:
-    with live_server("--workers", workers, program=PROGRAM) as server, request_in_flight(server):
+    with live_server("--workers", workers) as server, request_in_flight(server):
         server.process.send_signal(signal.SIGTERM)
         time.sleep(1)
         assert server.process.poll() is None
@@ -295,7 +289,7 @@ def test_a_computation_does_not_delay_an_immediate_stop(
 
 def test_a_worker_that_receives_two_signals_for_one_stop_loses_nothing() -> None:
     """One from its supervisor, and one from a terminal or systemd, which signal all processes of a service."""
-    with live_server("--workers", "2", program=PROGRAM) as server:
+    with live_server("--workers", "2") as server:
         wait_until(lambda: server.log.count("Application startup complete.") == 2)
         with request_in_flight(server) as finish:
             for pid in re.findall(r"Started server process \[(\d+)\]", server.log):
@@ -390,7 +384,7 @@ def test_a_failed_start_is_one_sentence_and_status_2(
 
 @pytest.mark.parametrize("workers", ["1", "2"])
 def test_the_log_has_the_port_that_the_system_chose(workers: str, tmp_path: Path) -> None:
-    server = start("--port", "0", "--workers", workers, log_file=tmp_path / "log", program=PROGRAM)
+    server = start("--port", "0", "--workers", workers, log_file=tmp_path / "log")
     try:
         wait_until(lambda: "Application startup complete." in server.log)
         (address, *_) = re.findall(r"Serving \S+ at (\S+): ", server.log)

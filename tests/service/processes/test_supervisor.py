@@ -18,7 +18,6 @@ import pytest
 from service.settings import BUNDLED
 from tests.live import ROOT, START_LIMIT_S, LiveServer, free_port, live_server
 from tests.service.problems import problem
-from tests.service.processes.preloaded import PROGRAM
 from tests.service.processes.test_server import SAMPLE, request_in_flight
 from tests.service.running import wait_until
 from tests.soak import blocking
@@ -28,7 +27,7 @@ pytestmark = pytest.mark.slow
 STOPPED_BEFORE_A_START = """
 import signal
 from unittest import mock
-from tests.service.processes.preloaded import main
+from service.__main__ import main
 from service.processes.supervisor import Supervisor
 
 lacks_workers = Supervisor._lacks_workers
@@ -47,7 +46,7 @@ with mock.patch.object(Supervisor, "_lacks_workers", stop_before_the_third):
 
 @pytest.fixture
 def server() -> Iterator[LiveServer]:
-    with live_server("--workers", "2", program=PROGRAM) as server:
+    with live_server("--workers", "2") as server:
         wait_until(lambda: len(workers(server)) == 2)
         yield server
 

@@ -61,7 +61,7 @@ def test_neighbours_are_those_of_a_plain_search() -> None:
         return right / len(range(*queries.indices(500)))
 
     def latents(part: slice) -> vae.LatentSet:
-        return vae.LatentSet(torch.from_numpy(points[part]), torch.from_numpy(labels[part]))
+        return vae.LatentSet(points[part], labels[part])
 
     train, test = slice(0, 400), slice(400, 500)
     assert neighbour_accuracy(latents(train)) == accuracy(train, train, alone=True)
@@ -69,20 +69,20 @@ def test_neighbours_are_those_of_a_plain_search() -> None:
 
 
 def test_many_queries_are_taken_in_batches(monkeypatch: pytest.MonkeyPatch) -> None:
-    latents = vae.LatentSet(torch.randn(60, 2, generator=torch.Generator().manual_seed(0)), torch.arange(60) % 3)
+    latents = vae.LatentSet(np.random.default_rng(0).random((60, 2), np.float32), np.arange(60) % 3)
     whole = neighbour_accuracy(latents)
     monkeypatch.setattr("training.metrics.neighbours.DISTANCES", 7 * 60)
     assert neighbour_accuracy(latents) == whole
 
 
 def test_images_without_labels_have_no_accuracy() -> None:
-    mean = torch.randn(30, 2)
-    none = vae.LatentSet(mean, torch.full((30,), NO_LABEL))
-    some = vae.LatentSet(mean, torch.arange(30) % 2)
+    mean = np.random.default_rng(0).random((30, 2), np.float32)
+    none = vae.LatentSet(mean, np.full(30, NO_LABEL))
+    some = vae.LatentSet(mean, np.arange(30) % 2)
     assert neighbour_accuracy(none) is None
     assert neighbour_accuracy(none, some) is None
     assert neighbour_accuracy(some, none) is None
-    half = vae.LatentSet(mean, torch.where(torch.arange(30) < 15, torch.arange(30) % 2, NO_LABEL))
+    half = vae.LatentSet(mean, np.where(np.arange(30) < 15, np.arange(30) % 2, NO_LABEL))
     assert neighbour_accuracy(half) == neighbour_accuracy(vae.LatentSet(half.mean[:15], half.label[:15]))
 
 

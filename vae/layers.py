@@ -1,0 +1,84 @@
+"""Layers of a network as data: which there are, their sizes and the shapes of their tensors. Does not import torch.
+
+They have the names, sizes and tensors of torch's modules, so that a checkpoint's tensors are those of its state_dict.
+"""
+
+from __future__ import annotations
+
+from dataclasses import dataclass
+
+Shapes = dict[str, tuple[int, ...]]
+"""Shapes of a layer's tensors by their names."""
+Pair = tuple[int, int]
+
+
+@dataclass(frozen=True)
+class Linear:
+    """(N, inputs) → (N, outputs)."""
+
+    inputs: int
+    outputs: int
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of its tensors."""
+        return {"weight": (self.outputs, self.inputs), "bias": (self.outputs,)}
+
+
+@dataclass(frozen=True)
+class Conv2d:
+    """(N, inputs, H, W) → (N, outputs, ⌊(H + 2·padding − kernel) / stride⌋ + 1, …)."""
+
+    inputs: int
+    outputs: int
+    kernel_size: Pair
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of its tensors."""
+        return {"weight": (self.outputs, self.inputs, *self.kernel_size), "bias": (self.outputs,)}
+
+
+@dataclass(frozen=True)
+class ConvTranspose2d:
+    """(N, inputs, H, W) → (N, outputs, (H − 1)·stride − 2·padding + kernel, …)."""
+
+    inputs: int
+    outputs: int
+    kernel_size: Pair
+    stride: int = 1
+    padding: int = 0
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of its tensors."""
+        return {"weight": (self.inputs, self.outputs, *self.kernel_size), "bias": (self.outputs,)}
+
+
+@dataclass(frozen=True)
+class LeakyReLU:
+    """Multiplies negative values by `negative_slope` (Maas et al. 2013)."""
+
+    negative_slope: float
+    shapes = Shapes()
+
+
+@dataclass(frozen=True)
+class Flatten:
+    """(N, …) → (N, the product of the others)."""
+
+    shapes = Shapes()
+
+
+@dataclass(frozen=True)
+class Unflatten:
+    """(N, the product of `shape`) → (N, *shape)."""
+
+    shape: tuple[int, ...]
+    shapes = Shapes()
+
+
+Layer = Linear | Conv2d | ConvTranspose2d | LeakyReLU | Flatten | Unflatten
+Layers = tuple[Layer, ...]
