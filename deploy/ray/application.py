@@ -13,8 +13,6 @@ from service.inference.loading import load_checkpoint
 from service.processes.supervisor import STUCK_AFTER_S
 from service.settings import Settings, read_settings
 from service.telemetry.log_config import log_config
-from vae.autoencoder_kl import load_diffusers
-from vae.checkpoint import load
 
 HEALTH_CHECK_PERIOD_S = 5
 
@@ -44,12 +42,11 @@ def build(arguments: Mapping[str, object]) -> serve.Application:
     Raises:
         SettingsError: A setting is not valid.
         SystemExit: A setting does not exist.
-        CheckpointError: The checkpoint cannot be loaded; no replica is replaced then.
+        StartError: The checkpoint cannot be loaded; no replica is replaced then.
 
     """
     settings = read_settings([f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()])
-    check = load_diffusers if settings.checkpoint.is_dir() else load
-    check(settings.checkpoint)
+    load_checkpoint(settings)
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="vae",

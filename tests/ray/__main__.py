@@ -155,7 +155,7 @@ def wrong_checkpoint(ray: Cluster, requests: list[Case], report: Report) -> None
     """An invalid checkpoint is rolled out."""
     ray.deploy(replicas=1, checkpoint=DIGITS)
     wait_until(lambda: ray.application()["status"] == "DEPLOY_FAILED")
-    why = next(line for line in reversed(ray.application()["message"].splitlines()) if "CheckpointError" in line)
+    why = next(line for line in reversed(ray.application()["message"].splitlines()) if "StartError" in line)
     report.print(f"  {why.strip()}")
     with load(ray.services[:1], requests, 2) as results:
         time.sleep(LOAD_S)

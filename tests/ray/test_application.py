@@ -10,9 +10,9 @@ import pytest
 import yaml
 
 import vae
+from service.inference.loading import StartError
 from service.settings import SettingsError
 from tests.ray.cluster import DEPLOY
-from vae.metadata import CheckpointError
 
 pytestmark = [
     pytest.mark.ray,
@@ -49,7 +49,7 @@ def test_settings_are_read_when_the_application_is_built(monkeypatch: pytest.Mon
 
 
 def test_an_invalid_checkpoint_raises_before_replicas_start() -> None:
-    with pytest.raises(CheckpointError, match=r"nowhere\.safetensors"):
+    with pytest.raises(StartError, match=r"nowhere\.safetensors"):
         deployment(checkpoint="nowhere.safetensors")
 
 
@@ -60,7 +60,7 @@ def test_a_diffusers_folder_is_a_checkpoint(tmp_path: Path) -> None:
     (settings,) = deployment(checkpoint=tmp_path).init_args
     assert settings.checkpoint == tmp_path
     (tmp_path / "config.json").unlink()
-    with pytest.raises(CheckpointError, match=str(tmp_path)):
+    with pytest.raises(StartError, match=str(tmp_path)):
         deployment(checkpoint=tmp_path)
 
 
