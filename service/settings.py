@@ -18,6 +18,8 @@ from service.limits import Limits
 from service.memory_budget import RECEIVING_SHARE
 
 PREFIX = "VAE_"
+CLIENT_VARIABLE = "VAE_BASE_URL"
+"""Variable of vae-client that is no error. Its VAE_API_KEY is one: it may be a misspelt VAE_API_KEYS."""
 BUNDLED = Path(str(files("weights"))) / "mnist.safetensors"
 ORIGIN = re.compile(r"\*|[a-z][a-z0-9+.-]*://[^\s/?#@*]+")
 """What browsers send as `Origin`: scheme, host and port, without a path; * allows any."""
@@ -165,7 +167,7 @@ def read_settings(arguments: Sequence[str]) -> Settings:
     """
     known = {name.upper() for name in Settings.model_fields}
     for name in sorted(os.environ):
-        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known:
+        if name.startswith(PREFIX) and name.removeprefix(PREFIX) not in known and name != CLIENT_VARIABLE:
             near = difflib.get_close_matches(name.removeprefix(PREFIX), known, 1)
             guess = f"; did you mean {PREFIX}{near[0]}?" if near else "."
             raise SettingsError(f"{name} is not a setting of this service{guess}")

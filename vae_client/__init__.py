@@ -29,7 +29,8 @@ from vae_client.errors import (
     UnprocessableEntityError,
     UnsupportedMediaTypeError,
 )
-from vae_client.results import Images, Model, Posterior, Reconstruction
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
+from vae_client.version import __version__
 
 if not TYPE_CHECKING:
     from vae_client.errors import __getattr__  # noqa: F401 - the old names of errors
@@ -46,9 +47,11 @@ __all__ = [
     "Client",
     "FieldProblem",
     "GatewayTimeoutError",
+    "Health",
     "Images",
     "IncompleteResponseError",
     "InternalServerError",
+    "Latents",
     "Model",
     "NotAcceptableError",
     "NotFoundError",
@@ -61,4 +64,5 @@ __all__ = [
     "ServiceUnavailableError",
     "UnprocessableEntityError",
     "UnsupportedMediaTypeError",
+    "__version__",
 ]

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import asyncio
 from collections import deque
-from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Sequence
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from collections.abc import AsyncIterator, Awaitable, Callable, Iterable, Mapping, Sequence
+from copy import copy
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
@@ -14,7 +15,15 @@ from vae_client.batches import check_bounds, progress_bar, split
 from vae_client.calls import Call, Fit
 from vae_client.deadline import Deadline
 from vae_client.errors import APIError
-from vae_client.results import Images, Model, Posterior, Reconstruction
+from vae_client.options import (
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    ClientOptions,
+    RenamedOptions,
+    Timeout,
+    read_options,
+)
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -25,11 +34,27 @@ T = TypeVar("T")
 class AsyncClient:
     """`Client` for asyncio, for any number of tasks of one event loop. Images are read and encoded in a thread."""
 
-    def __init__(self, url: str, *, key: str | None = None, timeout: float = 60, retries: int = 5) -> None:
-        """Create a client as `Client` does; its calls never exceed `timeout`."""
-        self._http = httpx.AsyncClient(**calls.client_options(url, key))
-        self._timeout = timeout
-        self._retries = retries
+    def __init__(
+        self,
+        base_url: str | httpx.URL | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: Timeout = DEFAULT_TIMEOUT_S,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        default_headers: Mapping[str, str] | None = None,
+        http_client: httpx.AsyncClient | None = None,
+        **renamed: Unpack[RenamedOptions],
+    ) -> None:
+        """Create a client as `Client` does; its calls never exceed a `timeout` in seconds."""
+        self._options = read_options(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            max_retries=max_retries,
+            default_headers=default_headers,
+            renamed=renamed,
+        )
+        self._http = http_client or httpx.AsyncClient(limits=calls.LIMITS)
 
     async def __aenter__(self) -> Self:
         return self
@@ -38,8 +63,14 @@ class AsyncClient:
         await self.close()
 
     async def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, also those of `http_client` and of clients that `with_options` returned."""
         await self._http.aclose()
+
+    def with_options(self, **options: Unpack[ClientOptions]) -> Self:
+        """Return a client with other options that shares the connections of this one; see `Client.with_options`."""
+        client = copy(self)
+        client._options = self._options.changed(options)
+        return client
 
     async def encode(
         self,
@@ -130,6 +161,14 @@ class AsyncClient:
         """Return the description of the model; see `Client.model`."""
         return await self._send(calls.model())
 
+    async def latents(self) -> Latents:
+        """Return the latents of the test set that lie beside the checkpoint; see `Client.latents`."""
+        return await self._send(calls.latents())
+
+    async def health(self) -> Health:
+        """Return whether the service accepts requests; see `Client.health`."""
+        return await self._send(calls.health())
+
     async def map(
         self,
         call: Callable[[Any], Awaitable[T]],
@@ -164,7 +203,7 @@ class AsyncClient:
                 await asyncio.gather(*(future for _, future in pending), return_exceptions=True)
 
     async def _send(self, call: Call[T]) -> T:
-        deadline = Deadline(self._timeout, self._retries)
+        deadline = Deadline(self._options.timeout, self._options.max_retries)
         while True:
             try:
                 return call.parse(await self._exchange(call, deadline))
@@ -177,7 +216,9 @@ class AsyncClient:
         try:
             async with (
                 asyncio.timeout(deadline.remaining()),
-                self._http.stream(call.method, call.path, **call.request) as response,
+                self._http.stream(
+                    **self._options.request(call), extensions={"timeout": deadline.phase_limits}
+                ) as response,
             ):
                 response_started = True
                 return calls.complete_response(response, b"".join([chunk async for chunk in response.aiter_raw()]))

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 
 from vae_client.inputs import is_picture, is_tensor
+from vae_client.optional import needs
 
 BATCH_BYTES = 8 * 2**20
 """Limit of one request's items, in bytes: a quarter of the service's default body limit."""
@@ -54,7 +55,8 @@ def progress_bar(items: Iterable[Any], *, shown: bool) -> Iterator[Callable[[int
     if not shown:
         yield lambda _: None
         return
-    from tqdm.auto import tqdm  # noqa: PLC0415
+    with needs("tqdm", "progress=True", "'vae-client[progress]'"):
+        from tqdm.auto import tqdm  # noqa: PLC0415
 
     with tqdm(total=len(items) if isinstance(items, Sized) else None, unit=" items") as bar:
         yield bar.update

@@ -4,9 +4,8 @@ from __future__ import annotations
 
 import io
 import json
-import re
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass, fields
+from dataclasses import dataclass, fields, replace
 from functools import partial
 from typing import TYPE_CHECKING, Any, Generic, Literal, TypeVar
 
@@ -23,7 +22,7 @@ from vae_client.errors import (
     status_error,
 )
 from vae_client.inputs import NPY, Body, image_body, latent_array, latent_body
-from vae_client.results import Images, Model, Posterior, Reconstruction
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -31,9 +30,8 @@ if TYPE_CHECKING:
 JSON = "application/json"
 KEEP_ALIVE_S = 60
 """Seconds after which an idle connection is not reused; less than the 75 s after which the service closes it."""
-PORTS = range(1, 2**16)
-USER_INFORMATION = re.compile(r"//[^/]*@")
-"""User name and password of a URL, which error messages must not contain."""
+LIMITS = httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S)
+"""Of the connections of a client that gets no `http_client`."""
 
 T = TypeVar("T")
 Fit = Literal["contain", "cover", "stretch"]
@@ -47,56 +45,23 @@ class Call(Generic[T]):
     path: str
     request: dict[str, Any]
     """Further arguments of `httpx.Client.stream`."""
-    parse_success: Callable[[httpx.Response], T]
+    parse_result: Callable[[httpx.Response], T]
+    result_statuses: tuple[int, ...] = (200,)
+    """Statuses of responses that have a result."""
 
     def parse(self, response: httpx.Response) -> T:
         """Return the result; raises APIStatusError or APIResponseValidationError."""
-        if response.status_code != 200:
+        if response.status_code not in self.result_statuses:
             raise status_error(response)
         try:
-            return self.parse_success(response)
+            return self.parse_result(response)
         except Exception as error:  # NumPy's header parser raises exceptions of many kinds
+            if response.status_code != 200:
+                raise status_error(response) from error
             media_type = response.headers.get("content-type", "no content type")
             raise APIResponseValidationError(
                 f"The response to {self.path} cannot be parsed ({media_type}): {error!r}."
             ) from error
-
-
-def client_options(url: str, key: str | None) -> dict[str, Any]:
-    """Return the arguments of httpx.Client and httpx.AsyncClient; raises ValueError for a bad `url` or `key`."""
-    return {
-        "base_url": _base_url(url),
-        "headers": {"authorization": f"Bearer {_check_key(key)}"} if key else {},
-        "timeout": None,  # each call sets its own
-        "limits": httpx.Limits(max_connections=100, max_keepalive_connections=100, keepalive_expiry=KEEP_ALIVE_S),
-    }
-
-
-def _base_url(url: str) -> httpx.URL:
-    try:
-        parsed = httpx.URL(url)
-    except httpx.InvalidURL:
-        parsed = httpx.URL()
-    if (
-        parsed.scheme not in ("http", "https")
-        or not parsed.host
-        or " " in url
-        or not (parsed.port is None or parsed.port in PORTS)
-    ):
-        shown = USER_INFORMATION.sub("//", url)
-        raise ValueError(
-            f"{shown!r} is not the URL of a service; pass one like http://127.0.0.1:8000, without a port or with one "
-            "from 1 to 65535."
-        )
-    return parsed
-
-
-def _check_key(key: str) -> str:
-    """Return `key` without surrounding white space, such as a file's last newline; raises ValueError."""
-    key = key.strip()
-    if not (key and key.isascii() and key.isprintable()):
-        raise ValueError("key must be printable ASCII, and not empty: it is sent in a header field.")
-    return key
 
 
 def complete_response(response: httpx.Response, content: bytes) -> httpx.Response:
@@ -192,6 +157,25 @@ def model() -> Call[Model]:
         return Model(**_known_fields(Model, {**document, **shapes}))
 
     return _get("/model", JSON, parse)
+
+
+def latents() -> Call[Latents]:
+    """GET /latents; JSON, as npy has no labels."""
+
+    def parse(response: httpx.Response) -> Latents:
+        document = json.loads(response.content)
+        return Latents(mean=np.asarray(document["mean"], np.float32), label=np.asarray(document["label"], np.int64))
+
+    return _get("/latents", JSON, parse)
+
+
+def health() -> Call[Health]:
+    """GET /readyz; a service that starts or drains responds with 503."""
+
+    def parse(response: httpx.Response) -> Health:
+        return Health(status=json.loads(response.content)["status"])
+
+    return replace(_get("/readyz", JSON, parse), result_statuses=(200, 503))
 
 
 def _post_json(path: str, document: dict[str, Any]) -> Call[Images]:

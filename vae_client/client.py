@@ -4,9 +4,10 @@ from __future__ import annotations
 
 import time
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, overload
+from copy import copy
+from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
@@ -15,7 +16,15 @@ from vae_client.batches import check_bounds, progress_bar, split
 from vae_client.calls import Call, Fit
 from vae_client.deadline import Deadline
 from vae_client.errors import APIError
-from vae_client.results import Images, Model, Posterior, Reconstruction
+from vae_client.options import (
+    DEFAULT_MAX_RETRIES,
+    DEFAULT_TIMEOUT_S,
+    ClientOptions,
+    RenamedOptions,
+    Timeout,
+    read_options,
+)
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -36,23 +45,46 @@ class Client:
         TypeError, ValueError, OSError: An argument cannot be sent, or its file cannot be read.
     """
 
-    def __init__(self, url: str, *, key: str | None = None, timeout: float = 60, retries: int = 5) -> None:
+    def __init__(
+        self,
+        base_url: str | httpx.URL | None = None,
+        *,
+        api_key: str | None = None,
+        timeout: Timeout = DEFAULT_TIMEOUT_S,
+        max_retries: int = DEFAULT_MAX_RETRIES,
+        default_headers: Mapping[str, str] | None = None,
+        http_client: httpx.Client | None = None,
+        **renamed: Unpack[RenamedOptions],
+    ) -> None:
         """Create a client without connecting yet.
 
         Args:
-            url: URL of the service, such as http://127.0.0.1:8000.
-            key: API key, printable ASCII; surrounding white space is removed.
+            base_url: URL of the service, such as http://127.0.0.1:8000; VAE_BASE_URL of the environment if None.
+            api_key: API key, printable ASCII; surrounding white space is removed. VAE_API_KEY of the environment if
+                None; an empty string sends no key.
             timeout: Seconds for a call with all its attempts. A call can take longer while the status line and headers
-                of a response arrive a few bytes at a time; `AsyncClient` has no such exception.
-            retries: Maximum number of attempts after the first.
+                of a response arrive a few bytes at a time; `AsyncClient` has no such exception. An httpx.Timeout limits
+                the phases of each attempt instead; None sets no limit. Calls that time out are not tried again.
+            max_retries: Maximum number of attempts after the first.
+            default_headers: Headers of every request, which replace those of the client with the same name, such as
+                User-Agent.
+            http_client: Sends the requests, with its proxies, certificates, authentication and connection limits;
+                `timeout` replaces its timeouts. `close` closes it.
+            **renamed: Old names of arguments.
 
         Raises:
-            ValueError: `url` or `key` is not valid.
+            ValueError: An argument is not valid, or there is neither `base_url` nor VAE_BASE_URL.
 
         """
-        self._http = httpx.Client(**calls.client_options(url, key))
-        self._timeout = timeout
-        self._retries = retries
+        self._options = read_options(
+            base_url=base_url,
+            api_key=api_key,
+            timeout=timeout,
+            max_retries=max_retries,
+            default_headers=default_headers,
+            renamed=renamed,
+        )
+        self._http = http_client or httpx.Client(limits=calls.LIMITS)
 
     def __enter__(self) -> Self:
         return self
@@ -61,8 +93,23 @@ class Client:
         self.close()
 
     def close(self) -> None:
-        """Close all connections."""
+        """Close all connections, also those of `http_client` and of clients that `with_options` returned."""
         self._http.close()
+
+    def with_options(self, **options: Unpack[ClientOptions]) -> Self:
+        """Return a client with other options that shares the connections of this one.
+
+        Args:
+            **options: `base_url`, `api_key`, `timeout`, `max_retries` and `default_headers`, as of `Client`. Headers
+                are added to those that there are.
+
+        Raises:
+            ValueError: An option is not valid.
+
+        """
+        client = copy(self)
+        client._options = self._options.changed(options)
+        return client
 
     def encode(
         self,
@@ -208,6 +255,19 @@ class Client:
         """Return the description of the model that the service has loaded."""
         return self._send(calls.model())
 
+    def latents(self) -> Latents:
+        """Return the latents of the test set that lie beside the checkpoint.
+
+        Raises:
+            NotFoundError: The checkpoint has none.
+
+        """
+        return self._send(calls.latents())
+
+    def health(self) -> Health:
+        """Return whether the service accepts requests; a service that starts or drains does not."""
+        return self._send(calls.health())
+
     def map(
         self,
         call: Callable[[Any], T],
@@ -226,7 +286,7 @@ class Client:
             items: An array or a tensor (N, …), or an iterable of images or latents, which is read only as needed.
             size: Maximum number of items of a batch, which also has at most 8 MiB.
             in_flight: Maximum number of batches that are being computed or whose results have not been taken yet.
-            progress: Show a progress bar (needs tqdm).
+            progress: Show a progress bar (needs tqdm: `pip install 'vae-client[progress]'`).
 
         Yields:
             The results of `call`, in the order of the items.
@@ -256,7 +316,7 @@ class Client:
                 pool.shutdown(wait=False, cancel_futures=True)
 
     def _send(self, call: Call[T]) -> T:
-        deadline = Deadline(self._timeout, self._retries)
+        deadline = Deadline(self._options.timeout, self._options.max_retries)
         while True:
             try:
                 return call.parse(self._exchange(call, deadline))
@@ -268,7 +328,7 @@ class Client:
         chunks: list[bytes] | None = None
         try:
             extensions = deadline.request_extensions()
-            with self._http.stream(call.method, call.path, **call.request, extensions=extensions) as response:
+            with self._http.stream(**self._options.request(call), extensions=extensions) as response:
                 chunks = []
                 for chunk in response.iter_raw():
                     chunks.append(chunk)

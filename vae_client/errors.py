@@ -100,6 +100,13 @@ class APIStatusError(APIError):
         self.problem = _parse_problem(response.status_code, response.content)
         self.retry_after = _parse_retry_after(response.headers.get("retry-after"))
 
+    @property
+    def status(self) -> int:
+        """Old name of `status_code`, which works until version 0.2."""
+        message = "status is now status_code; the old name will be removed in version 0.2."
+        warnings.warn(message, DeprecationWarning, stacklevel=2)
+        return self.status_code
+
     def __str__(self) -> str:
         return f"{self.problem.status} {self.problem.title}: {self.problem.detail}"
 

@@ -1,7 +1,7 @@
 """Results of the client's methods: NumPy arrays, which can be converted to tensors, pictures and files.
 
 `L` stands for the model's latent shape: (D,), or (C', h, w) where latents are maps. One image or latent gives a result
-without the axis N, a batch of N one with it. All arrays are float32; losses are in nats.
+without the axis N, a batch of N one with it. All arrays except labels are float32; losses are in nats.
 """
 
 from __future__ import annotations
@@ -11,10 +11,12 @@ import os
 from dataclasses import dataclass, fields
 from math import ceil, sqrt
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING, Any, Literal
 
 import numpy as np
 import numpy.typing as npt
+
+from vae_client.optional import needs
 
 if TYPE_CHECKING:
     import torch
@@ -32,7 +34,8 @@ class Result:
 
     def to_torch(self) -> dict[str, torch.Tensor]:
         """Return the arrays as tensors that share their memory."""
-        import torch  # noqa: PLC0415
+        with needs("torch", "to_torch()", "torch"):
+            import torch  # noqa: PLC0415
 
         return {name: torch.from_numpy(array) for name, array in self._arrays().items()}
 
@@ -142,6 +145,24 @@ class Reconstruction(Images):
     """The sample that was decoded instead of the mean, with `draw=True`."""
 
 
+@dataclass(frozen=True, eq=False, kw_only=True)
+class Latents(Result):
+    """Latents of the images of a test set, and their classes."""
+
+    mean: FloatArray
+    """Posterior means, (N, D)."""
+    label: npt.NDArray[np.int64]
+    """Class of each image, (N,)."""
+
+
+@dataclass(frozen=True)
+class Health:
+    """Whether the service accepts requests."""
+
+    status: Literal["ok", "starting", "draining"]
+    """`ok` if it does; `draining` if it is shutting down."""
+
+
 @dataclass(frozen=True)
 class Model:
     """The model that the service has loaded."""
@@ -170,7 +191,8 @@ class Model:
 
 def _picture(image: FloatArray) -> Image:
     """Convert (C, H, W) in [0, 1] to a PIL image."""
-    from PIL import Image  # noqa: PLC0415
+    with needs("Pillow", "A picture", "pillow"):
+        from PIL import Image  # noqa: PLC0415
 
     levels = np.rint(image * 255).astype(np.uint8)
     return Image.fromarray(levels[0] if len(levels) == 1 else levels.transpose(1, 2, 0))

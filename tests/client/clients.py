@@ -4,7 +4,10 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Iterator
-from typing import Any, Protocol
+from copy import copy
+from typing import Any, ClassVar, Protocol
+
+import httpx
 
 from vae_client import AsyncClient, Client
 
@@ -12,16 +15,24 @@ from vae_client import AsyncClient, Client
 class AnyClient(Protocol):
     """A client whose methods are called by name and return their results."""
 
+    http_class: ClassVar[type[httpx.Client | httpx.AsyncClient]]
+    """What sends its requests."""
+    client: Client | AsyncClient
+
     def call(self, method: str, /, *arguments: Any, **options: Any) -> Any: ...
 
     def map(self, method: str, items: Any, /, **options: Any) -> Iterator[Any]: ...
+
+    def with_options(self, **options: Any) -> AnyClient: ...
 
     def close(self) -> None: ...
 
 
 class Sync:
-    def __init__(self, url: str, **options: Any) -> None:
-        self.client = Client(url, **options)
+    http_class: ClassVar[type[httpx.Client | httpx.AsyncClient]] = httpx.Client
+
+    def __init__(self, url: str | None = None, **options: Any) -> None:
+        self.client: Any = Client(url, **options)
 
     def call(self, method: str, /, *arguments: Any, **options: Any) -> Any:
         return getattr(self.client, method)(*arguments, **options)
@@ -29,14 +40,21 @@ class Sync:
     def map(self, method: str, items: Any, /, **options: Any) -> Iterator[Any]:
         yield from self.client.map(getattr(self.client, method), items, **options)
 
+    def with_options(self, **options: Any) -> AnyClient:
+        other = copy(self)
+        other.client = self.client.with_options(**options)
+        return other
+
     def close(self) -> None:
         self.client.close()
 
 
 class Async:
-    def __init__(self, url: str, **options: Any) -> None:
+    http_class: ClassVar[type[httpx.Client | httpx.AsyncClient]] = httpx.AsyncClient
+
+    def __init__(self, url: str | None = None, **options: Any) -> None:
+        self.client: Any = AsyncClient(url, **options)
         self.runner = asyncio.Runner()
-        self.client = AsyncClient(url, **options)
 
     def call(self, method: str, /, *arguments: Any, **options: Any) -> Any:
         return self.runner.run(getattr(self.client, method)(*arguments, **options))
@@ -51,6 +69,11 @@ class Async:
                     return
         finally:
             self.runner.run(_close(results))
+
+    def with_options(self, **options: Any) -> AnyClient:
+        other = copy(self)
+        other.client = self.client.with_options(**options)
+        return other
 
     def close(self) -> None:
         self.runner.run(self.client.close())

@@ -30,7 +30,7 @@ def connect(request: pytest.FixtureRequest, monkeypatch: pytest.MonkeyPatch, tmp
     monkeypatch.setenv("SSL_CERT_DIR", str(tmp_path))  # reading the CA certificates takes 20 ms per client
     with ExitStack() as stack:
 
-        def create(url: str, **options: Any) -> AnyClient:
+        def create(url: str | None = None, **options: Any) -> AnyClient:
             client: AnyClient = stack.enter_context(closing(request.param(url, **options)))
             return client
 

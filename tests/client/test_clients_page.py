@@ -62,16 +62,27 @@ def test_each_client_has_an_example(client: str, language: str) -> None:
 
 
 def test_python(address: str, folder: Path) -> None:
-    plain, batches, awaited, errors = blocks("Python", "python")
+    plain, batches, awaited, options, errors = blocks("Python", "python")
     names = run_python(plain, address)
     np.testing.assert_allclose(names["posterior"].mean, SEVEN, atol=0.01)
     assert tuple(names["tensor"].shape) == (1, 28, 28)
     assert (folder / "seven.png").read_bytes().startswith(b"\x89PNG")
     assert [len(names[name].pixels) for name in ("samples", "path", "grid")] == [16, 8, 225]
+    assert (names["test_set"].mean.shape, names["test_set"].label.shape) == ((10000, 3), (10000,))
     assert run_python(batches, address)["means"].shape == (5000, 3)
     samples = run_python(awaited, address)["samples"]
     assert [sample.seed for sample in samples] == list(range(10))
-    assert run_python(errors, address)["mend"].count("(3,)") == 1
+    names = run_python(options, address)
+    assert names["status"] == "ok"
+    assert names["image"].pixels.shape == (1, 1, 28, 28)
+    assert names["http_client"].is_closed
+    assert run_python(errors, address)["correction"].count("(3,)") == 1
+
+
+def test_readme_of_the_client(address: str) -> None:
+    page = (ROOT / "vae_client" / "README.md").read_text()
+    (block,) = re.findall(r"^```python\n(.*?)^```$", page, re.DOTALL | re.MULTILINE)
+    assert run_python(block, address)["images"].pixels.shape == (4, 1, 28, 28)
 
 
 def test_arrays(address: str) -> None:

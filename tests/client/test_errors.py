@@ -56,7 +56,7 @@ def test_the_problem_document_is_parsed(connect: Connect, url: str) -> None:
 
 def test_the_error_has_the_response(connect: Connect, url: str) -> None:
     with pytest.raises(APIStatusError) as caught:
-        connect(url, key="hush").call("decode", [1, 2])
+        connect(url, api_key="hush").call("decode", [1, 2])
     error = caught.value
     assert (error.status_code, error.response.status_code) == (422, 422)
     assert error.request_id == error.response.headers["x-request-id"]
@@ -73,7 +73,7 @@ def test_a_compressed_response_is_decoded(connect: Connect) -> None:
     fields += [b"content-encoding: gzip", f"content-length: {len(compressed)}".encode()]
     script = (b"\r\n".join(fields) + b"\r\n\r\n" + compressed,)
     with fake_server(script) as server, pytest.raises(ServiceUnavailableError, match="Not now") as caught:
-        connect(server.url, retries=0).call("model")
+        connect(server.url, max_retries=0).call("model")
     assert caught.value.response.json()["status"] == 503
 
 
@@ -100,7 +100,7 @@ def test_errors_can_be_pickled(url: str) -> None:
 def test_each_status_has_its_class(connect: Connect, kind: type[APIStatusError]) -> None:
     status = getattr(kind, "status_code", 418)
     with fake_server((error_response(status),)) as server, pytest.raises(APIStatusError) as caught:
-        connect(server.url, retries=0).call("model")
+        connect(server.url, max_retries=0).call("model")
     assert type(caught.value) is kind
     assert caught.value.status_code == status
     assert caught.value.problem.detail == "Not now."
@@ -139,6 +139,14 @@ def test_old_names_are_deprecated_aliases(old: str, new: str) -> None:
         exec(f"from vae_client import {old}")
 
 
+def test_the_old_name_of_status_code_is_deprecated(connect: Connect) -> None:
+    with fake_server((error_response(404),)) as server, pytest.raises(APIStatusError) as caught:
+        connect(server.url).call("model")
+    with pytest.warns(DeprecationWarning, match="status is now status_code; .* removed in version") as warned:
+        assert caught.value.status == 404
+    assert warned[0].filename == __file__
+
+
 def test_other_names_do_not_exist() -> None:
     assert not hasattr(vae_client, "Nothing")
     with pytest.raises(ImportError, match="Nothing"):
@@ -146,20 +154,20 @@ def test_other_names_do_not_exist() -> None:
 
 
 def test_keys(connect: Connect, restricted_url: str) -> None:
-    assert connect(restricted_url, key="second").call("model").latent_dim == 3
+    assert connect(restricted_url, api_key="second").call("model").latent_dim == 3
     for wrong in (None, "third"):
         with pytest.raises(AuthenticationError):
-            connect(restricted_url, key=wrong).call("model")
+            connect(restricted_url, api_key=wrong).call("model")
 
 
 def test_limits(connect: Connect, restricted_url: str) -> None:
     with pytest.raises(RequestTooLargeError, match="1000"):
-        connect(restricted_url, key="first").call("encode", np.zeros((28, 28), np.float32))
+        connect(restricted_url, api_key="first").call("encode", np.zeros((28, 28), np.float32))
 
 
 def test_no_server(connect: Connect) -> None:
     with pytest.raises(APIConnectionError, match="No response from http"):
-        connect(f"http://127.0.0.1:{free_port()}", retries=1).call("model")
+        connect(f"http://127.0.0.1:{free_port()}", max_retries=1).call("model")
 
 
 BAD_URLS = [
@@ -192,14 +200,14 @@ def test_valid_url(connect: Connect, url: str) -> None:
 
 @pytest.mark.parametrize("key", ["hush\nhush", "hush\0", "hüsh hush", "ключ hush", "hush\x7f", " \n"])
 def test_invalid_key(connect: Connect, key: str) -> None:
-    with pytest.raises(ValueError, match="key must be printable ASCII, and not empty") as caught:
-        connect("http://localhost", key=key)
+    with pytest.raises(ValueError, match="api_key must be printable ASCII, and not empty") as caught:
+        connect("http://localhost", api_key=key)
     assert "hush" not in "".join(format_exception(caught.value))
 
 
 def test_white_space_around_a_key_is_removed(connect: Connect) -> None:
     with fake_server((MODEL,)) as server:
-        connect(server.url, key=" hush\n").call("model")
+        connect(server.url, api_key=" hush\n").call("model")
     assert "authorization: bearer hush\r\n" in server.requests[0].head.lower()
 
 
@@ -210,8 +218,8 @@ def test_errors_show_neither_key_nor_password(connect: Connect, step: bytes | No
     with fake_server((step,)) as server:
         url = server.url.replace("//", "//user:whisper@")
         with pytest.raises(APIError) as caught:
-            connect(url, key="hush", retries=0).call("model")
-        shown = f"{Client(url, key='hush')!r} {caught.value!r} {''.join(format_exception(caught.value))}"
+            connect(url, api_key="hush", max_retries=0).call("model")
+        shown = f"{Client(url, api_key='hush')!r} {caught.value!r} {''.join(format_exception(caught.value))}"
     assert "whisper" not in shown
     assert "hush" not in shown.replace('key="hush"', "")  # the line above, in the traceback
     if isinstance(caught.value, APIStatusError):
@@ -249,7 +257,7 @@ def test_retry_after(connect: Connect) -> None:
     for header, low, high in (("7", 7, 7), (later, 95, 100), ("0", 0, 0)):
         script = (error_response(503, retry_after=header),)
         with fake_server(script) as server, pytest.raises(ServiceUnavailableError) as caught:
-            connect(server.url, retries=0).call("model")
+            connect(server.url, max_retries=0).call("model")
         assert low <= (caught.value.retry_after or 0) <= high
 
 
@@ -260,7 +268,7 @@ def test_retry_after(connect: Connect) -> None:
 def test_invalid_retry_after(connect: Connect, header: str) -> None:
     script = (error_response(503, retry_after=header),)
     with fake_server(script) as server, pytest.raises(ServiceUnavailableError) as caught:
-        connect(server.url, retries=0).call("model")
+        connect(server.url, max_retries=0).call("model")
     assert caught.value.retry_after is None or caught.value.retry_after > 10**9
 
 

@@ -3,17 +3,27 @@
 from __future__ import annotations
 
 import io
+import json
+import sys
 from pathlib import Path
+from typing import Literal
 
 import numpy as np
 import pytest
 import torch
 from PIL import Image
 
-from tests.client.clients import AnyClient
+from tests.client.clients import AnyClient, Connect
+from tests.client.fake_server import MODEL, fake_server, response
 from tests.service.pictures import Bytes, npy, png, read_png
 from tests.service.running import Running
-from vae_client import Images, Posterior, Reconstruction, UnprocessableEntityError
+from vae_client import (
+    Images,
+    Posterior,
+    Reconstruction,
+    ServiceUnavailableError,
+    UnprocessableEntityError,
+)
 
 JSON = {"accept": "application/json"}
 Z = [-2.65, -0.36, 0.13]
@@ -153,3 +163,52 @@ def test_files_of_arrays(client: AnyClient, images: Bytes, tmp_path: Path) -> No
                 np.testing.assert_array_equal(loaded[name], getattr(result, name))
     with pytest.raises(ValueError, match=r"does not end in \.npz"):
         posterior.save(tmp_path / "arrays.png")
+
+
+def test_latents(client: AnyClient, served: Running, tmp_path: Path) -> None:
+    expected = served.client.get("/latents", headers=JSON).json()
+    latents = client.call("latents")
+    np.testing.assert_array_equal(latents.mean, np.array(expected["mean"], np.float32))
+    np.testing.assert_array_equal(latents.label, expected["label"])
+    assert (latents.mean.shape, latents.label.dtype, latents.seed) == ((10000, 3), np.int64, None)
+    latents.save(tmp_path / "latents.npz")
+    assert np.load(tmp_path / "latents.npz")["label"].shape == (10000,)
+
+
+@pytest.mark.parametrize("status", ["ok", "starting", "draining"])
+def test_health(client: AnyClient, served: Running, status: Literal["ok", "starting", "draining"]) -> None:
+    """A service that is not ready responds with 503, which is a result here."""
+    served.admission.status = status
+    try:
+        assert client.call("health").status == status
+    finally:
+        served.admission.status = "ok"
+
+
+@pytest.mark.parametrize("body", [b"<h1>Down</h1>", json.dumps({"detail": "no healthy upstream"}).encode()])
+def test_health_behind_a_gateway_that_responds_itself(connect: Connect, body: bytes) -> None:
+    page = response(body, 503, "text/html")
+    with fake_server((page,)) as server, pytest.raises(ServiceUnavailableError):
+        connect(server.url, max_retries=0).call("health")
+
+
+@pytest.mark.parametrize(
+    ("module", "method", "sentence"),
+    [
+        ("torch", "to_torch", r"to_torch\(\) needs torch; install it with: pip install torch"),
+        ("PIL", "to_pil", "A picture needs Pillow; install it with: pip install pillow"),
+        ("PIL", "to_png", "needs Pillow"),
+    ],
+)
+def test_a_package_is_missing(monkeypatch: pytest.MonkeyPatch, module: str, method: str, sentence: str) -> None:
+    monkeypatch.setitem(sys.modules, module, None)
+    images = Images(pixels=np.zeros((1, 28, 28), np.float32))
+    with pytest.raises(ImportError, match=sentence):
+        getattr(images, method)()
+
+
+def test_tqdm_is_missing(connect: Connect, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setitem(sys.modules, "tqdm", None)
+    monkeypatch.delitem(sys.modules, "tqdm.auto", raising=False)
+    with fake_server((MODEL,)) as server, pytest.raises(ImportError, match=r"pip install 'vae-client\[progress\]'"):
+        next(connect(server.url).map("decode", [[0.0, 0.0, 0.0]], progress=True))

@@ -56,7 +56,7 @@ def test_delays_differ() -> None:
 
 def test_the_number_of_retries_is_limited(connect: Connect) -> None:
     with fake_server((error_response(503),)) as server, pytest.raises(ServiceUnavailableError):
-        connect(server.url, retries=2).call("model")
+        connect(server.url, max_retries=2).call("model")
     assert len(server.requests) == 3
 
 
@@ -69,7 +69,7 @@ def test_a_connection_closed_before_the_response(connect: Connect, last: Script)
 
 def test_connections_that_are_always_closed(connect: Connect) -> None:
     with fake_server((CLOSE,)) as server, pytest.raises(APIConnectionError):
-        connect(server.url, retries=2).call("model")
+        connect(server.url, max_retries=2).call("model")
     assert len(server.requests) == 3
 
 
@@ -121,12 +121,42 @@ def test_a_slow_response_head(connect: Connect) -> None:
 
 def test_the_timeout_includes_all_attempts(connect: Connect) -> None:
     with fake_server((0.2, error_response(503))) as server:
-        client = connect(server.url, timeout=1, retries=100)
+        client = connect(server.url, timeout=1, max_retries=100)
         start = time.monotonic()
         with pytest.raises((APITimeoutError, ServiceUnavailableError)):
             client.call("model")
         assert time.monotonic() - start < 2
     assert 2 <= len(server.requests) <= 5
+
+
+def test_the_timeouts_of_httpx_limit_each_phase(connect: Connect) -> None:
+    slow = (*(step for byte in MODEL[:4] for step in (0.4, bytes([byte]))), MODEL[4:])
+    with fake_server((error_response(503),), slow, (3.0, MODEL)) as server:
+        client = connect(server.url, timeout=httpx.Timeout(1))
+        assert client.call("model").name == "fake"
+        start = time.monotonic()
+        with pytest.raises(APITimeoutError, match=r"exceeded its limit in Timeout\(timeout=1\)"):
+            client.call("model")
+        assert 0.9 < time.monotonic() - start < 2.9
+    assert len(server.requests) == 3
+
+
+@pytest.mark.parametrize("timeout", [None, httpx.Timeout(None)])
+def test_no_limit(connect: Connect, timeout: httpx.Timeout | None) -> None:
+    with fake_server((CLOSE,), (0.3, MODEL)) as server:
+        assert connect(server.url, timeout=timeout).call("model").name == "fake"
+
+
+def test_without_a_limit_no_delay_is_longer_than_a_minute() -> None:
+    for seconds, retried in (("50", True), ("61", False)):
+        error = ServiceUnavailableError(httpx.Response(503, headers={"retry-after": seconds}))
+        for timeout in (None, httpx.Timeout(5)):
+            try:
+                assert 50 < Deadline(timeout, 1).retry_delay(error) < 51
+            except ServiceUnavailableError:
+                assert not retried
+            else:
+                assert retried
 
 
 def test_no_delay_beyond_the_timeout(connect: Connect) -> None:
@@ -148,11 +178,11 @@ def test_a_service_that_is_not_ready(
     ready = Timer(0.5, lambda: setattr(served.admission, "status", "ok"))
     try:
         with pytest.raises(ServiceUnavailableError, match=status) as caught:
-            connect(url, retries=0).call("model")
+            connect(url, max_retries=0).call("model")
         assert caught.value.retry_after == 1
         ready.start()
         start = time.monotonic()
-        assert connect(url, retries=1).call("model").latent_dim == 3
+        assert connect(url, max_retries=1).call("model").latent_dim == 3
         assert time.monotonic() - start >= 1
     finally:
         ready.cancel()

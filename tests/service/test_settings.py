@@ -183,6 +183,11 @@ def test_unknown_variables_are_refused(monkeypatch: pytest.MonkeyPatch, name: st
     assert str(caught.value).endswith(said)
 
 
+def test_the_url_that_clients_read_is_ignored(monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setenv("VAE_BASE_URL", "http://localhost:8000")
+    assert read_settings([]).port == 8000
+
+
 BAD = [
     ("port", "eighty"),
     ("port", "-1"),
