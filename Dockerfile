@@ -15,10 +15,10 @@ RUN python -m venv /opt/vae \
  && /opt/vae/bin/pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes \
     ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} --requirement "requirements/$TORCH.txt"
 RUN python -m venv /opt/tools && /opt/tools/bin/pip install --quiet --require-hashes --requirement requirements/build.txt
-# what torch and ONNX Runtime bring for compilers, for other languages and for themselves, what the client of the same
-# wheel needs, and of plotly all but the script that the page shows: the service imports none of it
+# what torch and ONNX Runtime bring for compilers, for other languages and for themselves, and of plotly all but the
+# script that the page shows: the service imports none of it
 RUN /opt/vae/bin/pip uninstall --quiet --yes \
-    flatbuffers fsspec httpcore httpx jinja2 markupsafe mpmath narwhals networkx setuptools sympy tqdm \
+    flatbuffers fsspec jinja2 markupsafe mpmath narwhals networkx setuptools sympy \
  && cd /opt/vae/lib/python3*/site-packages \
  && rm -r functorch numpy/*/tests numpy/f2py numpy/tests torch/_dynamo torch/_inductor torch/include torch/onnx torch/share \
     torch/test torch/testing/_internal/*/ torch/lib/*_test.so \
@@ -34,7 +34,7 @@ COPY . .
 RUN /opt/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp . \
  && /opt/vae/bin/pip install --quiet --no-compile --no-deps --no-index /tmp/vae_service-*.whl \
  && /opt/vae/bin/pip uninstall --quiet --yes pip \
- && cd /opt/vae && rm -r bin/vae-train lib/python3*/site-packages/training lib/python3*/site-packages/vae_client
+ && cd /opt/vae && rm -r bin/vae-train lib/python3*/site-packages/training
 RUN python deploy/image/rootfs.py /opt/vae /rootfs
 
 FROM --platform=linux/amd64 scratch

@@ -80,10 +80,10 @@ $(BIN)/python:
 	$(PIP) --editable .
 	touch $@
 
-.venv/dev: pyproject.toml | $(BIN)/python
-	@echo "Installing the service, the training and the test tools into .venv; the first time this takes some minutes."
+.venv/dev: pyproject.toml vae_client/pyproject.toml | $(BIN)/python
+	@echo "Installing the service, the training, the client and the test tools into .venv; the first time this takes some minutes."
 	$(if $(TORCH_INDEX_URL),$(PIP) --index-url $(TORCH_INDEX_URL) torch torchvision)
-	$(PIP) --editable .[training,dev]
+	$(PIP) --editable .[training,dev] --editable ./vae_client
 	touch $@ .venv/serve
 
 .venv/ray: .venv/dev

@@ -26,7 +26,15 @@ PAGES = {
 """What a user reads, by path."""
 EVERY_PAGE = sorted(
     path
-    for pattern in ("*.md", "benchmarks/*.md", "deploy/**/*.md", "docs/*.md", "tests/soak/*.md", "weights/*.md")
+    for pattern in (
+        "*.md",
+        "benchmarks/*.md",
+        "deploy/**/*.md",
+        "docs/*.md",
+        "tests/soak/*.md",
+        "vae_client/*.md",
+        "weights/*.md",
+    )
     for path in ROOT.glob(pattern)
 )
 PYTHON_TESTED_ELSEWHERE = {
