@@ -8,6 +8,7 @@
 # make ray-test the service and vae-train encode on a Ray cluster of two node processes, ten minutes on two quiet cores
 # make image    the container image; IMAGE_BUILD is the command that builds it
 # make image-test   builds it, starts it read-only as another user, and asks it for everything; IMAGE_RUN starts it
+# make docs     the documentation as a site, in site/; .venv/bin/mkdocs serve shows it while it is edited
 # make lock     requirements/*.txt, what the image installs, anew
 #
 # Targets that need .venv make it and install into it, and again when pyproject.toml has changed.
@@ -26,7 +27,7 @@ IMAGE_RUN ?= docker run --rm --read-only --tmpfs /tmp --user 12345:12345 --cap-d
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LOCK_CPU_TORCH ?= --torch-backend cpu
 
-.PHONY: serve check test test-fast programs bench soak ray-test image image-test lock clean
+.PHONY: serve check test test-fast programs bench soak ray-test image image-test docs lock clean
 
 serve: .venv/serve
 	$(BIN)/vae-serve
@@ -64,13 +65,17 @@ image:
 image-test: image .venv/dev
 	$(BIN)/python -m deploy.image.check http://127.0.0.1:$(IMAGE_PORT) -- $(IMAGE_RUN)
 
+# the variable silences the notice that mkdocs-material is supported until May 2027
+docs: .venv/dev
+	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
+
 lock: .venv/dev
 	$(LOCK) $(LOCK_CPU_TORCH) --output-file requirements/cpu.txt requirements/cpu.in pyproject.toml --extra otel
 	$(LOCK) --output-file requirements/cuda.txt requirements/cuda.in pyproject.toml --extra otel
 	$(LOCK) --output-file requirements/build.txt requirements/build.in
 
 clean:
-	rm -rf .venv benchmarks/.venvs
+	rm -rf .venv benchmarks/.venvs site
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv
