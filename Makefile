@@ -9,6 +9,7 @@
 # make image    the container image; IMAGE_BUILD is the command that builds it
 # make image-test   builds it, starts it read-only as another user, and asks it for everything; IMAGE_RUN starts it
 # make docs     the documentation as a site, in site/; .venv/bin/mkdocs serve shows it while it is edited
+# make release-check    what a release publishes, built into dist/ and checked; TAG is the tag, v and the version
 # make lock     requirements/*.txt, what the image installs, anew
 #
 # Targets that need .venv make it and install into it, and again when pyproject.toml has changed.
@@ -24,10 +25,12 @@ IMAGE_PORT ?= 8000
 IMAGE_BUILD ?= docker build --tag vae-service:$(VERSION) --build-arg VERSION=$(VERSION) --build-arg REVISION=$(shell git rev-parse HEAD) .
 IMAGE_RUN ?= docker run --rm --read-only --tmpfs /tmp --user 12345:12345 --cap-drop ALL --security-opt no-new-privileges \
 	--publish 127.0.0.1:$(IMAGE_PORT):8000 vae-service:$(VERSION)
+TAG ?= $(shell git tag --points-at HEAD 'v*')
+IMAGE_BUILDER = $(filter-out docker,$(firstword $(IMAGE_BUILD)))$(shell docker info >/dev/null 2>&1 && echo docker)
 LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28
 LOCK_CPU_TORCH ?= --torch-backend cpu
 
-.PHONY: serve check test test-fast programs bench soak ray-test image image-test docs lock clean
+.PHONY: serve check test test-fast programs bench soak ray-test image image-test docs release-check lock clean
 
 serve: .venv/serve
 	$(BIN)/vae-serve
@@ -69,13 +72,18 @@ image-test: image .venv/dev
 docs: .venv/dev
 	NO_MKDOCS_2_WARNING=1 $(BIN)/mkdocs build --strict
 
+release-check: .venv/dev
+	rm -rf dist
+	$(BIN)/python -m deploy.release.check dist $(TAG)
+	$(if $(IMAGE_BUILDER),$(MAKE) image-test,@echo "The image is not checked: there is no Docker engine, and no other IMAGE_BUILD.")
+
 lock: .venv/dev
 	$(LOCK) $(LOCK_CPU_TORCH) --output-file requirements/cpu.txt requirements/cpu.in pyproject.toml --extra otel
 	$(LOCK) --output-file requirements/cuda.txt requirements/cuda.in pyproject.toml --extra otel
 	$(LOCK) --output-file requirements/build.txt requirements/build.in
 
 clean:
-	rm -rf .venv benchmarks/.venvs site
+	rm -rf .venv benchmarks/.venvs dist site
 
 $(BIN)/python:
 	$(PYTHON) -m venv .venv

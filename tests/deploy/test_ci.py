@@ -10,6 +10,7 @@ from typing import Any
 import pytest
 import yaml
 
+from deploy.release.check import SOURCES
 from tests.live import ROOT
 
 GITHUB = ROOT / ".github"
@@ -38,14 +39,29 @@ def test_make_test_runs_the_checks_first() -> None:
     assert pytest_command.startswith(".venv/bin/pytest ")
 
 
-def test_workflow_runs_targets_of_the_makefile_alone() -> None:
-    steps = read(".github/workflows/ci.yml")["jobs"]["test"]["steps"]
+@pytest.mark.parametrize(
+    ("workflow", "target", "uploads"),
+    [("ci.yml", "test", ()), ("release.yml", "release-check", ("cosign sign ", "gh release create "))],
+)
+def test_workflow_runs_targets_of_the_makefile_but_to_upload(
+    workflow: str, target: str, uploads: tuple[str, ...]
+) -> None:
+    jobs = read(f".github/workflows/{workflow}")["jobs"].values()
+    steps = [step for job in jobs for step in job.get("steps", ())]
     scripts = [step["run"].removeprefix("sudo ") for step in steps if "run" in step]
-    assert "make test" in scripts
+    assert f"make {target}" in scripts
     for script in scripts:
         make, *targets = script.split()
-        assert make == "make"
-        assert commands(*targets)
+        assert script.startswith(uploads) or (make == "make" and commands(*targets))
+
+
+def test_release_publishes_what_release_check_builds_after_the_tests() -> None:
+    jobs = read(".github/workflows/release.yml")["jobs"]
+    assert jobs["test"]["uses"] == "./.github/workflows/ci.yml"
+    assert "workflow_call" in read(".github/workflows/ci.yml")[True]  # YAML reads the key `on` as true
+    assert jobs["build"]["needs"] == "test"
+    assert jobs["distributions"]["needs"] == jobs["image"]["needs"] == "build"
+    assert jobs["distributions"]["strategy"]["matrix"]["name"] == list(SOURCES)
 
 
 def test_workflow_tests_each_python_that_the_package_is_for() -> None:
