@@ -30,7 +30,7 @@ from vae_client.errors import (
     UnsupportedMediaTypeError,
 )
 from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
-from vae_client.version import __version__
+from vae_client.version import __version__ as __version__
 
 if not TYPE_CHECKING:
     from vae_client.errors import __getattr__  # noqa: F401 - the old names of errors
@@ -64,5 +64,4 @@ __all__ = [
     "ServiceUnavailableError",
     "UnprocessableEntityError",
     "UnsupportedMediaTypeError",
-    "__version__",
 ]
