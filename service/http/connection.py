@@ -294,9 +294,10 @@ class Connection(asyncio.Protocol):
             self._close()
             return
         body = problem_document(error)
-        fields = b"content-type: %b\r\ncontent-length: %d\r\n" % (MEDIA_TYPE.encode(), len(body))
-        fields += b"x-request-id: %b\r\nconnection: close\r\n\r\n" % request_id
-        self.outbox.write(self.transport, STATUS_LINES[error.status], fields, body)
+        fields = {**error.headers, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Connection": "close"}
+        lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in fields.items()).encode()
+        lines += b"x-request-id: %b\r\n\r\n" % request_id
+        self.outbox.write(self.transport, STATUS_LINES[error.status], lines, body)
         if self._task:
             self._task.cancel()
         self._linger()

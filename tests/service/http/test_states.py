@@ -36,6 +36,7 @@ class Peer:
     writer: asyncio.StreamWriter = field(init=False)
     connection: Connection = field(init=False)
     may_respond: asyncio.Event = field(default_factory=asyncio.Event)
+    memory: MemoryBudget = field(default_factory=lambda: MemoryBudget(2**30))
     chunk: bytes = b""
     """Written at the beginning of each response, before `may_respond`."""
 
@@ -66,7 +67,7 @@ class Peer:
 async def connected(timeouts: Timeouts, peer: Peer) -> AsyncIterator[Peer]:
     config, server = Config(peer.app, interface="asgi3", lifespan="off", log_config=None), ServerState()
     config.load()
-    app_state = {"timeouts": timeouts, "memory": MemoryBudget(2**30)}
+    app_state = {"timeouts": timeouts, "memory": peer.memory}
     make = partial(Connection, config, server, app_state)
     listener = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     peer.reader, peer.writer = await asyncio.open_connection(*listener.sockets[0].getsockname())
@@ -130,6 +131,19 @@ def test_an_error_alone_is_sent_at_once(state: State) -> None:
         await peer.send(RECEIVES[state], state)
         await peer.send(b"\0\r\n", State.LINGERING)
         assert (await peer.receive_all()).startswith(b"HTTP/1.1 400 ")
+
+    check(steps)
+
+
+def test_without_memory_for_what_is_received_the_client_is_told_when_to_try_again() -> None:
+    async def steps(peer: Peer) -> None:
+        peer.memory.reserve(2**30)
+        await peer.send(GET, State.IDLE)
+        await peer.send(POST + b"%x\r\n%b" % (2**20, bytes(2**19)), State.FAILED)
+        peer.may_respond.set()
+        _, refusal = (await peer.receive_all()).split(b"HTTP/1.1 ")[1:]
+        assert refusal.startswith(b"503 ")
+        assert b"\r\nretry-after: 1\r\n" in refusal
 
     check(steps)
 
