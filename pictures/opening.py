@@ -34,8 +34,8 @@ def open_picture(file: io.BytesIO, exif: bytes, pixel_limit: int, name: str) -> 
         else:
             image = Image.open(file, formats=tuple(FORMATS.values()))
     except UnidentifiedImageError as error:
-        wanted = ", ".join(FORMATS.values())
-        raise PictureError(f"{name} is not an image: none of {wanted} could be recognised in it.") from error
+        expected = ", ".join(FORMATS.values())
+        raise PictureError(f"{name} is not an image: none of {expected} could be recognised in it.") from error
     except Image.DecompressionBombError as error:
         raise PictureTooLarge(f"{name} is an image of more than {pixel_limit} pixels.") from error
     except Exception as error:  # Pillow's parsers raise exceptions of many types

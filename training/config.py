@@ -38,30 +38,30 @@ GROUPS = {
 
 
 class ConfigError(ValueError):
-    """The value of an option cannot be used; the message says how to mend it."""
+    """The value of an option cannot be used; the message says how to correct it."""
 
 
-def option(default: T, says: str, *, wanted: str = "", valid: Callable[[T], bool] = lambda _: True) -> T:
+def option(default: T, says: str, *, expected: str = "", valid: Callable[[T], bool] = lambda _: True) -> T:
     """Declare a field with its default, its help, and the values that it takes, in words and as a predicate."""
-    chosen: T = field(default=default, metadata={"help": says, "wanted": wanted, "valid": valid})
+    chosen: T = field(default=default, metadata={"help": says, "expected": expected, "valid": valid})
     return chosen
 
 
 def unset_option(
-    says: str, *, otherwise: str, unset: T, wanted: str = "", valid: Callable[[T], bool] = lambda _: True
+    says: str, *, otherwise: str, unset: T, expected: str = "", valid: Callable[[T], bool] = lambda _: True
 ) -> T | None:
     """Declare a field whose default None has the effect that `otherwise` describes.
 
     On the command line and in checkpoints the value `unset` means None.
     """
-    about = {"help": says, "otherwise": otherwise, "unset": unset, "wanted": wanted, "valid": valid}
+    about = {"help": says, "otherwise": otherwise, "unset": unset, "expected": expected, "valid": valid}
     chosen: T | None = field(default=None, metadata=about)
     return chosen
 
 
 def one_of(*names: str) -> dict[str, Any]:
     """Return the bounds of an option that is one of `names`."""
-    return {"wanted": f"one of: {', '.join(names)}", "valid": lambda value: value in names}
+    return {"expected": f"one of: {', '.join(names)}", "valid": lambda value: value in names}
 
 
 @dataclass(frozen=True)
@@ -75,7 +75,7 @@ class FitConfig:
     dataset: str = option(
         "mnist",
         f"images to learn: {', '.join(DATASETS)}, folder:PATH of pictures, or npy:PATH of an array",
-        wanted=f"one of: {', '.join(DATASETS)}, folder:PATH, npy:PATH",
+        expected=f"one of: {', '.join(DATASETS)}, folder:PATH, npy:PATH",
         valid=lambda name: name in DATASETS or re.match("(folder|npy):.", name) is not None,
     )
     data_dir: Path = option(  # noqa: RUF009 - a Path is immutable
@@ -83,26 +83,26 @@ class FitConfig:
     )
     image_size: int | None = unset_option(
         "height and width to which the pictures of a folder are resized",
-        otherwise="not resized; all must have one size", unset=0, wanted="0 or more", valid=lambda n: n >= 0,
+        otherwise="not resized; all must have one size", unset=0, expected="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     out: Path = option(  # noqa: RUF009
         Path("out/mnist.safetensors"),
         "checkpoint, written after every epoch; the latents of the test set are written beside it",
-        wanted="a file name that ends in .safetensors",
+        expected="a file name that ends in .safetensors",
         valid=lambda path: path.suffix == ".safetensors" and not path.is_dir(),
     )
     init_from: str | None = unset_option(
         "checkpoint whose network and weights to start from", otherwise="a new network", unset=""
     )
-    epochs: int = option(10, "passes over the training images", wanted="0 or more", valid=lambda n: n >= 0)
+    epochs: int = option(10, "passes over the training images", expected="0 or more", valid=lambda n: n >= 0)
     encoder_epochs: int = option(
         0,
         "further passes that train the encoder alone, on randomly rotated, shifted and scaled images, to reduce the "
         "amortisation gap",
-        wanted="0 or more",
+        expected="0 or more",
         valid=lambda n: n >= 0,
     )
-    batch_size: int = option(256, "images per step", wanted="1 or more", valid=lambda n: n >= 1)
+    batch_size: int = option(256, "images per step", expected="1 or more", valid=lambda n: n >= 1)
     optimizer: str = option(
         "muon",
         "`muon` for the matrices of hidden layers and Adam for the rest; or `adam` alone: quicker epochs, more of them",
@@ -111,7 +111,7 @@ class FitConfig:
     learning_rate: float = option(
         5e-3,
         "the optimizer's learning rate after the warm-up",
-        wanted="above 0",
+        expected="above 0",
         valid=lambda rate: 0 < rate < math.inf,
     )
     adam_learning_rate: float | None = unset_option(
@@ -119,7 +119,7 @@ class FitConfig:
         otherwise="--learning-rate for the biases and narrow layers of an mlp, and at most 0.003 for convolutions and "
         "where no matrix is wide enough for Muon",
         unset=0.0,
-        wanted="0 or more",
+        expected="0 or more",
         valid=lambda rate: 0 <= rate < math.inf,
     )
     lr_schedule: str = option(
@@ -129,7 +129,7 @@ class FitConfig:
     )
     warmup_steps: int = option(
         50, "steps in which the learning rate rises from 0; at most half of all steps",
-        wanted="0 or more", valid=lambda n: n >= 0,
+        expected="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     init_output_bias: bool = option(
         True, "initialise the bias of the last decoder layer to the logit of the mean training image"
@@ -137,31 +137,31 @@ class FitConfig:
     input_dropout: float = option(
         0.1,
         "probability that a pixel is hidden from the encoder; the target keeps it",
-        wanted="at least 0 and below 1",
+        expected="at least 0 and below 1",
         valid=lambda share: 0 <= share < 1,
     )
     beta: float = option(
         1.0,
         "weight of the KL divergence in the loss (Higgins et al. 2017); 1 minimises −ELBO",
-        wanted="0 or more",
+        expected="0 or more",
         valid=lambda beta: 0 <= beta < math.inf,
     )
     architecture: str = option("mlp", "`mlp`, or `conv` for larger and colour images", **one_of("mlp", "conv"))
     hidden_dim: int | None = unset_option(
         "width of the hidden layers (mlp) or channels of the coarsest map (conv)",
-        otherwise="392 for mlp, 64 for conv", unset=0, wanted="0 or more", valid=lambda n: n >= 0,
+        otherwise="392 for mlp, 64 for conv", unset=0, expected="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     hidden_layers: int = option(
         2, "hidden layers of encoder and of decoder (mlp): 4 gain five nats on MNIST",
-        wanted="from 1 to 100", valid=lambda n: 1 <= n <= 100,
+        expected="from 1 to 100", valid=lambda n: 1 <= n <= 100,
     )  # fmt: skip
-    latent_dim: int = option(3, "dimensions of the latent space", wanted="1 or more", valid=lambda n: n >= 1)
+    latent_dim: int = option(3, "dimensions of the latent space", expected="1 or more", valid=lambda n: n >= 1)
     validation: int | None = unset_option(
         "approximate number of training images held out, chosen by a hash of their content, and measured after each "
         "epoch; 0 trains on all",
         otherwise="one in twelve",
         unset=-1,
-        wanted="-1 or more",
+        expected="-1 or more",
         valid=lambda n: n >= -1,
     )
     matmul_precision: str = option(
@@ -179,7 +179,7 @@ class FitConfig:
     tensorboard: bool = option(False, "write TensorBoard logs beside the checkpoint")
     resume: bool = option(False, "continue the interrupted training that wrote to the same --out")
     seed: int = option(
-        0, "seed of the initial weights, the order of the images and all noise", wanted="from 0 to 2**63 - 1",
+        0, "seed of the initial weights, the order of the images and all noise", expected="from 0 to 2**63 - 1",
         valid=lambda n: 0 <= n < 2**63,
     )  # fmt: skip
 
@@ -189,7 +189,7 @@ class FitConfig:
             if "unset" in each.metadata and value in (None, each.metadata["unset"]):
                 object.__setattr__(self, each.name, None)
             elif not each.metadata["valid"](value):
-                raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['wanted']}.")
+                raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['expected']}.")
         if self.architecture != "mlp" and self.hidden_layers != 2:
             raise ConfigError(f"--hidden-layers is for --architecture mlp; {self.architecture} does not use it.")
         if self.all_epochs == 0:

@@ -29,17 +29,17 @@ class Format:
     """Copies of a body that `read` makes at most."""
 
 
-def choose(names: Sequence[str], wanted: str) -> str:
-    """Return `wanted`, or the name of the only array; raises InvalidInput for several others."""
-    if len(names) == 1 or wanted in names:
-        return wanted if wanted in names else names[0]
-    raise wrong(f"The body holds {len(names)} arrays; a single one, or one named {wanted!r}, is wanted.")
+def choose(names: Sequence[str], expected: str) -> str:
+    """Return `expected`, or the name of the only array; raises InvalidInput for several others."""
+    if len(names) == 1 or expected in names:
+        return expected if expected in names else names[0]
+    raise wrong(f"The body holds {len(names)} arrays; a single one, or one named {expected!r}, is expected.")
 
 
 def check_dtype(dtype: np.dtype[Any]) -> None:
     """Raise InvalidInput unless `dtype` is uint8 or floating."""
     if dtype != np.uint8 and dtype.kind != "f":
-        raise wrong(f"The array's dtype is {dtype}; uint8 or a floating one is wanted.")
+        raise wrong(f"The array's dtype is {dtype}; uint8 or a floating one is expected.")
 
 
 def wrong(problem: str) -> InvalidInput:

@@ -24,7 +24,7 @@ HEADER_BYTES = 2**16
 BATCHES = 1000
 """Most record batches of a stream, because each is a Python object."""
 NUMBERS = ("uint8", "halffloat", "float", "double")
-WANTED = "rows that are a FixedSizeList of uint8 or floating numbers are wanted"
+WANTED = "rows that are a FixedSizeList of uint8 or floating numbers are expected"
 
 
 def read_arrow(body: bytes, name: str) -> Array:
@@ -127,7 +127,7 @@ def _rows(column: pa.Array, name: str) -> Array:
 
 def _values(column: pa.Array, name: str) -> Array:
     if column.null_count:
-        raise wrong(f"The column {brief(name)} holds nulls; numbers alone are wanted.")
+        raise wrong(f"The column {brief(name)} holds nulls; numbers alone are expected.")
     if not isinstance(column, pa.FixedSizeListArray):
         return np.asarray(column.to_numpy())
     values = _values(column.flatten(), name)

@@ -200,12 +200,12 @@ def _shaped(numbers: DoubleArray, commas: npt.NDArray[np.int8], opens: int, inne
     for depth in range(1, innermost + 1):
         lists.append(int((commas == depth).sum()) + lists[-1])
     shape = tuple(total // each for each, total in pairwise(lists))
-    wanted = np.full(len(numbers), innermost, np.int8)
+    expected = np.full(len(numbers), innermost, np.int8)
     size = 1
     for length in reversed(shape[1:]):
         size *= length
-        wanted[size - 1 :: size] -= 1
-    if lists[-1] != numbers.size or sum(lists[:-1]) != opens or not np.array_equal(wanted[:-1], commas):
+        expected[size - 1 :: size] -= 1
+    if lists[-1] != numbers.size or sum(lists[:-1]) != opens or not np.array_equal(expected[:-1], commas):
         raise _ragged(name)
     return numbers.reshape(shape)
 

@@ -27,7 +27,7 @@ def read_safetensors(body: bytes, name: str) -> Array:
         raise UnreadableBody(f"The body is not a whole safetensors file: {error}.") from error
     tensor = tensors[choose(list(tensors), name)]
     if tensor["dtype"] not in DTYPES:
-        raise wrong(f"The array's dtype is {tensor['dtype']}; one of {', '.join(DTYPES)} is wanted.")
+        raise wrong(f"The array's dtype is {tensor['dtype']}; one of {', '.join(DTYPES)} is expected.")
     values = np.frombuffer(tensor["data"], DTYPES[tensor["dtype"]])
     if tensor["dtype"] == "BF16":  # the upper half of a float32
         values = (values.astype(np.uint32) << 16).view(np.float32)

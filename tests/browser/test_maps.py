@@ -43,10 +43,10 @@ def test_maps_have_no_sliders_and_pictures_are_reconstructed(visitor: Visitor, m
 
     body = picture(Image.new("RGB", (32, 32), (200, 30, 60)))
     visit.page.get_by_label("choose a picture").set_input_files(given(body))
-    wanted = read_rgb(maps.client.post("/reconstruct", content=body, headers={"content-type": "image/png"}).content)
+    expected = read_rgb(maps.client.post("/reconstruct", content=body, headers={"content-type": "image/png"}).content)
     for canvas in ("#reconstruction", "#image"):
-        wait_until(lambda canvas=canvas: np.array_equal(pixels(visit.page.locator(canvas)), wanted))  # type: ignore[misc]
-    error = np.sqrt(np.square(wanted.astype(float) - (200, 30, 60)).mean())
+        wait_until(lambda canvas=canvas: np.array_equal(pixels(visit.page.locator(canvas)), expected))  # type: ignore[misc]
+    error = np.sqrt(np.square(expected.astype(float) - (200, 30, 60)).mean())
     expect(visit.page.locator("#verdict")).to_contain_text(f"error is {error:.0f} of 255")
     expect(visit.page.locator("#kl")).to_contain_text("nats")
 

@@ -149,18 +149,18 @@ def test_between_two_pins(visit: Visit) -> None:
     view.get_by_label("Steps").press("Enter")
     view.get_by_label("Path").select_option("spherical")
     question = {"from": start, "to": end, "steps": 9, "method": "spherical"}
-    wanted = visit.service.client.post("/interpolate", json=question, headers={"accept": "application/json"}).json()
+    expected = visit.service.client.post("/interpolate", json=question, headers={"accept": "application/json"}).json()
     sheet = tiles(read_rgb(visit.service.client.post("/interpolate", json=question).content), 28, 28)
     wait_until(lambda: strip.count() == 9 and all(map(np.array_equal, map(pixels, strip.all()), sheet)))
     assert np.array_equal(pixels(view.locator("#end-a canvas")), sheet[0])
     assert np.array_equal(pixels(view.locator("#end-b canvas")), sheet[8])
 
     view.get_by_role("button", name="Step 4 of 9").click()
-    visit.wait_for_z(wanted["z"][3])
+    visit.wait_for_z(expected["z"][3])
     assert view.get_by_label("Position").input_value() == "3"
     view.get_by_role("button", name="Step 4 of 9").press("ArrowRight")
     visit.page.keyboard.press("Enter")
-    visit.wait_for_z(wanted["z"][4])
+    visit.wait_for_z(expected["z"][4])
 
     view.get_by_role("button", name="Play", exact=True).click()
     wait_until(lambda: view.get_by_label("Position").input_value() == "8")
@@ -214,7 +214,7 @@ def test_a_sheet_of_samples(visit: Visit) -> None:
         answer = visit.service.client.get(f"/sample?n=24&seed={seed}&temperature={temperature}&columns=24")
         sheet = tiles(read_rgb(answer.content), 28, 28)
         samples = view.locator(".sheet canvas")
-        wait_until(lambda wanted=sheet, found=samples: all(map(np.array_equal, map(pixels, found.all()), wanted)))  # type: ignore[misc]
+        wait_until(lambda expected=sheet, found=samples: all(map(np.array_equal, map(pixels, found.all()), expected)))  # type: ignore[misc]
     view.get_by_role("button", name="Sample 6").click()
     headers = {"accept": "application/json"}
     z = visit.service.client.get("/sample?n=24&seed=7&temperature=0.5", headers=headers).json()["z"]

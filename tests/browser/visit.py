@@ -113,8 +113,8 @@ class Visit:
 
     def wait_for_image(self, z: Any) -> None:
         """Until the page shows the image of `z`."""
-        wanted = self.decoded(z)
-        wait_until(lambda: np.array_equal(pixels(self.page.locator("#image")), wanted))
+        expected = self.decoded(z)
+        wait_until(lambda: np.array_equal(pixels(self.page.locator("#image")), expected))
 
     def wait_for_z(self, near: Any) -> None:
         """Until the sliders, and the URL, are there."""

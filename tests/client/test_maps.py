@@ -57,10 +57,10 @@ def images_of(network: Any, z: FloatArray) -> FloatArray:
     return images
 
 
-def near(actual: FloatArray, wanted: FloatArray) -> None:
+def near(actual: FloatArray, expected: FloatArray) -> None:
     assert actual.dtype == np.float32
-    assert actual.shape == wanted.shape
-    np.testing.assert_allclose(actual, wanted, atol=1e-4, rtol=0)
+    assert actual.shape == expected.shape
+    np.testing.assert_allclose(actual, expected, atol=1e-4, rtol=0)
 
 
 def test_model(client: AnyClient) -> None:
@@ -83,8 +83,8 @@ def test_encode_and_decode(client: AnyClient, network: Any, x: FloatArray) -> No
     assert client.call("encode", [picture]).mean.shape == (1, 4, 16, 16)
 
     images = images_of(network, means)
-    for z, wanted in [(means, images), (list(means), images), (means[0], images[0]), (means[0].tolist(), images[0])]:
-        near(client.call("decode", z).pixels, wanted)
+    for z, expected in [(means, images), (list(means), images), (means[0], images[0]), (means[0].tolist(), images[0])]:
+        near(client.call("decode", z).pixels, expected)
     assert client.call("decode", means[0]).to_pil()[0].size == (32, 32)
 
 

@@ -54,7 +54,7 @@ def prepared(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFa
 
 
 @pytest.fixture(scope="module")
-def wanted(prepared: Prepared) -> Latents:
+def expected(prepared: Prepared) -> Latents:
     """What `POST /encode` says of each picture."""
     return {name: post(prepared, "/encode", body)[0] for name, body in KINDS.items()}
 
@@ -66,16 +66,16 @@ def post(prepared: Prepared, path: str, body: bytes) -> NDArray[np.float32]:
     return read_npy(answer.content) if path == "/encode" else np.frombuffer(answer.content, np.float32)
 
 
-def assert_same(found: Latents, wanted: Latents, tolerance: float = 0) -> None:
-    assert found.keys() == wanted.keys()
-    differences = {name: float(np.abs(found[name] - latent).max()) for name, latent in wanted.items()}
+def assert_same(found: Latents, expected: Latents, tolerance: float = 0) -> None:
+    assert found.keys() == expected.keys()
+    differences = {name: float(np.abs(found[name] - latent).max()) for name, latent in expected.items()}
     assert not {name: difference for name, difference in differences.items() if difference > tolerance}
 
 
-def test_the_kinds_differ(wanted: Latents) -> None:
+def test_the_kinds_differ(expected: Latents) -> None:
     assert len(KINDS) >= 30
-    assert all(np.isfinite(latent).all() for latent in wanted.values())
-    assert len({latent.tobytes() for latent in wanted.values()}) >= 30
+    assert all(np.isfinite(latent).all() for latent in expected.values())
+    assert len({latent.tobytes() for latent in expected.values()}) >= 30
 
 
 def encode(prepared: Prepared, given: Path, out: Path) -> Latents:
@@ -86,28 +86,28 @@ def encode(prepared: Prepared, given: Path, out: Path) -> Latents:
     return {row["id"]: np.array(row["mean"], np.float32) for row in rows}
 
 
-def test_encode_of_a_folder(prepared: Prepared, wanted: Latents, tmp_path: Path) -> None:
-    assert_same(encode(prepared, prepared.folder, tmp_path / "out"), wanted, ROUNDING)
+def test_encode_of_a_folder(prepared: Prepared, expected: Latents, tmp_path: Path) -> None:
+    assert_same(encode(prepared, prepared.folder, tmp_path / "out"), expected, ROUNDING)
 
 
-def test_encode_of_a_table(prepared: Prepared, wanted: Latents, tmp_path: Path) -> None:
+def test_encode_of_a_table(prepared: Prepared, expected: Latents, tmp_path: Path) -> None:
     pq.write_table(pa.table({"id": list(KINDS), "image": list(KINDS.values())}), tmp_path / "kinds.parquet")
-    assert_same(encode(prepared, tmp_path / "kinds.parquet", tmp_path / "out"), wanted, ROUNDING)
+    assert_same(encode(prepared, tmp_path / "kinds.parquet", tmp_path / "out"), expected, ROUNDING)
 
 
-def test_remote_encode(prepared: Prepared, wanted: Latents) -> None:
-    assert_same({name: post(prepared, "/remote/encode", body) for name, body in KINDS.items()}, wanted)
+def test_remote_encode(prepared: Prepared, expected: Latents) -> None:
+    assert_same({name: post(prepared, "/remote/encode", body) for name, body in KINDS.items()}, expected)
 
 
-def test_the_client(prepared: Prepared, wanted: Latents) -> None:
+def test_the_client(prepared: Prepared, expected: Latents) -> None:
     with Client(f"http://127.0.0.1:{prepared.service.port}") as client:
-        assert_same({name: client.encode(body).mean for name, body in KINDS.items()}, wanted)
-        assert_same({name: client.encode(prepared.folder / name).mean for name in KINDS}, wanted)
+        assert_same({name: client.encode(body).mean for name, body in KINDS.items()}, expected)
+        assert_same({name: client.encode(prepared.folder / name).mean for name in KINDS}, expected)
         batch = client.encode(list(KINDS.values())).mean
-    assert_same(dict(zip(KINDS, batch, strict=True)), wanted, ROUNDING)
+    assert_same(dict(zip(KINDS, batch, strict=True)), expected, ROUNDING)
 
 
-def test_the_client_with_an_opened_picture(prepared: Prepared, wanted: Latents) -> None:
+def test_the_client_with_an_opened_picture(prepared: Prepared, expected: Latents) -> None:
     """What a JPEG decoder leaves out for a smaller or grey picture is there in one that was decoded before."""
     grey = vae.load(prepared.checkpoint).model.config.image_shape[0] == 1
     opened: Latents = {}
@@ -115,8 +115,8 @@ def test_the_client_with_an_opened_picture(prepared: Prepared, wanted: Latents) 
         for name in KINDS.keys() - {CLEAR_4}:
             with Image.open(prepared.folder / name) as image:
                 opened[name] = client.encode(image).mean
-    wanted = {name: latent for name, latent in wanted.items() if name != CLEAR_4}
-    lossy = {name for name in wanted if name.endswith(("jpg", "jpeg")) and (grey or name == "large.jpg")}
+    expected = {name: latent for name, latent in expected.items() if name != CLEAR_4}
+    lossy = {name for name in expected if name.endswith(("jpg", "jpeg")) and (grey or name == "large.jpg")}
     for name in lossy:
-        np.testing.assert_allclose(opened.pop(name), wanted[name], atol=0.02)
-    assert_same(opened, {name: latent for name, latent in wanted.items() if name not in lossy})
+        np.testing.assert_allclose(opened.pop(name), expected[name], atol=0.02)
+    assert_same(opened, {name: latent for name, latent in expected.items() if name not in lossy})

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tests.soak.exchanges import ask_alone, large_requests, shuffled, small_requests
 from tests.soak.load import HANGS_AFTER_S, ClosedLoop
 from tests.soak.plan import Findings, Plan
-from tests.soak.questions import ask_alone, large_requests, shuffled, small_requests
 from tests.soak.server import serving
 
 CONNECTIONS = 2000
@@ -20,12 +20,12 @@ async def run(plan: Plan) -> Findings:
     """Send single items, batches, paths and forms concurrently."""
     findings = Findings()
     async with serving(plan.core, *FLAGS) as server:
-        questions = await ask_alone(server.port, [*small_requests(), *large_requests()])
-        load = ClosedLoop(server.port, shuffled(questions, plan.answers), CONNECTIONS, findings)
+        exchanges = await ask_alone(server.port, [*small_requests(), *large_requests()])
+        load = ClosedLoop(server.port, shuffled(exchanges, plan.answers), CONNECTIONS, findings)
         seconds = await load.run()
         findings.figures = {
             "requests": load.sent,
-            "questions": len(questions),
+            "exchanges": len(exchanges),
             "in flight": load.most_waiting,
             "requests a second": load.sent / seconds,
             "wrong": load.wrong,

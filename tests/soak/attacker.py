@@ -61,7 +61,7 @@ class _Collector(asyncio.Protocol):
             try:
                 self._parser.feed_data(data)
             except httptools.HttpParserError as error:
-                self._end(f"the answer is not HTTP: {error}")
+                self._end(f"the response is not HTTP: {error}")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._says_when = self._says_when or name.lower() == b"retry-after"
@@ -120,7 +120,7 @@ async def _send(port: int, attack: Attack, data: bytes, limit_s: float) -> Outco
 
 
 async def send_all(
-    port: int, attacks: Sequence[Attack], callers: int, on_outcome: Callable[[Attack, Outcome], None]
+    port: int, attacks: Sequence[Attack], clients: int, on_outcome: Callable[[Attack, Outcome], None]
 ) -> None:
     """Send each attack once, several at a time."""
     waiting = iter(attacks)
@@ -129,4 +129,4 @@ async def send_all(
         for attack in waiting:
             on_outcome(attack, await send(port, attack))
 
-    await asyncio.gather(*(send_on() for _ in range(callers)))
+    await asyncio.gather(*(send_on() for _ in range(clients)))

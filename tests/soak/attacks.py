@@ -41,9 +41,9 @@ from tests.soak.attacks_arrays import array_attacks, described, npy_header, npy_
 from tests.soak.attacks_forms import form_attacks
 from tests.soak.attacks_json import VALUES, infer_zeros, json_attacks, line_attacks
 from tests.soak.client import write_request
+from tests.soak.exchanges import JSON, NPY, PNG
 from tests.soak.hostile_exif import ASCII, BYTE, RATIONAL, SHORT, SIZES, UNDEFINED, orientation
 from tests.soak.hostile_images import hostile_images as all_hostile_images
-from tests.soak.questions import JSON, NPY, PNG
 
 
 @cache

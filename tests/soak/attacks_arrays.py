@@ -12,7 +12,7 @@ from pyarrow import ipc
 
 from tests.soak.attack_requests import ARROW, INFER, OK, SAFETENSORS, SIZE, TENSOR, Attack, Make, is_slow, sent
 from tests.soak.attacks_json import VALUES, infer
-from tests.soak.questions import JSON, NPY, npy
+from tests.soak.exchanges import JSON, NPY, npy
 
 
 def npy_images(dtype: str, count: int = 10_000, order: str = "C", value: float = 0) -> bytes:

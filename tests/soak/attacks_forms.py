@@ -7,7 +7,7 @@ from functools import partial
 
 from tests.soak import hostile_images
 from tests.soak.attack_requests import FORM, IMAGE_PART, SIZE, TEXT_PART, Attack, Make, Z, form, sent, text_form
-from tests.soak.questions import JSON
+from tests.soak.exchanges import JSON
 
 CODECS = (
     *("punycode", "idna", "utf-7", "unicode_escape", "raw_unicode_escape", "utf-16", "utf-32", "utf-8-sig", "rot13"),

@@ -7,7 +7,7 @@ from collections.abc import Iterator, Mapping
 from functools import partial
 
 from tests.soak.attack_requests import COMPRESS, INFER, NDJSON, OK, REFUSED, SIZE, Attack, Make, Z, sent
-from tests.soak.questions import JSON
+from tests.soak.exchanges import JSON
 
 
 def repeated(piece: bytes, begin: bytes = b"[", end: bytes = b"]") -> bytes:

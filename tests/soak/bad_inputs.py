@@ -42,8 +42,8 @@ from tests.soak.bad_values import (
     TENSOR_VALUES,
 )
 from tests.soak.client import write_request
+from tests.soak.exchanges import BOUNDARY, JSON, NPY, PNG, digits, multipart, npy
 from tests.soak.mutations import mutate, mutate_chunk
-from tests.soak.questions import BOUNDARY, JSON, NPY, PNG, digits, multipart, npy
 
 ORIENTATION = 0x0112
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")

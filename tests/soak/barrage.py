@@ -18,10 +18,10 @@ from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send_all, send_at_once
 from tests.soak.attacks import attacks
 from tests.soak.bad_inputs import BadInput, bad_input
-from tests.soak.client import OTHER_HTTP, Answer, Connection, Lost, connect, write_request
+from tests.soak.client import OTHER_HTTP, Connection, Lost, Response, connect, write_request
+from tests.soak.exchanges import ask_alone, small_requests
 from tests.soak.load import answered_within
 from tests.soak.plan import Figures, Findings, Plan, log_progress
-from tests.soak.questions import ask_alone, small_requests
 from tests.soak.server import Server, foreign_lines, serving
 
 CALLERS = 16
@@ -74,7 +74,7 @@ class Barrage:
         begun = loop.time()
         try:
             async with asyncio.timeout(LIMIT_S):
-                answer = await connection.ask(sent.data)
+                response = await connection.ask(sent.data)
         except TimeoutError:
             self.slow += 1
             connection.give_up("too slow")
@@ -84,17 +84,17 @@ class Barrage:
             self.statuses[HUNG_UP] += 1
             if sent.framed:
                 self.unanswered += 1
-                self._findings.add_problem(f"Bad input {sent.number} ({sent.kind}): no answer, {lost}.")
+                self._findings.add_problem(f"Bad input {sent.number} ({sent.kind}): no response, {lost}.")
             return
         finally:
             self.slowest_s = max(self.slowest_s, loop.time() - begun)
-        self._judge(sent, answer)
+        self._judge(sent, response)
 
-    def _judge(self, sent: BadInput, answer: Answer) -> None:
-        self.statuses[answer.status] += 1
-        if answer.status >= 500 and answer.status not in OTHER_HTTP:
+    def _judge(self, sent: BadInput, response: Response) -> None:
+        self.statuses[response.status] += 1
+        if response.status >= 500 and response.status not in OTHER_HTTP:
             self._findings.add_problem(
-                f"Bad input {sent.number} ({sent.kind}): {answer.status}, {answer.body[:200]!r}."
+                f"Bad input {sent.number} ({sent.kind}): {response.status}, {response.body[:200]!r}."
             )
 
 
@@ -222,14 +222,14 @@ async def run(plan: Plan) -> Findings:
     findings = Findings()
     attacked = await attack(plan, findings)
     async with serving(plan.core, "--client-timeout", str(CLIENT_TIMEOUT_S)) as server:
-        questions = await ask_alone(server.port, list(small_requests()))
+        exchanges = await ask_alone(server.port, list(small_requests()))
         workers = server.workers()
         warm_up = Barrage(server.port, map(bad_input, range(plan.bad_inputs // 4)), findings)
         await warm_up.run()
         before = await server.settled()
         barrage = Barrage(server.port, _told(plan.bad_inputs // 4, plan.bad_inputs), findings)
         await barrage.run()
-        right = [await answered_within(server.port, question, LIMIT_S) for question in questions]
+        right = [await answered_within(server.port, exchange, LIMIT_S) for exchange in exchanges]
         after = await server.settled(before)
         statuses = warm_up.statuses + barrage.statuses
         failures = Counter(server.failures())
@@ -242,7 +242,7 @@ async def run(plan: Plan) -> Findings:
             "5xx in the log": failures.total(),
             "slower than 1 s": warm_up.slow + barrage.slow,
             "slowest, s": max(warm_up.slowest_s, barrage.slowest_s),
-            "without an answer": warm_up.unanswered + barrage.unanswered,
+            "without a response": warm_up.unanswered + barrage.unanswered,
             "workers lost": len(workers - server.workers()),
             "wrong afterwards": right.count(False),
             "MB grown": after.rss_mb - before.rss_mb,

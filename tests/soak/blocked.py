@@ -6,11 +6,11 @@ import asyncio
 from contextlib import suppress
 
 from tests.soak import blocking
-from tests.soak.client import Answer, Connection, Lost, connect, write_request
+from tests.soak.client import Connection, Lost, Response, connect, write_request
+from tests.soak.exchanges import JSON, Exchange, ask_alone
 from tests.soak.faults import is_alive, until_replaced
 from tests.soak.load import answered_within
 from tests.soak.plan import Findings, Plan, log_progress
-from tests.soak.questions import JSON, Question, ask_alone
 from tests.soak.server import Server, serving
 
 GOOD_CALLER_EVERY_S = 0.25
@@ -23,14 +23,14 @@ async def run(plan: Plan) -> Findings:
     loop = asyncio.get_running_loop()
     async with serving(plan.core, module=blocking.__name__) as server:
         light = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON)
-        (question,) = await ask_alone(server.port, [("one latent", light)])
+        (exchange,) = await ask_alone(server.port, [("one latent", light)])
         poison, probed = await _two_of_one_worker(server)
         workers = server.workers()
         begun = loop.time()
-        blocked = asyncio.create_task(poison.ask(write_request("GET", blocking.QUESTION)))
+        blocked = asyncio.create_task(poison.ask(write_request("GET", blocking.PATH)))
         await asyncio.sleep(0.5)
         alive = await is_alive(probed)
-        good = asyncio.create_task(_good_callers(server.port, question, blocked))
+        good = asyncio.create_task(_good_clients(server.port, exchange, blocked))
         replaced = await until_replaced(server, workers) - begun
         log_progress(f"  a new worker after {replaced:.1f} s")
         blocked.cancel()
@@ -38,12 +38,12 @@ async def run(plan: Plan) -> Findings:
             await blocked
         answered, failed = await good
         if failed:
-            findings.add_problem(f"{failed} of {answered + failed} good callers were not answered meanwhile.")
+            findings.add_problem(f"{failed} of {answered + failed} good clients were not answered meanwhile.")
         findings.figures = {
             "/livez answered": alive,
             "replaced, s": replaced,
-            "good callers answered": answered,
-            "good callers lost": failed,
+            "good clients answered": answered,
+            "good clients lost": failed,
             "tracebacks": server.tracebacks(),
         }
     return findings
@@ -61,11 +61,11 @@ async def _two_of_one_worker(server: Server) -> tuple[Connection, Connection]:
             first[worker] = connection
 
 
-async def _good_callers(port: int, question: Question, until: asyncio.Task[Answer]) -> tuple[int, int]:
+async def _good_clients(port: int, exchange: Exchange, until: asyncio.Task[Response]) -> tuple[int, int]:
     """Count the right responses, and the others, until the blocking request ends."""
     answered = failed = 0
     while not until.done():
-        if await answered_within(port, question, GOOD_CALLERS_S):
+        if await answered_within(port, exchange, GOOD_CALLERS_S):
             answered += 1
         else:
             failed += 1

@@ -13,7 +13,7 @@ from service.inference.engine import Engine
 ROWS = 7
 """Number of images whose request blocks the event loop for BLOCKED_S."""
 BLOCKED_S = 40
-QUESTION = f"/sample?n={ROWS}"
+PATH = f"/sample?n={ROWS}"
 
 draw = Engine.decode_scanlines
 

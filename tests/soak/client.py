@@ -18,7 +18,7 @@ class Lost(Exception):
     """A request has no complete response; the message says what happened instead."""
 
 
-class Answer(NamedTuple):
+class Response(NamedTuple):
     """A response; the names of `fields` are lower case."""
 
     status: int
@@ -35,7 +35,7 @@ class Connection(asyncio.Protocol):
         """With `heads_only` a response ends after its head, and the connection cannot be used again."""
         self._heads_only = heads_only
         self._parser = httptools.HttpResponseParser(self)
-        self._answer: asyncio.Future[Answer] | None = None
+        self._answer: asyncio.Future[Response] | None = None
         self._fields: dict[bytes, bytes] = {}
         self._body: list[bytes] = []
         self.open = False
@@ -54,7 +54,7 @@ class Connection(asyncio.Protocol):
         """Is a request without its response?"""
         return self._answer is not None
 
-    async def ask(self, request: bytes) -> Answer:
+    async def ask(self, request: bytes) -> Response:
         """Write `request` and wait for its response; raises Lost."""
         if not self.open:
             raise Lost("the connection had been closed")
@@ -92,7 +92,7 @@ class Connection(asyncio.Protocol):
         try:
             self._parser.feed_data(data)
         except httptools.HttpParserError as error:
-            self.give_up(f"the answer is not HTTP: {error}")
+            self.give_up(f"the response is not HTTP: {error}")
 
     def on_header(self, name: bytes, value: bytes) -> None:
         self._fields[name.lower()] = value
@@ -118,7 +118,7 @@ class Connection(asyncio.Protocol):
         body, self._body = self._body, []
         if status >= 200 and self._answer is not None and not self._answer.done():
             self.answered += 1
-            self._answer.set_result(Answer(status, fields, b"".join(body)))
+            self._answer.set_result(Response(status, fields, b"".join(body)))
 
     def _fail(self, lost: Lost) -> None:
         if self._answer is not None and not self._answer.done():

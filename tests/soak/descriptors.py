@@ -6,9 +6,9 @@ import asyncio
 from contextlib import suppress
 
 from tests.soak.client import Connection, Lost, connect, write_request
+from tests.soak.exchanges import JSON, ask_alone
 from tests.soak.load import answered_within
 from tests.soak.plan import Findings, Plan
-from tests.soak.questions import JSON, ask_alone
 from tests.soak.server import serving
 
 LIMIT = 128
@@ -25,7 +25,7 @@ async def run(plan: Plan) -> Findings:
     loop = asyncio.get_running_loop()
     request = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON)
     async with serving(plan.core, descriptors=LIMIT) as server:
-        (question,) = await ask_alone(server.port, [("one latent", request)])
+        (exchange,) = await ask_alone(server.port, [("one latent", request)])
         before, workers = await server.settled(), server.workers()
 
         async def hold(connection: Connection) -> int:
@@ -33,7 +33,7 @@ async def run(plan: Plan) -> Findings:
             right = 0
             with suppress(Lost):
                 while loop.time() < until:
-                    right += question.is_answered_by(await connection.ask(question.request))
+                    right += exchange.matches(await connection.ask(exchange.request))
                     await asyncio.sleep(0.5)
             return right
 
@@ -43,17 +43,17 @@ async def run(plan: Plan) -> Findings:
         holding = [asyncio.create_task(hold(connection)) for connection in held]
         spent = server.pinned.cpu_seconds()
         done, late = await asyncio.wait(holding, timeout=HELD_S + GOOD_CALLER_S)
-        most = server.held().descriptors
+        most = server.resources().descriptors
         busy = (server.pinned.cpu_seconds() - spent) / (HELD_S + GOOD_CALLER_S)
         for connection in held:
             connection.transport.abort()
         await asyncio.wait(holding)
         gone = loop.time()
         for _ in range(RECOVERY_LIMIT_S):
-            if await answered_within(server.port, question, GOOD_CALLER_S):
+            if await answered_within(server.port, exchange, GOOD_CALLER_S):
                 break
         recovered = loop.time() - gone
-        good = [await answered_within(server.port, question, GOOD_CALLER_S) for _ in range(GOOD_CALLERS)]
+        good = [await answered_within(server.port, exchange, GOOD_CALLER_S) for _ in range(GOOD_CALLERS)]
         after = await server.settled(before)
         findings.figures = {
             "connections": CONNECTIONS,
@@ -63,7 +63,7 @@ async def run(plan: Plan) -> Findings:
             "descriptors at most": most,
             "share of a core": busy,
             "recovered after, s": recovered,
-            "good callers afterwards, %": 100 * sum(good) / len(good),
+            "good clients afterwards, %": 100 * sum(good) / len(good),
             "workers lost": len(workers - server.workers()),
             "descriptors grown": after.descriptors - before.descriptors,
             "tracebacks": server.tracebacks(),

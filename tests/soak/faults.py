@@ -9,10 +9,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 from dataclasses import dataclass
 
-from tests.soak.callers import Callers
 from tests.soak.client import Connection, Lost, connect, write_request
+from tests.soak.clients import Clients
+from tests.soak.exchanges import Exchange, ask_alone, small_requests
 from tests.soak.plan import Figures, Findings, Plan, log_progress
-from tests.soak.questions import Question, ask_alone, small_requests
 from tests.soak.server import Server, serving
 
 CALLERS = 32
@@ -43,26 +43,26 @@ async def run(plan: Plan) -> Findings:
     """Inject each fault under load."""
     findings = Findings()
     async with serving(plan.core) as server:
-        questions = await ask_alone(server.port, list(small_requests()))
+        exchanges = await ask_alone(server.port, list(small_requests()))
         before = await server.settled()
-        callers = Callers(server.port, questions, CALLERS)
-        asking = asyncio.create_task(callers.run())
-        kills = [await _fault(server, callers, signal.SIGKILL, findings) for _ in range(plan.kills)]
-        stuck = [await _fault(server, callers, signal.SIGSTOP, findings)]
-        callers.stop()
+        clients = Clients(server.port, exchanges, CALLERS)
+        asking = asyncio.create_task(clients.run())
+        kills = [await _fault(server, clients, signal.SIGKILL, findings) for _ in range(plan.kills)]
+        stuck = [await _fault(server, clients, signal.SIGSTOP, findings)]
+        clients.stop()
         await asking
         after = await server.settled(before)
         findings.figures = {
             **_told("killed", kills),
             **_told("stuck", stuck),
-            "right": callers.right,
-            "wrong": len(callers.wrong),
+            "right": clients.right,
+            "wrong": len(clients.wrong),
             "descriptors grown": after.descriptors - before.descriptors,
-            **await _kill_supervisor(server, questions, findings),
+            **await _kill_supervisor(server, exchanges, findings),
             "tracebacks": server.tracebacks(),
         }
-        for wrong in callers.wrong:
-            findings.add_problem(f"A wrong answer: {wrong}.")
+        for wrong in clients.wrong:
+            findings.add_problem(f"A wrong response: {wrong}.")
     return findings
 
 
@@ -78,25 +78,25 @@ def _told(name: str, faults: Sequence[Fault]) -> Figures:
     }
 
 
-async def _fault(server: Server, callers: Callers, sig: signal.Signals, findings: Findings) -> Fault:
+async def _fault(server: Server, clients: Clients, sig: signal.Signals, findings: Findings) -> Fault:
     """Send `sig` to the worker with the most clients."""
     loop = asyncio.get_running_loop()
     await asyncio.sleep(1)
     workers = server.workers()
-    served = server.servers_of(callers.ports)
+    served = server.servers_of(clients.ports)
     victim = max(workers, key=list(served.values()).count)
-    seen, right = len(callers.failures), callers.right
+    seen, right = len(clients.failures), clients.right
     begun = loop.time()
     os.kill(victim, sig)
     replaced = await until_replaced(server, workers) - begun
-    answered = callers.right - right
+    answered = clients.right - right
     await asyncio.sleep(1)
-    failures = callers.failures[seen:]
+    failures = clients.failures[seen:]
     own = [failure for failure in failures if served.get(failure.port) == victim]
     for failure in failures:
         if failure not in own:
-            findings.add_problem(f"{sig.name}: a request to another worker got no answer: {failure.reason}.")
-    hung = callers.waiting_since(loop.time() - HANGS_AFTER_S)
+            findings.add_problem(f"{sig.name}: a request to another worker got no response: {failure.reason}.")
+    hung = clients.waiting_since(loop.time() - HANGS_AFTER_S)
     for caller in hung:
         caller.give_up("it hung")
     if victim in server.workers():
@@ -130,11 +130,11 @@ async def is_alive(connection: Connection) -> bool:
     return False
 
 
-async def _kill_supervisor(server: Server, questions: list[Question], findings: Findings) -> Figures:
+async def _kill_supervisor(server: Server, exchanges: list[Exchange], findings: Findings) -> Figures:
     """Kill the supervisor under load: its workers have to finish their requests and end, as nothing replaces them."""
     loop = asyncio.get_running_loop()
-    callers = Callers(server.port, questions, CALLERS)
-    asking = asyncio.create_task(callers.run())
+    clients = Clients(server.port, exchanges, CALLERS)
+    asking = asyncio.create_task(clients.run())
     await asyncio.sleep(1)
     begun = loop.time()
     await asyncio.sleep(0.001)  # until earlier requests are written
@@ -143,18 +143,18 @@ async def _kill_supervisor(server: Server, questions: list[Question], findings: 
     while server.pinned.processes() and loop.time() < begun + LIMIT_S:  # noqa: ASYNC110 - no event tells of it
         await asyncio.sleep(0.05)
     gone = loop.time() - begun
-    callers.stop()
+    clients.stop()
     left = server.pinned.processes()
     if not left:
         await asking
-    lost = [failure for failure in callers.failures if failure.port and failure.asked_at < begun]
+    lost = [failure for failure in clients.failures if failure.port and failure.asked_at < begun]
     for failure in lost:
-        findings.add_problem(f"Supervisor killed: a request before that got no answer: {failure.reason}.")
+        findings.add_problem(f"Supervisor killed: a request before that got no response: {failure.reason}.")
     log_progress(f"  SIGKILL of the supervisor: {len(left)} processes left after {gone:.1f} s")
     asking.cancel()
     return {
         "orphans left": len(left),
         "orphans gone, s": gone,
-        "orphans' callers lost": len(lost),
-        "orphans' wrong answers": len(callers.wrong),
+        "orphans' clients lost": len(lost),
+        "orphans' wrong answers": len(clients.wrong),
     }

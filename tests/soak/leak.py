@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from tests.soak.exchanges import ask_alone, ask_anything, large_requests, other_requests, shuffled, small_requests
 from tests.soak.load import ClosedLoop
 from tests.soak.plan import Findings, Plan
-from tests.soak.questions import ask_alone, ask_anything, large_requests, other_requests, shuffled, small_requests
 from tests.soak.server import serving
 
 CONNECTIONS = 64
@@ -23,11 +23,11 @@ async def run(plan: Plan) -> Findings:
         small = await ask_alone(server.port, list(small_requests()))
         large = await ask_alone(server.port, list(large_requests()))
         others = await ask_anything(server.port, list(other_requests()))
-        questions = OTHERS * others + small * max(1, LARGE_ONE_IN * len(large) // len(small)) + large
-        warm_up = ClosedLoop(server.port, shuffled(questions, plan.requests // 100), CONNECTIONS, findings)
+        exchanges = OTHERS * others + small * max(1, LARGE_ONE_IN * len(large) // len(small)) + large
+        warm_up = ClosedLoop(server.port, shuffled(exchanges, plan.requests // 100), CONNECTIONS, findings)
         await warm_up.run()
         before = await server.settled()
-        load = ClosedLoop(server.port, shuffled(questions, plan.requests), CONNECTIONS, findings, REOPENS)
+        load = ClosedLoop(server.port, shuffled(exchanges, plan.requests), CONNECTIONS, findings, REOPENS)
         seconds = await load.run()
         after = await server.settled(before)
         findings.figures = {

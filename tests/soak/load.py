@@ -8,8 +8,8 @@ from collections.abc import Iterator
 from contextlib import suppress
 
 from tests.soak.client import Connection, Lost, connect
+from tests.soak.exchanges import Exchange
 from tests.soak.plan import Findings, log_progress
-from tests.soak.questions import Question
 
 HANGS_AFTER_S = 40
 """Seconds after which a request is given up: more than the service's own deadline of 30 s."""
@@ -17,17 +17,17 @@ TELL_EVERY_S = 10
 
 
 class ClosedLoop:
-    """Sends all of `questions` on `connections` connections and checks each response."""
+    """Sends all of `exchanges` on `connections` connections and checks each response."""
 
     def __init__(
-        self, port: int, questions: Iterator[Question], connections: int, findings: Findings, reopens: int = 0
+        self, port: int, exchanges: Iterator[Exchange], connections: int, findings: Findings, reopens: int = 0
     ) -> None:
         """After each `reopens` requests one of the connections is closed and opened again."""
         self.sent = self.right = self.wrong = self.lost = self.refused = self.reopened = 0
         self.most_waiting = 0
         """Most requests without a response at one time."""
         self._port = port
-        self._questions = questions
+        self._exchanges = exchanges
         self._count = connections
         self._findings = findings
         self._reopens = reopens
@@ -44,25 +44,25 @@ class ClosedLoop:
         return time.monotonic() - begun
 
     async def _ask_on(self, number: int) -> None:
-        for question in self._questions:
+        for exchange in self._exchanges:
             self.sent += 1
             try:
                 connection = self._connections.get(number)
                 if connection is None or not connection.open:
                     self.reopened += connection is not None
                     connection = self._connections[number] = await connect(self._port)
-                answer = await connection.ask(question.request)
+                response = await connection.ask(exchange.request)
             except Lost as lost:
                 self.lost += 1
-                self._findings.add_problem(f"{question.name}: no answer, {lost}.")
+                self._findings.add_problem(f"{exchange.name}: no response, {lost}.")
                 continue
-            if question.is_answered_by(answer):
+            if exchange.matches(response):
                 self.right += 1
-                self.refused += answer.status >= 400
+                self.refused += response.status >= 400
             else:
                 self.wrong += 1
-                told = answer.body[:200] if answer.status >= 400 else b"another's"
-                self._findings.add_problem(f"{question.name}: a wrong answer, {answer.status}, {told!r}.")
+                told = response.body[:200] if response.status >= 400 else b"another's"
+                self._findings.add_problem(f"{exchange.name}: a wrong response, {response.status}, {told!r}.")
             if self._reopens and self.sent % self._reopens == 0:
                 connection.transport.close()
                 connection.open = False
@@ -83,13 +83,13 @@ class ClosedLoop:
                 log_progress(f"  {self.sent:,} requests")
 
 
-async def answered_within(port: int, question: Question, limit_s: float) -> bool:
+async def answered_within(port: int, exchange: Exchange, limit_s: float) -> bool:
     """Does a client with a new connection get the right response in time?"""
     with suppress(Lost, TimeoutError):
         async with asyncio.timeout(limit_s):
             connection = await connect(port)
             try:
-                return question.is_answered_by(await connection.ask(question.request))
+                return exchange.matches(await connection.ask(exchange.request))
             finally:
                 connection.transport.close()
     return False

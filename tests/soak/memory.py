@@ -15,9 +15,9 @@ from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send
 from tests.soak.attacks import attack
 from tests.soak.client import HOST, Lost, connect, write_request
+from tests.soak.exchanges import JSON, PNG, Exchange, ask_alone, digits, picture
 from tests.soak.load import answered_within
 from tests.soak.plan import Figures, Findings, Plan
-from tests.soak.questions import JSON, PNG, Question, ask_alone, digits, picture
 from tests.soak.server import serving
 
 LIMIT_MB = 1024
@@ -52,24 +52,24 @@ SECONDS = 60
 class Pressure:
     """Sends requests that take memory, and valid ones, and watches the workers' resident set sizes."""
 
-    def __init__(self, port: int, pids: Collection[int], questions: Sequence[Question], findings: Findings) -> None:
+    def __init__(self, port: int, pids: Collection[int], exchanges: Sequence[Exchange], findings: Findings) -> None:
         self.statuses: Counter[int] = Counter()
         self.lost = self.without_retry_after = self.good = self.right = 0
         self.most_mb = 0.0
         self._port = port
         self._pids = pids
-        self._questions = questions
+        self._exchanges = exchanges
         self._findings = findings
 
-    async def run(self, callers: int, seconds: float) -> None:
-        """Send each attack from `callers` clients for `seconds`; returns after the last response."""
+    async def run(self, clients: int, seconds: float) -> None:
+        """Send each attack from `clients` clients for `seconds`; returns after the last response."""
         until = asyncio.get_running_loop().time() + seconds
         watch = asyncio.create_task(self._watch())
-        good = [asyncio.create_task(self._ask_on(question)) for question in self._questions]
+        good = [asyncio.create_task(self._ask_on(exchange)) for exchange in self._exchanges]
         readers = [asyncio.create_task(read_slowly(self._port)) for _ in range(SLOW_READERS)]
         chosen = [attack(name) for name in ATTACKS]
         chosen = [each._replace(statuses=each.statuses | {MISSED_DEADLINE}) for each in chosen]
-        await asyncio.gather(*(self._send_on(each, until) for each in chosen for _ in range(callers)))
+        await asyncio.gather(*(self._send_on(each, until) for each in chosen for _ in range(clients)))
         for task in (*readers, *good, watch):
             task.cancel()
         await asyncio.gather(*readers, *good, watch, return_exceptions=True)
@@ -87,13 +87,13 @@ class Pressure:
         if fault := outcome.fault(sent):
             self._findings.add_problem(f"{sent.name}: {fault}.")
 
-    async def _ask_on(self, question: Question) -> None:
+    async def _ask_on(self, exchange: Exchange) -> None:
         while True:
-            right = await answered_within(self._port, question, GOOD_CALLER_S)
+            right = await answered_within(self._port, exchange, GOOD_CALLER_S)
             self.good += 1
             self.right += right
             if not right:
-                self._findings.add_problem(f"{question.name}: no right answer within {GOOD_CALLER_S:g} s.")
+                self._findings.add_problem(f"{exchange.name}: no right response within {GOOD_CALLER_S:g} s.")
             await asyncio.sleep(GOOD_CALLER_EVERY_S)
 
     async def _watch(self) -> None:
@@ -102,13 +102,13 @@ class Pressure:
             await asyncio.sleep(SAMPLE_EVERY_S)
 
 
-async def press(port: int, pids: Collection[int], callers: int, seconds: float, findings: Findings) -> Figures:
+async def press(port: int, pids: Collection[int], clients: int, seconds: float, findings: Findings) -> Figures:
     """Measure the workers `pids` under pressure and afterwards."""
     image = write_request("POST", "/encode", picture(digits()[0], "PNG"), content_type=PNG, accept=JSON)
     latent = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON, accept=PNG)
-    questions = await ask_alone(port, [("a small picture", image), ("one latent", latent)])
-    pressure = Pressure(port, pids, questions, findings)
-    await pressure.run(callers, seconds)
+    exchanges = await ask_alone(port, [("a small picture", image), ("one latent", latent)])
+    pressure = Pressure(port, pids, exchanges, findings)
+    await pressure.run(clients, seconds)
     loop = asyncio.get_running_loop()
     ended = loop.time()
     metrics = await read_metrics(port)
@@ -117,7 +117,7 @@ async def press(port: int, pids: Collection[int], callers: int, seconds: float, 
         metrics = await read_metrics(port)
     again = [await send(port, attack(name)) for name in LARGE_REQUESTS]
     return {
-        "callers": len(ATTACKS) * callers + SLOW_READERS,
+        "clients": len(ATTACKS) * clients + SLOW_READERS,
         **{f"status {status}": pressure.statuses[status] for status in sorted(pressure.statuses)},
         "5xx but 503 and 504": sum(
             count
@@ -128,8 +128,8 @@ async def press(port: int, pids: Collection[int], callers: int, seconds: float, 
         "refused, as counted": sum(metrics.get(f'vae_refusals_total{{reason="{why}"}}', 0) for why in REASONS),
         "without Retry-After": pressure.without_retry_after,
         "lost": pressure.lost,
-        "good callers": pressure.good,
-        "good callers, %": 100 * pressure.right / max(1, pressure.good),
+        "good clients": pressure.good,
+        "good clients, %": 100 * pressure.right / max(1, pressure.good),
         "MB at most": pressure.most_mb,
         "bytes held afterwards": metrics.get("vae_memory_bytes", float("nan")),
         "large requests afterwards, %": 100 * sum(each.statuses == (200,) for each in again) / len(again),
@@ -170,10 +170,10 @@ async def read_metrics(port: int) -> Mapping[str, float]:
     with suppress(Lost):
         connection = await connect(port)
         try:
-            answer = await connection.ask(write_request("GET", "/metrics"))
+            response = await connection.ask(write_request("GET", "/metrics"))
         finally:
             connection.transport.close()
-        samples = re.findall(r"^(vae_\S+) (\S+)$", answer.body.decode(), re.MULTILINE)
+        samples = re.findall(r"^(vae_\S+) (\S+)$", response.body.decode(), re.MULTILINE)
         return {name: float(value) for name, value in samples}
     return {}
 

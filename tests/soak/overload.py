@@ -8,10 +8,10 @@ from collections.abc import Sequence
 from contextlib import suppress
 
 from tests.soak.client import Connection, Lost, connect, write_request
+from tests.soak.exchanges import NPY, Exchange, ask_alone
 from tests.soak.load import ClosedLoop
 from tests.soak.plan import Findings, Plan, log_progress
-from tests.soak.questions import NPY, Question, ask_alone
-from tests.soak.server import Held, Server, serving
+from tests.soak.server import Resources, Server, serving
 
 TIMES_CAPACITY = 10.2
 """Ten, and some margin for the ticks in which requests are sent."""
@@ -32,14 +32,14 @@ PROBES = tuple(write_request("GET", target) for target in ("/livez", "/readyz"))
 class OpenLoop:
     """Sends requests at a fixed rate, each on a free connection or a new one."""
 
-    def __init__(self, port: int, question: Question, findings: Findings) -> None:
+    def __init__(self, port: int, exchange: Exchange, findings: Findings) -> None:
         self.right = self.wrong = self.lost = 0
         self.statuses: Counter[int] = Counter()
         self.refused_after_s: list[float] = []
         """Seconds from when a request was due to its 503."""
         self.without_retry_after = 0
         self._port = port
-        self._question = question
+        self._question = exchange
         self._findings = findings
         self._free: list[Connection] = []
         self._deadline = 0.0
@@ -71,21 +71,21 @@ class OpenLoop:
         loop = asyncio.get_running_loop()
         try:
             connection = self._free.pop() if self._free else await connect(self._port)
-            answer = await connection.ask(self._question.request)
+            response = await connection.ask(self._question.request)
         except Lost as lost:
             self.lost += 1
-            self._findings.add_problem(f"No answer under overload: {lost}.")
+            self._findings.add_problem(f"No response under overload: {lost}.")
             return
         now = loop.time()
         if connection.open:
             self._free.append(connection)
-        self.statuses[answer.status] += 1
-        if answer.status == 503:
+        self.statuses[response.status] += 1
+        if response.status == 503:
             self.refused_after_s.append(now - due)
-            self.without_retry_after += b"retry-after" not in answer.fields
-        elif not self._question.is_answered_by(answer):
+            self.without_retry_after += b"retry-after" not in response.fields
+        elif not self._question.matches(response):
             self.wrong += 1
-            self._findings.add_problem(f"A wrong answer under overload: {answer.status}, {answer.body[:200]!r}.")
+            self._findings.add_problem(f"A wrong response under overload: {response.status}, {response.body[:200]!r}.")
         elif now < self._deadline:
             self.right += 1
 
@@ -96,7 +96,7 @@ class Watch:
     def __init__(self, server: Server) -> None:
         self.probed_s: list[float] = []
         self.failed = 0
-        self.most = server.held()
+        self.most = server.resources()
         self._server = server
 
     async def run(self) -> None:
@@ -107,8 +107,8 @@ class Watch:
                 begun = loop.time()
                 self.failed += not await self._is_well(probe)
                 self.probed_s.append(loop.time() - begun)
-            held = self._server.held()
-            self.most = Held(max(self.most.rss_mb, held.rss_mb), max(self.most.descriptors, held.descriptors))
+            held = self._server.resources()
+            self.most = Resources(max(self.most.rss_mb, held.rss_mb), max(self.most.descriptors, held.descriptors))
             await asyncio.sleep(PROBE_EVERY_S)
 
     async def _is_well(self, probe: bytes) -> bool:
@@ -128,13 +128,13 @@ async def run(plan: Plan) -> Findings:
     target = f"/sample?n={BATCH}&seed=18"
     request = (f"{BATCH} samples to npy", write_request("GET", target, accept=NPY))
     async with serving(plan.core, "--queue-limit", str(QUEUE_LIMIT)) as server:
-        (question,) = await ask_alone(server.port, [request])
-        rates = {count: await _rate(server, question, count, plan.overload_s / 6, findings) for count in CONNECTIONS}
+        (exchange,) = await ask_alone(server.port, [request])
+        rates = {count: await _rate(server, exchange, count, plan.overload_s / 6, findings) for count in CONNECTIONS}
         best = max(rates, key=rates.__getitem__)
         peak = rates[best]
         log_progress(f"  {peak:.0f} requests a second at most; now {TIMES_CAPACITY} times as many")
         before = await server.settled()
-        load, watch = OpenLoop(server.port, question, findings), Watch(server)
+        load, watch = OpenLoop(server.port, exchange, findings), Watch(server)
         watching = asyncio.create_task(watch.run())
         sending = asyncio.create_task(load.run(TIMES_CAPACITY * peak, plan.overload_s))
         await asyncio.sleep(plan.overload_s / 2)
@@ -142,7 +142,7 @@ async def run(plan: Plan) -> Findings:
         sent = await sending
         watching.cancel()
         after = await server.settled(before)
-        middle = (peak + await _rate(server, question, best, plan.overload_s / 6, findings)) / 2
+        middle = (peak + await _rate(server, exchange, best, plan.overload_s / 6, findings)) / 2
         findings.figures = {
             "peak": peak,
             "peak, mean of before and after": middle,
@@ -171,12 +171,12 @@ async def run(plan: Plan) -> Findings:
     return findings
 
 
-async def _rate(server: Server, question: Question, connections: int, seconds: float, findings: Findings) -> float:
+async def _rate(server: Server, exchange: Exchange, connections: int, seconds: float, findings: Findings) -> float:
     """Measure right responses per second."""
     loop = asyncio.get_running_loop()
     until = loop.time() + seconds
-    questions = (question for _ in iter(lambda: loop.time() < until, False))
-    load = ClosedLoop(server.port, questions, connections, findings)
+    exchanges = (exchange for _ in iter(lambda: loop.time() < until, False))
+    load = ClosedLoop(server.port, exchanges, connections, findings)
     took = await load.run()
     return load.right / took
 

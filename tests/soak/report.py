@@ -19,7 +19,7 @@ from tests.soak.goals import GOALS, Goal
 HERE = Path(__file__).parent
 MISSED = "NO"
 CHECKED = ("requests", "sent", "right", "wrong", "orphans' callers right")
-LOST = ("lost", "killed, lost", "stuck, lost", "orphans' callers lost", "good callers lost", "without an answer")
+LOST = ("lost", "killed, lost", "stuck, lost", "orphans' callers lost", "good callers lost", "without a response")
 WRONG = ("wrong", "orphans' wrong answers", "wrong afterwards")
 HEADLINES = (
     (

@@ -31,7 +31,7 @@ ESTABLISHED = "01"
 
 
 @dataclass(frozen=True)
-class Held:
+class Resources:
     """Memory and descriptors of all processes of the service."""
 
     rss_mb: float
@@ -59,36 +59,36 @@ class Server:
             if each.pid != self.supervisor and _command(each.pid) == command
         }
 
-    def held(self) -> Held:
+    def resources(self) -> Resources:
         """Resident set sizes summed up, MB of 10⁶ bytes, shared pages counted in each; open descriptors."""
         memory = descriptors = 0
         for process in self.pinned.processes():
             with suppress(psutil.NoSuchProcess):  # it has ended
                 memory += process.memory_info().rss
                 descriptors += process.num_fds()
-        return Held(memory / 1e6, descriptors)
+        return Resources(memory / 1e6, descriptors)
 
-    async def settled(self, before: Held | None = None) -> Held:
+    async def settled(self, before: Resources | None = None) -> Resources:
         """As `held`, once closed connections are gone: as many descriptors as `before`, or no change."""
         await asyncio.sleep(GIVES_BACK_AFTER_S)
-        now = self.held()
+        now = self.resources()
         for _ in range(SETTLING_LIMIT_S):
             last = now
             await asyncio.sleep(1)
-            now = self.held()
+            now = self.resources()
             if now.descriptors <= (before or last).descriptors:
                 break
         return now
 
     def servers_of(self, ports: Collection[int]) -> dict[int, int]:
         """Process ids of the workers that serve connections, by the client's port."""
-        wanted = {f"{port:04X}": port for port in ports}
+        expected = {f"{port:04X}": port for port in ports}
         own = f":{self.port:04X}"
         sockets: dict[str, int] = {}
         for line in Path("/proc/net/tcp").read_text().splitlines()[1:]:
             _, local, remote, state, *_, inode = line.split()[:10]
-            if local.endswith(own) and state == ESTABLISHED and remote[-4:] in wanted:
-                sockets[f"socket:[{inode}]"] = wanted[remote[-4:]]
+            if local.endswith(own) and state == ESTABLISHED and remote[-4:] in expected:
+                sockets[f"socket:[{inode}]"] = expected[remote[-4:]]
         return {sockets[name]: pid for pid in self.workers() for name in _descriptors(pid) if name in sockets}
 
     def failures(self) -> list[int]:

@@ -10,9 +10,9 @@ import subprocess
 from typing import NamedTuple
 
 from tests.soak.client import HOST, write_request
+from tests.soak.exchanges import JSON, Exchange, ask_alone
 from tests.soak.load import answered_within
 from tests.soak.plan import Findings, Plan, log_progress
-from tests.soak.questions import JSON, Question, ask_alone
 from tests.soak.server import Server, serving
 
 MODES = {
@@ -35,7 +35,7 @@ STEADY_BYTES, STEADY_EVERY_S = 4000, 0.1
 STEADY_ANSWER = write_request("GET", "/sample?n=3000", accept=JSON, connection="close")
 """A response of tens of megabytes."""
 LOOK_EVERY = 20
-"""Good callers between two looks at what the service holds."""
+"""Good clients between two looks at what the service holds."""
 
 
 class Attack(NamedTuple):
@@ -58,13 +58,13 @@ async def run(plan: Plan) -> Findings:
         return findings
     request = write_request("POST", "/decode", b"[0.1, 0.2, 0.3]", content_type=JSON)
     async with serving(plan.core) as server:
-        (question,) = await ask_alone(server.port, [("one latent", request)])
+        (exchange,) = await ask_alone(server.port, [("one latent", request)])
         before = await server.settled()
         attacks = {}
         for mode in MODES:
-            attacks[mode] = attack = await _attack(server, mode, question, plan)
+            attacks[mode] = attack = await _attack(server, mode, exchange, plan)
             log_progress(
-                f"  {mode}: {attack.most} held, {attack.left} at last; {attack.answered} of {attack.good} good callers"
+                f"  {mode}: {attack.most} held, {attack.left} at last; {attack.answered} of {attack.good} good clients"
             )
         steady = [read_steadily(server.port, plan.steady_reader_s) for _ in range(STEADY_READERS)]
         cut_off = [reason for reason in await asyncio.gather(*steady) if reason]
@@ -72,10 +72,10 @@ async def run(plan: Plan) -> Findings:
             findings.add_problem(f"A steady reader of 40 kB/s was cut off: {reason}.")
         after = await server.settled(before)
         findings.figures = {
-            **{f"good callers, {mode}, %": 100 * it.answered / it.good for mode, it in attacks.items()},
+            **{f"good clients, {mode}, %": 100 * it.answered / it.good for mode, it in attacks.items()},
             **{f"held, {mode}": it.most for mode, it in attacks.items()},
             **{f"left, {mode}, %": 100 * it.left / plan.slow_connections for mode, it in attacks.items()},
-            "good callers": sum(attack.good for attack in attacks.values()),
+            "good clients": sum(attack.good for attack in attacks.values()),
             "answered": sum(attack.answered for attack in attacks.values()),
             "steady readers": STEADY_READERS,
             "steady readers cut off": len(cut_off),
@@ -88,7 +88,7 @@ async def run(plan: Plan) -> Findings:
 
 
 async def read_steadily(port: int, seconds: float) -> str:
-    """Read an answer at 40 kB/s for so long, then the rest at once; returns why it is not whole, or nothing."""
+    """Read a response at 40 kB/s for so long, then the rest at once; returns why it is not whole, or nothing."""
     loop = asyncio.get_running_loop()
     begun, data = loop.time(), bytearray()
     with socket.socket() as connection:
@@ -114,9 +114,9 @@ async def read_steadily(port: int, seconds: float) -> str:
     return ""
 
 
-async def _attack(server: Server, mode: str, question: Question, plan: Plan) -> Attack:
+async def _attack(server: Server, mode: str, exchange: Exchange, plan: Plan) -> Attack:
     *flags, target = MODES[mode]
-    before = server.held().descriptors
+    before = server.resources().descriptors
     process = await asyncio.create_subprocess_exec(
         "slowhttptest",
         *(*flags, f"http://{HOST}:{server.port}{target}"),
@@ -128,9 +128,9 @@ async def _attack(server: Server, mode: str, question: Question, plan: Plan) -> 
     good: list[asyncio.Task[bool]] = []
     held = [0]
     while not ended.done():
-        good.append(asyncio.create_task(answered_within(server.port, question, GOOD_CALLER_S)))
+        good.append(asyncio.create_task(answered_within(server.port, exchange, GOOD_CALLER_S)))
         if len(good) % LOOK_EVERY == 0:
-            held.append(server.held().descriptors - before)
+            held.append(server.resources().descriptors - before)
         await asyncio.sleep(GOOD_CALLER_EVERY_S)
     answered = sum(await asyncio.gather(*good))
     told, _ = await ended

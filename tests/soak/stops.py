@@ -7,9 +7,9 @@ import signal
 import subprocess
 from typing import NamedTuple
 
-from tests.soak.callers import Callers
+from tests.soak.clients import Clients
+from tests.soak.exchanges import Exchange, ask_alone, large_requests, small_requests
 from tests.soak.plan import Findings, Plan, log_progress
-from tests.soak.questions import Question, ask_alone, large_requests, small_requests
 from tests.soak.server import Server, serving
 
 CALLERS = 64
@@ -44,12 +44,12 @@ async def run(plan: Plan) -> Findings:
     """Count a request as lost if it was written before the signal and got neither its response nor a 503."""
     findings = Findings()
     stops: list[Stop] = []
-    questions: list[Question] = []
+    exchanges: list[Exchange] = []
     for number in range(1, plan.stops + 1):
         async with serving(plan.core) as server:
-            if not questions:
-                questions = await ask_alone(server.port, [*small_requests(), *list(large_requests())[::4]])
-            stops.append(await _stop(server, questions, LOAD_S[number % len(LOAD_S)], findings))
+            if not exchanges:
+                exchanges = await ask_alone(server.port, [*small_requests(), *list(large_requests())[::4]])
+            stops.append(await _stop(server, exchanges, LOAD_S[number % len(LOAD_S)], findings))
         if number % TELL_EVERY == 0:
             log_progress(f"  {number} stops, {sum(stop.lost for stop in stops)} requests lost")
     findings.figures = {
@@ -67,12 +67,12 @@ async def run(plan: Plan) -> Findings:
     return findings
 
 
-async def _stop(server: Server, questions: list[Question], load_s: float, findings: Findings) -> Stop:
+async def _stop(server: Server, exchanges: list[Exchange], load_s: float, findings: Findings) -> Stop:
     loop = asyncio.get_running_loop()
-    callers = Callers(server.port, questions, CALLERS)
-    asking = asyncio.create_task(callers.run())
+    clients = Clients(server.port, exchanges, CALLERS)
+    asking = asyncio.create_task(clients.run())
     await asyncio.sleep(load_s)
-    waiting = len(callers.waiting_since(loop.time()))
+    waiting = len(clients.waiting_since(loop.time()))
     begun = loop.time()
     await asyncio.sleep(0.001)  # until earlier requests are written
     server.pinned.main.send_signal(signal.SIGTERM)
@@ -81,27 +81,27 @@ async def _stop(server: Server, questions: list[Question], load_s: float, findin
     except subprocess.TimeoutExpired:
         status = None
     seconds = loop.time() - begun
-    callers.stop()
+    clients.stop()
     await asyncio.wait([asking], timeout=LAST_ANSWERS_S)
-    for caller in callers.waiting_since(begun):
+    for caller in clients.waiting_since(begun):
         caller.give_up("it hung")
     await asking
     left = server.pinned.processes()
     if status != 0 or left:
         findings.add_problem(f"After a stop: exit status {status}, {len(left)} processes left.")
-    lost = [failure for failure in callers.failures if failure.port and failure.asked_at < begun]
+    lost = [failure for failure in clients.failures if failure.port and failure.asked_at < begun]
     for failure in lost:
         ago = begun - failure.asked_at
-        findings.add_problem(f"A request written {ago:.3f} s before the stop got no answer: {failure.reason}.")
-    for wrong in callers.wrong:
-        findings.add_problem(f"A wrong answer at a stop: {wrong}.")
+        findings.add_problem(f"A request written {ago:.3f} s before the stop got no response: {failure.reason}.")
+    for wrong in clients.wrong:
+        findings.add_problem(f"A wrong response at a stop: {wrong}.")
     return Stop(
         waiting=waiting,
         lost=len(lost),
-        right=callers.right,
-        refused=callers.refused,
-        wrong=len(callers.wrong),
-        later=len(callers.failures) - len(lost),
+        right=clients.right,
+        refused=clients.refused,
+        wrong=len(clients.wrong),
+        later=len(clients.failures) - len(lost),
         seconds=seconds,
         failed=status != 0 or bool(left),
         tracebacks=server.tracebacks(),

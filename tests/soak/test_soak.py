@@ -21,18 +21,18 @@ from tests.soak.attack_requests import Attack
 from tests.soak.attacker import Outcome, send
 from tests.soak.attacks import attacks
 from tests.soak.bad_inputs import MAKERS, bad_input
-from tests.soak.callers import Callers
-from tests.soak.client import Answer, write_request
+from tests.soak.client import Response, write_request
+from tests.soak.clients import Clients
+from tests.soak.exchanges import Exchange
 from tests.soak.goals import GOALS, Goal
 from tests.soak.load import ClosedLoop
 from tests.soak.overload import OpenLoop, Watch, percentile
 from tests.soak.plan import Figures, Findings, Plan
-from tests.soak.questions import Question
-from tests.soak.server import Held, Server, foreign_lines
+from tests.soak.server import Resources, Server, foreign_lines
 
 Results = dict[str, Any]
-RIGHT = Answer(200, {b"content-type": b"text/plain", b"x-seed": b"1"}, b"right")
-QUESTION = Question("a question", write_request("GET", "/"), RIGHT)
+RIGHT = Response(200, {b"content-type": b"text/plain", b"x-seed": b"1"}, b"right")
+EXCHANGE = Exchange("an exchange", write_request("GET", "/"), RIGHT)
 OK = b"HTTP/1.1 200 OK\r\ncontent-type: text/plain\r\nx-seed: 1\r\ncontent-length: 5\r\n\r\n"
 UNAVAILABLE = b"HTTP/1.1 503 Service Unavailable\r\n%bcontent-length: 0\r\n\r\n"
 HANG_UP = b""
@@ -44,8 +44,8 @@ class Service(Server):
     def __init__(self, port: int) -> None:
         vars(self)["port"] = port
 
-    def held(self) -> Held:
-        return Held(0, 0)
+    def resources(self) -> Resources:
+        return Resources(0, 0)
 
 
 @pytest.fixture
@@ -141,7 +141,7 @@ async def answering(*answers: bytes) -> AsyncIterator[int]:
     """A server that sends these responses to any requests and disconnects after the last; yields its port."""
     left = iter(answers)
 
-    async def answer(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
+    async def response(reader: asyncio.StreamReader, writer: asyncio.StreamWriter) -> None:
         while await reader.readline():
             await reader.readuntil(b"\r\n\r\n")
             told = next(left, HANG_UP)
@@ -151,7 +151,7 @@ async def answering(*answers: bytes) -> AsyncIterator[int]:
         writer.close()
         await writer.wait_closed()
 
-    async with await asyncio.start_server(answer, "127.0.0.1", 0) as server:
+    async with await asyncio.start_server(response, "127.0.0.1", 0) as server:
         yield server.sockets[0].getsockname()[1]
         await asyncio.sleep(0.05)  # until the clients' connections are closed too
 
@@ -159,7 +159,7 @@ async def answering(*answers: bytes) -> AsyncIterator[int]:
 def test_answers_that_are_wrong_or_do_not_come_are_counted() -> None:
     async def ask() -> ClosedLoop:
         async with answering(OK + b"right", OK + b"wrong", HANG_UP, OK + b"right") as port:
-            load = ClosedLoop(port, iter([QUESTION] * 4), 1, Findings())
+            load = ClosedLoop(port, iter([EXCHANGE] * 4), 1, Findings())
             await load.run()
             return load
 
@@ -170,7 +170,7 @@ def test_answers_that_are_wrong_or_do_not_come_are_counted() -> None:
 def test_a_connection_is_made_anew_when_it_has_had_its_share() -> None:
     async def ask() -> ClosedLoop:
         async with answering(*[OK + b"right"] * 6) as port:
-            load = ClosedLoop(port, iter([QUESTION] * 6), 1, Findings(), reopens=2)
+            load = ClosedLoop(port, iter([EXCHANGE] * 6), 1, Findings(), reopens=2)
             await load.run()
             return load
 
@@ -179,13 +179,13 @@ def test_a_connection_is_made_anew_when_it_has_had_its_share() -> None:
 
 
 @pytest.mark.parametrize(
-    ("answer", "well"), [(OK + b"right", True), (UNAVAILABLE % b"", False), (HANG_UP, False), (b"HTTP/1.1 ", False)]
+    ("response", "well"), [(OK + b"right", True), (UNAVAILABLE % b"", False), (HANG_UP, False), (b"HTTP/1.1 ", False)]
 )
-def test_a_probe_that_is_not_answered_has_failed(monkeypatch: pytest.MonkeyPatch, answer: bytes, well: bool) -> None:
+def test_a_probe_that_is_not_answered_has_failed(monkeypatch: pytest.MonkeyPatch, response: bytes, well: bool) -> None:
     monkeypatch.setattr(overload, "PROBE_S", 0.2)
 
     async def probe() -> Watch:
-        async with answering(*[answer] * 2) as port:
+        async with answering(*[response] * 2) as port:
             watch = Watch(Service(port))
             watching = asyncio.create_task(watch.run())
             while len(watch.probed_s) < 2:  # noqa: ASYNC110
@@ -202,7 +202,7 @@ def test_refusals_under_overload_have_to_say_when_to_come_again() -> None:
     async def offer() -> OpenLoop:
         refusal, bare = (UNAVAILABLE % field for field in (b"retry-after: 1\r\n", b""))
         async with answering(OK + b"right", refusal, OK + b"wrong", bare, HANG_UP) as port:
-            load = OpenLoop(port, QUESTION, Findings())
+            load = OpenLoop(port, EXCHANGE, Findings())
             assert await load.run(rate=5, seconds=1) == 5
             return load
 
@@ -212,20 +212,20 @@ def test_refusals_under_overload_have_to_say_when_to_come_again() -> None:
 
 
 def test_callers_tell_a_refusal_from_a_wrong_answer_and_when_one_was_lost() -> None:
-    async def ask() -> Callers:
+    async def ask() -> Clients:
         refusal, bare = (UNAVAILABLE % field for field in (b"retry-after: 1\r\n", b""))
         async with answering(OK + b"right", refusal, bare, HANG_UP) as port:
-            callers = Callers(port, [QUESTION], 1)
-            asking = asyncio.create_task(callers.run())
+            clients = Clients(port, [EXCHANGE], 1)
+            asking = asyncio.create_task(clients.run())
             await asyncio.sleep(0.2)
-            callers.stop()
+            clients.stop()
             await asking
-            return callers
+            return clients
 
-    callers = asyncio.run(ask())
-    assert (callers.right, callers.refused, len(callers.wrong)) == (1, 1, 1)
-    assert callers.failures[0].port
-    assert callers.failures[0].asked_at < callers.failures[0].failed_at
+    clients = asyncio.run(ask())
+    assert (clients.right, clients.refused, len(clients.wrong)) == (1, 1, 1)
+    assert clients.failures[0].port
+    assert clients.failures[0].asked_at < clients.failures[0].failed_at
 
 
 @pytest.mark.parametrize(
@@ -237,9 +237,9 @@ def test_callers_tell_a_refusal_from_a_wrong_answer_and_when_one_was_lost() -> N
         RIGHT._replace(fields={**RIGHT.fields, b"content-type": b"image/png"}),
     ],
 )
-def test_an_answer_is_right_to_the_bit(other: Answer) -> None:
-    assert QUESTION.is_answered_by(RIGHT)
-    assert not QUESTION.is_answered_by(other)
+def test_an_answer_is_right_to_the_bit(other: Response) -> None:
+    assert EXCHANGE.matches(RIGHT)
+    assert not EXCHANGE.matches(other)
 
 
 def test_a_bad_input_is_the_same_each_time_and_its_end_shows_where_it_is_said_to() -> None:
@@ -270,12 +270,12 @@ def test_an_attack_is_the_same_each_time_and_its_end_shows_where_it_is_said_to()
         ((OK + b"right", OK + b"right"), ""),
         ((OK + b"right", UNAVAILABLE % b"retry-after: 1\r\n"), "503 (expected 200)"),
         ((OK + b"right", HANG_UP), "1 of 2 answers: the connection was closed"),
-        ((OK + b"right", b"no HTTP"), "1 of 2 answers: the answer is not HTTP"),
+        ((OK + b"right", b"no HTTP"), "1 of 2 answers: the response is not HTTP"),
         ((OK + b"right", OK), "1 of 2 answers: nothing more within 0.2 s"),
     ],
 )
 def test_an_attack_is_answered_as_expected_or_has_a_fault(answers: Sequence[bytes], fault: str) -> None:
-    requests = Attack("two", partial(bytes, 2 * QUESTION.request), frozenset({200}), answers=2)
+    requests = Attack("two", partial(bytes, 2 * EXCHANGE.request), frozenset({200}), answers=2)
 
     async def attack() -> Outcome:
         async with answering(*answers) as port:
@@ -290,7 +290,7 @@ def test_an_attack_is_answered_as_expected_or_has_a_fault(answers: Sequence[byte
 def test_a_refusal_of_an_attack_has_to_say_when_to_come_again() -> None:
     async def attack() -> Outcome:
         async with answering(UNAVAILABLE % b"") as port:
-            return await send(port, Attack("one", partial(bytes, QUESTION.request)), 0.2)
+            return await send(port, Attack("one", partial(bytes, EXCHANGE.request)), 0.2)
 
     outcome = asyncio.run(attack())
     assert (outcome.statuses, outcome.without_retry_after) == ((503,), 1)

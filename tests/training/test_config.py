@@ -101,7 +101,7 @@ def test_a_flag_overrides_the_preset_in_any_order(order: list[str]) -> None:
 
 
 @pytest.mark.parametrize(
-    ("arguments", "mend"),
+    ("arguments", "advice"),
     [
         (["--epochs", "0"], "--epochs and --encoder-epochs are both 0"),
         (["--epochs", "-1"], "--epochs is -1; it must be 0 or more."),
@@ -132,12 +132,12 @@ def test_a_flag_overrides_the_preset_in_any_order(order: list[str]) -> None:
         (["--dropout", "0.1"], "unrecognized arguments: --dropout"),
     ],
 )
-def test_a_bad_value_is_an_error(arguments: list[str], mend: str, capsys: pytest.CaptureFixture[str]) -> None:
+def test_a_bad_value_is_an_error(arguments: list[str], advice: str, capsys: pytest.CaptureFixture[str]) -> None:
     with pytest.raises(SystemExit) as stop:
         main(["fit", *arguments])
     printed = capsys.readouterr().err
     assert stop.value.code == 2
-    assert mend in printed
+    assert advice in printed
     assert "Traceback" not in printed
 
 

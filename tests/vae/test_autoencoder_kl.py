@@ -103,8 +103,8 @@ def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: Au
     x, decoded = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 3, 4, 5, dtype=torch.float64)
     image = decoded.clamp(0, 1)
     gaussian = torch.distributions.Normal(image, torch.ones(()))
-    wanted = (gaussian.log_prob(image) - gaussian.log_prob(x)).flatten(1).sum(1)
-    torch.testing.assert_close(model.reconstruction_loss(decoded, x), wanted)
+    expected = (gaussian.log_prob(image) - gaussian.log_prob(x)).flatten(1).sum(1)
+    torch.testing.assert_close(model.reconstruction_loss(decoded, x), expected)
 
 
 def test_load_returns_model_and_metadata(model: AutoencoderKL, folder: Path) -> None:

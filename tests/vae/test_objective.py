@@ -29,9 +29,9 @@ def test_kl_divergence_is_its_integral() -> None:
     z = np.linspace(-30, 30, 200_001)[:, None]
     log_q = -0.5 * ((z - mean) ** 2 / np.exp(log_variance) + log_variance + np.log(2 * np.pi))
     log_p = -0.5 * (z**2 + np.log(2 * np.pi))
-    wanted = (np.exp(log_q) * (log_q - log_p)).sum() * (z[1, 0] - z[0, 0])
+    expected = (np.exp(log_q) * (log_q - log_p)).sum() * (z[1, 0] - z[0, 0])
     kl = vae.kl_divergence(torch.from_numpy(mean)[None], torch.from_numpy(log_variance)[None])
-    assert kl.item() == pytest.approx(wanted, rel=1e-6)
+    assert kl.item() == pytest.approx(expected, rel=1e-6)
 
 
 def test_kl_divergence_of_the_prior_is_zero() -> None:

@@ -14,7 +14,7 @@ NO_LABEL = -1
 
 
 class DataError(Exception):
-    """A data set cannot be read or downloaded; the message says how to mend it."""
+    """A data set cannot be read or downloaded; the message says how to correct it."""
 
 
 @dataclass(frozen=True)

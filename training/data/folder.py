@@ -149,6 +149,6 @@ def _named(path: Path) -> Iterator[None]:
     try:
         yield
     except PictureError as error:
-        raise DataError(f"{error} Mend it or remove it.") from error
+        raise DataError(f"{error} Repair or remove it.") from error
     except OSError as error:
-        raise DataError(f"{path} cannot be read: {error.strerror}. Mend it or remove it.") from error
+        raise DataError(f"{path} cannot be read: {error.strerror}. Repair or remove it.") from error

@@ -119,5 +119,5 @@ class Array:
                 image = start + int(np.isnan(batch).any((1, 2, 3)).argmax())
                 return DataError(f"{what} with NaN, first in image {image}; {EXPECTED}: remove or replace the NaN.")
             low, high = min(low, batch.min()), max(high, batch.max())
-        mend = "divide it by 255" if low >= 0 and high <= 255 else "scale it"
-        return DataError(f"{what} with values from {low:g} to {high:g}; {EXPECTED}: {mend}.")
+        advice = "divide it by 255" if low >= 0 and high <= 255 else "scale it"
+        return DataError(f"{what} with values from {low:g} to {high:g}; {EXPECTED}: {advice}.")

@@ -141,4 +141,4 @@ def _is_bytes(kind: pa.DataType) -> bool:
 
 def _unreadable(file: Path, error: Exception) -> DataError:
     reason = " ".join(str(error).split()).rstrip(".")
-    return DataError(f"{file} cannot be read as Parquet: {reason}. Mend it or remove it.")
+    return DataError(f"{file} cannot be read as Parquet: {reason}. Repair or remove it.")

@@ -34,15 +34,15 @@ def require_memory(config: FitConfig, image_shape: tuple[int, int, int], device:
             parameters = sum(each.numel() for each in VAE(describe(config, image_shape)).parameters())
     except (RuntimeError, TypeError):  # a size beyond int64
         parameters = 2**63
-    wanted = 4 * (4 * parameters + config.batch_size * config.latent_dim)
+    expected = 4 * (4 * parameters + config.batch_size * config.latent_dim)
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[1]
     else:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
-    if wanted > memory:
+    if expected > memory:
         raise ConfigError(
             f"A network of --latent-dim {config.latent_dim} and --hidden-dim {config.width} takes at least "
-            f"{wanted / 2**30:,.0f} GiB of memory to train; {device} has {memory / 2**30:,.0f}: lower one of them."
+            f"{expected / 2**30:,.0f} GiB of memory to train; {device} has {memory / 2**30:,.0f}: lower one of them."
         )
 
 

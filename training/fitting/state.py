@@ -23,7 +23,7 @@ CONTENT = ("config", "dataset", "data", "model", "optimizers", "generator", "sum
 
 
 class TrainingError(Exception):
-    """The training cannot continue; the message says how to mend it."""
+    """The training cannot continue; the message says how to correct it."""
 
 
 @dataclass

@@ -75,14 +75,14 @@ def as_pixels(decode_raw: torch.Tensor) -> np.ndarray[Any, np.dtype[np.uint8]]:
     return np.stack([np.asarray(image) for image in processor.postprocess(decode_raw, output_type="pil")])
 
 
-def off_by(picture: Image.Image, wanted: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
+def off_by(picture: Image.Image, expected: np.ndarray[Any, np.dtype[np.uint8]]) -> int:
     assert picture.mode == "RGB"
-    return int(np.abs(np.asarray(picture).astype(int) - wanted).max())
+    return int(np.abs(np.asarray(picture).astype(int) - expected).max())
 
 
-def coarsely_off_by(picture: Image.Image, wanted: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
+def coarsely_off_by(picture: Image.Image, expected: np.ndarray[Any, np.dtype[np.uint8]]) -> float:
     """In the mean of each 8×8 pixels: a JPEG keeps no more of the colours of noise."""
-    difference = np.asarray(picture).astype(float) - wanted
+    difference = np.asarray(picture).astype(float) - expected
     return float(np.abs(difference.reshape(4, 8, 4, 8, 3).mean((1, 3))).max())
 
 
@@ -158,11 +158,11 @@ def test_latents_of_any_size(network: Any, decode_at: str, size: tuple[int, int]
     latent = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(4))
     network.enable_tiling()
     try:
-        wanted = decoded(network, latent)
+        expected = decoded(network, latent)
     finally:
         network.disable_tiling()
     tensor = remote_decode(decode_at, latent, do_scaling=False, output_type="pt", return_type="pt")
-    torch.testing.assert_close(tensor, wanted, atol=1e-4, rtol=0)
+    torch.testing.assert_close(tensor, expected, atol=1e-4, rtol=0)
 
 
 def test_packed_latents_as_flux_has_them(network: Any, tmp_path: Path) -> None:
@@ -193,8 +193,8 @@ def test_encode_tensors(
     latents = remote_encode(encode_at, x, scaling_factor=factor, shift_factor=shift)
     mean = network.encode(x.float()).latent_dist.mean
     assert (latents.dtype, latents.shape) == (dtype, (2, 4, 16, 12))
-    wanted = (mean - (shift or 0)) * (factor or 1)
-    torch.testing.assert_close(latents.float(), wanted, atol=TOLERANCE[dtype], rtol=0)
+    expected = (mean - (shift or 0)) * (factor or 1)
+    torch.testing.assert_close(latents.float(), expected, atol=TOLERANCE[dtype], rtol=0)
 
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 34), (37, 51)])
@@ -208,9 +208,9 @@ def test_encode_pictures(network: Any, encode_at: str, size: tuple[int, int], mo
     if (width, height) == size:
         x = VaeImageProcessor(vae_scale_factor=2).preprocess(picture.convert("RGB"))
         network.enable_tiling()
-        wanted = network.encode(x).latent_dist.mean * FACTOR
+        expected = network.encode(x).latent_dist.mean * FACTOR
         network.disable_tiling()
-        torch.testing.assert_close(latents, wanted, atol=1e-4, rtol=0)
+        torch.testing.assert_close(latents, expected, atol=1e-4, rtol=0)
 
 
 def test_there_and_back(network: Any, encode_at: str, decode_at: str) -> None:

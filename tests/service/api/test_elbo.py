@@ -29,9 +29,9 @@ def test_the_plug_in_value_is_that_of_the_mean(client: httpx.Client, images: Byt
     x = images.reshape(-1, 784) / 255
     mean, log_variance = reference.encode(x)
     loss = numpy_reference.reconstruction_loss(reference.logits(mean), x)
-    wanted = -(loss + numpy_reference.kl_divergence(mean, log_variance))
+    expected = -(loss + numpy_reference.kl_divergence(mean, log_variance))
     answer = post(client, images).json()
-    np.testing.assert_allclose(answer["plug_in_elbo"], wanted, rtol=1e-5)
+    np.testing.assert_allclose(answer["plug_in_elbo"], expected, rtol=1e-5)
     assert answer["elbo"] == answer["plug_in_elbo"]  # for clients of earlier versions
     assert "elbo_standard_error" not in answer
 

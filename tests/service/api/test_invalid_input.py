@@ -96,7 +96,7 @@ def test_a_long_value_is_not_sent_back(client: httpx.Client) -> None:
         (np.array([0, 1e300, 0]), "beyond ±1e+06"),
         (np.array([0, 1e39, 0]), "beyond ±1e+06"),
         (np.array([0, 1e7, 0]), "beyond ±1e+06"),
-        (np.zeros(3, np.int64), "dtype is int64; uint8 or a floating one is wanted"),
+        (np.zeros(3, np.int64), "dtype is int64; uint8 or a floating one is expected"),
         (np.zeros(3, np.complex64), "dtype is complex64"),
         (np.zeros(3, bool), "dtype is bool"),
         (np.array(["1", "2", "3"]), "dtype is <U1"),

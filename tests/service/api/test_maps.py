@@ -76,9 +76,9 @@ def images_of(network: Any, z: np.ndarray[Any, Any]) -> np.ndarray[Any, Any]:
     return images
 
 
-def near(given: Any, wanted: np.ndarray[Any, Any]) -> None:
-    assert np.shape(given) == wanted.shape
-    np.testing.assert_allclose(given, wanted, atol=1e-4, rtol=0)
+def near(given: Any, expected: np.ndarray[Any, Any]) -> None:
+    assert np.shape(given) == expected.shape
+    np.testing.assert_allclose(given, expected, atol=1e-4, rtol=0)
 
 
 def test_model_card(client: httpx.Client, network: Any) -> None:
@@ -91,9 +91,9 @@ def test_model_card(client: httpx.Client, network: Any) -> None:
 
 @pytest.mark.parametrize("accept", [JSON, NPY])
 def test_decode(client: httpx.Client, network: Any, z: np.ndarray[Any, Any], accept: str) -> None:
-    wanted = images_of(network, z)
+    expected = images_of(network, z)
     headers = {"accept": accept, "content-type": NPY}
-    for sent, images in ((z[0], wanted[0]), (z, wanted), (z[:1], wanted[:1])):
+    for sent, images in ((z[0], expected[0]), (z, expected), (z[:1], expected[:1])):
         answers = [
             client.post("/decode", content=npy(sent), headers=headers),
             client.post("/decode", json=sent.tolist(), headers={"accept": accept}),
@@ -104,21 +104,21 @@ def test_decode(client: httpx.Client, network: Any, z: np.ndarray[Any, Any], acc
 
 
 def test_decode_named_arrays(client: httpx.Client, network: Any, z: np.ndarray[Any, Any]) -> None:
-    wanted = images_of(network, z)
+    expected = images_of(network, z)
     tensors, rows = {"content-type": SAFETENSORS, "accept": SAFETENSORS}, {"content-type": ARROW, "accept": ARROW}
-    for sent, images in ((z[0], wanted[0]), (z, wanted)):
+    for sent, images in ((z[0], expected[0]), (z, expected)):
         near(load(client.post("/decode", content=save({"z": sent}), headers=tensors).content)["pixels"], images)
-    near(read_arrow(client.post("/decode", content=arrow(z), headers=rows).content)["pixels"], wanted)
+    near(read_arrow(client.post("/decode", content=arrow(z), headers=rows).content)["pixels"], expected)
     problem(client.post("/decode", content=arrow(z[0]), headers=rows), 422)  # four rows are no latent
     lines = "".join(f"{row.tolist()}\n" for row in z)
     answer = client.post("/decode", content=lines, headers={"content-type": NDJSON, "accept": NPY})
-    near(read(answer), wanted)
+    near(read(answer), expected)
 
 
 def test_decode_to_png(client: httpx.Client, network: Any, z: np.ndarray[Any, Any]) -> None:
     sheet = read(client.post("/decode?columns=3", content=npy(z), headers={"content-type": NPY}))
-    wanted = np.concatenate(images_of(network, z), axis=2).transpose(1, 2, 0) * 255
-    assert np.abs(np.asarray(sheet) - wanted).max() <= 0.51
+    expected = np.concatenate(images_of(network, z), axis=2).transpose(1, 2, 0) * 255
+    assert np.abs(np.asarray(sheet) - expected).max() <= 0.51
 
 
 def test_encode(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:

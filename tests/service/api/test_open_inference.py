@@ -96,7 +96,7 @@ def test_an_autoencoder_kl(tmp_path: Path) -> None:
     network = write_folder(tmp_path / "small")
     x = np.random.default_rng(0).random((2, 3, 32, 32), np.float32)
     posterior = network.encode(2 * torch.from_numpy(x) - 1).latent_dist
-    wanted = {
+    expected = {
         "mean": posterior.mean.numpy(),
         "log_variance": posterior.logvar.numpy(),
         "image": (network.decode(posterior.mean).sample / 2 + 0.5).clamp(0, 1).numpy(),
@@ -108,12 +108,12 @@ def test_an_autoencoder_kl(tmp_path: Path) -> None:
         described = client.get_model_metadata("small")
         assert [given["shape"] for given in described["inputs"]] == [[-1, 3, 32, 32], [-1, 4, 16, 16]]
         for binary in (True, False):
-            outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in wanted]
+            outputs = [triton.InferRequestedOutput(name, binary_data=binary) for name in expected]
             given = client.infer("small", [tensor("image", x, binary=binary)], outputs=outputs)
-            for name, array in wanted.items():
+            for name, array in expected.items():
                 np.testing.assert_allclose(given.as_numpy(name), array, atol=1e-4, rtol=0)
-            again = client.infer("small", [tensor("z", wanted["mean"], binary=binary)])
-            np.testing.assert_allclose(again.as_numpy("image"), wanted["image"], atol=1e-4, rtol=0)
+            again = client.infer("small", [tensor("z", expected["mean"], binary=binary)])
+            np.testing.assert_allclose(again.as_numpy("image"), expected["image"], atol=1e-4, rtol=0)
         for shape in ([3, 4, 16, 16], [1, 4, 8, 8], [1, 4]):
             with pytest.raises(triton_utils.InferenceServerException, match=r"at most 2048|16, 16\] is expected"):
                 client.infer("small", [tensor("z", np.zeros(shape, np.float32))])

@@ -121,13 +121,13 @@ def test_without_plotly_no_plot_is_offered(monkeypatch: pytest.MonkeyPatch) -> N
 def test_how_the_latents_are_spread(client: httpx.Client) -> None:
     mean = np.array(client.get("/latents").json()["mean"])
     found = client.get("/web/spread.json").json()
-    for name, wanted in (
+    for name, expected in (
         ("low", mean.min(0)),
         ("high", mean.max(0)),
         ("mean", mean.mean(0)),
         ("deviation", mean.std(0)),
     ):
-        assert np.allclose(found[name], wanted), name
+        assert np.allclose(found[name], expected), name
     for column, counts in zip(mean.T, found["histogram"], strict=True):
         assert counts == np.histogram(column, len(counts))[0].tolist()
 

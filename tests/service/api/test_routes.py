@@ -30,8 +30,8 @@ def post_npy(client: httpx.Client, path: str, array: NDArray[Any], accept: str =
     return client.post(path, content=npy(array), headers={"content-type": NPY, "accept": accept})
 
 
-def close(values: object, wanted: Floats, tolerance: float = 1e-5) -> None:
-    np.testing.assert_allclose(np.asarray(values, np.float64), wanted, rtol=0, atol=tolerance)
+def close(values: object, expected: Floats, tolerance: float = 1e-5) -> None:
+    np.testing.assert_allclose(np.asarray(values, np.float64), expected, rtol=0, atol=tolerance)
 
 
 @pytest.fixture(scope="module")
@@ -71,11 +71,11 @@ def test_encodes_as_the_reference(client: httpx.Client, images: Bytes, x: Floats
 
 def test_decodes_as_the_reference(client: httpx.Client, x: Floats, reference: Reference) -> None:
     z, _ = reference.encode(x)
-    wanted = reference.decode(z).reshape(200, 1, 28, 28)
-    close(client.post("/decode", json={"z": z.tolist()}, headers={"accept": JSON}).json()["pixels"], wanted)
-    close(read_npy(post_npy(client, "/decode", z).content), wanted)
+    expected = reference.decode(z).reshape(200, 1, 28, 28)
+    close(client.post("/decode", json={"z": z.tolist()}, headers={"accept": JSON}).json()["pixels"], expected)
+    close(read_npy(post_npy(client, "/decode", z).content), expected)
     sheet = read_png(post_npy(client, "/decode", z, PNG).content).astype(np.float64)
-    close(sheet[:28, :28] / 255, wanted[0, 0], 0.5 / 255 + 1e-5)
+    close(sheet[:28, :28] / 255, expected[0, 0], 0.5 / 255 + 1e-5)
 
 
 def test_reconstructs_with_the_references_losses(
@@ -141,8 +141,8 @@ def test_latent_arrays(client: httpx.Client, reference: Reference, form: str, sh
     z = np.random.default_rng(0).standard_normal(shape)
     pixels = read_npy(post_npy(client, "/decode", FORMS[form](z)).content)
     assert pixels.shape == (*shape[:-1], 1, 28, 28)
-    wanted = reference.decode(z.reshape(-1, 3)).reshape(pixels.shape)
-    close(pixels, wanted, 5e-3 if form == "float16" else 1e-5)
+    expected = reference.decode(z.reshape(-1, 3)).reshape(pixels.shape)
+    close(pixels, expected, 5e-3 if form == "float16" else 1e-5)
 
 
 @pytest.mark.parametrize(("sent", "lead"), [(Z, ()), ([Z], (1,)), ([Z, [0, 1, 2]], (2,))])
@@ -167,10 +167,10 @@ def test_pictures_in_a_form(client: httpx.Client, images: Bytes) -> None:
 
 
 def test_content_type_may_be_any_image_type_and_carry_parameters(client: httpx.Client, images: Bytes) -> None:
-    wanted = post_png(client, "/encode", images[0]).json()
+    expected = post_png(client, "/encode", images[0]).json()
     for content_type in ("image/jpeg", "IMAGE/PNG", "image/png; charset=binary"):
         answer = client.post("/encode", content=png(images[0]), headers={"content-type": content_type})
-        assert answer.json() == wanted
+        assert answer.json() == expected
 
 
 # Draws.
@@ -281,9 +281,9 @@ def test_interpolates_along_the_arc(client: httpx.Client) -> None:
 def test_traverses_one_dimension(client: httpx.Client) -> None:
     body = {"at": Z, "dimensions": [1]}
     z = np.array(client.post("/traverse", json=body, headers={"accept": JSON}).json()["z"])
-    wanted = np.tile(Z, (15, 1))
-    wanted[:, 1] = np.linspace(-3, 3, 15)
-    close(z, wanted, 1e-6)
+    expected = np.tile(Z, (15, 1))
+    expected[:, 1] = np.linspace(-3, 3, 15)
+    close(z, expected, 1e-6)
 
 
 def test_traverses_two_dimensions_from_left_to_right_and_top_to_bottom(client: httpx.Client) -> None:
@@ -472,5 +472,5 @@ def test_articles_own_file_is_served(tmp_path: Path, images: Bytes) -> None:
         card = service.client.get("/model").json()
         assert (card["name"], card["parameters"]) == ("variational_autoencoder", 927_870)
         mean = post_png(service.client, "/encode", images[0]).json()["mean"]
-    wanted, _ = model.encode(torch.from_numpy(images[:1]).unsqueeze(1) / 255)
-    close(mean, wanted.detach().numpy()[0])
+    expected, _ = model.encode(torch.from_numpy(images[:1]).unsqueeze(1) / 255)
+    close(mean, expected.detach().numpy()[0])

@@ -181,13 +181,13 @@ def fields(response: httpx.Response) -> list[tuple[str, str]]:
 def test_the_response_is_that_of_vae_serve(own: Running, other: tuple[httpx.Client, Application], name: str) -> None:
     method, path, request = REQUESTS[name]
     client, _ = other
-    wanted, response = own.client.request(method, path, **request), client.request(method, path, **request)
+    expected, response = own.client.request(method, path, **request), client.request(method, path, **request)
     status = int(name[:3]) if name[:3].isdigit() else 200
-    assert (response.status_code, wanted.status_code) == (status, status)
-    assert response.content == wanted.content
-    assert fields(response) == fields(wanted)
+    assert (response.status_code, expected.status_code) == (status, status)
+    assert response.content == expected.content
+    assert fields(response) == fields(expected)
     assert response.headers["x-request-id"]
-    assert ("server-timing" in response.headers) == ("server-timing" in wanted.headers)
+    assert ("server-timing" in response.headers) == ("server-timing" in expected.headers)
 
 
 def test_a_body_of_unknown_length(own: Running, other: tuple[httpx.Client, Application]) -> None:

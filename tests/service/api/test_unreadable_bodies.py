@@ -106,7 +106,7 @@ def test_truncated_npy(client: httpx.Client, images: Bytes) -> None:
 def test_pickles_are_never_loaded(client: httpx.Client, tmp_path: Path, path: str) -> None:
     array = np.array([Trap(tmp_path / "sprung")] * 3)
     detail = problem(post(client, path, npy(array), NPY), 422)["detail"]
-    assert detail == "The array's dtype is object; uint8 or a floating one is wanted."
+    assert detail == "The array's dtype is object; uint8 or a floating one is expected."
     pickled = npy(array)[npy(array).index(b"\n") + 1 :]
     problem(post(client, path, pickled, NPY), 400)
     assert not (tmp_path / "sprung").exists()

@@ -101,10 +101,10 @@ def asked(client: httpx.Client, path: str, accept: str, **options: Any) -> httpx
     return answer
 
 
-def equal(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
+def equal(found: Mapping[str, Any], expected: Mapping[str, Any]) -> None:
     """To the bit: JSON tells each float32 whole."""
-    assert list(found) == list(wanted)
-    for name, value in wanted.items():
+    assert list(found) == list(expected)
+    for name, value in expected.items():
         np.testing.assert_array_equal(np.asarray(found[name], np.float32), np.asarray(value, np.float32), name)
 
 
@@ -112,9 +112,9 @@ def equal(found: Mapping[str, Any], wanted: Mapping[str, Any]) -> None:
 @pytest.mark.parametrize("dtype", ["u1", "f2", "f4", "f8"])
 def test_images_come_in_every_format(client: httpx.Client, images: Bytes, kind: Kind, dtype: str) -> None:
     batch = images[:3, None] if dtype == "u1" else (images[:3, None] / 255).astype(dtype)
-    wanted = post(client, "/encode", npy(batch), NPY).json()
-    equal(post(client, "/encode", kind.write(batch), kind.media_type).json(), wanted)
-    equal(post(client, "/encode", kind.write(batch[:, 0]), kind.media_type).json(), wanted)  # (N, H, W): it is grey
+    expected = post(client, "/encode", npy(batch), NPY).json()
+    equal(post(client, "/encode", kind.write(batch), kind.media_type).json(), expected)
+    equal(post(client, "/encode", kind.write(batch[:, 0]), kind.media_type).json(), expected)  # (N, H, W): it is grey
 
 
 @pytest.mark.parametrize("name", KINDS)
@@ -145,22 +145,22 @@ def test_answers_have_all_that_json_has(client: httpx.Client, images: Bytes, rea
     kind = SAFETENSORS if read is load else ARROW
     batch = {"content": npy(images[:3, None])}
     for path in ("/encode", "/encode?draw=true&seed=3", "/reconstruct", "/reconstruct?draw=true&seed=3"):
-        wanted = post(client, path, batch["content"], NPY).json()
+        expected = post(client, path, batch["content"], NPY).json()
         answer = post(client, path, batch["content"], NPY, kind)
         assert answer.headers["content-type"] == kind
         assert ("x-seed" in answer.headers) == ("seed" in path)
         found = read(answer.content)
-        equal({name: found[name] for name in wanted}, wanted)
-        assert len(found) == len(wanted)
+        equal({name: found[name] for name in expected}, expected)
+        assert len(found) == len(expected)
     walks: dict[str, dict[str, Any]] = {
         "/sample?n=4&seed=5": {"method": "GET"},
         "/interpolate": {"json": {"from": [0, 0, 0], "to": [1, 1, 1]}},
         "/traverse": {"json": {"at": [0, 0, 0], "dimensions": [0], "steps": 4}},
     }
     for path, options in walks.items():
-        wanted = asked(client, path, JSON, **options).json()
+        expected = asked(client, path, JSON, **options).json()
         found = read(asked(client, path, kind, **options).content)
-        equal({name: found[name] for name in ("z", "pixels")}, {name: wanted[name] for name in ("z", "pixels")})
+        equal({name: found[name] for name in ("z", "pixels")}, {name: expected[name] for name in ("z", "pixels")})
         assert found.keys() == {"z", "pixels"}
 
 
@@ -168,20 +168,20 @@ def test_the_latents_of_the_test_set_in_each_format(client: httpx.Client) -> Non
     def ask(media_type: str) -> bytes:
         return asked(client, "/latents", media_type, method="GET").content
 
-    wanted = client.get("/latents").json()
+    expected = client.get("/latents").json()
     for found in (load(ask(SAFETENSORS)), read_arrow(ask(ARROW))):
-        assert found.keys() == wanted.keys()
-        equal({name: found[name] for name in wanted}, wanted)
+        assert found.keys() == expected.keys()
+        equal({name: found[name] for name in expected}, expected)
     rows = [json.loads(line) for line in ask(NDJSON).splitlines()]
-    assert {name: [row[name] for row in rows] for name in wanted} == wanted
-    np.testing.assert_array_equal(read_npy(ask(NPY)), np.array(wanted["mean"], np.float32))
+    assert {name: [row[name] for row in rows] for name in expected} == expected
+    np.testing.assert_array_equal(read_npy(ask(NPY)), np.array(expected["mean"], np.float32))
 
 
 def test_a_single_answer_of_safetensors_has_json_shapes(client: httpx.Client, images: Bytes) -> None:
     for path in ("/encode", "/reconstruct"):
-        wanted = post(client, path, png(images[0]), PNG).json()
+        expected = post(client, path, png(images[0]), PNG).json()
         found = load(post(client, path, png(images[0]), PNG, SAFETENSORS).content)
-        assert {name: array.shape for name, array in found.items()} == {n: np.shape(v) for n, v in wanted.items()}
+        assert {name: array.shape for name, array in found.items()} == {n: np.shape(v) for n, v in expected.items()}
 
 
 def test_arrow_columns_are_what_arrow_has_for_them(client: httpx.Client, images: Bytes) -> None:
@@ -206,8 +206,8 @@ def test_what_came_out_goes_in(client: httpx.Client) -> None:
         sampled = asked(client, "/sample?n=3&seed=1", kind, method="GET")
         pixels = asked(client, "/sample?n=3&seed=1", JSON, method="GET").json()["pixels"]
         equal(post(client, "/decode", sampled.content, kind).json(), {"pixels": pixels})
-        wanted = post(client, "/encode", npy(np.float32(pixels)), NPY).json()
-        equal(post(client, "/encode", sampled.content, kind).json(), wanted)
+        expected = post(client, "/encode", npy(np.float32(pixels)), NPY).json()
+        equal(post(client, "/encode", sampled.content, kind).json(), expected)
         encoded = post(client, "/encode", npy(np.float32(pixels)), NPY, kind)
         assert "2 arrays" in problem(post(client, "/decode", encoded.content, kind), 422)["detail"]
 
@@ -215,24 +215,24 @@ def test_what_came_out_goes_in(client: httpx.Client) -> None:
 def test_bfloat16(client: httpx.Client) -> None:
     torch, written = pytest.importorskip("torch"), pytest.importorskip("safetensors.torch")
     z = torch.tensor([[0.1, -0.2, 0.3], [1.5, 0, -1]], dtype=torch.bfloat16)
-    wanted = post(client, "/decode", npy(z.float().numpy()), NPY).json()
-    equal(post(client, "/decode", written.save({"z": z}), SAFETENSORS).json(), wanted)
+    expected = post(client, "/decode", npy(z.float().numpy()), NPY).json()
+    equal(post(client, "/decode", written.save({"z": z}), SAFETENSORS).json(), expected)
 
 
 def test_several_record_batches_are_one_batch(client: httpx.Client) -> None:
     z = np.random.default_rng(0).standard_normal((6, 3)).astype("f4")
     batches = [pa.record_batch({"z": lists(part)}) for part in (z[:1], z[1:1], z[1:])]
-    wanted = post(client, "/decode", npy(z), NPY).json()
-    equal(post(client, "/decode", stream(*batches), ARROW).json(), wanted)
-    equal(post(client, "/decode", stream(*batches)[:-8], ARROW).json(), wanted)  # the end need not be marked
+    expected = post(client, "/decode", npy(z), NPY).json()
+    equal(post(client, "/decode", stream(*batches), ARROW).json(), expected)
+    equal(post(client, "/decode", stream(*batches)[:-8], ARROW).json(), expected)  # the end need not be marked
 
 
 def test_tensors_that_are_stored_in_another_order(client: httpx.Client, images: Bytes) -> None:
     stored = np.ascontiguousarray(images[:4].transpose(0, 2, 1)).reshape(4, -1)  # (N, W, H, C)
     kind = pa.fixed_shape_tensor(pa.uint8(), [28, 28, 1], permutation=[2, 1, 0])
     column = pa.ExtensionArray.from_storage(kind, lists(stored))
-    wanted = post(client, "/encode", npy(images[:4]), NPY).json()
-    equal(post(client, "/encode", stream(pa.record_batch({"a": column})), ARROW).json(), wanted)
+    expected = post(client, "/encode", npy(images[:4]), NPY).json()
+    equal(post(client, "/encode", stream(pa.record_batch({"a": column})), ARROW).json(), expected)
 
 
 Z = np.zeros((2, 3), np.float32)
@@ -333,11 +333,11 @@ def test_a_bomb_in_arrow_is_not_unpacked(served: Running) -> None:
 
 def test_lines_are_latents(client: httpx.Client) -> None:
     z = [[0.1, -0.2, 0.3], [1, 0, -1], [0, 0, 0]]
-    wanted = post(client, "/decode", json.dumps(z).encode(), JSON).json()
+    expected = post(client, "/decode", json.dumps(z).encode(), JSON).json()
     plain = "\n".join(map(json.dumps, z))
     named = "\r\n".join(json.dumps({"z": latent}) for latent in z) + "\r\n\r\n"
     for body in (plain, named):
-        equal(post(client, "/decode", body.encode(), NDJSON).json(), wanted)
+        equal(post(client, "/decode", body.encode(), NDJSON).json(), expected)
     assert np.shape(post(client, "/decode", b"[0, 0, 0]", NDJSON).json()["pixels"]) == (1, 1, 28, 28)
 
 
@@ -348,8 +348,8 @@ def test_answers_in_lines(client: httpx.Client, images: Bytes) -> None:
         assert answer.headers["content-type"] == NDJSON
         assert answer.text.endswith("}\n")
         rows = [json.loads(line) for line in answer.text.splitlines()]
-        wanted = post(client, path, batch, NPY).json()
-        equal({name: [row[name] for row in rows] for name in wanted}, wanted)
+        expected = post(client, path, batch, NPY).json()
+        equal({name: [row[name] for row in rows] for name in expected}, expected)
         assert len(rows) == 3
     (single,) = post(client, "/encode", png(images[0]), PNG, NDJSON).text.splitlines()
     equal(json.loads(single), post(client, "/encode", png(images[0]), PNG).json())

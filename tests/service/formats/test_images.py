@@ -41,8 +41,8 @@ def distance(
 ) -> float:
     """From the plain digit's latent to the one that the service gives for `body`, in the worst dimension."""
     answer = client.post(f"/encode?{query}", content=body, headers={"content-type": kind})
-    wanted, _ = reference.encode(plain.reshape(1, 784) / 255)
-    return float(np.abs(np.array(answer.json()["mean"]) - wanted[0]).max())
+    expected, _ = reference.encode(plain.reshape(1, 784) / 255)
+    return float(np.abs(np.array(answer.json()["mean"]) - expected[0]).max())
 
 
 # A photograph.
@@ -115,8 +115,8 @@ def test_sixteen_bits_with_alpha(images: Bytes) -> None:
     assert np.array_equal(read(raw_png(np.stack([deep, deep, deep], 2), 2)), images[0])
     assert np.array_equal(read(raw_png(np.stack([white, white, white, deep], 2), 6)), images[0])
     paper_is_clear = raw_png((65535 - deep)[:, :, None], 0, (b"tRNS", struct.pack(">H", 65535)))
-    wanted = np.where(images[0] > 0, 255 - images[0], 0)
-    assert np.array_equal(read(paper_is_clear), wanted)
+    expected = np.where(images[0] > 0, 255 - images[0], 0)
+    assert np.array_equal(read(paper_is_clear), expected)
     assert np.array_equal(read(paper_is_clear, invert=True), np.where(images[0] > 0, images[0], 0))
 
 
@@ -179,8 +179,8 @@ def test_plain_picture_is_taken_as_it_is(images: Bytes) -> None:
 @pytest.mark.parametrize("factor", [2, 5, 17])
 def test_shrinking_averages(images: Bytes, factor: int) -> None:
     noise = np.random.default_rng(0).integers(0, 256, (28 * factor, 28 * factor), np.uint8)
-    wanted = noise.reshape(28, factor, 28, factor).mean((1, 3))
-    np.testing.assert_allclose(read(png(noise)).astype(int), wanted, atol=1)
+    expected = noise.reshape(28, factor, 28, factor).mean((1, 3))
+    np.testing.assert_allclose(read(png(noise)).astype(int), expected, atol=1)
 
 
 def test_enlarging_is_smooth() -> None:
@@ -334,8 +334,8 @@ def scanlines(images: Bytes) -> Bytes:
 def test_colour_png() -> None:
     rgb = np.random.default_rng(0).integers(0, 256, (2, 3, 4, 5), np.uint8)
     sheet = read_png(write_png(scanlines(rgb.transpose(0, 2, 3, 1)), 3, columns=1, scale=2))
-    wanted = np.concatenate(list(rgb.transpose(0, 2, 3, 1)))
-    assert np.array_equal(sheet, wanted.repeat(2, 0).repeat(2, 1))
+    expected = np.concatenate(list(rgb.transpose(0, 2, 3, 1)))
+    assert np.array_equal(sheet, expected.repeat(2, 0).repeat(2, 1))
 
 
 @pytest.mark.parametrize(("channels", "mode"), [(1, "L"), (3, "RGB")])

@@ -43,7 +43,7 @@ def test_other_versions_are_refused(version: tuple[int, int]) -> None:
     "array", [np.array([{}]), np.array(["a"]), np.zeros(1, "i8"), np.zeros(1, "c8"), np.zeros(1, "M8[s]")]
 )
 def test_other_types_are_refused(array: NDArray[np.generic]) -> None:
-    with pytest.raises(InvalidInput, match=r"dtype is .*; uint8 or a floating one is wanted"):
+    with pytest.raises(InvalidInput, match=r"dtype is .*; uint8 or a floating one is expected"):
         read_npy(npy(array))
 
 

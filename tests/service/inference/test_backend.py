@@ -46,11 +46,11 @@ def test_onnx_runtime_computes_what_torch_computes(config: VAEConfig) -> None:
 @pytest.mark.skipif(not torch.cuda.is_available(), reason="there is no GPU")
 @pytest.mark.parametrize("config", CONFIGS, ids=str)
 def test_a_gpu_computes_what_the_cpu_does_in_each_thread(config: VAEConfig) -> None:
-    wanted = compute_all(TorchBackend(untrained(config)))
+    expected = compute_all(TorchBackend(untrained(config)))
     backend = TorchBackend(untrained(config).to("cuda"), "cuda")
     with ThreadPoolExecutor(backend.max_concurrent_batches, initializer=backend.begin_thread) as threads:
         for found in threads.map(compute_all, 20 * [backend]):
-            for ours, cpus in zip(found, wanted, strict=True):
+            for ours, cpus in zip(found, expected, strict=True):
                 assert np.allclose(ours, cpus, rtol=1e-2, atol=1e-2)  # a GPU's convolutions may round to TF32
 
 

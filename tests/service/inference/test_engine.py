@@ -291,8 +291,8 @@ def test_losses_of_samples_are_those_of_reconstructions(engine: Engine, x: Float
         losses = asyncio.run(engine.sample_losses(x[:count], mean[:count], log_variance[:count], noise))
         assert losses.shape == (9, count)
         for row, found in zip(noise, losses, strict=True):
-            wanted = asyncio.run(engine.reconstruct(x[:count], np.tile(row, (count, 1))))
-            assert np.array_equal(found, wanted.reconstruction_loss)
+            expected = asyncio.run(engine.reconstruct(x[:count], np.tile(row, (count, 1))))
+            assert np.array_equal(found, expected.reconstruction_loss)
 
 
 @pytest.mark.parametrize("count", [1, 64, 200])

@@ -59,12 +59,12 @@ def workers(server: LiveServer) -> list[int]:
 
 
 def test_all_workers_give_the_same_and_a_killed_one_is_replaced(server: LiveServer, client: httpx.Client) -> None:
-    wanted = client.get(SAMPLE).content
+    expected = client.get(SAMPLE).content
     first, second = workers(server)
     for asleep in (first, second):
         os.kill(asleep, signal.SIGSTOP)  # so that the other one answers
         try:
-            assert server.get(SAMPLE).content == wanted
+            assert server.get(SAMPLE).content == expected
             assert server.get("/sample").content != server.get("/sample").content
         finally:
             os.kill(asleep, signal.SIGCONT)
@@ -75,7 +75,7 @@ def test_all_workers_give_the_same_and_a_killed_one_is_replaced(server: LiveServ
     third = workers(server)[2]
     os.kill(second, signal.SIGSTOP)
     try:
-        assert server.get(SAMPLE).content == wanted
+        assert server.get(SAMPLE).content == expected
     finally:
         os.kill(second, signal.SIGCONT)
     assert time.monotonic() - killed < 10
@@ -180,7 +180,7 @@ def test_a_worker_whose_event_loop_is_blocked_is_replaced(tmp_path: Path) -> Non
         try:
             wait_until(lambda: len(workers(server)) == 2, limit=START_LIMIT_S)
             with socket.create_connection(("127.0.0.1", port), timeout=60) as client:
-                client.sendall(f"GET {blocking.QUESTION} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
+                client.sendall(f"GET {blocking.PATH} HTTP/1.1\r\nhost: x\r\n\r\n".encode())
                 wait_until(lambda: len(workers(server)) == 3, limit=30)
                 assert client.recv(1) == b""
             (stuck,) = re.findall(r"Worker (\d+) has not responded for 10 s\.", server.log)

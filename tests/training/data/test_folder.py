@@ -102,7 +102,7 @@ def test_the_error_of_an_unreadable_picture_names_it_and_no_file_is_left(count: 
         write(tmp_path / "p" / f"{number}.png", (8, 8), number % 256, "L")
     whole = (tmp_path / "p" / "1.png").read_bytes()
     (tmp_path / "p" / "1.png").write_bytes(whole[:50])  # the header is there, the pixels are not
-    with pytest.raises(DataError, match=r"^[^\n]*1\.png is not a whole image: its pixels .*\. Mend it or remove it\.$"):
+    with pytest.raises(DataError, match=r"^[^\n]*1\.png is not a whole image: its pixels .*\. Repair or remove it\.$"):
         load(f"folder:{tmp_path / 'p'}", tmp_path)
     assert not list((tmp_path / "decoded").iterdir())
     (tmp_path / "p" / "1.png").write_bytes(b"no image")

@@ -1,4 +1,4 @@
-"""Arrays are read in any usual layout, one batch in memory at a time; errors say how to mend the array."""
+"""Arrays are read in any usual layout, one batch in memory at a time; errors say how to correct the array."""
 
 import tracemalloc
 from pathlib import Path
@@ -36,7 +36,7 @@ BYTES = np.arange(9 * 16, dtype=np.float64).reshape(9, 4, 4)
 
 
 @pytest.mark.parametrize(
-    ("array", "mend"),
+    ("array", "advice"),
     [
         (np.zeros((9, 2, 4, 4), np.uint8), r"\(9, 2, 4, 4\)"),
         (np.zeros((1, 4, 4), np.uint8), "at least 2"),
@@ -47,26 +47,26 @@ BYTES = np.arange(9 * 16, dtype=np.float64).reshape(9, 4, 4)
     ],
 )
 def test_a_wrong_array_is_an_error(
-    array: np.ndarray, mend: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
+    array: np.ndarray, advice: str, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     monkeypatch.setattr(npy, "BATCH_BYTES", 200)
     np.save(tmp_path / "images.npy", array)
-    with pytest.raises(DataError, match=mend):
+    with pytest.raises(DataError, match=advice):
         load(f"npy:{tmp_path / 'images.npy'}", tmp_path)
     assert not list(tmp_path.glob("decoded/*"))
 
 
 @pytest.mark.parametrize(
-    ("content", "mend"),
+    ("content", "advice"),
     [
         (b"no array", r"images\.npy cannot be read as a \.npy file of images"),
         (b"", r"images\.npy is empty; a \.npy file is expected"),
         (b"PK\3\4 no archive", r"images\.npy cannot be read as a \.npy file of images"),
     ],
 )
-def test_a_file_without_an_array_is_an_error(content: bytes, mend: str, tmp_path: Path) -> None:
+def test_a_file_without_an_array_is_an_error(content: bytes, advice: str, tmp_path: Path) -> None:
     (tmp_path / "images.npy").write_bytes(content)
-    with pytest.raises(DataError, match=mend):
+    with pytest.raises(DataError, match=advice):
         load(f"npy:{tmp_path / 'images.npy'}", tmp_path)
 
 

@@ -98,14 +98,14 @@ def test_a_folder_of_pictures_only_prints_nothing(
 
 
 @pytest.mark.parametrize(
-    ("name", "mend"),
+    ("name", "advice"),
     [
         ("folder:{}/nonexistent", "nonexistent does not exist; --dataset folder:PATH expects a folder"),
         ("folder:{}/cats/1.png", r"1\.png is a file; --dataset folder:PATH expects a folder"),
     ],
 )
-def test_a_path_that_is_not_a_folder_is_an_error(name: str, mend: str, root: Path, tmp_path: Path) -> None:
-    with pytest.raises(DataError, match=mend):
+def test_a_path_that_is_not_a_folder_is_an_error(name: str, advice: str, root: Path, tmp_path: Path) -> None:
+    with pytest.raises(DataError, match=advice):
         load(name.format(root), tmp_path)
 
 

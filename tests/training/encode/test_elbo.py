@@ -23,7 +23,7 @@ def test_draws_add_the_elbo_whatever_the_batch(npy: Path, tmp_path: Path, images
     noise = torch.from_numpy(np.random.Generator(np.random.PCG64(5)).standard_normal((10, 3), np.float32))
     logits = [model.decode(mean + each * torch.exp(log_variance / 2)) for each in noise]
     values = torch.stack([vae.elbo(each, x, mean, log_variance) for each in logits]).double()
-    wanted = {"elbo": values.mean(0), "elbo_standard_error": values.std(0) / 10**0.5}
-    for name, each in wanted.items():
+    expected = {"elbo": values.mean(0), "elbo_standard_error": values.std(0) / 10**0.5}
+    for name, each in expected.items():
         for rows in (whole, cut):
             np.testing.assert_allclose([row[name] for row in rows], each.numpy(), rtol=1e-4)

@@ -90,7 +90,7 @@ def test_a_batch_without_any_image(tmp_path: Path, out: Path) -> None:
 
 
 @pytest.mark.parametrize(
-    ("array", "mend"),
+    ("array", "advice"),
     [
         (np.zeros((9, 27, 28), np.uint8), r"\(9, 27, 28\); \(N, 1, 28, 28\) or .* or \(N, 28, 28\) is what"),
         (np.zeros((9, 3, 28, 28), np.uint8), r"\(9, 3, 28, 28\)"),
@@ -100,11 +100,11 @@ def test_a_batch_without_any_image(tmp_path: Path, out: Path) -> None:
     ],
 )
 def test_a_wrong_array_is_an_error(
-    array: NDArray[Any], mend: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
+    array: NDArray[Any], advice: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     np.save(tmp_path / "a.npy", array)
     assert encode(tmp_path / "a.npy", out) == 1
-    assert re.search(mend, last_line(capsys))
+    assert re.search(advice, last_line(capsys))
     assert not out.exists()
 
 
@@ -135,11 +135,15 @@ INPUTS: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str]] = {
         ),
         r"a.parquet and .*b.parquet differ in the columns image or id",
     ),
-    "no Parquet": ("in.parquet", (lambda path: write(path, b"PAR1"),), "in.parquet cannot be read as Parquet: .* Mend"),
+    "no Parquet": (
+        "in.parquet",
+        (lambda path: write(path, b"PAR1"),),
+        "in.parquet cannot be read as Parquet: .* Repair",
+    ),
     "cut Parquet": (
         "in.parquet",
         (lambda path: write_parquet(path, image=[bytes(100)]), lambda path: os.truncate(path, 300)),
-        "in.parquet cannot be read as Parquet: .* Mend it",
+        "in.parquet cannot be read as Parquet: .* Repair",
     ),
     "cut array": (
         "in.npy",
@@ -152,11 +156,11 @@ INPUTS: dict[str, tuple[str, tuple[Callable[[Path], None], ...], str]] = {
 
 @pytest.mark.parametrize("case", INPUTS)
 def test_a_wrong_input_is_an_error(case: str, tmp_path: Path, out: Path, capsys: pytest.CaptureFixture[str]) -> None:
-    name, steps, mend = INPUTS[case]
+    name, steps, advice = INPUTS[case]
     for step in steps:
         step(tmp_path / name)
     assert encode(tmp_path / name, out) == 1
-    assert re.search(mend, last_line(capsys))
+    assert re.search(advice, last_line(capsys))
     assert not out.exists()
 
 
@@ -170,7 +174,7 @@ def test_parquet_that_is_damaged_in_the_middle_is_an_error(
     content[start : start + 2000] = bytes(2000)
     path.write_bytes(content)
     assert encode(path, out) == 1
-    assert re.fullmatch(r".*a\.parquet cannot be read as Parquet: .*Mend it or remove it\.", last_line(capsys))
+    assert re.fullmatch(r".*a\.parquet cannot be read as Parquet: .*Repair or remove it\.", last_line(capsys))
 
 
 @pytest.mark.usefixtures("forked")

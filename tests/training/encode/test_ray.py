@@ -78,7 +78,7 @@ def test_an_error_on_a_machine_of_a_cluster_is_printed(ray: Cluster, tmp_path: P
     done = run_on(ray, tmp_path / "a.parquet", out)
     assert done.returncode == 1
     last = done.stderr.strip().splitlines()[-1]
-    assert re.fullmatch(r".*a\.parquet cannot be read as Parquet: .* Mend it or remove it\.", last)
+    assert re.fullmatch(r".*a\.parquet cannot be read as Parquet: .* Repair or remove it\.", last)
 
 
 @needs_ray

@@ -209,7 +209,7 @@ def test_a_loss_that_is_not_finite_ends_the_training(
 
 
 @pytest.mark.parametrize(
-    ("options", "status", "mend"),
+    ("options", "status", "advice"),
     [
         (["--device", "abacus"], 2, "--device is abacus, which cannot be used here; auto or cpu can."),
         (["--latent-dim", "1000000000"], 2, "takes at least 18,507 GiB of memory to train; cpu has"),
@@ -219,10 +219,10 @@ def test_a_loss_that_is_not_finite_ends_the_training(
     ],
 )
 def test_options_that_cannot_be_used_are_an_error(
-    *, options: list[str], status: int, mend: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
+    *, options: list[str], status: int, advice: str, data_dir: Path, tmp_path: Path, capsys: pytest.CaptureFixture[str]
 ) -> None:
     file = tmp_path / "file"
     file.touch()
     paths = ["--data-dir", str(data_dir), "--out", str(tmp_path / "a.safetensors")]
     assert main(["fit", *paths, *(option.replace("{file}", str(file)) for option in options)]) == status
-    assert mend in capsys.readouterr().err
+    assert advice in capsys.readouterr().err

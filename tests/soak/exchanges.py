@@ -13,7 +13,7 @@ import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
 
-from tests.soak.client import Answer, connect, write_request
+from tests.soak.client import Response, connect, write_request
 
 DIGITS = Path(__file__).parent.parent / "data" / "digits.npz"
 JSON, NPY, PNG = "application/json", "application/x-npy", "image/png"
@@ -24,50 +24,50 @@ BOUNDARY = "soak"
 
 
 @dataclass(frozen=True)
-class Question:
+class Exchange:
     """A request, and the response to it when no other request was sent."""
 
     name: str
     request: bytes
-    answer: Answer
+    response: Response
 
-    def is_answered_by(self, answer: Answer) -> bool:
+    def matches(self, response: Response) -> bool:
         """Is the response the same, bit for bit? A row's result does not depend on its batch."""
-        mine = self.answer
+        mine = self.response
         return (
-            answer.status == mine.status
-            and answer.body == mine.body
-            and answer.fields.get(b"content-type") == mine.fields.get(b"content-type")
-            and answer.fields.get(b"x-seed") == mine.fields.get(b"x-seed")
+            response.status == mine.status
+            and response.body == mine.body
+            and response.fields.get(b"content-type") == mine.fields.get(b"content-type")
+            and response.fields.get(b"x-seed") == mine.fields.get(b"x-seed")
         )
 
 
-async def ask_alone(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Question]:
+async def ask_alone(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Exchange]:
     """Send requests one by one. No two responses may be equal, so that swapped ones are found."""
-    questions = await ask_anything(port, requests)
-    for question in questions:
-        if question.answer.status != 200:
-            raise RuntimeError(f"{question.name} was answered with {question.answer.status} when asked alone.")
-    if len({question.answer.body for question in questions}) < len(questions):
-        raise RuntimeError("Two questions have the same answer: one that is swapped could not be told.")
-    return questions
+    exchanges = await ask_anything(port, requests)
+    for exchange in exchanges:
+        if exchange.response.status != 200:
+            raise RuntimeError(f"{exchange.name} was answered with {exchange.response.status} when asked alone.")
+    if len({exchange.response.body for exchange in exchanges}) < len(exchanges):
+        raise RuntimeError("Two exchanges have the same response: one that is swapped could not be told.")
+    return exchanges
 
 
-async def ask_anything(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Question]:
+async def ask_anything(port: int, requests: Sequence[tuple[str, bytes]]) -> list[Exchange]:
     """Send requests one by one; responses may have any status."""
-    questions = []
+    exchanges = []
     for name, request in requests:
         connection = await connect(port)
-        questions.append(Question(name, request, await connection.ask(request)))
+        exchanges.append(Exchange(name, request, await connection.ask(request)))
         connection.transport.close()
-    return questions
+    return exchanges
 
 
-def shuffled(questions: Sequence[Question], count: int) -> Iterator[Question]:
-    """Choose `count` questions at random, the same in each run."""
+def shuffled(exchanges: Sequence[Exchange], count: int) -> Iterator[Exchange]:
+    """Choose `count` exchanges at random, the same in each run."""
     chance = random.Random(count)
     for _ in range(count):
-        yield chance.choice(questions)
+        yield chance.choice(exchanges)
 
 
 def small_requests() -> Iterator[tuple[str, bytes]]:

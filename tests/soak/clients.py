@@ -7,7 +7,7 @@ from itertools import count
 from typing import NamedTuple
 
 from tests.soak.client import Connection, Lost, connect
-from tests.soak.questions import Question
+from tests.soak.exchanges import Exchange
 
 
 class Failure(NamedTuple):
@@ -20,10 +20,10 @@ class Failure(NamedTuple):
     reason: str
 
 
-class Callers:
+class Clients:
     """A number of clients with one connection each, which send one request at a time."""
 
-    def __init__(self, port: int, questions: list[Question], number: int) -> None:
+    def __init__(self, port: int, exchanges: list[Exchange], number: int) -> None:
         self.right = 0
         self.wrong: list[str] = []
         """Requests with a wrong response, and the response."""
@@ -31,7 +31,7 @@ class Callers:
         """Responses with status 503 and Retry-After."""
         self.failures: list[Failure] = []
         self._port = port
-        self._questions = questions
+        self._exchanges = exchanges
         self._connections: list[Connection | None] = [None] * number
         self._stopped = False
 
@@ -60,21 +60,21 @@ class Callers:
         for number in count(seat):
             if self._stopped:
                 return
-            question = self._questions[number % len(self._questions)]
+            exchange = self._exchanges[number % len(self._exchanges)]
             connection, port, asked_at = self._connections[seat], 0, loop.time()
             try:
                 if connection is None or not connection.open:
                     connection = self._connections[seat] = await connect(self._port)
                 port, asked_at = connection.port, loop.time()
-                answer = await connection.ask(question.request)
+                response = await connection.ask(exchange.request)
             except Lost as lost:
                 self.failures.append(Failure(port, asked_at, loop.time(), str(lost)))
                 if not port:
                     await asyncio.sleep(0.01)  # nothing listens
                 continue
-            if question.is_answered_by(answer):
+            if exchange.matches(response):
                 self.right += 1
-            elif answer.status == 503 and b"retry-after" in answer.fields:
+            elif response.status == 503 and b"retry-after" in response.fields:
                 self.refused += 1
             else:
-                self.wrong.append(f"{question.name}: {answer.status}, {answer.body[:200]!r}")
+                self.wrong.append(f"{exchange.name}: {response.status}, {response.body[:200]!r}")
