@@ -29,7 +29,7 @@ RUN /opt/vae/bin/pip uninstall --quiet --yes \
  && find plotly -type f ! -path plotly/__init__.py ! -path plotly/package_data/plotly.min.js -delete \
  && find . -type f -regex '.*\.\(a\|cc\|h\|proto\|pxd\|pyi\|pyx\)' -delete \
  && find . -type d -empty -delete \
- && strip --strip-unneeded ml_dtypes/*.so onnx/*.so torch/lib/libtorch*.so* uvloop/*.so zstandard/*.so
+ && strip --strip-unneeded ml_dtypes/*.so onnx/*.so torch/lib/libtorch*.so* uvloop/*.so
 COPY . .
 RUN /opt/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp . \
  && /opt/vae/bin/pip install --quiet --no-compile --no-deps --no-index /tmp/vae_service-*.whl \

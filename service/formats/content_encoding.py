@@ -2,24 +2,28 @@
 
 from __future__ import annotations
 
+import sys
 import zlib
 from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple, Protocol
 
-import zstandard
-
 from service.errors import TooLarge, UnreadableBody, UnsupportedMediaType
 from service.memory_budget import UNCOUNTED, Reservation
 
-WINDOW = 2**23
-"""Largest window of a zstd frame, in bytes; RFC 8878 requires decoders to support this much."""
+if sys.version_info >= (3, 14):
+    from compression import zstd
+else:
+    from backports import zstd
+
+WINDOW_LOG = 23
+"""Base-2 logarithm of the largest window of a zstd frame in bytes; RFC 8878 requires decoders to support this much."""
 MEMBERS = 10_000
 """Most members of a gzip file (RFC 1952) or frames of a zstd stream, because each needs a decompressor of its own."""
 
 
 class Decompressor(Protocol):
-    """A decompressor of one member, as in zlib and zstandard."""
+    """A decompressor of one member, as in zlib and compression.zstd."""
 
     @property
     def eof(self) -> bool:
@@ -42,7 +46,7 @@ class Decoder(NamedTuple):
 
 
 def _begin_zstd() -> Decompressor:
-    return zstandard.ZstdDecompressor(max_window_size=WINDOW).decompressobj()
+    return zstd.ZstdDecompressor(options={zstd.DecompressionParameter.window_log_max: WINDOW_LOG})
 
 
 GZIP = Decoder(partial(zlib.decompressobj, 16 + zlib.MAX_WBITS), 2**14)
@@ -94,7 +98,7 @@ def decompress(body: bytes, encoding: str, limit: int, memory: Reservation) -> b
         )
     try:
         data = _decode(body, decoder, limit, memory)
-    except (ValueError, zlib.error, zstandard.ZstdError) as error:
+    except (ValueError, zlib.error, zstd.ZstdError) as error:
         raise UnreadableBody(f"The body is not {encoding}: {error}.") from error
     if len(data) > limit:
         raise TooLarge(f"The body is larger than the {limit} bytes that are taken, once decompressed.")

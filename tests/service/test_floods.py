@@ -12,7 +12,6 @@ from typing import Any
 
 import httpx
 import pytest
-import zstandard
 
 from tests.live import LiveServer
 from tests.service.api.requests import (
@@ -27,6 +26,7 @@ from tests.service.memory import LIMIT, growth_below
 from tests.service.pictures import Bytes, png
 from tests.service.problems import problem
 from tests.service.running import Running, running, wait_until
+from tests.zstandard import zstd
 
 Z = b"[0.5, -1, 2]"
 
@@ -54,7 +54,7 @@ def test_the_limit_is_the_limit_for_every_shape_of_body(capped: Running, images:
             "content-length": body,
             "chunked": (body[start : start + 9973] for start in range(0, size, 9973)),
             "gzip": gzip.compress(body),
-            "zstd": zstandard.compress(body),
+            "zstd": zstd.compress(body),
         }
         coding = {"content-encoding": way} if way in ("gzip", "zstd") else {}
         answer = post(capped.client, "/decode" if kind == JSON else "/encode", sent[way], kind, **coding)

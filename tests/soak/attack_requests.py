@@ -8,10 +8,9 @@ from collections.abc import Callable
 from functools import partial
 from typing import NamedTuple
 
-import zstandard
-
 from tests.soak import hostile_images
 from tests.soak.client import write_request
+from tests.zstandard import zstd
 
 SIZE = 31_000_000
 """Bytes of a large body, just below the default limit of 32 MiB."""
@@ -88,7 +87,7 @@ def _gzip_members(data: bytes) -> bytes:
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": partial(gzip.compress, compresslevel=6, mtime=0),
     "deflate": partial(zlib.compress, level=6),
-    "zstd": zstandard.compress,
+    "zstd": zstd.compress,
     "gzip in thousands of members": _gzip_members,
 }
 

@@ -14,8 +14,6 @@ from collections.abc import Iterator
 from functools import cache, partial
 from urllib.parse import quote
 
-import zstandard
-
 from tests.soak import hostile_images
 from tests.soak.attack_requests import (
     COMPRESS,
@@ -44,6 +42,7 @@ from tests.soak.client import write_request
 from tests.soak.exchanges import JSON, NPY, PNG
 from tests.soak.hostile_exif import ASCII, BYTE, RATIONAL, SHORT, SIZES, UNDEFINED, orientation
 from tests.soak.hostile_images import hostile_images as all_hostile_images
+from tests.zstandard import zstd
 
 
 @cache
@@ -361,7 +360,7 @@ def _bodies() -> Iterator[Attack]:
         yield Attack(f"{coding} in {coding}", request, REFUSED)
     members = partial(_post_packed, "/decode", JSON, "gzip", lambda: gzip.compress(b"", mtime=0) * 500_000)
     yield Attack("500,000 gzip members of no bytes", members, REFUSED, brief=True)
-    frames = partial(_post_packed, "/decode", JSON, "zstd", lambda: zstandard.compress(b"") * 500_000)
+    frames = partial(_post_packed, "/decode", JSON, "zstd", lambda: zstd.compress(b"") * 500_000)
     yield Attack("500,000 zstd frames of no bytes", frames, REFUSED, brief=True)
     blocks = partial(_post_packed, "/decode", JSON, "deflate", _empty_blocks)
     yield Attack("deflate, millions of empty blocks", blocks, REFUSED)

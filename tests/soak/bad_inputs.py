@@ -18,7 +18,6 @@ from typing import Any, NamedTuple
 from urllib.parse import quote_from_bytes
 
 import numpy as np
-import zstandard
 from PIL import Image
 
 from tests.fuzz.inputs import STREAMS, TENSORS
@@ -44,6 +43,7 @@ from tests.soak.bad_values import (
 from tests.soak.client import write_request
 from tests.soak.exchanges import BOUNDARY, JSON, NPY, PNG, digits, multipart, npy
 from tests.soak.mutations import mutate, mutate_chunk
+from tests.zstandard import zstd
 
 ORIENTATION = 0x0112
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
@@ -307,7 +307,7 @@ MAKERS: dict[str, tuple[Callable[[random.Random], bytes], bool]] = {
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": partial(gzip.compress, compresslevel=1, mtime=0),
     "deflate": partial(zlib.compress, level=1),
-    "zstd": zstandard.compress,
+    "zstd": zstd.compress,
 }
 
 

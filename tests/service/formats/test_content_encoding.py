@@ -7,18 +7,18 @@ from typing import Any
 import httpx
 import numpy as np
 import pytest
-import zstandard
 
 from service.formats.content_encoding import MEMBERS
 from tests.service.memory import growth_below
 from tests.service.problems import problem
 from tests.service.running import running
+from tests.zstandard import zstd
 
 BODY = b"[0.1, 0.2, 0.3]"
 COMPRESS: dict[str, Callable[[bytes], bytes]] = {
     "gzip": gzip.compress,
     "deflate": zlib.compress,
-    "zstd": zstandard.ZstdCompressor().compress,
+    "zstd": zstd.compress,
 }
 
 
@@ -70,6 +70,12 @@ def test_members_are_counted(client: httpx.Client, encoding: str) -> None:
     assert encoding in problem(decode(client, empty + 2 * COMPRESS[encoding](BODY), encoding), 400)["detail"]
 
 
+@pytest.mark.parametrize(("window_log", "status"), [(23, 200), (24, 400)])
+def test_the_window_of_zstd_is_limited(client: httpx.Client, window_log: int, status: int) -> None:
+    packer = zstd.ZstdCompressor(options={zstd.CompressionParameter.window_log: window_log})
+    assert decode(client, packer.compress(BODY) + packer.flush(), "zstd").status_code == status
+
+
 def test_deflate_has_one(client: httpx.Client) -> None:
     problem(decode(client, zlib.compress(BODY) + zlib.compress(b" "), "deflate"), 400)
 
@@ -79,7 +85,7 @@ def bomb(encoding: str) -> bytes:
     packers: dict[str, Any] = {
         "gzip": zlib.compressobj(wbits=31),
         "deflate": zlib.compressobj(),
-        "zstd": zstandard.ZstdCompressor().compressobj(),
+        "zstd": zstd.ZstdCompressor(),
     }
     packer = packers[encoding]
     return b"".join(packer.compress(bytes(2**20)) for _ in range(256)) + bytes(packer.flush())
