@@ -15,10 +15,9 @@ RUN python -m venv /opt/vae \
  && /opt/vae/bin/pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes \
     ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} --requirement "requirements/$TORCH.txt"
 RUN python -m venv /opt/tools && /opt/tools/bin/pip install --quiet --require-hashes --requirement requirements/build.txt
-# what torch and ONNX Runtime bring for compilers, for other languages and for themselves, and of plotly all but the
-# script that the page shows: the service imports none of it
+# what torch and ONNX Runtime bring for compilers, for other languages and for themselves: the service imports none of it
 RUN /opt/vae/bin/pip uninstall --quiet --yes \
-    flatbuffers fsspec jinja2 markupsafe mpmath narwhals networkx setuptools sympy \
+    flatbuffers fsspec jinja2 markupsafe mpmath networkx setuptools sympy \
  && cd /opt/vae/lib/python3*/site-packages \
  && rm -r functorch numpy/*/tests numpy/f2py numpy/tests torch/_dynamo torch/_inductor torch/include torch/onnx torch/share \
     torch/test torch/testing/_internal/*/ torch/lib/*_test.so \
@@ -26,7 +25,6 @@ RUN /opt/vae/bin/pip uninstall --quiet --yes \
     onnxruntime/capi/libonnxruntime.so* onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
  && find torch/testing/_internal -type f ! -name __init__.py ! -name common_dtype.py ! -name logging_tensor.py -delete \
  && find torch/bin -type f ! -name torch_shm_manager -delete \
- && find plotly -type f ! -path plotly/__init__.py ! -path plotly/package_data/plotly.min.js -delete \
  && find . -type f -regex '.*\.\(a\|cc\|h\|proto\|pxd\|pyi\|pyx\)' -delete \
  && find . -type d -empty -delete \
  && strip --strip-unneeded ml_dtypes/*.so onnx/*.so torch/lib/libtorch*.so* uvloop/*.so

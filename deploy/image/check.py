@@ -140,8 +140,8 @@ def check_responses(client: httpx.Client) -> None:
     assert decoded == ok(client.post("/reconstruct", content=seven, headers=as_png)).content
     assert math.isfinite(ok(client.post("/reconstruct", content=seven, headers=as_json)).json()["elbo"])
     assert ok(client.get("/sample?n=4&seed=7")).content.startswith(PNG)
-    (plotly,) = re.findall(r'name="plotly" content="(.*?)"', ok(client.get("/")).text)
-    assert "plotly" in ok(client.get(plotly)).text
+    (script,) = re.findall(r'src="(web/.*?)"', ok(client.get("/")).text)
+    assert "import" in ok(client.get(script)).text
     assert "/openapi.json" in ok(client.get("/docs")).text
     assert "vae_requests_total{" in ok(client.get("/metrics")).text
 

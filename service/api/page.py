@@ -1,8 +1,8 @@
 """The page at / and its files under /web: read, hashed and compressed once.
 
 The files of `web/` have URLs with one hash of them all, /web/HASH/…: browsers may cache them for ever, and the modules'
-relative imports work as in the folder. plotly.js is a file of the package plotly, if that is installed; the package is
-not imported. Starlette's StaticFiles neither sends precompressed files nor puts hashes into URLs and index.html.
+relative imports work as in the folder. Starlette's StaticFiles neither sends precompressed files nor puts hashes into
+URLs and index.html.
 """
 
 from __future__ import annotations
@@ -12,7 +12,6 @@ import gzip
 from collections.abc import Awaitable, Callable
 from functools import cache, lru_cache
 from hashlib import sha256
-from importlib.util import find_spec
 from pathlib import Path
 from typing import NamedTuple
 
@@ -37,11 +36,6 @@ POLICY = "; ".join(
     (
         "default-src 'self'",
         "img-src 'self' blob: data:",
-        # plotly.js adds two style elements: an empty one that it fills by insertRule, and one for maps. Another version
-        # may have other styles for maps; these are not used here, and the browser would only log that it refuses them.
-        # scatter and scatter3d need no 'unsafe-eval'; scattergl would.
-        "style-src 'self' 'sha256-47DEQpj8HBSa+/TImW+5JCeuQeRkm5NMpJWZG3hSuFU=' "
-        "'sha256-ji27qzEtxXZW+7dun6UwjHXJ18e6WAin1VvNtkzIE/o='",
         "base-uri 'none'",
         "form-action 'none'",
         "frame-ancestors 'none'",
@@ -70,11 +64,6 @@ def read_page() -> Page:
     folder = _hash(b"".join(name.encode() + body for name, body in files.items()))
     html = files.pop("index.html").replace(b'"web/', f'"web/{folder}/'.encode())
     routes = [Route(f"/{folder}/{name}", _file(body, Path(name).suffix)) for name, body in files.items()]
-    plotly = _plotly()
-    if plotly:
-        path = f"{_hash(plotly.read_bytes())}/plotly.js"
-        html = html.replace(b'name="plotly" content=""', f'name="plotly" content="web/{path}"'.encode())
-        routes.append(Route(f"/{path}", _plotly_file(plotly)))
     routes.append(Route("/spread.json", spread))
     return Page(_index(html), routes, f"web/{folder}/icon.svg")
 
@@ -147,25 +136,6 @@ def _file(body: bytes, suffix: str) -> Handler:
         return _encoded(request, body, packed, suffix, IMMUTABLE)
 
     return file
-
-
-def _plotly() -> Path | None:
-    found = find_spec("plotly")
-    folders = found.submodule_search_locations if found else None
-    path = Path(folders[0]) / "package_data" / "plotly.min.js" if folders else None
-    return path if path and path.is_file() else None
-
-
-def _plotly_file(path: Path) -> Handler:
-    @cache
-    def pack() -> tuple[bytes, bytes]:
-        body = path.read_bytes()
-        return body, gzip.compress(body, 6, mtime=0)
-
-    async def plotly(request: Request) -> Response:
-        return _encoded(request, *await asyncio.to_thread(pack), ".js", IMMUTABLE)  # takes a quarter of a second, once
-
-    return plotly
 
 
 def _encoded(request: Request, body: bytes, packed: bytes, suffix: str, headers: dict[str, str]) -> Response:

@@ -10,7 +10,7 @@ from playwright.sync_api import Browser, Page, expect
 from benchmarks.page import first_picture, wire_size
 from tests.browser.conftest import Visitor
 from tests.browser.test_draw import verdict
-from tests.browser.visit import PLOT_MS, Visit, assert_accessible, given, origin, pixels, wait_until
+from tests.browser.visit import Visit, assert_accessible, given, origin, pixels, wait_until
 from tests.service.pictures import Bytes, png
 from tests.service.running import Running
 
@@ -40,7 +40,7 @@ USE_OF_SPACE = """() => {
     // the share of its area that its pictures cover.
     const view = document.querySelector("[role=tabpanel]:not([hidden])");
     const box = view.getBoundingClientRect();
-    const pictures = [...view.querySelectorAll("canvas:not(.plot canvas), .plot")];
+    const pictures = [...view.querySelectorAll("canvas")];
     const area = pictures.reduce((sum, { offsetWidth, offsetHeight }) => sum + offsetWidth * offsetHeight, 0);
     const below = box.bottom - view.lastElementChild.getBoundingClientRect().bottom;
     return [box.right / innerWidth, below / box.height, area / (box.width * box.height)];
@@ -51,7 +51,7 @@ def show(visit: Visit, name: str) -> None:
     view = visit.show(name)
     ready = {"Between": "#strip canvas", "Sample": "#sheet canvas", "Space": "#legend button"}.get(name)
     if ready:
-        expect(view.locator(ready).first).to_be_visible(timeout=PLOT_MS)
+        expect(view.locator(ready).first).to_be_visible()
 
 
 def background(page: Page) -> float:
@@ -69,8 +69,6 @@ def assert_fits(page: Page, width: int) -> None:
 @pytest.mark.parametrize("width", [360, 1440])
 def test_axe_finds_nothing(visitor: Visitor, served: Running, images: Bytes, width: int) -> None:
     visit = visitor(served, viewport={"width": width, "height": 900})
-    if width > 360:
-        visit.stub_plot()  # one real plot is enough
     visit.wait_for_image(visit.start)
     assert_accessible(visit.page)  # with the example
     visit.page.get_by_label("choose a picture").set_input_files(given(png(images[0])))
@@ -109,7 +107,6 @@ def test_axe_finds_nothing_in_the_dialogs(visitor: Visitor, locked: Running) -> 
 
 def test_it_fits_any_width(visitor: Visitor, colour: Running) -> None:
     visit = visitor(colour)
-    visit.stub_plot()
     for width in (360, 768, 1440, 3840):
         visit.page.set_viewport_size({"width": width, "height": 900})
         visit.page.reload()
@@ -126,7 +123,6 @@ def test_it_fits_any_width(visitor: Visitor, colour: Running) -> None:
 
 def test_a_wide_window_is_used(visitor: Visitor, served: Running) -> None:
     visit = visitor(served)
-    visit.stub_plot()
     for width, height in ((1400, 900), (1920, 1080)):
         visit.page.set_viewport_size({"width": width, "height": height})
         for view in ("Draw", "Between", "Sample", "Space"):
@@ -152,7 +148,6 @@ def test_everything_is_reached_by_tab_and_the_focus_is_seen(visit: Visit) -> Non
 
 
 def test_everything_is_done_by_keyboard(visit: Visit) -> None:
-    visit.stub_plot()
     keyboard = visit.page.keyboard
 
     def tab_to(selector: str) -> None:
@@ -181,7 +176,7 @@ def test_everything_is_done_by_keyboard(visit: Visit) -> None:
         keyboard.press("ArrowRight")
         expect(visit.page.locator(f"#{view}")).to_be_visible()
         if view == "space":
-            expect(visit.page.locator("#next")).to_be_enabled(timeout=PLOT_MS)
+            expect(visit.page.locator("#next")).to_be_enabled()
             tab_to("#next")
             before = visit.z
             keyboard.press("Enter")

@@ -1,4 +1,4 @@
-"""Space, Between, Sample, About, and what each exports."""
+"""Between, Sample, About, and what each view exports."""
 
 from __future__ import annotations
 
@@ -6,30 +6,19 @@ import io
 import json
 import subprocess
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import pytest
 from PIL import Image
-from playwright.sync_api import Route, expect
+from playwright.sync_api import expect
 
 from tests.browser.conftest import Visitor
 from tests.browser.test_draw import box_of, verdict
-from tests.browser.visit import PLOT_MS, Visit, given, pixels, read_rgb, tiles, wait_until
+from tests.browser.visit import Visit, given, pixels, read_rgb, tiles, wait_until
 from tests.service.pictures import png, read_png
 from tests.service.running import Running
 
 pytestmark = pytest.mark.browser
-
-TRACES = """() => document.querySelector("#plot").data.map(
-    ({ type, x, y, z, customdata }) => ({ type, x: [...x], y: [...y], z: z && [...z], customdata }))"""
-PLACE = """() => {  // of the first point, on the screen
-    const { xaxis, yaxis } = document.querySelector("#plot")._fullLayout;
-    const { x, y } = document.querySelector("#plot").data[0];
-    const box = document.querySelector("#plot").getBoundingClientRect();
-    return [box.x + xaxis._offset + xaxis.d2p(x[0]), box.y + yaxis._offset + yaxis.d2p(y[0])];
-}"""
-CLICK = "row => document.querySelector('#plot').emit('plotly_click', { points: [row] })"
 
 LISTEN = """() => {
   const message = document.querySelector("#message");
@@ -38,95 +27,6 @@ LISTEN = """() => {
   new MutationObserver(remember).observe(message, { childList: true });
 }"""
 """From here on `messageText` is the last message, even after it has gone."""
-
-
-def plotted(visit: Visit) -> list[dict[str, Any]]:
-    """The traces, once the plot is there."""
-    visit.show("Space")
-    expect(visit.page.locator("#legend button").first).to_be_visible(timeout=PLOT_MS)
-    traces: list[dict[str, Any]] = visit.page.evaluate(TRACES)
-    return traces
-
-
-def test_the_space_is_seen(visit: Visit) -> None:
-    assert not [url for url in visit.asked if "plotly" in url or url.endswith("/latents")]
-    latents = visit.service.client.get("/latents").json()
-    *groups, _, current = plotted(visit)
-    for label, group in enumerate(groups):
-        rows = [row for row, other in enumerate(latents["label"]) if other == label]
-        assert group["type"] == "scatter3d"
-        assert group["customdata"] == rows
-        assert np.allclose(np.transpose([group["x"], group["y"], group["z"]]), np.array(latents["mean"])[rows])
-    entries = visit.page.locator("#legend button")
-    assert entries.all_inner_texts() == [str(label) for label in range(10)]
-    colours = entries.locator(".swatch").evaluate_all("all => all.map(one => one.style.background)")
-    assert len(set(colours)) == 10
-    assert visit.page.locator("#plot canvas").count()
-    assert [current[axis][0] for axis in "xyz"] == pytest.approx(visit.start)
-    visit.slide(1, -1.5)
-    wait_until(lambda: visit.page.evaluate("document.querySelector('#plot').data.at(-1).y[0]") == -1.5)
-    visit.page.evaluate(CLICK, {"curveNumber": 3, "customdata": groups[3]["customdata"][5]})
-    visit.wait_for_z(latents["mean"][groups[3]["customdata"][5]])
-    visit.page.get_by_label("Go to a test image of").select_option("7")
-    visit.page.get_by_role("button", name="Next").click()
-    visit.wait_for_z(latents["mean"][latents["label"].index(7)])
-    entries.nth(4).click()
-    wait_until(lambda: visit.page.evaluate("document.querySelector('#plot').data[4].visible") is False)
-    with visit.page.expect_download() as saved:
-        visit.page.locator("#space").get_by_role("button", name="Save PNG").click()
-    assert len(np.unique(read_rgb(saved.value.path().read_bytes()).reshape(-1, 3), axis=0)) > 20
-
-
-def test_two_dimensions_are_a_plane_whose_points_can_be_clicked(visitor: Visitor, flat: Running) -> None:
-    visit = visitor(flat)
-    groups = plotted(visit)
-    assert {group["type"] for group in groups} == {"scatter"}
-    visit.page.locator("#plot").scroll_into_view_if_needed()
-    for label in ("1", "2"):  # nothing may lie over the point
-        visit.page.locator("#legend button", has_text=label).click()
-    before = visit.url
-    visit.page.mouse.click(*visit.page.evaluate(PLACE))
-    mean = flat.client.get("/latents").json()["mean"]
-    wait_until(lambda: visit.url != before)
-    assert np.abs(np.array(mean)[::3] - visit.z).sum(1).min() < 1e-3
-    visit.wait_for_image(visit.z)
-
-    view = visit.show("Between")  # nothing is pinned: the ends are two samples
-    expect(view.locator(".sheet canvas")).to_have_count(12)
-    wait_until(lambda: pixels(view.locator(".sheet canvas").first).shape == (20, 32, 3))
-    wait_until(lambda: "a=" in visit.url and "b=" in visit.url)
-
-
-def test_more_dimensions_are_seen_along_principal_components(visitor: Visitor, colour: Running) -> None:
-    visit = visitor(colour)
-    *groups, _, current = plotted(visit)
-    assert groups[0]["type"] == "scatter3d"
-    mean = np.array(colour.client.get("/latents").json()["mean"])
-    centred = mean - mean.mean(0)
-    _, singular, _ = np.linalg.svd(centred)
-    shares = singular**2 / (singular**2).sum()
-    about = visit.page.locator("#space-description")
-    expect(about).to_contain_text("first three principal components")
-    expect(about).to_contain_text(f"{100 * shares[:3].sum():.0f} % of their variance")
-    points = np.concatenate([np.transpose([group["x"], group["y"], group["z"]]) for group in groups])
-    assert np.allclose(points.var(0), (singular**2 / len(mean))[:3], rtol=1e-2)
-    assert np.linalg.norm([current[axis][0] for axis in "xyz"]) < np.linalg.norm(visit.start - mean.mean(0)) + 1e-3
-
-
-def test_without_plotly_the_page_says_how_to_have_it(visitor: Visitor, served: Running) -> None:
-    visit = visitor(served, "about:blank")
-
-    def fulfil(route: Route) -> None:
-        answer = route.fetch()
-        before, found, after = answer.text().partition('name="plotly" content="')
-        assert found
-        route.fulfill(response=answer, body=before + found + after[after.index('"') :])
-
-    visit.page.route("**/", fulfil)
-    visit.page.goto("/")
-    visit.show("Space")
-    expect(visit.page.locator("#space-description")).to_contain_text("pip install plotly")
-    expect(visit.page.get_by_role("button", name="Next")).to_be_visible()
 
 
 def test_between_two_pins(visit: Visit) -> None:
@@ -255,7 +155,6 @@ def test_each_view_is_exported(visit: Visit, images: np.ndarray, tmp_path: Path)
         assert saved.value.suggested_filename == f"{view}.png"
         return read_rgb(saved.value.path().read_bytes())
 
-    visit.stub_plot()
     visit.slide(0, 0.5)
     z = [0.5, *visit.start[1:]]
     visit.wait_for_image(z)

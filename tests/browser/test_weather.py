@@ -15,7 +15,7 @@ from service.errors import InvalidInput, Problem
 from service.inference.backend import ByteArray, FloatArray
 from service.inference.engine import Engine
 from tests.browser.conftest import Visitor
-from tests.browser.visit import PLOT_MS, pixels, read_rgb, swapped, tiles, wait_until
+from tests.browser.visit import pixels, read_rgb, swapped, tiles, wait_until
 from tests.service.running import Running
 
 pytestmark = pytest.mark.browser
@@ -23,7 +23,6 @@ pytestmark = pytest.mark.browser
 
 def test_a_key_is_asked_for_once_and_kept_for_the_tab(visitor: Visitor, locked: Running, tmp_path: Path) -> None:
     visit = visitor(locked, faults=True, permissions=["clipboard-read", "clipboard-write"])
-    visit.stub_plot()
     dialog = visit.page.get_by_role("dialog")
     field = dialog.get_by_label("API key")
     expect(dialog).to_contain_text("requires an API key")
@@ -134,7 +133,7 @@ def test_a_connection_that_is_lost_within_an_answer_is_retried(visitor: Visitor,
 
 def test_a_file_that_cannot_be_fetched_is_fetched_again(visitor: Visitor, served: Running) -> None:
     visit = visitor(served, "about:blank", faults=True)
-    failures = {"views.js": 2, "strokes.js": 2, "plotly.js": 2}
+    failures = {"views.js": 2, "strokes.js": 2, "scatter.js": 2}
 
     def fail(route: Route) -> None:
         file = route.request.url.rpartition("/")[2]
@@ -150,7 +149,7 @@ def test_a_file_that_cannot_be_fetched_is_fetched_again(visitor: Visitor, served
     expect(visit.show("Draw")).to_be_visible()
     expect(visit.page.locator("#message")).to_be_empty()
     panel = visit.show("Space")
-    expect(panel.locator("#legend button")).to_have_count(10, timeout=PLOT_MS)
+    expect(panel.locator("#legend button")).to_have_count(10)
     assert panel.get_by_label("Go to a test image of").locator("option").count() == 10
     expect(panel).to_be_visible()
     expect(visit.page.locator("#message")).to_be_empty()

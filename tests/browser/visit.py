@@ -25,17 +25,9 @@ from tests.service.running import Running
 
 PATIENCE_S = 20
 """For a machine that has much else to do."""
-PLOT_MS = 90_000
-"""The plot's script is large, and draws without a graphics card."""
 URL_S = 0.4
 """Within this time the page writes its state into its URL."""
 
-
-PLOTLY_STUB = """globalThis.Plotly = {
-    newPlot: async (plot) => Object.assign(plot, { on() {} }),
-    restyle: async () => {},
-    update: async () => {},
-};"""
 
 E = TypeVar("E", bound=Engine)
 
@@ -139,11 +131,6 @@ class Visit:
         held = Held(self.page)
         self.page.route(pattern, held.hold)
         return held
-
-    def stub_plot(self) -> None:
-        """Load a script without effect in place of Plotly, which takes 2.5 s of processor time for the first plot."""
-        headers = {"content-type": "text/javascript"}
-        self.page.route("**/plotly.js", lambda route: route.fulfill(body=PLOTLY_STUB, headers=headers))
 
     def slide(self, index: int, value: float) -> None:
         self.page.locator("#sliders input").nth(index).fill(str(value))

@@ -26,7 +26,7 @@ def test_the_page_is_asked_for_again_and_its_files_are_kept(client: httpx.Client
     assert (again.status_code, again.content) == (304, b"")
     assert client.get("/", headers={"if-none-match": '"other"'}).status_code == 200
     paths = ASSET.findall(index.text)
-    assert {Path(path).name for path in paths} >= {"style.css", "main.js", "walk.js", "icon.svg", "plotly.js"}
+    assert {Path(path).name for path in paths} >= {"style.css", "main.js", "walk.js", "icon.svg"}
     for path in paths:
         answer = client.get(f"/{path}")
         assert answer.headers["cache-control"] == KEPT, path
@@ -87,15 +87,11 @@ def test_other_content_has_another_address(monkeypatch: pytest.MonkeyPatch, tmp_
     before = page.read_page.__wrapped__()
     assert _paths(before) == _paths(page.read_page())
     (tmp_path / "walk.js").write_text("// other")
-    assert not _paths(before) & _paths(page.read_page.__wrapped__()) - {"/spread.json", *_plotly(before)}
+    assert not _paths(before) & _paths(page.read_page.__wrapped__()) - {"/spread.json"}
 
 
 def _paths(read: page.Page) -> set[str]:
     return {route.path for route in read.files}
-
-
-def _plotly(read: page.Page) -> set[str]:
-    return {path for path in _paths(read) if path.endswith("/plotly.js")}
 
 
 @pytest.mark.parametrize("path", ["/web/walk.js", "/web/0123456789abcdef/walk.js", "/web/index.html", "/web/page.py"])
@@ -109,13 +105,9 @@ def test_the_page_may_do_nothing_that_it_need_not(client: httpx.Client) -> None:
     assert policy["default-src"] == "'self'"
     assert policy["frame-ancestors"] == "'none'"
     assert "script-src" not in policy
+    assert "style-src" not in policy
     assert "unsafe" not in headers["content-security-policy"]
     assert headers["referrer-policy"] == "no-referrer"
-
-
-def test_without_plotly_no_plot_is_offered(monkeypatch: pytest.MonkeyPatch) -> None:
-    monkeypatch.setattr(page, "find_spec", lambda name: None)
-    assert not _plotly(page.read_page.__wrapped__())
 
 
 def test_how_the_latents_are_spread(client: httpx.Client) -> None:
