@@ -17,6 +17,9 @@ if TYPE_CHECKING:
     from training.data.dataset import Dataset
     from vae import Checkpoint
 
+OWN_PACKAGES = ("pictures", "training", "vae", "weights")
+"""A module of these that is missing is an error of the program, not of the installation."""
+
 
 class Parser(argparse.ArgumentParser):
     """An ArgumentParser that prints errors without the usage of all flags."""
@@ -39,8 +42,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["fit"]:
         arguments = replace_old_flags(arguments)
+    options = _parse(arguments)
     try:
-        return _run(_parse(arguments))
+        return _run(options)
+    except ModuleNotFoundError as error:
+        module = (error.name or "").partition(".")[0]
+        if module in OWN_PACKAGES:
+            raise
+        wanted = f"vae-train {options.command} needs {module}, which is not installed"
+        print(f"{wanted}: pip install 'vae-service[training]'.", file=sys.stderr)
+        return 1
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt}" if interrupt.args else "\nInterrupted.", file=sys.stderr)
         return 130
