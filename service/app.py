@@ -11,7 +11,6 @@ from typing import Any
 
 import orjson
 from fastapi import FastAPI
-from fastapi.routing import APIRoute
 from fastapi_offline import FastAPIOffline
 from PIL import Image
 from starlette.exceptions import HTTPException
@@ -21,14 +20,13 @@ from starlette.responses import Response
 from starlette.routing import Route, Router
 
 from service import errors
-from service.api import diffusers, open_inference, open_inference_openapi, routes
+from service.api import diffusers, open_inference, routes
 from service.api.admission import Admission
 from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
 from service.api.offloading import Offloader
-from service.api.openapi import DESCRIPTION, describe, openapi, render_once
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
-from service.api.page import read_page
+from service.api.page import read_page, render_once
 from service.api.responses import error_response
 from service.http.inbox import Inbox
 from service.http.timeouts import Timeouts
@@ -166,7 +164,6 @@ def create_app(
         redirect_slashes=False,  # a redirect would go to any address in the Host header
         title="VAE service",
         version=version("vae-service"),
-        description=DESCRIPTION,
         lifespan=lifespan,
         swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
         telemetry={"tracing": False, "metrics": False, "logs": False},  # they take time at each request
@@ -176,8 +173,8 @@ def create_app(
         if isinstance(route, Route):
             render_once(route)
     app.state.access_control = AccessControl(keyring, admission, metrics.counters)
-    _add_routes(app, settings)
-    app.openapi = lambda: openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
+    app.router.routes += _routes(settings)
+    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
     for exception in (errors.ServiceError, HTTPException, Exception):
         app.add_exception_handler(exception, _error_response)
     app.mount("/web", Router(page.files, redirect_slashes=False))
@@ -189,30 +186,22 @@ def create_app(
     return application
 
 
-def _add_routes(app: FastAPI, settings: Settings) -> None:
-    for path, (method, handler) in OPERATIONS.items():
-        _add_route(app, Operation, path, method, handler, describe(path))
-    for path, (method, handler) in INFERENCE.items():
-        _add_route(app, open_inference.InferenceOperation, path, method, handler, open_inference_openapi.describe(path))
-    for path, probe in (("/livez", routes.livez), ("/readyz", routes.readyz)):
-        _add_route(app, Probe, path, "GET", probe, describe(path))
-    for path, probe in (("/v2/health/live", open_inference.live), ("/v2/health/ready", open_inference.ready)):
-        _add_route(app, Probe, path, "GET", probe, open_inference_openapi.describe(path))
+def _routes(settings: Settings) -> list[Route]:
+    probes = {"/livez": routes.livez, "/readyz": routes.readyz}
+    probes |= {"/v2/health/live": open_inference.live, "/v2/health/ready": open_inference.ready}
     if settings.metrics != "off":
-        _add_route(app, Probe, "/metrics", "GET", routes.metrics, describe("/metrics"))
+        probes["/metrics"] = routes.metrics
+    return [
+        *(Operation(path, handler, [method]) for path, (method, handler) in OPERATIONS.items()),
+        *(open_inference.InferenceOperation(path, handler, [method]) for path, (method, handler) in INFERENCE.items()),
+        *(Probe(path, handler) for path, handler in probes.items()),
+    ]
 
 
-def _add_route(
-    app: FastAPI,
-    route_class: type[APIRoute],
-    path: str,
-    method: str,
-    handler: Callable[..., Awaitable[Response]],
-    documentation: dict[str, Any],
-) -> None:
-    app.router.add_api_route(
-        path, handler, methods=[method], response_class=Response, route_class_override=route_class, **documentation
-    )
+def _openapi(app: FastAPI) -> dict[str, Any]:
+    from service.api.openapi import openapi  # noqa: PLC0415 - few ask for it
+
+    return openapi(app)
 
 
 def _add_head(app: FastAPI) -> None:

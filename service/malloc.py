@@ -41,7 +41,7 @@ def map_large_blocks() -> None:
 
 
 def freeze_gc() -> None:
-    """Return the memory that loading has freed, and exclude what was loaded from garbage collections.
+    """Return the memory that loading has freed, and exclude what was loaded from garbage collections, which begin now.
 
     A full collection would visit a hundred thousand objects, with torch half a million in 100 ms, and in a forked
     worker it would copy the pages that the worker shares.
@@ -49,6 +49,7 @@ def freeze_gc() -> None:
     trim_malloc()
     gc.freeze()
     gc.set_threshold(GC_THRESHOLD)
+    gc.enable()
 
 
 def trim_malloc() -> None:

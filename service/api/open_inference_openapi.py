@@ -45,7 +45,7 @@ _STATUSES = {
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Keyword arguments of `add_api_route` that document the route at `path`."""
+    """Return the arguments of an APIRoute that document the route at `path`."""
     kind = path.rpartition("/")[2]
     example = _EXAMPLES.get(path) or _EXAMPLES.get(kind, _CARD)
     summary = _SUMMARIES.get(path) or _SUMMARIES.get(kind, _SUMMARIES["model"])

@@ -1,25 +1,23 @@
-"""The OpenAPI document, for what FastAPI cannot infer from the handlers' signatures."""
+"""The OpenAPI document, made by FastAPI when it is asked for; here is what FastAPI cannot infer from signatures."""
 
 from __future__ import annotations
 
 import json
-from copy import copy
-from inspect import signature
+from functools import partial
+from inspect import getdoc
 from typing import Any
 
 from fastapi import FastAPI
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
-from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Route
-from starlette.types import Receive, Scope, Send
 
 from pictures.opening import FORMATS
 from service import errors
-from service.api import schemas
+from service.api import open_inference_openapi, schemas
 from service.api.bodies import JSON, MULTIPART, NDJSON
+from service.api.operation import Operation, Probe
 from service.api.responses import OFFERS
 from service.formats.registry import ARRAY_FORMATS
 
@@ -214,7 +212,7 @@ WITH_BODY = (errors.UnreadableBody, errors.TooLarge, errors.UnsupportedMediaType
 
 
 def describe(path: str) -> dict[str, Any]:
-    """Keyword arguments of `add_api_route` that document the route at `path`."""
+    """Return the arguments of an APIRoute that document the route at `path`."""
     tag, summary = SUMMARIES[path]
     route: dict[str, Any] = {"tags": [tag], "summary": summary}
     if path == "/metrics":
@@ -264,37 +262,32 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
     }
 
 
-def render_once(route: Route) -> None:
-    """Cache the response of `route`, which depends on the root path only: rendering takes milliseconds."""
-    endpoint = route.endpoint
-    takes_request = bool(signature(endpoint).parameters)
-    responses: dict[str, Response] = {}  # by root path, which the server sets, not the client
+def _documented(route: Operation | Probe) -> APIRoute:
+    """Return `route` as FastAPI documents it: it takes milliseconds to create, and no request is handled by it.
 
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        root_path = scope.get("root_path", "")
-        if root_path not in responses:
-            responses[root_path] = await (endpoint(Request(scope)) if takes_request else endpoint())
-        await responses[root_path](scope, receive, send)
-
-    route.app = respond
-
-
-def _without_head(route: BaseRoute) -> BaseRoute:
-    """Return a copy without HEAD, which the document leaves out: it follows from GET."""
-    if not isinstance(route, APIRoute):
-        return route
-    documented = copy(route)
-    documented.methods = {method for method in route.methods or () if method != "HEAD"}
-    return documented
+    It is without HEAD, which follows from GET.
+    """
+    module_describe = open_inference_openapi.describe if route.path.startswith("/v2") else describe
+    is_operation = isinstance(route, Operation)
+    endpoint = (
+        partial(route.endpoint, None) if is_operation else route.endpoint
+    )  # the request is Starlette's or our own
+    return APIRoute(
+        route.path,
+        endpoint,
+        methods=(route.methods or set()) - {"HEAD"},
+        name=route.name,
+        description=getdoc(route.endpoint),
+        response_class=Response,
+        **module_describe(route.path),
+    )
 
 
 def openapi(app: FastAPI) -> dict[str, Any]:
     """Return the OpenAPI document, cached."""
     if app.openapi_schema is None:
-        routes = [_without_head(route) for route in app.routes]
-        document = get_openapi(
-            title=app.title, version=app.version, description=app.description, routes=routes, tags=TAGS
-        )
+        routes = [_documented(route) for route in app.routes if isinstance(route, Operation | Probe)]
+        document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=routes, tags=TAGS)
         components = document.setdefault("components", {})
         components["securitySchemes"] = SECURITY
         known = components["schemas"] = {}

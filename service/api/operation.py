@@ -3,19 +3,16 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable
+from collections.abc import Awaitable, Callable, Collection
 from dataclasses import dataclass
-from functools import lru_cache, partial
-from inspect import getdoc
-from typing import Any, ClassVar, TypeVar, get_origin, get_type_hints
+from functools import lru_cache
+from typing import ClassVar, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
-from fastapi.routing import APIRoute
 from pydantic import BaseModel, ValidationError
 from starlette.datastructures import Headers
-from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
-from starlette.routing import request_response
+from starlette.routing import Route
 from starlette.types import Receive, Scope, Send
 
 from service.api.admission import Admission
@@ -58,25 +55,14 @@ class AccessControl:
         self.keyring.identify(headers.get("authorization", ""), headers.get("x-api-key", ""))
 
 
-class Probe(APIRoute):
-    """A route without admission control: /livez, /readyz, /metrics.
-
-    FastAPI documents it, and Starlette calls it: FastAPI would parse the query string, however long, which no probe
-    uses.
-    """
-
-    def __init__(
-        self, path: str, endpoint: Callable[[StarletteRequest], Awaitable[Response]], **described: Any
-    ) -> None:
-        super().__init__(path, endpoint, **described)
-        self.app = request_response(endpoint)
+class Probe(Route):
+    """A route without admission control: /livez, /readyz, /metrics."""
 
 
-class Operation(APIRoute):
+class Operation(Route):
     """A route of the API. All other routes, such as the page and the probes, are without keys and admission control.
 
-    FastAPI documents it, and it handles requests itself. The endpoint takes the request and its options, a pydantic
-    model of the query string.
+    The endpoint takes the request and its options, a pydantic model of the query string.
     """
 
     error_response = staticmethod(error_response)
@@ -84,11 +70,8 @@ class Operation(APIRoute):
     negotiated: ClassVar[bool] = True
     """Whether responses depend on the Accept header."""
 
-    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], **described: Any) -> None:
-        described["name"] = described["name"] or endpoint.__name__
-        described["description"] = described["description"] or getdoc(endpoint)
-        super().__init__(path, partial(endpoint, None), **described)  # FastAPI knows no request but Starlette's
-        self.endpoint = endpoint
+    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], methods: Collection[str]) -> None:
+        super().__init__(path, endpoint, methods=methods)
         self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         self._defaults = self._options()
         self._fields = (VARY,) if self.negotiated else ()

@@ -1,4 +1,4 @@
-"""The page at / and its files under /web: read, hashed and compressed once.
+"""The page at / and its files under /web: read and hashed once, and compressed once when they are asked for.
 
 The files of `web/` have URLs with one hash of them all, /web/HASH/…: browsers may cache them for ever, and the modules'
 relative imports work as in the folder. Starlette's StaticFiles neither sends precompressed files nor puts hashes into
@@ -12,6 +12,7 @@ import gzip
 from collections.abc import Awaitable, Callable
 from functools import cache, lru_cache
 from hashlib import sha256
+from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -21,6 +22,7 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
+from starlette.types import Receive, Scope, Send
 
 from service.api.bodies import JSON
 from service.api.negotiation import accepts_gzip
@@ -118,31 +120,48 @@ def _central_latent(latents: NDArray[np.float64], labels: NDArray[np.int64]) -> 
 
 
 def _index(html: bytes) -> Handler:
-    packed = gzip.compress(html, mtime=0)
     headers = {**REVALIDATED, "content-security-policy": POLICY, "etag": f'W/"{_hash(html)}"'}
 
     async def index(request: Request) -> Response:
         if headers["etag"] in request.headers.get("if-none-match", ""):
             return Response(status_code=304, headers=headers)
-        return _encoded(request, html, packed, ".html", headers)
+        return _encoded(request, html, ".html", headers)
 
     return index
 
 
 def _file(body: bytes, suffix: str) -> Handler:
-    packed = gzip.compress(body, mtime=0)
-
     async def file(request: Request) -> Response:
-        return _encoded(request, body, packed, suffix, IMMUTABLE)
+        return _encoded(request, body, suffix, IMMUTABLE)
 
     return file
 
 
-def _encoded(request: Request, body: bytes, packed: bytes, suffix: str, headers: dict[str, str]) -> Response:
+def render_once(route: Route) -> None:
+    """Cache the response of `route`, which depends on the root path only: rendering takes milliseconds."""
+    endpoint = route.endpoint
+    takes_request = bool(signature(endpoint).parameters)
+    responses: dict[str, Response] = {}  # by root path, which the server sets, not the client
+
+    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
+        root_path = scope.get("root_path", "")
+        if root_path not in responses:
+            responses[root_path] = await (endpoint(Request(scope)) if takes_request else endpoint())
+        await responses[root_path](scope, receive, send)
+
+    route.app = respond
+
+
+def _encoded(request: Request, body: bytes, suffix: str, headers: dict[str, str]) -> Response:
     media_type = MEDIA_TYPES[suffix]
     if not accepts_gzip(", ".join(request.headers.getlist("accept-encoding"))):
         return Response(body, media_type=media_type, headers=headers)
-    return Response(packed, media_type=media_type, headers={**headers, "content-encoding": "gzip"})
+    return Response(_pack(body), media_type=media_type, headers={**headers, "content-encoding": "gzip"})
+
+
+@cache
+def _pack(body: bytes) -> bytes:
+    return gzip.compress(body, mtime=0)
 
 
 def _hash(body: bytes) -> str:

@@ -22,7 +22,8 @@ from prometheus_client.parser import text_string_to_metric_families
 
 from service.errors import ServiceError
 from service.telemetry.counters import BOUNDS, REASONS, Histogram
-from service.telemetry.prometheus import CPU, HISTOGRAMS, Metrics
+from service.telemetry.exposition import HISTOGRAMS
+from service.telemetry.prometheus import CPU, Metrics
 from service.telemetry.shared_memory import MAX_BYTES, SharedSnapshots
 from tests.live import live_server
 from tests.service.pictures import Bytes, png
@@ -201,7 +202,7 @@ def test_callers_at_once_share_a_rendering_that_is_begun_after_they_came(
         time.sleep(0.2)
         return generate_latest(registry)
 
-    monkeypatch.setattr("service.telemetry.prometheus.generate_latest", slow)
+    monkeypatch.setattr("service.telemetry.exposition.generate_latest", slow)
 
     async def ask(counted: int) -> None:
         reader, writer = await asyncio.open_connection("127.0.0.1", fresh.port)
@@ -269,8 +270,14 @@ def test_processor_time_never_falls() -> None:
     first = cpu_seconds(Metrics(snapshots, 0))
     second = Metrics(snapshots, 0)  # in the same process, which has spent it twice now
     assert cpu_seconds(second) >= 2 * first > 0
-    second._collector = Mock(collect=list)  # as without a free file descriptor
-    assert cpu_seconds(second) >= 2 * first
+
+
+def test_without_a_free_file_descriptor_the_last_values_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
+    metrics = Metrics(SharedSnapshots(1), 0)
+    names = (b"\nprocess_resident_memory_bytes ", b"\nprocess_open_fds ")
+    assert all(name in exposition(metrics) for name in names)
+    monkeypatch.setattr("service.telemetry.prometheus.Path", Mock(side_effect=OSError(24, "Too many open files")))
+    assert all(name in exposition(metrics) for name in names)
 
 
 def test_workers_that_start_one_after_the_other_replace_nobody() -> None:
