@@ -2,23 +2,23 @@
 
 from __future__ import annotations
 
-import gc
 import os
 import sys
 
+from service.malloc import tune_gc
 from service.processes.listener import bind
 from service.settings import SettingsError, read_settings
 
 
 def main() -> None:
     """Serve until a signal stops it; exit with status 2 if the service cannot start."""
-    gc.disable()  # until `freeze_gc`: nothing of what is imported and loaded is garbage
+    tune_gc()
     try:
         settings = read_settings(sys.argv[1:])
         listener = bind(settings)
     except SettingsError as error:
         sys.exit(_report(str(error)))
-    # NumPy's BLAS would start a thread for each core while it is imported, which takes longer than the import itself
+    # else NumPy starts a thread of its BLAS for each core while it is imported, which takes as long as all else of it
     os.environ.setdefault("OPENBLAS_NUM_THREADS", str(settings.torch_threads))
     settings = settings.model_copy(update={"port": listener.getsockname()[1]})
     if settings.workers > 1:

@@ -40,16 +40,19 @@ def map_large_blocks() -> None:
         mallopt(MMAP_THRESHOLD, LARGE_BLOCK)
 
 
+def tune_gc() -> None:
+    """Collect garbage less often: also while the service is imported and loaded, of which little is garbage."""
+    gc.set_threshold(GC_THRESHOLD)
+
+
 def freeze_gc() -> None:
-    """Return the memory that loading has freed, and exclude what was loaded from garbage collections, which begin now.
+    """Return the memory that loading has freed, and exclude what was loaded from garbage collections.
 
     A full collection would visit a hundred thousand objects, with torch half a million in 100 ms, and in a forked
     worker it would copy the pages that the worker shares.
     """
     trim_malloc()
     gc.freeze()
-    gc.set_threshold(GC_THRESHOLD)
-    gc.enable()
 
 
 def trim_malloc() -> None:

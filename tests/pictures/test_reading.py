@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import struct
+import subprocess
+import sys
 from pathlib import Path
 
 import numpy as np
@@ -21,6 +23,7 @@ from training.data.load import load
 from training.data.pictures import PIXEL_LIMIT, open_file, read_picture
 from vae.metadata import Fit
 
+ROOT = Path(__file__).parents[2]
 KINDS = kinds()
 SIDE = 24
 
@@ -137,3 +140,21 @@ def test_a_large_picture_is_read_without_a_warning(monkeypatch: pytest.MonkeyPat
     with pytest.warns(Image.DecompressionBombWarning):
         Image.open(io.BytesIO(header))
     assert open_file(header, "It").size == (16_000, 9000)
+
+
+OPEN_WEBP = """
+import io, sys
+from pictures.opening import open_picture
+try:
+    open_picture(io.BytesIO(bytes.fromhex(sys.argv[1])), b"", 100, "It")
+finally:
+    print("PIL.TiffImagePlugin" in sys.modules, "PIL.AvifImagePlugin" in sys.modules)
+"""
+
+
+def test_a_webp_makes_pillow_import_no_other_plugin() -> None:
+    file = io.BytesIO()
+    Image.new("L", (3, 3)).save(file, "WEBP")
+    command = [sys.executable, "-c", OPEN_WEBP, file.getvalue().hex()]
+    done = subprocess.run(command, cwd=ROOT, capture_output=True, text=True, check=True)
+    assert done.stdout.split()[1] == "False"
