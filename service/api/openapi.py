@@ -15,7 +15,7 @@ from starlette.responses import Response
 
 from pictures.opening import FORMATS
 from service import errors
-from service.api import open_inference_openapi, schemas
+from service.api import open_inference_openapi, response_schemas, schemas
 from service.api.bodies import JSON, MULTIPART, NDJSON
 from service.api.operation import Operation, Probe
 from service.api.responses import OFFERS
@@ -110,7 +110,7 @@ _LATENT_BODY = {
     "required": True,
     "content": {
         JSON: _json_body(
-            schemas.Latents,
+            response_schemas.Latents,
             _VECTOR,
             {"type": "array", "items": _VECTOR, "minItems": 1},
             one_latent=Z,
@@ -167,18 +167,22 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]]] = {
-    "/encode": (OFFERS, schemas.Posterior, _POSTERIOR),
-    "/decode": ((PNG, *OFFERS), schemas.Images, {"pixels": PIXELS}),
-    "/reconstruct": ((PNG, *OFFERS), schemas.ReconstructionAnswer, {**_POSTERIOR, **_LOSSES, "pixels": PIXELS}),
-    "/sample": ((PNG, *OFFERS), schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
-    "/interpolate": ((PNG, *OFFERS), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
-    "/traverse": ((PNG, *OFFERS), schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
-    "/latents": (OFFERS, schemas.TestLatents, {"mean": [Z], "label": [7]}),
-    "/model": ((JSON,), schemas.ModelCard, _CARD),
+    "/encode": (OFFERS, response_schemas.Posterior, _POSTERIOR),
+    "/decode": ((PNG, *OFFERS), response_schemas.Images, {"pixels": PIXELS}),
+    "/reconstruct": (
+        (PNG, *OFFERS),
+        response_schemas.ReconstructionAnswer,
+        {**_POSTERIOR, **_LOSSES, "pixels": PIXELS},
+    ),
+    "/sample": ((PNG, *OFFERS), response_schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
+    "/interpolate": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
+    "/traverse": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
+    "/latents": (OFFERS, response_schemas.TestLatents, {"mean": [Z], "label": [7]}),
+    "/model": ((JSON,), response_schemas.ModelCard, _CARD),
     "/remote/decode": ((JPEG, PNG, TENSOR), None, {}),
     "/remote/encode": ((TENSOR,), None, {}),
-    "/livez": ((JSON,), schemas.Status, {"status": "ok"}),
-    "/readyz": ((JSON,), schemas.Status, {"status": "ok"}),
+    "/livez": ((JSON,), response_schemas.Status, {"status": "ok"}),
+    "/readyz": ((JSON,), response_schemas.Status, {"status": "ok"}),
 }
 
 _SEED = {"x-seed": {"description": "Seed of the random numbers, if any were drawn.", "schema": {"type": "integer"}}}
@@ -231,7 +235,7 @@ def describe(path: str) -> dict[str, Any]:
     extra: dict[str, Any] = {}
     if path in PROBES:
         if path == "/readyz":
-            not_ready = {**_json_body(schemas.Status), "example": {"status": "draining"}}
+            not_ready = {**_json_body(response_schemas.Status), "example": {"status": "draining"}}
             responses[503] = {"description": "Starting or draining.", "content": {JSON: not_ready}}
         return {**route, "responses": responses}
     if path in BODIES:
@@ -258,7 +262,7 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
     example = {"type": "about:blank", "title": error.status.phrase, "status": int(error.status), "detail": description}
     return {
         "description": description,
-        "content": {errors.MEDIA_TYPE: {**_json_body(schemas.ProblemDocument), "example": example}},
+        "content": {errors.MEDIA_TYPE: {**_json_body(response_schemas.ProblemDocument), "example": example}},
     }
 
 
@@ -292,11 +296,11 @@ def openapi(app: FastAPI) -> dict[str, Any]:
         components["securitySchemes"] = SECURITY
         known = components["schemas"] = {}
         models: list[type[BaseModel]] = [
-            schemas.Latents,
+            response_schemas.Latents,
             schemas.Interpolation,
             schemas.MapInterpolation,
             schemas.Traversal,
-            schemas.ProblemDocument,
+            response_schemas.ProblemDocument,
         ]
         models += [model for _, model, _ in RESPONSES.values() if model]
         for model in models:

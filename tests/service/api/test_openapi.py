@@ -8,7 +8,7 @@ from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Mount, Route
 
 from service.api.openapi import RESPONSES
-from service.api.schemas import ProblemDocument
+from service.api.response_schemas import ProblemDocument
 from service.errors import MEDIA_TYPE
 from tests.service.pictures import Bytes, png
 from tests.service.running import Running

@@ -19,7 +19,7 @@ from vae import load
 
 ROOT = Path(__file__).parents[3]
 
-RARE = ("prometheus_client", "pyarrow", "pydantic.v1", "service.api.openapi", "PIL.AvifImagePlugin", "torch")
+RARE = ("prometheus_client", "pyarrow", "pydantic.v1", "service.api.openapi", "service.api.response_schemas", "torch")
 CREATE = f"""
 import sys
 from service.app import create_app
@@ -30,7 +30,7 @@ print([name for name in {RARE!r} if name in sys.modules])
 BEGIN = """
 import gc, os, sys
 sys.argv = ["vae-serve", "--port", "0", "--torch-threads", "3"]
-sys.modules["service.inference.loading"] = None  # importing it ends the start
+sys.modules["service.processes.server"] = None  # importing it ends the start
 from service.__main__ import main
 try:
     main()
