@@ -64,8 +64,8 @@ def _reconstruction_loss(logits: FloatArray, x: FloatArray) -> FloatArray:
     return loss
 
 
-def encoder_graph(config: VAEConfig, arrays: WeightArrays) -> bytes:
-    """Return the ONNX model (N, C·H·W) → `mean` and `log_variance`, (N, D)."""
+def encoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:
+    """Return the graph (N, C·H·W) → `mean` and `log_variance`, (N, D)."""
     layers = network(config)
     graph = Graph((config.pixels,), arrays)
     features = graph.add_layers("encoder", layers.encoder, "x")
@@ -73,22 +73,24 @@ def encoder_graph(config: VAEConfig, arrays: WeightArrays) -> bytes:
     for output in ("mean", "log_variance"):
         graph.add_layer(f"{output}_layer", head, features, output)
         graph.mark_output(output, config.latent_shape)
-    return graph.serialize()
+    return graph
 
 
-def decoder_graph(config: VAEConfig, arrays: WeightArrays) -> bytes:
-    """Return the ONNX model (N, D) → `image` and `logits`, (N, C·H·W)."""
+def decoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:
+    """Return the graph (N, D) → `image` and `logits`, (N, C·H·W)."""
     graph = Graph(config.latent_shape, arrays)
     decoded = graph.add_layers("decoder", network(config).decoder, "x")
     logits = graph.add_layer("flatten", Flatten(), decoded, "logits")
     for output in (graph.add_node("Sigmoid", [logits], "image"), logits):
         graph.mark_output(output, (config.pixels,))
-    return graph.serialize()
+    return graph
 
 
-def _create_session(model: bytes, threads: int) -> Any:
+def _create_session(graph: Graph, threads: int) -> Any:
     options = onnxruntime.SessionOptions()
     options.intra_op_num_threads = threads
     options.inter_op_num_threads = 1
     options.log_severity_level = 3  # errors only
-    return onnxruntime.InferenceSession(model, options, providers=["CPUExecutionProvider"])
+    weights = [onnxruntime.OrtValue.ortvalue_from_numpy(array) for array in graph.weights.values()]
+    options.add_external_initializers(list(graph.weights), weights)  # copies them
+    return onnxruntime.InferenceSession(graph.serialize(), options, providers=["CPUExecutionProvider"])

@@ -1,4 +1,4 @@
-"""Layers of `vae.layers` with a checkpoint's tensors → ONNX, opset 17.
+"""Layers of `vae.layers` → ONNX, opset 17, with a checkpoint's tensors.
 
 The model is written field by field, as github.com/onnx/onnx/blob/main/onnx/onnx.proto numbers them: few are needed, and
 the package onnx, which would write them too, takes tens of MB.
@@ -19,6 +19,8 @@ from vae.layers import Conv2d, ConvTranspose2d, Flatten, Layer, Layers, LeakyReL
 OPSET, IR_VERSION = 17, 8
 FLOAT, INT64 = 1, 7
 """TensorProto.DataType."""
+EXTERNAL = 1
+"""TensorProto.DataLocation."""
 ATTRIBUTE_FLOAT, ATTRIBUTE_INT, ATTRIBUTE_INTS = 1, 2, 7
 """AttributeProto.AttributeType."""
 
@@ -30,6 +32,8 @@ class Graph:
         """`arrays` are the tensors of the layers."""
         self._shape = shape
         self._arrays = arrays
+        self.weights: dict[str, npt.NDArray[np.float32]] = {}
+        """Constants that the model lacks, for SessionOptions.add_external_initializers: a session keeps the model."""
         self._nodes: list[bytes] = []
         self._initializers: list[bytes] = []
         self._outputs: list[bytes] = []
@@ -46,6 +50,8 @@ class Graph:
         inputs = [source]
         for constant in constants:
             inputs.append(f"{name} {len(inputs)}")
+            if constant.dtype == np.float32:
+                self.weights[inputs[-1]] = np.ascontiguousarray(constant)
             self._initializers.append(_tensor(inputs[-1], constant))
         return self.add_node(operator, inputs, output or name, attributes)
 
@@ -98,9 +104,11 @@ class Graph:
 
 
 def _tensor(name: str, array: npt.NDArray[Any]) -> bytes:
-    """TensorProto."""
-    kind = INT64 if array.dtype == np.int64 else FLOAT
-    return message((1, array.shape), (2, kind), (8, name), (9, np.ascontiguousarray(array).tobytes()))
+    """TensorProto of int64, or of float32 whose data is elsewhere."""
+    if array.dtype == np.int64:
+        return message((1, array.shape), (2, INT64), (8, name), (9, array.tobytes()))
+    location = message((1, "location"), (2, "memory"))
+    return message((1, array.shape), (2, FLOAT), (8, name), (13, location), (14, EXTERNAL))
 
 
 def _attribute(name: str, value: float | int | list[int]) -> bytes:
