@@ -6,27 +6,25 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
-from importlib.metadata import version
-from typing import Any
 
 import orjson
-from fastapi import FastAPI
-from fastapi_offline import FastAPIOffline
 from PIL import Image
+from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import Route, Router
+from starlette.routing import BaseRoute, Mount, Route, Router
 
 from service import errors
 from service.api import diffusers, open_inference, routes
 from service.api.admission import Admission
 from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
+from service.api.documentation import Documentation
 from service.api.offloading import Offloader
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
-from service.api.page import read_page, render_once
+from service.api.page import read_page
 from service.api.responses import error_response
 from service.http.inbox import Inbox
 from service.http.timeouts import Timeouts
@@ -40,6 +38,7 @@ from service.telemetry.access_log import AccessLog
 from service.telemetry.prometheus import Metrics
 from service.telemetry.shared_memory import SharedSnapshots
 from service.telemetry.tracing import Tracer
+from service.version import VERSION
 
 logger = logging.getLogger("vae-service")
 
@@ -104,7 +103,7 @@ def create_app(
     Image.MAX_IMAGE_PIXELS = None  # the limits of settings apply instead
 
     @asynccontextmanager
-    async def lifespan(app: FastAPI) -> AsyncIterator[dict[str, object]]:
+    async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
         loaded = load() if load else load_checkpoint(settings)
         metadata, latents = loaded.checkpoint.metadata, loaded.checkpoint.latents
         engine = Engine(
@@ -127,7 +126,7 @@ def create_app(
             metrics,
             settings.metrics == "key",
         )
-        metrics.info = _model_info(loaded, app.version)
+        metrics.info = _model_info(loaded)
         metrics.gauges = {
             "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
             "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.confirmed),
@@ -158,35 +157,27 @@ def create_app(
             await tracer.close()
 
     page = read_page()
-    app = FastAPIOffline(
-        favicon_url=page.icon,
-        redoc_url=None,
-        redirect_slashes=False,  # a redirect would go to any address in the Host header
-        title="VAE service",
-        version=version("vae-service"),
+    described = _routes(settings)
+    app = Starlette(
+        routes=[
+            *described,
+            *Documentation(described, page.icon).routes,
+            Mount("/web", Router(page.files, redirect_slashes=False)),
+            Route("/", page.home),
+        ],
+        exception_handlers=dict.fromkeys((errors.ServiceError, HTTPException, Exception), _error_response),
         lifespan=lifespan,
-        swagger_ui_parameters={"tryItOutEnabled": True, "displayRequestDuration": True},
-        telemetry={"tracing": False, "metrics": False, "logs": False},  # they take time at each request
     )
+    app.router.redirect_slashes = False  # a redirect would go to any address in the Host header
     app.state.memory = memory
-    for route in app.routes:  # so far, those of the documentation
-        if isinstance(route, Route):
-            render_once(route)
     app.state.access_control = AccessControl(keyring, admission, metrics.counters)
-    app.router.routes += _routes(settings)
-    app.openapi = lambda: _openapi(app)  # type: ignore[method-assign]  # FastAPI's documented way to extend it
-    for exception in (errors.ServiceError, HTTPException, Exception):
-        app.add_exception_handler(exception, _error_response)
-    app.mount("/web", Router(page.files, redirect_slashes=False))
-    app.router.add_route("/", page.home, include_in_schema=False)
-    _add_head(app)
     application = Application(
         app, cors=_cors(app, settings), access_log=access_log, counters=metrics.counters, tracer=tracer
     )
     return application
 
 
-def _routes(settings: Settings) -> list[Route]:
+def _routes(settings: Settings) -> list[BaseRoute]:
     probes = {"/livez": routes.livez, "/readyz": routes.readyz}
     probes |= {"/v2/health/live": open_inference.live, "/v2/health/ready": open_inference.ready}
     if settings.metrics != "off":
@@ -198,23 +189,7 @@ def _routes(settings: Settings) -> list[Route]:
     ]
 
 
-def _openapi(app: FastAPI) -> dict[str, Any]:
-    from service.api.openapi import openapi  # noqa: PLC0415 - few ask for it
-
-    return openapi(app)
-
-
-def _add_head(app: FastAPI) -> None:
-    """Let every route that takes GET take HEAD too (RFC 9110, section 9.3.2), which FastAPI does not.
-
-    It is handled as GET, and the server leaves out the body.
-    """
-    for route in app.routes:
-        if isinstance(route, Route) and route.methods and "GET" in route.methods:
-            route.methods.add("HEAD")
-
-
-def _cors(app: FastAPI, settings: Settings) -> CORSMiddleware | None:
+def _cors(app: Starlette, settings: Settings) -> CORSMiddleware | None:
     if not settings.cors_origins:
         return None
     return CORSMiddleware(
@@ -228,7 +203,7 @@ def _cors(app: FastAPI, settings: Settings) -> CORSMiddleware | None:
 
 def _tracer() -> Tracer:
     try:
-        return Tracer(version("vae-service"))
+        return Tracer(VERSION)
     except ImportError as error:
         raise StartError("For tracing, install OpenTelemetry: pip install 'vae-service[otel]'.") from error
 
@@ -272,7 +247,7 @@ def _model_json(loaded: LoadedModel) -> bytes:
     )
 
 
-def _model_info(loaded: LoadedModel, service_version: str) -> dict[str, str]:
+def _model_info(loaded: LoadedModel) -> dict[str, str]:
     metadata, config = loaded.checkpoint.metadata, loaded.backend.config
     return {
         "name": metadata.name,
@@ -280,5 +255,5 @@ def _model_info(loaded: LoadedModel, service_version: str) -> dict[str, str]:
         "image_shape": "×".join(map(str, config.image_shape)),
         "latent_dim": "×".join(map(str, config.latent_shape)),
         "sha256": metadata.sha256,
-        "version": service_version,
+        "version": VERSION,
     }

@@ -1,4 +1,4 @@
-"""The service as an ASGI application: request ids, counts, access log and traces around FastAPI."""
+"""The service as an ASGI application: request ids, counts, access log and traces around Starlette."""
 
 from __future__ import annotations
 
@@ -9,7 +9,7 @@ import time
 from functools import partial
 from urllib.parse import quote
 
-from fastapi import FastAPI
+from starlette.applications import Starlette
 from starlette.datastructures import Headers
 from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
@@ -37,14 +37,14 @@ def path_below_root(scope: Scope) -> str:
 
 
 class Application:
-    """An ASGI application around FastAPI's, which dispatches operations itself.
+    """An ASGI application around Starlette's, which dispatches operations itself.
 
-    An operation needs neither the middleware nor the router of FastAPI, which take longer than a small request.
+    An operation needs neither the middleware nor the router of Starlette, which take longer than a small request.
     """
 
     def __init__(
         self,
-        api: FastAPI,
+        api: Starlette,
         *,
         cors: CORSMiddleware | None,
         access_log: AccessLog | None,
@@ -83,7 +83,7 @@ class Application:
         started = time.perf_counter()
         operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
         if operation is None:
-            await self._dispatch_fastapi(scope, receive, send, started)
+            await self._dispatch_starlette(scope, receive, send, started)
             return
         scope["app"] = self.api
         request = Request(scope, receive)
@@ -104,8 +104,8 @@ class Application:
             traceparent = request.fields.get(b"traceparent", b"")
             self._record(scope, operation.path, status, media_type, request.bytes_received, size, started, traceparent)
 
-    async def _dispatch_fastapi(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
-        """Respond by FastAPI, or to a preflight request by the CORS middleware."""
+    async def _dispatch_starlette(self, scope: Scope, receive: Receive, send: Send, started: float) -> None:
+        """Respond by Starlette, or to a preflight request by the CORS middleware."""
         status, media_type, size = CLIENT_CLOSED_REQUEST, "", 0
         fields = dict(scope["headers"])
         request_id = scope["request_id"] = self._request_id(fields.get(b"x-request-id"))

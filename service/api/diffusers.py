@@ -16,7 +16,6 @@ from reprlib import repr as brief
 from typing import Annotated, Any, Literal
 
 import numpy as np
-from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field
 from starlette.responses import Response
 
@@ -92,7 +91,7 @@ class RemoteDecodeOptions(TensorOptions):
     width: Size | None = Field(None, description="Width of the image, for packed latents.")
 
 
-async def decode(request: Request, options: Annotated[RemoteDecodeOptions, Query()]) -> Response:
+async def decode(request: Request, options: RemoteDecodeOptions) -> Response:
     """Decode a latent, or a batch, to its image, for `remote_decode` of diffusers.
 
     `output_type=pil` gives a picture, or the tensor (N, C, H, W) in [0, 1] if `Accept` asks for tensor/binary, as for
@@ -132,7 +131,7 @@ async def decode(request: Request, options: Annotated[RemoteDecodeOptions, Query
     return await request.run(size * BYTE_S, _tensor_response, pixels, np.dtype(np.uint8), 3)
 
 
-async def encode(request: Request, options: Annotated[TensorOptions, Query()]) -> Response:
+async def encode(request: Request, options: TensorOptions) -> Response:
     """Encode a picture, or a tensor of images, to the mean of its posterior q(z|x), for `remote_encode` of diffusers.
 
     With `shape`, the body is a tensor (N, C, H, W) in [-1, 1], as AutoencoderKL takes it; without, it is a picture.

@@ -17,11 +17,11 @@ from typing import Annotated, Any, Literal
 import numpy as np
 import numpy.typing as npt
 import orjson
-from fastapi import Query
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
+from service import version
 from service.api.bodies import CONVERTED_BYTES, JSON, invalid_input, without_subnormals
 from service.api.context import ModelContext, count_distances, model_context
 from service.api.offloading import JSON_BYTE_S, JSON_VALUE_S, LONG_JSON_BYTE_S, VALUE_S
@@ -110,14 +110,15 @@ async def ready(request: StarletteRequest) -> Response:
     return BytesResponse(orjson.dumps({"ready": is_ready}), JSON, status=200 if is_ready else 503)
 
 
-async def server(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def server(_: Request, __: NoOptions) -> Response:
     """Return the name, version and extensions of the server."""
     extensions = ["binary_tensor_data"]
-    app = request.scope["app"]
-    return BytesResponse(orjson.dumps({"name": app.title, "version": app.version, "extensions": extensions}), JSON)
+    return BytesResponse(
+        orjson.dumps({"name": version.TITLE, "version": version.VERSION, "extensions": extensions}), JSON
+    )
 
 
-async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def model(request: Request, _: NoOptions) -> Response:
     """Return the names, datatypes and shapes of the model's inputs and outputs."""
     context = _model_context(request)
     image, z = list(context.engine.config.image_shape), list(context.engine.config.latent_shape)
@@ -135,12 +136,12 @@ async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
     return BytesResponse(orjson.dumps(document), JSON)
 
 
-async def model_ready(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def model_ready(request: Request, _: NoOptions) -> Response:
     """Return 200 if the model is served under this name."""
     return BytesResponse(orjson.dumps({"name": _model_context(request).name, "ready": True}), JSON)
 
 
-async def infer(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def infer(request: Request, _: NoOptions) -> Response:
     """Encode and reconstruct images, or decode latents."""
     context = _model_context(request)
     body = await request.read(context.limits.body)

@@ -3,15 +3,16 @@
 from __future__ import annotations
 
 import json
-from functools import partial
-from inspect import getdoc
+from collections.abc import Sequence
+from inspect import Parameter, Signature, getdoc
 from typing import Any
 
-from fastapi import FastAPI
+from fastapi import Query
 from fastapi.openapi.utils import get_openapi
 from fastapi.routing import APIRoute
 from pydantic import BaseModel
 from starlette.responses import Response
+from starlette.routing import BaseRoute
 
 from pictures.opening import FORMATS
 from service import errors
@@ -20,6 +21,7 @@ from service.api.bodies import JSON, MULTIPART, NDJSON
 from service.api.operation import Operation, Probe
 from service.api.responses import OFFERS
 from service.formats.registry import ARRAY_FORMATS
+from service.version import TITLE, VERSION
 
 PNG, JPEG, TENSOR = "image/png", "image/jpeg", "tensor/binary"
 
@@ -267,15 +269,15 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
 
 
 def _documented(route: Operation | Probe) -> APIRoute:
-    """Return `route` as FastAPI documents it: it takes milliseconds to create, and no request is handled by it.
-
-    It is without HEAD, which follows from GET.
-    """
+    """Return `route` as FastAPI documents it. It is without HEAD, which follows from GET."""
     module_describe = open_inference_openapi.describe if route.path.startswith("/v2") else describe
-    is_operation = isinstance(route, Operation)
-    endpoint = (
-        partial(route.endpoint, None) if is_operation else route.endpoint
-    )  # the request is Starlette's or our own
+
+    def endpoint() -> None: ...
+
+    if isinstance(route, Operation):
+        kind = Parameter.POSITIONAL_OR_KEYWORD
+        parameter = Parameter("options", kind, default=Query(), annotation=route.options)
+        endpoint.__signature__ = Signature([parameter])  # type: ignore[attr-defined]  # which FastAPI reads
     return APIRoute(
         route.path,
         endpoint,
@@ -287,25 +289,23 @@ def _documented(route: Operation | Probe) -> APIRoute:
     )
 
 
-def openapi(app: FastAPI) -> dict[str, Any]:
-    """Return the OpenAPI document, cached."""
-    if app.openapi_schema is None:
-        routes = [_documented(route) for route in app.routes if isinstance(route, Operation | Probe)]
-        document = get_openapi(title=app.title, version=app.version, description=DESCRIPTION, routes=routes, tags=TAGS)
-        components = document.setdefault("components", {})
-        components["securitySchemes"] = SECURITY
-        known = components["schemas"] = {}
-        models: list[type[BaseModel]] = [
-            response_schemas.Latents,
-            schemas.Interpolation,
-            schemas.MapInterpolation,
-            schemas.Traversal,
-            response_schemas.ProblemDocument,
-        ]
-        models += [model for _, model, _ in RESPONSES.values() if model]
-        for model in models:
-            schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
-            known.update(schema.pop("$defs", {}))
-            known[model.__name__] = schema
-        app.openapi_schema = document
-    return app.openapi_schema
+def openapi(described: Sequence[BaseRoute]) -> dict[str, Any]:
+    """Return the OpenAPI document of those of `described` that are operations or probes."""
+    routes = [_documented(route) for route in described if isinstance(route, Operation | Probe)]
+    document = get_openapi(title=TITLE, version=VERSION, description=DESCRIPTION, routes=routes, tags=TAGS)
+    components = document.setdefault("components", {})
+    components["securitySchemes"] = SECURITY
+    known = components["schemas"] = {}
+    models: list[type[BaseModel]] = [
+        response_schemas.Latents,
+        schemas.Interpolation,
+        schemas.MapInterpolation,
+        schemas.Traversal,
+        response_schemas.ProblemDocument,
+    ]
+    models += [model for _, model, _ in RESPONSES.values() if model]
+    for model in models:
+        schema = model.model_json_schema(ref_template="#/components/schemas/{model}")
+        known.update(schema.pop("$defs", {}))
+        known[model.__name__] = schema
+    return document

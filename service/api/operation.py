@@ -72,8 +72,9 @@ class Operation(Route):
 
     def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], methods: Collection[str]) -> None:
         super().__init__(path, endpoint, methods=methods)
-        self._options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
-        self._defaults = self._options()
+        self.options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
+        """The model of its query string."""
+        self._defaults = self.options()
         self._fields = (VARY,) if self.negotiated else ()
         self._fields_with_keys = (*self._fields, NO_STORE)
         self.app = self.asgi_app
@@ -103,7 +104,7 @@ class Operation(Route):
                     await request.receive_body(state["model_context"].limits.body)
                     slot.confirm()
                 query = scope["query_string"]
-                options = read_options(self._options, query) if query else self._defaults
+                options = read_options(self.options, query) if query else self._defaults
                 response = await self.endpoint(request, options)
                 if timing.compute:
                     response.raw_headers.append((b"server-timing", _server_timing(timing)))

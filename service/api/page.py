@@ -12,7 +12,6 @@ import gzip
 from collections.abc import Awaitable, Callable
 from functools import cache, lru_cache
 from hashlib import sha256
-from inspect import signature
 from pathlib import Path
 from typing import NamedTuple
 
@@ -22,7 +21,6 @@ from numpy.typing import NDArray
 from starlette.requests import Request
 from starlette.responses import Response
 from starlette.routing import Route
-from starlette.types import Receive, Scope, Send
 
 from service.api.bodies import JSON
 from service.api.negotiation import accepts_gzip
@@ -135,21 +133,6 @@ def _file(body: bytes, suffix: str) -> Handler:
         return _encoded(request, body, suffix, IMMUTABLE)
 
     return file
-
-
-def render_once(route: Route) -> None:
-    """Cache the response of `route`, which depends on the root path only: rendering takes milliseconds."""
-    endpoint = route.endpoint
-    takes_request = bool(signature(endpoint).parameters)
-    responses: dict[str, Response] = {}  # by root path, which the server sets, not the client
-
-    async def respond(scope: Scope, receive: Receive, send: Send) -> None:
-        root_path = scope.get("root_path", "")
-        if root_path not in responses:
-            responses[root_path] = await (endpoint(Request(scope)) if takes_request else endpoint())
-        await responses[root_path](scope, receive, send)
-
-    route.app = respond
 
 
 def _encoded(request: Request, body: bytes, suffix: str, headers: dict[str, str]) -> Response:

@@ -4,12 +4,10 @@ from __future__ import annotations
 
 from collections.abc import Mapping
 from math import prod
-from typing import Annotated
 
 import numpy as np
 import numpy.typing as npt
 import orjson
-from fastapi import Query
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
@@ -48,7 +46,7 @@ LOSS_BYTES = 16
 """Bytes per loss: twice as float32, and as float64 in its standard deviation."""
 
 
-async def encode(request: Request, options: Annotated[EncodeOptions, Query()]) -> Response:
+async def encode(request: Request, options: EncodeOptions) -> Response:
     """Encode an image, or a batch, to the mean and log-variance of its posterior q(z|x)."""
     media_type = negotiate(request.field(b"accept"), OFFERS)
     context = model_context(request)
@@ -66,7 +64,7 @@ async def encode(request: Request, options: Annotated[EncodeOptions, Query()]) -
     return await array_response(request, media_type, posterior, single=batch.single, headers=headers)
 
 
-async def decode(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+async def decode(request: Request, options: PngOptions) -> Response:
     """Decode a latent, or a batch, to its image."""
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
@@ -80,7 +78,7 @@ async def decode(request: Request, options: Annotated[PngOptions, Query()]) -> R
     return await array_response(request, media_type, {"pixels": images}, single=batch.single)
 
 
-async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Query()]) -> Response:
+async def reconstruct(request: Request, options: ReconstructOptions) -> Response:
     """Encode an image, or a batch, and decode its latent; JSON and arrays have its losses too."""
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     if options.draws and media_type in WITHOUT_LOSSES:
@@ -125,7 +123,7 @@ async def reconstruct(request: Request, options: Annotated[ReconstructOptions, Q
     return await array_response(request, media_type, fields, single=batch.single, headers=headers)
 
 
-async def sample(request: Request, options: Annotated[SampleOptions, Query()]) -> Response:
+async def sample(request: Request, options: SampleOptions) -> Response:
     """Draw latents from the prior N(0, temperature²·I) and decode them to images."""
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
@@ -137,7 +135,7 @@ async def sample(request: Request, options: Annotated[SampleOptions, Query()]) -
     return await _image_response(request, context.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
 
 
-async def interpolate(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+async def interpolate(request: Request, options: PngOptions) -> Response:
     """Decode latents on a path from one to another, at equal steps."""
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
@@ -158,7 +156,7 @@ async def interpolate(request: Request, options: Annotated[PngOptions, Query()])
     return await _image_response(request, context.engine, media_type, z, options)
 
 
-async def traverse(request: Request, options: Annotated[PngOptions, Query()]) -> Response:
+async def traverse(request: Request, options: PngOptions) -> Response:
     """Vary one dimension of a latent, or two over a grid, and decode each latent to its image."""
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
@@ -181,7 +179,7 @@ async def traverse(request: Request, options: Annotated[PngOptions, Query()]) ->
     return await _image_response(request, context.engine, media_type, z, options)
 
 
-async def latents(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def latents(request: Request, _: NoOptions) -> Response:
     """Return the latents and labels of the test set that lie beside the checkpoint; npy has only the latents."""
     media_type = negotiate(request.field(b"accept"), OFFERS)
     context = model_context(request)
@@ -193,7 +191,7 @@ async def latents(request: Request, _: Annotated[NoOptions, Query()]) -> Respons
     return await array_response(request, media_type, {name: context.latents[name] for name in names}, single=False)
 
 
-async def model(request: Request, _: Annotated[NoOptions, Query()]) -> Response:
+async def model(request: Request, _: NoOptions) -> Response:
     """Return the model's shapes, how it was trained, and the metrics that vae-train measured."""
     negotiate(request.field(b"accept"), (JSON,))
     return BytesResponse(model_context(request).model_json, JSON)

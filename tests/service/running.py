@@ -13,7 +13,7 @@ from typing import Any
 
 import httpx
 import uvicorn
-from fastapi import FastAPI
+from starlette.applications import Starlette
 
 from service.api.admission import Admission
 from service.app import create_app
@@ -29,7 +29,7 @@ from service.telemetry.timing import Timing
 class Running:
     """A service that runs in a thread."""
 
-    app: FastAPI
+    app: Starlette
     client: httpx.Client
     port: int
     state: dict[str, Any] = field(default_factory=dict)

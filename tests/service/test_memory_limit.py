@@ -26,8 +26,8 @@ def test_a_worker_stays_within_its_budget_of_memory() -> None:
         assert "Traceback" not in server.log
     assert findings.problems == []
     assert figures["MB at most"] <= 1.2 * LIMIT_MB
-    assert figures["good callers"] >= SECONDS
-    assert figures["good callers, %"] == 100
+    assert figures["good clients"] >= SECONDS
+    assert figures["good clients, %"] == 100
     assert figures["refused"] > 0
     assert figures["refused, as counted"] >= figures["refused"]
     assert figures["without Retry-After"] == 0

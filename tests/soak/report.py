@@ -18,8 +18,8 @@ from tests.soak.goals import GOALS, Goal
 
 HERE = Path(__file__).parent
 MISSED = "NO"
-CHECKED = ("requests", "sent", "right", "wrong", "orphans' callers right")
-LOST = ("lost", "killed, lost", "stuck, lost", "orphans' callers lost", "good callers lost", "without a response")
+CHECKED = ("requests", "sent", "right", "wrong", "orphans' clients right")
+LOST = ("lost", "killed, lost", "stuck, lost", "orphans' clients lost", "good clients lost", "without a response")
 WRONG = ("wrong", "orphans' wrong answers", "wrong afterwards")
 HEADLINES = (
     (
@@ -39,7 +39,7 @@ HEADLINES = (
     (
         "slow",
         "… slow connections (slowhttptest)",
-        "{slow connections}; {answered} of {good callers} other clients got their response in time",
+        "{slow connections}; {answered} of {good clients} other clients got their response in time",
     ),
     (
         "descriptors",

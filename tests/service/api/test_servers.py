@@ -248,7 +248,7 @@ def test_operations_below_a_root_path_are_dispatched_without_fastapi(
     async def send(message: Any) -> None:
         statuses.append(message.get("status", 0))
 
-    monkeypatch.setattr(app, "_dispatch_fastapi", lambda *_: pytest.fail("FastAPI was asked."))
+    monkeypatch.setattr(app, "_dispatch_starlette", lambda *_: pytest.fail("Starlette was asked."))
     scope = {"type": "http", "method": "GET", "path": "/vae/model", "root_path": "/vae", "query_string": b""}
     asyncio.run(app({**scope, "headers": []}, None, send))  # type: ignore[arg-type]  # nothing is received
     assert statuses[0] == 401  # no key is sent
