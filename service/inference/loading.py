@@ -65,7 +65,7 @@ def load_checkpoint(settings: Settings) -> LoadedModel:
     backend: Backend
     try:
         if path.is_dir():
-            with _requiring_torch("a folder of diffusers"):
+            with _requiring_torch("a folder of diffusers", "diffusers"):
                 from service.inference.torch_loading import load_folder  # noqa: PLC0415 - imports torch
             checkpoint, parameters, backend = load_folder(settings)
             probes = None
@@ -128,12 +128,12 @@ def _disagrees(runtime: str, settings: Settings) -> StartError:
 
 
 @contextmanager
-def _requiring_torch(what: str) -> Iterator[None]:
-    """Report that `what` needs torch where it cannot be imported."""
+def _requiring_torch(what: str, extra: str = "torch") -> Iterator[None]:
+    """Report where torch cannot be imported that `what` needs it, and the extra that installs it."""
     try:
         yield
     except ModuleNotFoundError as error:
         if error.name != "torch":
             raise
-        problem = f"To load {what}, install torch: pip install 'vae-service[torch]'."
+        problem = f"To load {what}, install torch: pip install 'vae-service[{extra}]'."
         raise StartError(problem) from error

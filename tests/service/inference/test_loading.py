@@ -82,9 +82,11 @@ def test_without_torch_a_sentence_says_how_to_install_it(tmp_path: Path) -> None
     output = subprocess.run(command, cwd=ROOT, check=True, capture_output=True, text=True, timeout=50).stdout
     first, *others = output.splitlines()
     assert first == "OnnxBackend"
-    install = "install torch: pip install 'vae-service[torch]'."
-    names = "a folder of diffusers", "a .pt file", "a model with runtime torch", "a model on cuda"
-    assert others == [f"To load {name}, {install}" for name in names]
+    extras = {"a folder of diffusers": "diffusers"}
+    extras |= dict.fromkeys(("a .pt file", "a model with runtime torch", "a model on cuda"), "torch")
+    assert others == [
+        f"To load {what}, install torch: pip install 'vae-service[{extra}]'." for what, extra in extras.items()
+    ]
 
 
 @pytest.mark.slow
