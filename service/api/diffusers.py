@@ -29,7 +29,7 @@ from service.api.responses import PNG, ByteArray, BytesResponse, FloatArray, png
 from service.api.schemas import LATENT_BOUND, PngOptions
 from service.errors import InvalidInput, Problem, TooLarge, UnreadableBody, UnsupportedMediaType
 from service.formats.images import write_jpeg
-from service.inference.backend import DTYPES
+from service.inference.backend import numpy_dtype
 from service.limits import Limits
 from service.memory_budget import Reserve
 from vae.config import AutoencoderKLConfig, VAEConfig
@@ -120,7 +120,7 @@ async def decode(request: Request, options: RemoteDecodeOptions) -> Response:
         return _bytes_response(tensors.data.cast("B"), (len(z), *image_shape), options.dtype)
     if media_type == TENSOR and options.output_type == "pil":
         images = await engine.decode(z, timing=request.timing)
-        return await request.run(size * VALUE_S, _tensor_response, images, DTYPES[options.dtype], 1)
+        return await request.run(size * VALUE_S, _tensor_response, images, numpy_dtype(options.dtype), 1)
     scanlines, channels = await engine.decode_scanlines(z, timing=request.timing), engine.config.image_shape[0]
     if media_type == PNG:
         return await png_response(request, scanlines, channels, PngOptions(columns=None, scale=1))
@@ -156,7 +156,7 @@ async def encode(request: Request, options: TensorOptions) -> Response:
 
     def write() -> BytesResponse:
         with np.errstate(over="ignore"):
-            latents = ((mean - shift) * factor).astype(DTYPES[options.dtype])
+            latents = ((mean - shift) * factor).astype(numpy_dtype(options.dtype))
         if not np.isfinite(latents.astype(np.float32)).all():
             problem = f"The scaled latents exceed the range of {options.dtype}."
             raise InvalidInput(Problem("query", "/scaling_factor", problem))
@@ -167,7 +167,7 @@ async def encode(request: Request, options: TensorOptions) -> Response:
 
 def _read_tensor(body: bytes, options: TensorOptions, reserve: Reserve) -> FloatArray:
     """Read the tensor in a body as float32."""
-    dtype, size = DTYPES[options.dtype], prod(options.shape)
+    dtype, size = numpy_dtype(options.dtype), prod(options.shape)
     if not options.shape:
         raise InvalidInput(Problem("query", "/shape", "shape is missing; send the shape of the tensor in the body."))
     if len(body) != size * dtype.itemsize:

@@ -2,9 +2,9 @@
 
 from __future__ import annotations
 
+from functools import cache
 from typing import Any, Protocol
 
-import ml_dtypes
 import numpy as np
 import numpy.typing as npt
 
@@ -15,8 +15,18 @@ ByteArray = npt.NDArray[np.uint8]
 Arrays = tuple[npt.NDArray[Any], ...]
 """Arrays of one length N, the rows of a batch."""
 
-DTYPES = {"float16": np.dtype(np.float16), "bfloat16": np.dtype(ml_dtypes.bfloat16), "float32": np.dtype(np.float32)}
+DTYPES = ("float16", "bfloat16", "float32")
 """dtypes of the tensors in requests and responses, by torch's names."""
+
+
+@cache
+def numpy_dtype(name: str) -> np.dtype[Any]:
+    """Return one of DTYPES as NumPy's dtype; that of bfloat16 is of ml_dtypes, which takes 3 MB once it is imported."""
+    if name == "bfloat16":
+        import ml_dtypes  # noqa: PLC0415 - few ask for it
+
+        name = ml_dtypes.bfloat16
+    return np.dtype(name)
 
 
 class Backend(Protocol):

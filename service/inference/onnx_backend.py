@@ -10,7 +10,7 @@ os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends a file in t
 import numpy as np
 import onnxruntime
 
-from service.inference.backend import DTYPES, ByteArray, FloatArray
+from service.inference.backend import ByteArray, FloatArray, numpy_dtype
 from service.inference.onnx_graph import Graph
 from vae.architectures import network
 from vae.arrays import Arrays as WeightArrays
@@ -51,7 +51,7 @@ class OnnxBackend:
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """As Backend."""
         images = (self.decode(z) * 2 - 1).reshape(len(z), -1)
-        return images.astype(DTYPES[dtype]).view(np.uint8), images.sum(1)
+        return images.astype(numpy_dtype(dtype)).view(np.uint8), images.sum(1)
 
     def begin_thread(self) -> None:
         """As Backend: there is nothing to prepare."""
