@@ -11,6 +11,7 @@ from __future__ import annotations
 
 import json
 import os
+import py_compile
 import shutil
 import subprocess
 import sys
@@ -20,20 +21,40 @@ from pathlib import Path
 
 USER = "vae:x:10001:10001::/tmp:/sbin/nologin\n"
 CERTIFICATES = Path("/etc/ssl/certs/ca-certificates.crt")
-UNUSED_MODULES = ("config-*", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtledemo", "turtle.py")
+UNUSED_MODULES = (
+    *("config-*", "ensurepip", "idlelib", "lib2to3", "test", "tkinter", "turtledemo", "turtle.py"),
+    *("_ctypes_test*", "_pydecimal.py", "_test*", "_xx*", "audioop.*", "distutils", "doctest.py", "mailbox.py"),
+    *("ossaudiodev.*", "pydoc_data", "xml", "xmlrpc", "xxlimited*"),
+    # encodings: the service decodes UTF-8, ASCII and Latin-1
+    *("_codecs_*", "_multibytecodec.*", "cp1*.py", "cp7*.py", "cp8*.py", "iso8859_*.py", "mac_*.py"),
+    # and the system's libraries that only these are linked with
+    *("_crypt*", "_curses*", "_dbm*", "_gdbm*", "_sqlite3*", "_tkinter*", "nis.*", "readline.*"),
+    *("crypt.py", "curses", "dbm", "sqlite3"),
+)
 SBOM = Path("usr/share/sbom/vae-service.cdx.json")
 OWN = ("pictures", "service", "vae", "weights", "vae_service-*")
 IMPORTS = """
-import sys, service.processes.server, service.processes.supervisor
-files = [getattr(module, '__file__', None) or '' for module in sys.modules.values()]
-print(*[file for file in files if file.startswith('/') and file.endswith('.py')], sep='\\n')
+import asyncio, importlib.util, os, signal, socket, sys, urllib.request
+import service.__main__, service.processes.supervisor
+from service.processes.server import Server
+from service.settings import Settings
+class Start(Server):
+    async def main_loop(self):
+        for path in ('metrics', 'openapi.json'):
+            await asyncio.to_thread(urllib.request.urlopen, f'http://{ADDRESS}:{PORT}/{path}')
+        files = {getattr(module, '__file__', None) or '' for module in sys.modules.values()}
+        print(*[file for file in files if file.startswith('/') and file.endswith('.py')], sep='\\n')
+        signal.raise_signal(signal.SIGTERM)
+        await super().main_loop()
+os.environ['OTEL_TRACES_SAMPLER'] = 'always_off'  # there is no collector
+if importlib.util.find_spec('torch'):
+    import service.inference.torch_loading
+with socket.create_server(('127.0.0.1', 0)) as listener:
+    ADDRESS, PORT = listener.getsockname()
+    sys.exit(Start(Settings(tracing=True)).serve_forever(listener))
 """
-COMPILE = """
-import sys, py_compile
-for file in sys.stdin.read().split():
-    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
-    py_compile.compile(sys.argv[1] + file, dfile=file, doraise=True, invalidation_mode=mode)
-"""
+WITH_SOURCE = ("pictures", "service", "torch", "vae", "weights")
+"""Packages that keep the source of compiled modules: tracebacks show lines of the service, and torch reads its own."""
 
 
 def main(venv: Path, root: Path) -> None:
@@ -151,10 +172,18 @@ def _write_sbom(venv: Path, packages: list[dict[str, str]], path: Path) -> None:
 
 
 def _compile_imports(venv: Path, root: Path) -> None:
-    """Compile only the modules that the service imports when it starts, which halves the start time."""
-    python = venv / "bin/python"
-    imported = subprocess.run([python, "-c", IMPORTS], cwd="/", check=True, stdout=subprocess.PIPE).stdout
-    subprocess.run([python, "-c", COMPILE, root], input=imported, check=True)
+    """Replace the modules that a start and the first requests import by their bytecode."""
+    command = [str(venv / "bin/python"), "-c", IMPORTS]
+    imported = subprocess.run(command, cwd="/", check=True, stdout=subprocess.PIPE, text=True).stdout
+    mode = py_compile.PycInvalidationMode.UNCHECKED_HASH
+    kept = [site / package for site in _in(root, venv).glob("lib/python3*/site-packages") for package in WITH_SOURCE]
+    for file in imported.splitlines():
+        source = _in(root, Path(file))
+        has_source = any(source.is_relative_to(package) for package in kept)
+        compiled = None if has_source else f"{source}c"  # None: in __pycache__
+        py_compile.compile(str(source), compiled, dfile=file, doraise=True, invalidation_mode=mode)
+        if not has_source:
+            source.unlink()
 
 
 def _move_own(venv: Path, root: Path) -> None:
