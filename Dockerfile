@@ -1,33 +1,25 @@
-# make image                                                                                       torch's CPU build
-# docker build -t vae-service --build-arg TORCH=cuda --build-arg TORCH_INDEX_URL= .              torch's CUDA build
+# make image                                            without torch
+# docker build -t vae-service --build-arg TORCH=cpu .   with torch's CPU build; TORCH=cuda: its CUDA build
 
-# the platform that requirements/*.txt are resolved for
-FROM --platform=linux/amd64 python:3.11-slim AS build
+FROM python:3.11-slim AS build
 # the lock that is installed: requirements/$TORCH.txt
-ARG TORCH=cpu
-# where torch's build comes from, beside the package index; each file has to have a hash of the lock
+ARG TORCH=none
+# where torch's CPU build comes from, beside the package index; each file has to have a hash of the lock
 ARG TORCH_INDEX_URL=https://download.pytorch.org/whl/cpu
 ENV PIP_DISABLE_PIP_VERSION_CHECK=1 PIP_NO_CACHE_DIR=1 PIP_ROOT_USER_ACTION=ignore
 RUN apt-get update -qq && apt-get install -y -qq --no-install-recommends binutils >/dev/null
 WORKDIR /src
 COPY requirements requirements
-RUN python -m venv /opt/vae \
- && /opt/vae/bin/pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes \
-    ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} --requirement "requirements/$TORCH.txt"
 RUN python -m venv /opt/tools && /opt/tools/bin/pip install --quiet --require-hashes --requirement requirements/build.txt
-# what torch and ONNX Runtime bring for compilers, for other languages and for themselves: the service imports none of it
+RUN if [ "$TORCH" != cpu ]; then unset TORCH_INDEX_URL; fi \
+ && python -m venv /opt/vae \
+ && /opt/vae/bin/pip install --quiet --no-compile --no-deps --only-binary :all: --require-hashes \
+    ${TORCH_INDEX_URL:+--extra-index-url "$TORCH_INDEX_URL"} --requirement "requirements/${TORCH:-none}.txt"
+# what torch and ONNX Runtime need to compile and convert models: the service imports none of it
 RUN /opt/vae/bin/pip uninstall --quiet --yes \
-    flatbuffers fsspec jinja2 markupsafe mpmath networkx setuptools sympy \
- && cd /opt/vae/lib/python3*/site-packages \
- && rm -r functorch numpy/*/tests numpy/f2py numpy/tests torch/_dynamo torch/_inductor torch/include torch/onnx torch/share \
-    torch/test torch/testing/_internal/*/ torch/lib/*_test.so \
-    onnx/backend onnx/fuzz onnx/reference \
-    onnxruntime/capi/libonnxruntime.so* onnxruntime/quantization onnxruntime/tools onnxruntime/transformers \
- && find torch/testing/_internal -type f ! -name __init__.py ! -name common_dtype.py ! -name logging_tensor.py -delete \
- && find torch/bin -type f ! -name torch_shm_manager -delete \
- && find . -type f -regex '.*\.\(a\|cc\|h\|proto\|pxd\|pyi\|pyx\)' -delete \
- && find . -type d -empty -delete \
- && strip --strip-unneeded ml_dtypes/*.so onnx/*.so torch/lib/libtorch*.so* uvloop/*.so
+    flatbuffers fsspec jinja2 markupsafe mpmath networkx packaging setuptools sympy
+COPY deploy/image deploy/image
+RUN python deploy/image/trim.py /opt/vae/lib/python3*/site-packages
 COPY . .
 RUN /opt/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir /tmp . \
  && /opt/vae/bin/pip install --quiet --no-compile --no-deps --no-index /tmp/vae_service-*.whl \
@@ -35,7 +27,7 @@ RUN /opt/tools/bin/pip wheel --quiet --no-deps --no-build-isolation --wheel-dir 
  && cd /opt/vae && rm -r bin/vae-train lib/python3*/site-packages/training
 RUN python deploy/image/rootfs.py /opt/vae /rootfs
 
-FROM --platform=linux/amd64 scratch
+FROM scratch
 ARG VERSION=0.1.0
 ARG REVISION=unknown
 LABEL org.opencontainers.image.title=vae-service \
@@ -51,6 +43,6 @@ ENV PATH=/opt/vae/bin HOME=/tmp LANG=C.UTF-8 PYTHONUNBUFFERED=1 PYTHONDONTWRITEB
 USER 10001:10001
 EXPOSE 8000
 STOPSIGNAL SIGTERM
-HEALTHCHECK --interval=10s --timeout=3s --start-period=30s CMD ["python", "-c", \
+HEALTHCHECK --interval=10s --timeout=3s --start-period=10s CMD ["python", "-c", \
     "import os, urllib.request as r; r.urlopen(f'http://127.0.0.1:{os.environ[\"VAE_PORT\"]}/readyz', timeout=2)"]
 CMD ["vae-serve"]

@@ -27,8 +27,9 @@ IMAGE_RUN ?= docker run --rm --read-only --tmpfs /tmp --user 12345:12345 --cap-d
 	--publish 127.0.0.1:$(IMAGE_PORT):8000 vae-service:$(VERSION)
 TAG ?= $(shell git tag --points-at HEAD 'v*')
 IMAGE_BUILDER = $(filter-out docker,$(firstword $(IMAGE_BUILD)))$(shell docker info >/dev/null 2>&1 && echo docker)
-LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --python-version 3.11 --python-platform x86_64-manylinux_2_28
+LOCK := $(BIN)/uv pip compile --quiet --upgrade --generate-hashes --no-annotate --no-header --only-binary :all: --python-version 3.11
 LOCK_CPU_TORCH ?= --torch-backend cpu
+LOCKED := pyproject.toml --extra otel
 
 .PHONY: serve check test test-fast programs bench soak ray-test image image-test docs release-check lock clean
 
@@ -77,10 +78,17 @@ release-check: .venv/dev
 	$(BIN)/python -m deploy.release.check dist $(TAG)
 	$(if $(IMAGE_BUILDER),$(MAKE) image-test,@echo "The image is not checked: there is no Docker engine, and no other IMAGE_BUILD.")
 
+# $(1): the lock; $(2): what it locks. It is the same on both platforms of the image
+define lock
+	$(LOCK) --python-platform x86_64-manylinux_2_28 --output-file requirements/$(1).txt $(2)
+	$(LOCK) --python-platform aarch64-manylinux_2_28 $(2) | diff requirements/$(1).txt -
+endef
+
 lock: .venv/dev
-	$(LOCK) $(LOCK_CPU_TORCH) --output-file requirements/cpu.txt requirements/cpu.in pyproject.toml --extra otel
-	$(LOCK) --output-file requirements/cuda.txt requirements/cuda.in pyproject.toml --extra otel
-	$(LOCK) --output-file requirements/build.txt requirements/build.in
+	$(call lock,none,$(LOCKED))
+	$(call lock,cuda,requirements/cuda.in $(LOCKED))
+	$(call lock,build,requirements/build.in)
+	$(LOCK) $(LOCK_CPU_TORCH) --python-platform x86_64-manylinux_2_28 --output-file requirements/cpu.txt requirements/cpu.in $(LOCKED)
 
 clean:
 	rm -rf .venv benchmarks/.venvs dist site
