@@ -7,6 +7,8 @@ COMMAND runs the image's service, reachable at URL; with further arguments it ru
 
 from __future__ import annotations
 
+import gzip
+import io
 import json
 import math
 import re
@@ -18,12 +20,19 @@ import time
 from pathlib import Path
 
 import httpx
+from PIL import Image
 
 ROOT = Path(__file__).parents[2]
 SEVEN = ROOT / "docs/seven.png"
 START_LIMIT_S = 120
 """Seconds until the service must be ready."""
 PNG = b"\x89PNG\r\n\x1a\n"
+ORIGIN = b"[0,0,0]"
+ZSTD_ORIGIN = b"\x28\xb5\x2f\xfd\x20\x07\x39\0\0" + ORIGIN
+"""A latent, and the same as a Zstandard frame with one uncompressed block."""
+PICTURES = ("BMP", "GIF", "JPEG", "WEBP")
+ARRAYS = ("application/json", "application/x-ndjson", "application/x-npy", "application/x-safetensors")
+"""Formats of pictures in requests, by Pillow's names, and of responses, by their media types."""
 INSIDE = """
 import importlib.metadata, json, os, pathlib, shutil
 try:
@@ -43,8 +52,18 @@ print(json.dumps({
 }))
 """
 
+TORCH = """
+from importlib.util import find_spec
+from service.inference.loading import load_checkpoint
+from service.settings import Settings
+if find_spec('torch'):
+    load_checkpoint(Settings(runtime='torch'))
+    print('torch computes the checkpoint as its probes say.')
+"""
 HEALTH = """
 import os, signal, socket, subprocess, sys, time
+# tracing imports what no other check does; there is no collector
+os.environ.update(VAE_TRACING='true', OTEL_TRACES_SAMPLER='always_off')
 with socket.socket() as free:
     free.bind(('127.0.0.1', 0))
     os.environ['VAE_PORT'] = str(free.getsockname()[1])
@@ -67,12 +86,14 @@ print(results)
 def main(url: str, command: list[str]) -> None:
     """Run all checks; raises AssertionError at the first failure."""
     check_inside(command)
+    subprocess.run([*command, "python", "-c", TORCH], check=True)
     check_health(command)
     service = subprocess.Popen(command)
     try:
         with httpx.Client(base_url=url, timeout=30, trust_env=False) as client:
             wait_until_ready(client, service)
             check_responses(client)
+            check_formats(client)
             check_stop(client, service)
     finally:
         if service.poll() is None:
@@ -143,7 +164,29 @@ def check_responses(client: httpx.Client) -> None:
     (script,) = re.findall(r'src="(web/.*?)"', ok(client.get("/")).text)
     assert "import" in ok(client.get(script)).text
     assert "/openapi.json" in ok(client.get("/docs")).text
+    assert "/encode" in ok(client.get("/openapi.json")).json()["paths"]
     assert "vae_requests_total{" in ok(client.get("/metrics")).text
+
+
+def check_formats(client: httpx.Client) -> None:
+    """Check the other routes, and each format of pictures, arrays and compressed bodies."""
+    as_json = {"content-type": "application/json"}
+    between = {"from": [-1, 0, 1], "to": [1, 1, 0], "method": "spherical"}
+    assert ok(client.post("/interpolate", json=between)).content.startswith(PNG)
+    assert ok(client.post("/traverse", json={"at": [0, 0, 0], "dimensions": [0, 1]})).content.startswith(PNG)
+    assert ok(client.get("/latents")).json()["mean"]
+    assert ok(client.get("/v2")).json()["extensions"] is not None
+    with Image.open(SEVEN) as seven:
+        for picture in PICTURES:
+            body = io.BytesIO()
+            seven.convert("L").save(body, picture)
+            headers = {"content-type": f"image/{picture.lower()}"}
+            ok(client.post("/encode", content=body.getvalue(), headers=headers))
+    for media_type in ARRAYS:
+        response = ok(client.post("/decode", content=ORIGIN, headers={**as_json, "accept": media_type}))
+        assert response.headers["content-type"].startswith(media_type)
+    for encoding, compressed in (("gzip", gzip.compress(ORIGIN)), ("zstd", ZSTD_ORIGIN)):
+        ok(client.post("/decode", content=compressed, headers={**as_json, "content-encoding": encoding}))
 
 
 def ok(response: httpx.Response) -> httpx.Response:
