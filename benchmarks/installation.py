@@ -44,7 +44,7 @@ class Installation:
     torch: bool = False
 
 
-_OTHERS = ("torch", "pillow", "safetensors")  # what benchmarks/contenders/digits.py imports
+_OTHERS = ("torch", "numpy", "pillow", "safetensors")  # what benchmarks/contenders/digits.py imports
 INSTALLATIONS = {
     OURS: Installation((str(ROOT),), ("vae-serve", "--port", PORT)),
     "FastAPI with torch": Installation(
@@ -176,7 +176,12 @@ def main() -> None:
             seconds = median(ready[name])
             relative = f"{seconds / median(imports):.2f}" if imports else ""
             rows[name] += [f"{seconds:.2f}", relative, *(f"{each:,.0f}" for each in memory(command))]
-    write_page("installation", "Installation and start, measured", TEXT, table(HEAD, rows.values()))
+    write_page(
+        "installation",
+        "Installation and start, measured",
+        TEXT,
+        table(HEAD, ([*row, *[""] * (len(HEAD) - len(row))] for row in rows.values())),
+    )
 
 
 if __name__ == "__main__":
