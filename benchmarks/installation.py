@@ -13,24 +13,19 @@ import subprocess
 import sys
 import tempfile
 import time
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from statistics import median
-from threading import Event, Thread
-
-import psutil
 
 from benchmarks.contenders import CONTENDERS, HERE, PORT
 from benchmarks.harness.load import CALLS, ask, connect, free_port, serving, wait_until_ready
 from benchmarks.harness.pages import table, write_page
-from benchmarks.harness.processes import ROOT, ProcessTree, launched
+from benchmarks.harness.processes import ROOT, launched, sampled
 
 DECODE = CALLS["decode"]
 STARTS = 5
 POLL_S = 0.002
-SAMPLE_S = 0.01
 REQUESTS = 1000
 OURS = "vae-serve"
 
@@ -119,33 +114,14 @@ def seconds_to_import_torch(folder: Path) -> float:
 def memory(command: Sequence[str]) -> tuple[float, float]:
     """The most until the first image, and after REQUESTS."""
     port = free_port()
-    with launched([argument.replace(PORT, str(port)) for argument in command]) as tree, sampled(tree) as samples:
+    command = [argument.replace(PORT, str(port)) for argument in command]
+    with launched(command) as tree, sampled(lambda: sum(tree.memory_mb())) as samples:
         wait_until_ready(port, DECODE, POLL_S, tree.check)
         peak = max(samples)
         connection = connect(port)
         for _ in range(REQUESTS):
             ask(connection, DECODE)
         return peak, sum(tree.memory_mb())
-
-
-@contextmanager
-def sampled(tree: ProcessTree) -> Iterator[list[float]]:
-    """A list that gets the memory of a tree while the block runs."""
-    samples: list[float] = []
-    ended = Event()
-
-    def sample() -> None:
-        while not ended.wait(SAMPLE_S):
-            with suppress(psutil.NoSuchProcess):
-                samples.append(sum(tree.memory_mb()))
-
-    thread = Thread(target=sample)
-    thread.start()
-    try:
-        yield samples
-    finally:
-        ended.set()
-        thread.join()
 
 
 def main() -> None:

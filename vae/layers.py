@@ -26,14 +26,16 @@ class Linear:
 
 
 @dataclass(frozen=True)
-class Conv2d:
-    """(N, inputs, H, W) → (N, outputs, ⌊(H + 2·padding − kernel) / stride⌋ + 1, …)."""
-
+class _Convolution:
     inputs: int
     outputs: int
     kernel_size: Pair
     stride: int = 1
     padding: int = 0
+
+
+class Conv2d(_Convolution):
+    """(N, inputs, H, W) → (N, outputs, ⌊(H + 2·padding − kernel) / stride⌋ + 1, …)."""
 
     @property
     def shapes(self) -> Shapes:
@@ -41,15 +43,8 @@ class Conv2d:
         return {"weight": (self.outputs, self.inputs, *self.kernel_size), "bias": (self.outputs,)}
 
 
-@dataclass(frozen=True)
-class ConvTranspose2d:
+class ConvTranspose2d(_Convolution):
     """(N, inputs, H, W) → (N, outputs, (H − 1)·stride − 2·padding + kernel, …)."""
-
-    inputs: int
-    outputs: int
-    kernel_size: Pair
-    stride: int = 1
-    padding: int = 0
 
     @property
     def shapes(self) -> Shapes:

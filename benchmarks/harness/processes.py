@@ -8,8 +8,8 @@ import tempfile
 import threading
 import time
 import uuid
-from collections.abc import Iterator, Sequence
-from contextlib import contextmanager, suppress
+from collections.abc import Callable, Iterator, Sequence
+from contextlib import AbstractContextManager, contextmanager, suppress
 from dataclasses import dataclass
 from pathlib import Path
 
@@ -91,17 +91,22 @@ def launched(command: Sequence[str], core: int | None = None) -> Iterator[Proces
             tree.stop()
 
 
-@contextmanager
-def sampled_rss_mb(pid: int) -> Iterator[list[float]]:
-    """A list that gets the resident set size of a process, MB, every SAMPLE_S while the block runs."""
+def sampled_rss_mb(pid: int) -> AbstractContextManager[list[float]]:
+    """A list that gets the resident set size of a process, MB, while the block runs."""
     process = psutil.Process(pid)
-    samples = [process.memory_info().rss / 1e6]
+    return sampled(lambda: process.memory_info().rss / 1e6)
+
+
+@contextmanager
+def sampled(measure: Callable[[], float]) -> Iterator[list[float]]:
+    """A list that gets what `measure` returns, at once and every SAMPLE_S while the block runs."""
+    samples = [measure()]
     ended = threading.Event()
 
     def sample() -> None:
-        with suppress(psutil.NoSuchProcess):
-            while not ended.wait(SAMPLE_S):
-                samples.append(process.memory_info().rss / 1e6)
+        while not ended.wait(SAMPLE_S):
+            with suppress(psutil.NoSuchProcess):
+                samples.append(measure())
 
     thread = threading.Thread(target=sample)
     thread.start()
