@@ -1,6 +1,6 @@
-"""A variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114). Imports torch and safetensors only.
+"""A variational autoencoder (Kingma & Welling 2014, arXiv:1312.6114). Imports torch, NumPy and safetensors only.
 
-Importing `vae` or `vae.config` does not import torch; the first use of a name below that needs torch does.
+Importing `vae` does not import torch; the first use of a name below that needs torch does.
 """
 
 from importlib import import_module
