@@ -4,8 +4,8 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable, Sequence
-from functools import cache
 from inspect import signature
+from threading import Lock
 from typing import Any
 
 from starlette.requests import Request
@@ -26,7 +26,8 @@ class Documentation:
         """Describe the routes `described`; `icon` is the path of the page's icon."""
         self._described = described
         self._icon = icon
-        self._endpoints = cache(self._import)
+        self._endpoints: dict[str, Callable[..., Any]] = {}
+        self._lock = Lock()  # FastAPI makes no two documents at a time
         self._responses: dict[tuple[str, str], Response] = {}  # by root path, which the server sets, and path
 
     @property
@@ -40,13 +41,18 @@ class Documentation:
         root_path = scope.get("root_path", "")
         key = root_path, scope["path"].removeprefix(root_path)
         if key not in self._responses:
-            endpoint = (await asyncio.to_thread(self._endpoints))[key[1]]
+            endpoint = (await asyncio.to_thread(self._load))[key[1]]
             takes_request = bool(signature(endpoint).parameters)
             self._responses[key] = await (endpoint(Request(scope)) if takes_request else endpoint())
         await self._responses[key](scope, receive, send)
 
-    def _import(self) -> dict[str, Callable[..., Any]]:
-        """Return FastAPI's endpoints by their paths."""
+    def _load(self) -> dict[str, Callable[..., Any]]:
+        """Return FastAPI's endpoints by their paths, which the first call creates."""
+        with self._lock:
+            self._endpoints = self._endpoints or self._create()
+            return self._endpoints
+
+    def _create(self) -> dict[str, Callable[..., Any]]:
         from fastapi_offline import FastAPIOffline  # noqa: PLC0415 - few ask for it
 
         from service.api.openapi import openapi  # noqa: PLC0415 - as above

@@ -9,6 +9,7 @@ from starlette.routing import Mount, Route
 
 from service.api.openapi import RESPONSES
 from service.api.response_schemas import ProblemDocument
+from service.app import create_app
 from service.errors import MEDIA_TYPE
 from tests.service.pictures import Bytes, png
 from tests.service.running import Running
@@ -261,6 +262,18 @@ def test_the_documentation_is_rendered_once(client: httpx.Client, monkeypatch: p
     assert again.headers["content-type"] == first.headers["content-type"]
     assert again.headers["x-request-id"] != first.headers["x-request-id"]
     assert len(again.headers.get_list("x-request-id")) == 1
+
+
+def test_several_may_ask_first_for_the_documentation() -> None:
+    """FastAPI is imported by the first request, in a thread."""
+
+    async def get_all() -> list[int]:
+        transport = httpx.ASGITransport(create_app())
+        async with httpx.AsyncClient(transport=transport, base_url="http://a") as client:
+            responses = await asyncio.gather(*(client.get(path) for path in ("/docs", "/openapi.json") * 4))
+        return [response.status_code for response in responses]
+
+    assert asyncio.run(get_all()) == [200] * 8
 
 
 def test_below_a_root_path_the_documentation_names_it(served: Running) -> None:
