@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import sys
 import threading
 import time
 from collections.abc import Callable
@@ -27,6 +28,9 @@ from service.telemetry.prometheus import Metrics
 
 logger = logging.getLogger("vae-service")
 
+SWITCH_INTERVAL_S = 0.001
+"""Seconds for which a thread may keep the GIL while others wait for it, 0.005 by default. A request takes several turns
+of the event loop, each of which may wait for all threads that decode pictures or parse JSON."""
 THREADS = 2
 """Threads of the event loop's default executor: for /metrics and the page's files."""
 LISTENERS = 16
@@ -115,6 +119,7 @@ class Server(uvicorn.Server):
 
     async def startup(self, sockets: list[socket] | None = None) -> None:
         """Start to serve."""
+        sys.setswitchinterval(SWITCH_INTERVAL_S)
         self._loop = asyncio.get_running_loop()
         self._executor = ThreadPoolExecutor(THREADS, "default")
         self._loop.set_default_executor(self._executor)
