@@ -57,7 +57,12 @@ class Contender:
 def framework_versions() -> dict[str, str]:
     """As the requirements of the venvs pin them."""
     pins = [dict(pin.split("==") for pin in file.read_text().splitlines()) for file in HERE.glob("*.txt")]
-    return {name: pinned[name] for name in ("litserve", "bentoml", "ray") for pinned in pins if name in pinned}
+    return {
+        name: pinned[name]
+        for name in ("granian", "mosec", "litserve", "bentoml", "ray")
+        for pinned in pins
+        if name in pinned
+    }
 
 
 def _uvicorn(label: str, module: str, decodes: bool) -> Contender:
@@ -76,6 +81,30 @@ CONTENDERS = {
     "noop": _uvicorn("FastAPI doing nothing", "noop", decodes=False),
     "plain": _uvicorn("FastAPI, plainly written", "plain", decodes=True),
     "ours": Contender("vae-serve", "vae-serve", ("--port", PORT)),
+    "granian": Contender(
+        "granian, RSGI by hand",
+        "granian",
+        (
+            *("--interface", "rsgi", "--host", "127.0.0.1", "--port", PORT, "--no-ws", "--log-level", "warning"),
+            "benchmarks.contenders.rsgi:app",
+        ),
+        "granian",
+    ),
+    "mosec": Contender(
+        "mosec",
+        "python",
+        (
+            "-m",
+            "benchmarks.contenders.mosec_worker",
+            "--address",
+            "127.0.0.1",
+            "--port",
+            PORT,
+            "--log-level",
+            "warning",
+        ),
+        "mosec",
+    ),
     "litserve-64": _python("LitServe, max_batch_size=64", "lit", "64", venv="litserve"),
     "litserve-1": _python("LitServe, max_batch_size=1", "lit", "1", venv="litserve"),
     "bentoml": Contender(
