@@ -98,14 +98,14 @@ def path_of(folder: Path) -> tuple[str, str]:
 
 
 def seconds_to_ready(command: Sequence[str]) -> float:
-    """From exec to the first image."""
+    """Start a server and wait for its first image."""
     start = time.perf_counter()
     with serving(command, ready=DECODE, interval=POLL_S):
         return time.perf_counter() - start
 
 
 def seconds_to_import_torch(folder: Path) -> float:
-    """In a new process."""
+    """Import torch in a new process."""
     start = time.perf_counter()
     subprocess.run([folder / "bin" / "python", "-c", "import torch"], check=True)
     return time.perf_counter() - start

@@ -49,8 +49,8 @@ def main(arguments: Sequence[str] | None = None) -> int:
         module = (error.name or "").partition(".")[0]
         if module in OWN_PACKAGES:
             raise
-        wanted = f"vae-train {options.command} needs {module}, which is not installed"
-        print(f"{wanted}: pip install 'vae-service[training]'.", file=sys.stderr)
+        problem = f"vae-train {options.command} needs {module}, which is not installed"
+        print(f"{problem}: pip install 'vae-service[training]'.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
         print(f"\n{interrupt}" if interrupt.args else "\nInterrupted.", file=sys.stderr)

@@ -92,14 +92,14 @@ def launched(command: Sequence[str], core: int | None = None) -> Iterator[Proces
 
 
 def sampled_rss_mb(pid: int) -> AbstractContextManager[list[float]]:
-    """A list that gets the resident set size of a process, MB, while the block runs."""
+    """As `sampled`, with the resident set size of a process in MB."""
     process = psutil.Process(pid)
     return sampled(lambda: process.memory_info().rss / 1e6)
 
 
 @contextmanager
 def sampled(measure: Callable[[], float]) -> Iterator[list[float]]:
-    """A list that gets what `measure` returns, at once and every SAMPLE_S while the block runs."""
+    """Yield a list; add to it what `measure` returns, at once and then every SAMPLE_S seconds."""
     samples = [measure()]
     ended = threading.Event()
 

@@ -29,7 +29,7 @@ START_LIMIT_S = 120
 PNG = b"\x89PNG\r\n\x1a\n"
 ORIGIN = b"[0,0,0]"
 ZSTD_ORIGIN = b"\x28\xb5\x2f\xfd\x20\x07\x39\0\0" + ORIGIN
-"""A latent, and the same as a Zstandard frame with one uncompressed block."""
+"""A latent as JSON, and the same JSON as a Zstandard frame with one uncompressed block."""
 PICTURES = ("BMP", "GIF", "JPEG", "WEBP")
 ARRAYS = ("application/json", "application/x-ndjson", "application/x-npy", "application/x-safetensors")
 """Formats of pictures in requests, by Pillow's names, and of responses, by their media types."""

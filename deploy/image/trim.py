@@ -18,7 +18,7 @@ UNUSED = {
     "numpy": (
         "numpy/**/tests",
         "numpy/_core/*_tests.*.so",
-        "numpy/_core/_simd.*",  # of the tests
+        "numpy/_core/_simd.*",  # which only NumPy's tests import
         "numpy/distutils",
         "numpy/f2py",
         "numpy/fft",

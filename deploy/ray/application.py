@@ -46,7 +46,7 @@ def build(arguments: Mapping[str, object]) -> serve.Application:
 
     """
     settings = read_settings([f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()])
-    load_checkpoint(settings.model_copy(update={"device": "cpu"}))  # the replicas' device may be missing here
+    load_checkpoint(settings.model_copy(update={"device": "cpu"}))  # this machine may have no GPU
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="vae",

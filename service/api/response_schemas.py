@@ -20,7 +20,7 @@ class Latents(BaseModel):
 
 
 class Posterior(BaseModel):
-    """Response of /encode: a latent each, or N for a batch."""
+    """Response of /encode: the posterior of one image, or of a batch of N."""
 
     mean: Latent | list[Latent]
     log_variance: Latent | list[Latent]

@@ -129,7 +129,7 @@ def _disagrees(runtime: str, settings: Settings) -> StartError:
 
 @contextmanager
 def _requiring_torch(what: str, extra: str = "torch") -> Iterator[None]:
-    """Report where torch cannot be imported that `what` needs it, and the extra that installs it."""
+    """Where torch is not installed, raise StartError with the extra that installs it for `what`."""
     try:
         yield
     except ModuleNotFoundError as error:
