@@ -17,6 +17,7 @@ import pytest
 from tests.ray.cluster import GCS, HOST, Cluster, cluster, wait_until
 from tests.training.encode.encoding import ROOT, Images, assert_rows, pixels_of, png, rows_of, write_parquet
 from training.data.dataset import DataError
+from training.encode.ray import ShardEncoder
 
 pytestmark = pytest.mark.slow
 
@@ -109,7 +110,7 @@ def test_a_part_of_a_lost_machine_is_encoded_again(ray: Cluster, tmp_path: Path,
     np.lib.format.open_memmap(tmp_path / "a.npy", "w+", np.uint8, (images, 28, 28))
     process = subprocess.Popen(on(ray, tmp_path / "a.npy", out), cwd=ROOT, env=ray.environment)
     try:
-        wait_until(lambda: len(ray.actors("PartEncoder")) == 2)
+        wait_until(lambda: len(ray.actors(ShardEncoder.__name__)) == 2)
         ray.lose(1)
         begun = len(list(out.glob("part-*.parquet")))
         assert process.wait(300) == 0
