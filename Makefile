@@ -51,7 +51,7 @@ test-fast: .venv/dev
 programs:
 	apt-get update --quiet=2
 	apt-get install --yes --quiet=2 --no-install-recommends caddy prometheus \
-		$(if $(shell command -v google-chrome),,chromium) $(if $(shell command -v kubectl),,kubernetes-client)
+		$(if $(shell command -v google-chrome),,chromium-headless-shell) $(if $(shell command -v kubectl),,kubernetes-client)
 
 bench: .venv/dev
 	$(BIN)/python -m benchmarks.serving

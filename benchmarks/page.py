@@ -132,7 +132,7 @@ def wire_size(browser: Browser, url: str) -> int:
 
 
 def measure(url: str) -> None:
-    path = next((found for name in ("chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    path = next((found for name in ("chromium-headless-shell", "chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         print(f"First visit: {wire_size(browser, url)} bytes on the wire, headers too")

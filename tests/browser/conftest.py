@@ -20,7 +20,7 @@ from tests.service.running import Running, running
 from vae import VAE, LatentSet, VAEConfig
 from vae.metadata import DEFAULT_FIT, Fit
 
-NAMES = ("chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
+NAMES = ("chromium-headless-shell", "chromium", "chromium-browser", "google-chrome", "google-chrome-stable", "chrome")
 Visitor = Callable[..., Visit]
 
 expect.set_options(timeout=1000 * PATIENCE_S)
@@ -35,7 +35,7 @@ def launch() -> Iterator[Browser]:
         except Error:
             if "CI" in os.environ:
                 raise
-            pytest.skip("There is no Chromium here: install one (apt-get install chromium), or set CI to see why.")
+            pytest.skip("There is no Chromium here: install one (apt-get install chromium-headless-shell), or set CI to see why.")
         yield browser
         browser.close()
 

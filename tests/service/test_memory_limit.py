@@ -12,9 +12,9 @@ from tests.soak.plan import Findings
 
 pytestmark = pytest.mark.slow
 
-CALLERS = 20
+CALLERS = 8
 """Clients of each kind."""
-SECONDS = 2
+SECONDS = 1
 """For how long they send; the soak does it for a minute."""
 
 
