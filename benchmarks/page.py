@@ -15,6 +15,7 @@ from playwright.sync_api import Browser, Page, sync_playwright
 from benchmarks.contenders import VAE_SERVE
 from benchmarks.harness.load import serving
 
+BROWSERS = ("chromium-headless-shell", "chromium", "google-chrome", "chrome")
 MOVES = 400
 VISITS = 20
 SETTLE_MS = 1500
@@ -132,7 +133,7 @@ def wire_size(browser: Browser, url: str) -> int:
 
 
 def measure(url: str) -> None:
-    path = next((found for name in ("chromium-headless-shell", "chromium", "google-chrome", "chrome") if (found := shutil.which(name))), None)
+    path = next((found for name in BROWSERS if (found := shutil.which(name))), None)
     with sync_playwright() as playwright:
         browser = playwright.chromium.launch(executable_path=path, args=["--no-sandbox", "--disable-dev-shm-usage"])
         print(f"First visit: {wire_size(browser, url)} bytes on the wire, headers too")

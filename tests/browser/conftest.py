@@ -35,7 +35,7 @@ def launch() -> Iterator[Browser]:
         except Error:
             if "CI" in os.environ:
                 raise
-            pytest.skip("There is no Chromium here: install one (apt-get install chromium-headless-shell), or set CI to see why.")
+            pytest.skip("There is no Chromium here: install one (make programs), or set CI to see why.")
         yield browser
         browser.close()
 
