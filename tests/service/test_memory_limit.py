@@ -12,7 +12,7 @@ from tests.soak.plan import Findings
 
 pytestmark = pytest.mark.slow
 
-CALLERS = 8
+CALLERS = 4
 """Clients of each kind."""
 SECONDS = 1
 """For how long they send; the soak does it for a minute."""
