@@ -1,4 +1,4 @@
-"""The service under load, against the limit of its server, a FastAPI that does nothing, and three frameworks.
+"""The service under load, against the limit of its server, a FastAPI that does nothing, and other servers.
 
     python -m benchmarks.serving [--rounds N] [--seconds S] [--only NAME ...] [--quick] [--out DIR]
 
@@ -112,14 +112,9 @@ def measure_startup(core: int, options: argparse.Namespace) -> dict[str, list[fl
 def measure_workers(core: int, options: argparse.Namespace) -> dict[str, Any]:
     """Memory after a load, MB a process, and processor seconds per 1,000 requests, by the number of workers.
 
-    `torch_mb` is the memory of a process that has imported torch and nothing else. Each worker has CONNECTIONS, so that
-    batches are of the same size, however many workers there are.
+    Each worker has CONNECTIONS, so that batches are of the same size, however many workers there are.
     """
-    with launched([sys.executable, "-uc", "import torch, time; print('ready'); time.sleep(999)"], core) as tree:
-        while "ready" not in tree.log_file.read_text():
-            tree.check()
-            time.sleep(0.05)
-        result: dict[str, Any] = {"torch_mb": sum(tree.memory_mb())}
+    result: dict[str, Any] = {}
     for count in WORKERS:
         with serving([*VAE_SERVE, "--workers", str(count)], core) as (tree, port):
             load(port, DECODE, count * CONNECTIONS, 2 * WARM_UP_S)

@@ -55,7 +55,7 @@ def test_the_page_has_medians_and_goals(tmp_path: Path) -> None:
     (tmp_path / "results.json").write_text(json.dumps(results))
     report.write(tmp_path)
     page = (tmp_path / "serving.md").read_text()
-    assert "| … against FastAPI doing nothing | 3 | 2 to 9 | ≥ 1.4 | ≥ 2 | stretch |" in page
+    assert "| … against FastAPI doing nothing | 3 | 2 to 9 | ≥ 2.7 | ≥ 3.5 | yes |" in page
     assert "| vae-serve | 3,000 | 2,000 to 9,000 | 2 | 3 | 0 |" in page
     assert "- ray, round 1: it did not start" in page
     assert (tmp_path / "serving.png").read_bytes().startswith(b"\x89PNG")
@@ -64,5 +64,5 @@ def test_the_page_has_medians_and_goals(tmp_path: Path) -> None:
 def test_a_load_with_failures_makes_its_metrics_invalid(tmp_path: Path) -> None:
     rounds = [metrics_of(measured(3000, 1000)), metrics_of(measured(3000, 1000, errors=1))]
     row = next(row for row in report.GOALS if row.against == "noop decode/32")
-    assert report._goal(row, rounds)[1:] == ["invalid: requests failed", "", "≥ 1.4", "≥ 2", ""]
+    assert report._goal(row, rounds)[1:] == ["invalid: requests failed", "", "≥ 2.7", "≥ 3.5", ""]
     report.draw(rounds, tmp_path / "chart.png")
