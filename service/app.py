@@ -6,6 +6,7 @@ import asyncio
 import logging
 from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
+from functools import partial
 
 import orjson
 from PIL import Image
@@ -17,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from service import errors
-from service.api import diffusers, open_inference, routes
+from service.api import diffusers, open_inference, routes, small_operations
 from service.api.admission import Admission
 from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
@@ -26,6 +27,9 @@ from service.api.offloading import Offloader
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
 from service.api.page import read_page
 from service.api.responses import error_response
+from service.api.small_operations import SmallOperation
+from service.api.small_requests import make_plan
+from service.http.fast_path import FastPath
 from service.http.inbox import Inbox
 from service.http.timeouts import Timeouts
 from service.inference.engine import Engine
@@ -55,6 +59,12 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/remote/decode": ("POST", diffusers.decode),
     "/remote/encode": ("POST", diffusers.encode),
 }
+SMALL: dict[str, Callable[..., SmallOperation | None]] = {
+    "/encode": small_operations.encode,
+    "/decode": small_operations.decode,
+    "/reconstruct": small_operations.reconstruct,
+}
+"""What the fast path takes."""
 INFERENCE: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/v2": ("GET", open_inference.server),
     **{f"/v2/models/{{name}}{version}": ("GET", open_inference.model) for version in VERSIONS},
@@ -142,9 +152,12 @@ def create_app(
         if not (keyring or (address and settings.host in LOOPBACK)):
             logger.warning("No VAE_API_KEYS are set: anyone who can reach the service%s may call it.", address)
         admission.start()
+        is_fast = engine.is_inline and settings.compute == "auto"  # a slow model needs deadlines
+        fast_path = FastPath(partial(make_plan, application))
         yield {
             "admission": admission,
             "memory": memory,
+            "fast_path": fast_path if is_fast and not (tracer or settings.cors_origins) else None,
             "inbox": Inbox(asyncio.get_running_loop(), settings.micro_batch_limit),
             "timeouts": Timeouts(settings.client_timeout, settings.keep_alive),
             "record_refusal": application.record_refusal,
@@ -183,7 +196,7 @@ def _routes(settings: Settings) -> list[BaseRoute]:
     if settings.metrics != "off":
         probes["/metrics"] = routes.metrics
     return [
-        *(Operation(path, handler, [method]) for path, (method, handler) in OPERATIONS.items()),
+        *(Operation(path, handler, [method], SMALL.get(path)) for path, (method, handler) in OPERATIONS.items()),
         *(open_inference.InferenceOperation(path, handler, [method]) for path, (method, handler) in INFERENCE.items()),
         *(Probe(path, handler) for path, handler in probes.items()),
     ]

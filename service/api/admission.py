@@ -26,6 +26,7 @@ class Admission:
         self._share = max(1, queue_limit // max(1, keys))
         self._deadline = deadline
         self._deadlines: dict[Slot, float] = {}  # by the monotonic clock, in the order of arrival
+        self._without_deadline = 0
         self._confirmed = 0
         self._confirmed_by_key: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
@@ -41,7 +42,7 @@ class Admission:
     @property
     def in_flight(self) -> int:
         """Requests in flight."""
-        return len(self._deadlines)
+        return len(self._deadlines) + self._without_deadline
 
     @property
     def confirmed(self) -> int:
@@ -70,19 +71,40 @@ class Admission:
     def confirm(self, slot: Slot) -> None:
         """Count `slot` towards the limits, or raise Unavailable or TooManyRequests."""
         self._check(slot.key)
-        self._confirmed += 1
-        self._confirmed_by_key[slot.key] = self._confirmed_by_key.get(slot.key, 0) + 1
+        self._count(slot.key)
         slot.provisional = False
 
     def leave(self, slot: Slot) -> None:
         """Free `slot`."""
         del self._deadlines[slot]
-        if slot.provisional:
-            return
+        if not slot.provisional:
+            self._uncount(slot.key)
+
+    def admit(self, key: bytes) -> bool:
+        """Admit a request that is computed at once, without a deadline; return False where none is admitted."""
+        can_enter = (
+            self.status == "ok" and self._confirmed < self._limit and self._confirmed_by_key.get(key, 0) < self._share
+        )
+        if can_enter:
+            self._without_deadline += 1
+            self._count(key)
+        return can_enter
+
+    def release(self, key: bytes) -> None:
+        """Free the place of a request that `admit` has admitted."""
+        self._without_deadline -= 1
+        self._uncount(key)
+
+    def _uncount(self, key: bytes) -> None:
         self._confirmed -= 1
-        confirmed = self._confirmed_by_key.pop(slot.key)
-        if confirmed > 1:
-            self._confirmed_by_key[slot.key] = confirmed - 1
+        if confirmed := self._confirmed_by_key[key] - 1:
+            self._confirmed_by_key[key] = confirmed
+        else:
+            del self._confirmed_by_key[key]
+
+    def _count(self, key: bytes) -> None:
+        self._confirmed += 1
+        self._confirmed_by_key[key] = self._confirmed_by_key.get(key, 0) + 1
 
     def _check(self, key: bytes) -> None:
         if self._confirmed >= self._limit:

@@ -81,13 +81,13 @@ class Application:
             await self._tracer.trace_request(self, self._route(scope), scope, receive, send)
             return
         started = time.perf_counter()
-        operation = self._operations.get((scope["method"], scope["path"])) or self._match(scope)
+        operation = self.find(scope)
         if operation is None:
             await self._dispatch_starlette(scope, receive, send, started)
             return
         scope["app"] = self.api
         request = Request(scope, receive)
-        request_id = scope["request_id"] = self._request_id(request.fields.get(b"x-request-id"))
+        request_id = scope["request_id"] = self.request_id(request.fields.get(b"x-request-id"))
         status, media_type, size = CLIENT_CLOSED_REQUEST, "", 0
         try:
             response = await operation.respond(request)
@@ -108,7 +108,7 @@ class Application:
         """Respond by Starlette, or to a preflight request by the CORS middleware."""
         status, media_type, size = CLIENT_CLOSED_REQUEST, "", 0
         fields = dict(scope["headers"])
-        request_id = scope["request_id"] = self._request_id(fields.get(b"x-request-id"))
+        request_id = scope["request_id"] = self.request_id(fields.get(b"x-request-id"))
 
         async def send_with_id(message: Message) -> None:
             nonlocal status, media_type, size
@@ -131,19 +131,21 @@ class Application:
         if "request_id" in scope:
             scope["refused"] = error.status
         else:
-            scope["request_id"] = self._request_id(None)
+            scope["request_id"] = self.request_id(None)
             self._record(scope, "other", error.status, MEDIA_TYPE, 0, 0, time.perf_counter(), b"")
         request_id: bytes = scope["request_id"]
         return request_id
 
-    def _request_id(self, given: bytes | None) -> bytes:
+    def request_id(self, given: bytes | None) -> bytes:
         """Return the client's request id if it is safe to log, or a new one."""
         if given and REQUEST_ID.fullmatch(given):
             return given
         return b"%b-%x" % (self._id_prefix, next(self._id_numbers))
 
-    def _match(self, scope: Scope) -> Operation | None:
-        """Return the operation below a root path, or whose path has parameters; put these into `scope`."""
+    def find(self, scope: Scope) -> Operation | None:
+        """Return the operation of a request; parameters of its path are put into `scope`."""
+        if operation := self._operations.get((scope["method"], scope["path"])):
+            return operation
         path = path_below_root(scope)
         if operation := self._operations.get((scope["method"], path)):
             return operation
@@ -175,26 +177,29 @@ class Application:
         seconds = time.perf_counter() - started
         if status == CLIENT_CLOSED_REQUEST and "refused" in scope:
             status, media_type = scope["refused"], MEDIA_TYPE
-        method = scope["method"]
-        if method == "HEAD":
-            bytes_out = 0  # the server leaves out the body
-        self._counters.requests[route, method if method in METHODS else "other", status, media_type] += 1
-        self._counters.histogram("vae_request_duration_seconds", route).add(seconds)
+        method, client = scope["method"], scope.get("client")
+        self.record(
+            AccessRecord(
+                time.time(),
+                client[0] if client else "-",
+                method,
+                scope["raw_path"],
+                route,
+                status,
+                bytes_in,
+                0 if method == "HEAD" else bytes_out,  # the server leaves out the body
+                seconds,
+                scope.get("timing"),
+                scope["request_id"],
+                traceparent,
+            ),
+            media_type,
+        )
+
+    def record(self, record: AccessRecord, media_type: str) -> None:
+        """Count and log a request; `media_type` is that of the response."""
+        method = record.method if record.method in METHODS else "other"
+        self._counters.requests[record.route, method, record.status, media_type] += 1
+        self._counters.histogram("vae_request_duration_seconds", record.route).add(record.seconds)
         if self._access_log:
-            client = scope.get("client")
-            self._access_log.add(
-                AccessRecord(
-                    time.time(),
-                    client[0] if client else "-",
-                    method,
-                    scope["raw_path"],
-                    route,
-                    status,
-                    bytes_in,
-                    bytes_out,
-                    seconds,
-                    scope.get("timing"),
-                    scope["request_id"],
-                    traceparent,
-                )
-            )
+            self._access_log.add(record)

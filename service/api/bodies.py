@@ -91,11 +91,11 @@ async def read_latents(request: Request, limits: Limits, shape: tuple[int, ...])
     if len(body) > VALUES:  # it may have more values than a document without arrays
         _, height, width = model_context(request).engine.config.image_shape
         numbers = min(limits.batch, limits.image_pixels // (height * width)) * prod(shape)
-    read = _latents_of_lines if content_type == NDJSON else _latents_of_json
+    read = _latents_of_lines if content_type == NDJSON else latents_of_json
     seconds = len(body) * (LONG_JSON_BYTE_S if numbers else JSON_BYTE_S)
     if seconds <= INLINE_S:  # saves a coroutine
-        return read(body, limits, shape, numbers, request.reserve)
-    return await request.run(seconds, read, body, limits, shape, numbers, request.reserve)
+        return read(body, limits, shape, request.reserve, numbers)
+    return await request.run(seconds, read, body, limits, shape, request.reserve, numbers)
 
 
 async def read_document(request: Request, limits: Limits, document: type[Document], values: int = VALUES) -> Document:
@@ -193,7 +193,7 @@ def _latents_of_numbers(
     return Batch(rows.reshape(-1, *shape), single=single)
 
 
-def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
+def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], reserve: Reserve, numbers: int) -> Batch:
     most = max(VALUES, numbers)
     if count(body, b",") > most or count_values(body) > 2 * most:
         raise TooLarge(f"The body has more than {most} values, the limit.")
@@ -219,7 +219,8 @@ def _latents_of_lines(body: bytes, limits: Limits, shape: tuple[int, ...], numbe
     return Batch(np.concatenate(rows), single=False)
 
 
-def _latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], numbers: int, reserve: Reserve) -> Batch:
+def latents_of_json(body: bytes, limits: Limits, shape: tuple[int, ...], reserve: Reserve, numbers: int = 0) -> Batch:
+    """Read latents as `read_latents` does; at most `numbers` in long lists."""
     z, pointer = _z_of(read_json(body, reserve, numbers=numbers), "")
     if not isinstance(z, list) or not z:
         if isinstance(z, np.ndarray):

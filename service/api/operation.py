@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import logging
-from collections.abc import Awaitable, Callable, Collection
+from collections.abc import Awaitable, Callable, Collection, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
 from typing import ClassVar, TypeVar, get_origin, get_type_hints
@@ -19,6 +19,7 @@ from service.api.admission import Admission
 from service.api.bodies import invalid_input
 from service.api.request import Request
 from service.api.responses import error_response
+from service.api.small_operations import SmallOperation
 from service.errors import InternalError, InvalidInput, Problem, ServiceError
 from service.inference.engine import NonFiniteOutput
 from service.keys import Keyring
@@ -50,6 +51,10 @@ class AccessControl:
     admission: Admission
     counters: Counters
 
+    def identify(self, request: Request) -> bytes:
+        """Return the digest of the client's API key; raises Unauthorized where it has none that is known."""
+        return self.keyring.identify(request.field(b"authorization"), request.field(b"x-api-key"))
+
     def check_key(self, headers: Headers) -> None:
         """Raise Unauthorized where the service has API keys and `headers` has none of them."""
         self.keyring.identify(headers.get("authorization", ""), headers.get("x-api-key", ""))
@@ -70,8 +75,16 @@ class Operation(Route):
     negotiated: ClassVar[bool] = True
     """Whether responses depend on the Accept header."""
 
-    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], methods: Collection[str]) -> None:
+    def __init__(
+        self,
+        path: str,
+        endpoint: Callable[..., Awaitable[Response]],
+        methods: Collection[str],
+        small: Callable[..., SmallOperation | None] | None = None,
+    ) -> None:
+        """`small` returns the SmallOperation for requests with the head of one, a context and options."""
         super().__init__(path, endpoint, methods=methods)
+        self.small = small
         self.options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         """The model of its query string."""
         self._defaults = self.options()
@@ -94,20 +107,16 @@ class Operation(Route):
         timing = scope["timing"] = Timing(scope.get("span"))
         state = scope["app"].state
         access: AccessControl = state["access_control"]  # its attribute access takes five times as long
-        keyring = access.keyring
-        has_keys = bool(keyring)
         response: Response
         try:
-            key = keyring.identify(request.field(b"authorization"), request.field(b"x-api-key")) if has_keys else b""
+            key = access.identify(request) if access.keyring else b""
             with access.admission.slot(key, provisional=request.awaits_body) as slot:
                 if slot.provisional:
                     await request.receive_body(state["model_context"].limits.body)
                     slot.confirm()
-                query = scope["query_string"]
-                options = read_options(self.options, query) if query else self._defaults
-                response = await self.endpoint(request, options)
+                response = await self.endpoint(request, self.read_options(scope["query_string"]))
                 if timing.compute:
-                    response.raw_headers.append((b"server-timing", _server_timing(timing)))
+                    response.raw_headers.append((b"server-timing", server_timing(timing)))
         except ServiceError as error:
             access.counters.count_refusal(error)
             response = self.error_response(error)
@@ -116,11 +125,19 @@ class Operation(Route):
             name = scope["request_id"].decode()
             logger.exception("The service failed at %s %s, %s.", scope["method"], printable(scope["raw_path"]), name)
             response = self.error_response(InternalError())
-        response.raw_headers += self._fields_with_keys if has_keys else self._fields
+        response.raw_headers += self.response_fields(access)
         return response
 
+    def read_options(self, query_string: bytes) -> BaseModel:
+        """Parse a query string; raises InvalidInput."""
+        return read_options(self.options, query_string) if query_string else self._defaults
 
-def _server_timing(timing: Timing) -> bytes:
+    def response_fields(self, access: AccessControl) -> Sequence[tuple[bytes, bytes]]:
+        """Return the header fields that all its responses have."""
+        return self._fields_with_keys if access.keyring else self._fields
+
+
+def server_timing(timing: Timing) -> bytes:
     """https://www.w3.org/TR/server-timing/, milliseconds."""
     return b"queue;dur=%.3f, compute;dur=%.3f" % (timing.queue * 1000, timing.compute * 1000)
 

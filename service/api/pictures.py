@@ -12,7 +12,7 @@ import numpy.typing as npt
 from PIL.Image import Image
 
 from pictures.orientation import upright_size
-from service.api.offloading import INLINE_S, OPENING_S, PIXEL_S
+from service.api.offloading import OPENING_S, PIXEL_S
 from service.api.request import Request
 from service.formats.images import memory_of, open_image, open_plain_png, to_array
 from service.limits import Limits
@@ -24,6 +24,14 @@ Result = TypeVar("Result")
 
 SLICE_S = 0.05
 """Seconds after which the pictures of a form yield their thread to other requests."""
+
+
+def read_plain_png(body: bytes, limits: Limits, shape: Shape, *, fit: Fit, invert: bool) -> FloatArray | None:
+    """Read a small PNG as (1, C, H, W) in [0, 1], or return None; see open_plain_png."""
+    image = open_plain_png(body, limits.image_pixels)
+    if image is None:
+        return None
+    return to_array(image, shape, fit=fit, invert=invert)[np.newaxis]
 
 
 class PictureReader:
@@ -44,11 +52,8 @@ class PictureReader:
         if image := open_plain_png(body, self._limits.image_pixels):
             width, height = image.size
             shape = self._shape_for(height, width)
-            values = prod(shape)
-            self._request.reserve(4 * values)
-            seconds = (width * height + values) * PIXEL_S
-            if seconds <= INLINE_S:  # saves a coroutine
-                return self._convert(image, shape, "The body")[np.newaxis]
+            self._request.reserve(4 * prod(shape))
+            seconds = (width * height + prod(shape)) * PIXEL_S
             return (await self._request.run(seconds, self._convert, image, shape, "The body"))[np.newaxis]
         opened = await self._request.run(OPENING_S, self._open_or_decode, body)
         if isinstance(opened, np.ndarray):

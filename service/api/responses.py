@@ -25,6 +25,7 @@ ByteArray = npt.NDArray[np.uint8]
 FloatArray = npt.NDArray[np.float32]
 OFFERS = (JSON, *ARRAY_FORMATS, NDJSON)
 """Media types that `array_response` can give."""
+IMAGE_OFFERS = (PNG, *OFFERS)
 
 PIECE = 25_000
 """Numbers that are written as JSON at once, in a millisecond or two."""
@@ -67,7 +68,12 @@ def error_response(error: ServiceError) -> BytesResponse:
 
 def reserve_response(request: Request, media_type: str, count: int) -> None:
     """Charge a response of `count` numbers, and the arrays that it is written from; raises TooLarge or Unavailable."""
-    request.reserve(count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12)))
+    request.reserve(response_memory(media_type, count))
+
+
+def response_memory(media_type: str, count: int) -> int:
+    """Return the bytes that a response of `count` numbers takes, with the arrays that it is written from."""
+    return count * (4 + (2 * JSON_NUMBER_BYTES if media_type in (JSON, NDJSON) else 12))
 
 
 async def png_response(

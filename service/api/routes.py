@@ -17,7 +17,16 @@ from service.api.negotiation import negotiate
 from service.api.offloading import VALUE_S
 from service.api.operation import AccessControl
 from service.api.request import Request
-from service.api.responses import OFFERS, PNG, PNG_COPIES, BytesResponse, array_response, png_response, reserve_response
+from service.api.responses import (
+    IMAGE_OFFERS,
+    OFFERS,
+    PNG,
+    PNG_COPIES,
+    BytesResponse,
+    array_response,
+    png_response,
+    reserve_response,
+)
 from service.api.schemas import (
     EncodeOptions,
     Interpolation,
@@ -40,7 +49,6 @@ from service.inference.posterior import draw_posterior, estimate_elbo
 from service.telemetry.prometheus import MEDIA_TYPE as METRICS
 
 FloatArray = npt.NDArray[np.float32]
-IMAGE_OFFERS = (PNG, *OFFERS)
 WITHOUT_LOSSES = (PNG, npy.MEDIA_TYPE)
 LOSS_BYTES = 16
 """Bytes per loss: twice as float32, and as float64 in its standard deviation."""

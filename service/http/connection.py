@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import Callable
-from enum import Enum
 from typing import Any, cast
 
 from starlette.types import Scope
@@ -13,11 +12,12 @@ from uvicorn.protocols.utils import get_local_addr, get_remote_addr
 from uvicorn.server import ServerState
 
 from service.errors import MEDIA_TYPE, RequestTimeout, ServiceError, problem_document
-from service.http.cycle import STATUS_LINES, Cycle
+from service.http.cycle import STATUS_LINES, Cycle, header_lines
+from service.http.fast_path import FastPath, FastRequest
 from service.http.flow_control import FlowControl
 from service.http.inbox import Inbox
-from service.http.outbox import Outbox
 from service.http.request_parser import RequestParser
+from service.http.state import BODY, CLOSED, FAILED, HEAD, IDLE, LINGERING, OPEN
 from service.http.timeouts import Timeouts
 from service.memory_budget import MemoryBudget
 
@@ -31,21 +31,6 @@ PIECES_IN_A_TURN = 2
 """Pieces parsed in one turn of the event loop. A piece of 4 kB can hold 700 chunks of one byte each."""
 DRAIN_DELAY_S = 0.3
 """Seconds before an idle connection is closed at a stop: a request may be on its way."""
-
-
-class State(Enum):
-    """What a connection receives; Connection's docstring has the transitions."""
-
-    IDLE = "idle"
-    HEAD = "head"
-    BODY = "body"
-    FAILED = "failed"
-    LINGERING = "lingering"
-    CLOSED = "closed"
-
-
-IDLE, HEAD, BODY, FAILED, LINGERING, CLOSED = State  # an attribute of an enum takes 0.1 µs in Python 3.11
-OPEN = (IDLE, HEAD, BODY, FAILED)
 
 
 class Connection(asyncio.Protocol):
@@ -85,22 +70,20 @@ class Connection(asyncio.Protocol):
     ) -> None:
         """uvicorn's signature; the application's lifespan puts `timeouts` and `memory` into `app_state`.
 
-        It may also put `record_refusal` there: it is given each error that the connection itself sends, and the scope
-        of its request, and returns the request's id.
+        It may also put there `fast_path`, and `record_refusal`: it is given each error that the connection itself
+        sends, and the scope of its request, and returns the request's id.
         """
         self.state = IDLE
         self.server_state = server_state
         self._loop = _loop or asyncio.get_running_loop()
-        self._inbox: Inbox = app_state.setdefault("inbox", Inbox(self._loop))  # all connections share these two
-        self.outbox: Outbox = app_state.setdefault("outbox", Outbox())
+        self._inbox: Inbox = app_state.setdefault("inbox", Inbox(self._loop))  # all connections share it
         self._app = config.loaded_app
         self._timeouts: Timeouts = app_state["timeouts"]
         self._memory: MemoryBudget = app_state["memory"]
+        self._fast_path: FastPath | None = app_state.get("fast_path")
         self._record_refusal: Callable[[ServiceError, Scope], bytes] = app_state.get("record_refusal", lambda *_: b"-")
-        self._cycles: list[Cycle] = []  # the first is being answered
+        self._cycles: list[Cycle | FastRequest] = []  # the first is being answered; a fast one is alone
         self._receiving: Cycle | None = None  # the one whose body is being received
-        self._task: asyncio.Task[None] | None = None
-        self._wakeup: asyncio.Future[None] | None = None  # set when the task may go on
         self._error: ServiceError | None = None  # to be sent, in FAILED
         self._charges_response = False  # whether the last response is charged to the memory budget
         self._draining = False
@@ -110,8 +93,8 @@ class Connection(asyncio.Protocol):
         """Begin to wait for requests."""
         self.transport = cast("asyncio.Transport", transport)
         self.flow = FlowControl(self.transport, self._memory, self._timeouts.client)
-        self._client = get_remote_addr(self.transport)
-        self._parser = RequestParser(self, self._client, get_local_addr(self.transport))
+        self.address = get_remote_addr(self.transport)
+        self._parser = RequestParser(self, self.address, get_local_addr(self.transport))
         self.server_state.connections.add(self)  # type: ignore[arg-type]  # typed for uvicorn's own protocols
         self._deadline: float | None = self._loop.time() + self._timeouts.client
         self._check_timeouts()
@@ -122,11 +105,10 @@ class Connection(asyncio.Protocol):
         self.state = CLOSED
         self.flow.release()
         self._timer.cancel()
-        if self._task:
-            self._task.cancel()
         self._parser.close()
-        self._cycles.clear()
-        self._task = self._receiving = None
+        while self._cycles:
+            self._cycles.pop().cancel()
+        self._receiving = None
 
     def data_received(self, data: bytes) -> None:
         """Parse what was received, unless something before it waits."""
@@ -138,8 +120,19 @@ class Connection(asyncio.Protocol):
             self._parser.add(data)
             self._update_backpressure()
         else:
-            self._parser.unparsed = data
-            self._inbox.enter(self._parse)
+            is_free = self.state is IDLE and not self._cycles and self.flow.writable.is_set()
+            if is_free and self._fast_path and (request := self._fast_path.begin(self, data)):
+                self._cycles.append(request)
+            else:
+                self._parser.unparsed = data
+                self._inbox.enter(self._begin if is_free else self._parse)
+
+    def _begin(self) -> None:
+        """Parse what begins with a request, from which the fast path learns if it is all that was received."""
+        data = self._parser.unparsed
+        self._parse()
+        if self._fast_path and self.state is IDLE and len(self._cycles) == 1 and self._cycles[0].keep_alive:
+            self._fast_path.learn(data, self._cycles[0].scope)
 
     def _parse(self) -> None:
         """Parse what was received until something has to wait; the parser calls the on_… methods."""
@@ -161,9 +154,9 @@ class Connection(asyncio.Protocol):
 
     def _is_full(self) -> bool:
         """Return whether parsing has to wait for a response, or for the application to take some of the body."""
-        if self._receiving is not None and self._receiving.buffered > BODY_BUFFER:
+        if (self._receiving is not None and self._receiving.buffered > BODY_BUFFER) or self.state is FAILED:
             return True
-        return len(self._cycles) > 1 or self.state is FAILED
+        return len(self._cycles) > 1 or any(isinstance(cycle, FastRequest) for cycle in self._cycles)
 
     def on_request_begin(self) -> None:
         """Wait for the rest of the head."""
@@ -176,7 +169,7 @@ class Connection(asyncio.Protocol):
         cycle = self._receiving = Cycle(self, scope, keep_alive=keep_alive and not self._draining)
         self._cycles.append(cycle)
         if len(self._cycles) == 1:
-            self._wake_task()
+            cycle.start(self._app)
 
     def on_request_body(self, body: bytes) -> None:
         """Pass some of the body on."""
@@ -202,6 +195,7 @@ class Connection(asyncio.Protocol):
 
     def shutdown(self) -> None:
         """Close after the requests that were received, or that are on their way, are answered."""
+        self._fast_path = None
         if self._cycles:
             self._cycles[-1].keep_alive = False
         if not self._draining:
@@ -226,27 +220,28 @@ class Connection(asyncio.Protocol):
             self._linger()
         elif not cycle.keep_alive:
             self._close()
-        elif unread:
-            self._continue()
-        elif not self._cycles:
+        else:
             self._deadline = None
-
-    def _wake_task(self) -> None:
-        if self._task is None:
-            self._task = self._loop.create_task(self._answer())
-        elif self._wakeup is not None and not self._wakeup.done():
-            self._wakeup.set_result(None)
-
-    async def _answer(self) -> None:
-        """Answer all requests in turn; a task for each of them would take several µs more."""
-        while self.state in OPEN:
             if self._cycles:
-                await self._cycles[0].run(self._app)
-                if self._cycles:  # pipelined: let other connections run between two responses
-                    await asyncio.sleep(0)
-            else:
-                self._wakeup = self._loop.create_future()
-                await self._wakeup
+                self._cycles[0].start(self._app)
+            if unread:
+                self._continue()
+
+    def respond(self, fields: bytes, body: bytes) -> None:
+        """Write the response to a fast request."""
+        default = header_lines(tuple(self.server_state.default_headers))
+        close = b"" if self._cycles[0].keep_alive else b"connection: close\r\n"
+        self.transport.write(b"%b%b%b%b\r\n%b" % (STATUS_LINES[200], default, fields, close, body))
+        self.on_response_end()
+
+    def parse_again(self, data: bytes) -> None:
+        """Parse `data`, which was received of a fast request, as if it had been none."""
+        self._cycles.clear()
+        if self._error is not None:  # what came after it is discarded: the connection has to close
+            self._refuse(self._error)
+            return
+        self._parser.unparsed = data + self._parser.unparsed
+        self._parse()
 
     def _continue(self) -> None:
         """Parse more, and receive more: something was answered, or taken, or the event loop has turned."""
@@ -288,8 +283,8 @@ class Connection(asyncio.Protocol):
     def _refuse(self, error: ServiceError) -> None:
         """Send `error`, unless a response has begun, and close the connection."""
         cycle = self._cycles[0] if self._cycles else None
-        scope = cycle.scope if cycle else {"method": "-", "raw_path": b"-", "client": self._client, "headers": []}
-        request_id = self._record_refusal(error, scope)
+        unknown: Scope = {"method": "-", "raw_path": b"-", "client": self.address, "headers": []}
+        request_id = self._record_refusal(error, cycle.scope if cycle else unknown)
         if cycle and cycle.started:
             self._close()
             return
@@ -297,9 +292,9 @@ class Connection(asyncio.Protocol):
         fields = {**error.headers, "Content-Type": MEDIA_TYPE, "Content-Length": str(len(body)), "Connection": "close"}
         lines = "".join(f"{name.lower()}: {value}\r\n" for name, value in fields.items()).encode()
         lines += b"x-request-id: %b\r\n\r\n" % request_id
-        self.outbox.write(self.transport, STATUS_LINES[error.status], lines, body)
-        if self._task:
-            self._task.cancel()
+        self.transport.writelines((STATUS_LINES[error.status], lines, body))
+        if cycle:
+            cycle.cancel()
         self._linger()
 
     def _linger(self) -> None:
@@ -310,12 +305,12 @@ class Connection(asyncio.Protocol):
         if not self.flow.is_reading:
             self.flow.resume_reading()
         self._deadline = None
-        self.outbox.end(self.transport)
+        self.transport.write_eof()
 
     def _close(self) -> None:
         """Close the connection once all that was written is sent."""
         self.state = CLOSED
-        self.outbox.close(self.transport)
+        self.transport.close()
 
     def _close_if_idle(self) -> None:
         if self.state is IDLE and not (self._cycles or self._parser.unparsed):

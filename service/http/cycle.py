@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 from collections.abc import Iterable
+from functools import lru_cache
 from http import HTTPStatus
 from typing import Protocol
 
@@ -13,7 +14,6 @@ from uvicorn.server import ServerState
 
 from service.errors import MEDIA_TYPE, InternalError, problem_document
 from service.http.flow_control import FlowControl
-from service.http.outbox import Outbox
 
 logger = logging.getLogger("vae-service")
 
@@ -27,12 +27,17 @@ MIN_UNCOPIED = 2**16
 Fields = Iterable[tuple[bytes, bytes]]
 
 
+@lru_cache(maxsize=2)
+def header_lines(fields: tuple[tuple[bytes, bytes], ...]) -> bytes:
+    """Return header fields as lines."""
+    return b"".join([b"%b: %b\r\n" % field for field in fields])
+
+
 class Owner(Protocol):
     """The connection of a cycle."""
 
     transport: asyncio.Transport
     flow: FlowControl
-    outbox: Outbox
     server_state: ServerState
 
     def on_body_taken(self) -> None:
@@ -54,6 +59,7 @@ class Cycle:
         "_owner",
         "_remaining",
         "_start",
+        "_task",
         "buffered",
         "complete",
         "keep_alive",
@@ -79,18 +85,27 @@ class Cycle:
         self._start: Message = {}
         self._remaining: int | None = None  # bytes of the response's body to write; None where it is chunked
         self._ended = False
+        self._task: asyncio.Task[None] | None = None
 
     @property
     def is_charged(self) -> bool:
         """Whether the response is charged to the memory budget: the application tells it in the scope."""
         return "charged" in self.scope
 
+    def start(self, app: ASGIApp) -> None:
+        """Have `app` answer, in a task."""
+        self._task = asyncio.get_running_loop().create_task(self.run(app))
+
+    def cancel(self) -> None:
+        """Cancel the task, if there is one."""
+        task, self._task = self._task, None  # its exception refers to this object: no reference cycle
+        if task is not None:
+            task.cancel()
+
     async def run(self, app: ASGIApp) -> None:
         """Have `app` answer. If it fails, the response is a 500, or the connection is closed within the response."""
         if self.complete:
             self.scope["whole_body"] = self._join_body()  # an extension: saves the application a call of `receive`
-        outbox = self._owner.outbox
-        outbox.answering += 1
         try:
             await app(self.scope, self.receive, self.send)
         except Exception:
@@ -99,7 +114,6 @@ class Cycle:
             if not self.started:
                 await self._send_500()
         finally:
-            outbox.answering -= 1
             if not self._ended:
                 self.keep_alive = False
                 self._end()
@@ -143,15 +157,15 @@ class Cycle:
         if not owner.flow.writable.is_set():
             await owner.flow.writable.wait()
         if self.started:
-            owner.outbox.write(owner.transport, self._frame(body, last))
+            owner.transport.write(self._frame(body, last))
         else:
             head = self._head(self._start["status"], self._start["headers"])
             self.started = True
             frame = self._frame(body, last)
             if len(frame) < MIN_UNCOPIED:
-                owner.outbox.post(owner.transport, head + frame)
+                owner.transport.write(head + frame)
             else:
-                owner.outbox.write(owner.transport, head, frame)
+                owner.transport.writelines((head, frame))
         if last:
             if self._remaining:
                 self.keep_alive = False  # the body is shorter than its content-length: the client waits for the rest
@@ -210,7 +224,7 @@ class Cycle:
         """Send status 100, once, to a client that waits for it before it sends the body (RFC 9110, 10.1.1)."""
         expected = (value.lower() for name, value in self.scope["headers"] if name == b"expect")
         if not (self._continue_sent or self.complete) and b"100-continue" in expected:
-            self._owner.outbox.write(self._owner.transport, b"HTTP/1.1 100 Continue\r\n\r\n")
+            self._owner.transport.write(b"HTTP/1.1 100 Continue\r\n\r\n")
         self._continue_sent = True
 
     def _wake(self) -> None:

@@ -9,7 +9,7 @@ from collections import deque
 from collections.abc import Callable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
-from typing import Generic, NamedTuple, TypeVar
+from typing import Generic, NamedTuple, Protocol, TypeVar
 
 from service.telemetry.timing import Timing
 
@@ -17,12 +17,29 @@ logger = logging.getLogger("vae-service")
 
 Item = TypeVar("Item")
 Result = TypeVar("Result")
+Received_contra = TypeVar("Received_contra", contravariant=True)
+
+
+class Receiver(Protocol[Received_contra]):
+    """What gets the result of an item: a future, or what behaves like one."""
+
+    def done(self) -> bool:
+        """Whether it has a result, or needs none any more."""
+
+    def cancel(self) -> object:
+        """Give up: another item of the same request failed."""
+
+    def set_result(self, result: Received_contra, /) -> None:
+        """Take the result."""
+
+    def set_exception(self, error: Exception, /) -> None:
+        """Take the error of the computation."""
 
 
 class _Pending(NamedTuple, Generic[Item, Result]):
     item: Item
     size: int
-    future: asyncio.Future[Result]
+    future: Receiver[Result]
     timing: Timing
     since: float
     """When it was queued, by `time.perf_counter`."""
@@ -83,18 +100,22 @@ class MicroBatcher(Generic[Item, Result]):
         `timing` is updated with the time that the item takes. The items of one request share one `timing`: when one of
         them fails, those in the queue are cancelled.
         """
+        future: asyncio.Future[Result] = asyncio.get_running_loop().create_future()
+        self.submit_for(future, item, timing or Timing())
+        return future
+
+    def submit_for(self, future: Receiver[Result], item: Item, timing: Timing) -> None:
+        """Queue `item`, as `submit` does; `future` gets its result in a later tick of the event loop."""
         if not self._busy:
             self._loop = asyncio.get_running_loop()  # a system call, in Python 3.11
-        future: asyncio.Future[Result] = self._loop.create_future()
         size = self._size(item)
-        self._queue.append(_Pending(item, size, future, timing or Timing(), time.perf_counter()))
+        self._queue.append(_Pending(item, size, future, timing, time.perf_counter()))
         self.waiting += size
         if not self._busy:
             self._busy = True
             self._loop.call_soon(self._collect)
         elif self._can_add_full_batch():
             self._start_batch()
-        return future
 
     def _can_add_full_batch(self) -> bool:
         """Is a batch being computed, and may a full one start beside it?"""
@@ -177,12 +198,16 @@ class MicroBatcher(Generic[Item, Result]):
                 timing.queue += start - since
             timing.batches += 1
             timing.compute += seconds
-            if isinstance(result, Exception):
-                timing.failed = True
-                if not future.done():
+            timing.failed = timing.failed or isinstance(result, Exception)
+            try:
+                if future.done():
+                    pass
+                elif isinstance(result, Exception):
                     future.set_exception(result)
-            elif not future.done():
-                future.set_result(result)
+                else:
+                    future.set_result(result)
+            except Exception:  # the other items of the batch still get theirs
+                logger.exception("A batch was computed, but one of its results could not be delivered.")
         if self._observe:
             timings = [pending.timing for pending in batch]
             try:

@@ -101,15 +101,20 @@ class Engine:
         self._counters = counters or Counters()
         self._on_batch = on_batch
         self._batchers: list[MicroBatcher[Arrays, Arrays]] = []
-        self._encoder = self._create_batcher("encode", self._encode)
-        self._decoder = self._create_batcher("decode", self._decode)
-        self._scanline_decoder = self._create_batcher("draw", self._decode_scanlines)
+        self.encoder = self._create_batcher("encode", self._encode)
+        self.decoder = self._create_batcher("decode", self._decode)
+        self.scanline_decoder = self._create_batcher("draw", self._decode_scanlines)
         self._reconstructor = self._create_batcher("reconstruct", self._reconstruct)
-        self._scanline_reconstructor = self._create_batcher("redraw", self._reconstruct_scanlines)
+        self.scanline_reconstructor = self._create_batcher("redraw", self._reconstruct_scanlines)
         self._loss_sampler = self._create_batcher("losses", self._losses)
         self._raw_decoders = {
             dtype: self._create_batcher("signed", partial(backend.decode_raw, dtype=dtype)) for dtype in DTYPES
         }
+
+    @property
+    def is_inline(self) -> bool:
+        """Whether batches are computed on the event loop."""
+        return self._threads is None
 
     @property
     def waiting(self) -> int:
@@ -118,17 +123,17 @@ class Engine:
 
     async def encode(self, images: FloatArray, *, timing: Timing | None = None) -> tuple[FloatArray, FloatArray]:
         """Mean and log-variance of q(z|x), (N, …) each."""
-        mean, log_variance, _ = await self._run(self._encoder, (images,), timing)
+        mean, log_variance, _ = await self._run(self.encoder, (images,), timing)
         return mean, log_variance
 
     async def decode(self, z: FloatArray, *, timing: Timing | None = None) -> FloatArray:
         """Images, (N, C, H, W) in [0, 1]."""
-        (pixels,) = await self._run(self._decoder, (z,), timing)
+        (pixels,) = await self._run(self.decoder, (z,), timing)
         return pixels
 
     async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
         """As `decode`, as a PNG's scanlines: uint8 (N, H, 1 + W·C), each row of pixels after a zero."""
-        scanlines, _ = await self._run(self._scanline_decoder, (z,), timing)
+        scanlines, _ = await self._run(self.scanline_decoder, (z,), timing)
         return scanlines
 
     async def decode_raw(self, z: FloatArray, dtype: str, *, timing: Timing | None = None) -> ByteArray:
@@ -148,7 +153,7 @@ class Engine:
     ) -> ByteArray:
         """The images of `reconstruct` as a PNG's scanlines, like those of `decode_scanlines`."""
         noise = self._or_zeros(noise, len(images))
-        scanlines, _, _ = await self._run(self._scanline_reconstructor, (images, noise), timing)
+        scanlines, _, _ = await self._run(self.scanline_reconstructor, (images, noise), timing)
         return scanlines
 
     async def sample_losses(

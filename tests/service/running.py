@@ -18,7 +18,6 @@ from starlette.applications import Starlette
 from service.api.admission import Admission
 from service.app import create_app
 from service.http.connection import Connection
-from service.http.outbox import Outbox
 from service.inference.backend import ByteArray, FloatArray
 from service.inference.engine import Engine
 from service.settings import Settings
@@ -40,15 +39,13 @@ class Running:
         admission: Admission = self.app.state.access_control.admission
         return admission
 
-    @property
-    def outbox(self) -> Outbox:
-        outbox: Outbox = self.state["outbox"]
-        return outbox
-
     def swap_engine(self, make: Callable[[Engine], Engine]) -> None:
         """Put `make(engine)` in the place of the engine."""
         loaded = self.app.state.model_context
         self.app.state.model_context = replace(loaded, engine=make(loaded.engine))
+        if fast_path := self.state["fast_path"]:  # its plans have the engine's batchers
+            fast_path._plans.clear()
+            fast_path._plan = lambda _: None
 
     def wait_for(self, in_flight: int) -> None:
         """Wait until so many requests are in flight."""

@@ -112,11 +112,11 @@ class Holding(Inbox):
 @pytest.fixture
 def holding(impatient: Running) -> Iterator[tuple[Running, Holding]]:
     """The service and an inbox for its next connections."""
-    original, inbox = impatient.state["inbox"], Holding()
-    impatient.state["inbox"] = inbox
+    original, inbox = {**impatient.state}, Holding()
+    impatient.state.update(inbox=inbox, fast_path=None)
     yield impatient, inbox
     inbox.begin()
-    impatient.state["inbox"] = original
+    impatient.state.update(original)
 
 
 def connect(service: Running) -> socket.socket:

@@ -7,6 +7,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from dataclasses import dataclass, field
 from functools import partial
+from typing import Any
 
 import pytest
 import uvloop
@@ -15,8 +16,9 @@ from uvicorn import Config
 from uvicorn.server import ServerState
 
 from service.http import connection as module
-from service.http.connection import Connection, State
+from service.http.connection import Connection
 from service.http.request_parser import HEAD_PIECE
+from service.http.state import State
 from service.http.timeouts import Timeouts
 from service.memory_budget import MemoryBudget
 
@@ -39,6 +41,8 @@ class Peer:
     memory: MemoryBudget = field(default_factory=lambda: MemoryBudget(2**30))
     chunk: bytes = b""
     """Written at the beginning of each response, before `may_respond`."""
+    state: dict[str, Any] = field(default_factory=dict)
+    """What connections share, beside the timeouts and the memory."""
 
     async def app(self, scope: Scope, receive: Receive, send: Send) -> None:
         await send({"type": "http.response.start", "status": 200, "headers": []})
@@ -67,7 +71,7 @@ class Peer:
 async def connected(timeouts: Timeouts, peer: Peer) -> AsyncIterator[Peer]:
     config, server = Config(peer.app, interface="asgi3", lifespan="off", log_config=None), ServerState()
     config.load()
-    app_state = {"timeouts": timeouts, "memory": peer.memory}
+    app_state = {"timeouts": timeouts, "memory": peer.memory, **peer.state}
     make = partial(Connection, config, server, app_state)
     listener = await asyncio.get_running_loop().create_server(make, "127.0.0.1", 0)
     peer.reader, peer.writer = await asyncio.open_connection(*listener.sockets[0].getsockname())

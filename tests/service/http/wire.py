@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 import socket
 from collections.abc import Iterator
 from contextlib import contextmanager, suppress
@@ -82,3 +83,23 @@ def receive_until(connection: socket.socket, end: bytes) -> bytes:
         assert piece, received
         received += piece
     return received
+
+
+def receive_response(connection: socket.socket) -> bytes:
+    """Receive one response that tells its length."""
+    response = receive_until(connection, b"\r\n\r\n")
+    length = re.search(rb"\r\ncontent-length: (\d+)\r\n", response)
+    assert length, response
+    left = int(length[1])
+    while left:
+        piece = connection.recv(left)
+        assert piece, response
+        response += piece
+        left -= len(piece)
+    return response
+
+
+def settle(response: bytes) -> bytes:
+    """Remove the values that differ between two responses to the same request."""
+    head, end, body = response.partition(b"\r\n\r\n")
+    return re.sub(rb"\r\n(date|server-timing|x-request-id): [^\r]+", rb"\r\n\1", head) + end + body

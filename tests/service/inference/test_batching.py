@@ -92,6 +92,31 @@ def test_an_exception_among_the_results_fails_its_item_alone() -> None:
     assert all(isinstance(result, ValueError) for result in odd)
 
 
+@pytest.mark.parametrize("fails", [False, True])
+def test_a_receiver_that_raises_keeps_no_other_from_its_result(fails: bool, caplog: pytest.LogCaptureFixture) -> None:
+    class Faulty(asyncio.Future[Numbers]):
+        def set_result(self, result: Numbers) -> None:
+            raise RuntimeError("no use")
+
+        def set_exception(self, error: object) -> None:
+            raise RuntimeError("no use")
+
+    def compute(items: Sequence[Numbers]) -> list[Numbers | Exception]:
+        return [ValueError() if fails and item == [0] else item for item in items]
+
+    async def submit_all() -> list[Numbers]:
+        micro_batcher = MicroBatcher(compute, limit=4, size=len)
+        micro_batcher.submit_for(Faulty(), [0], Timing())
+        first = await micro_batcher.submit([1])
+        return [first, await micro_batcher.submit([2])]
+
+    async def in_time() -> list[Numbers]:
+        return await asyncio.wait_for(submit_all(), 5)
+
+    assert asyncio.run(in_time()) == [[1], [2]]
+    assert "RuntimeError: no use" in caplog.text
+
+
 def test_too_few_results_are_a_failure() -> None:
     with pytest.raises(ValueError, match="0 results were computed for 1 items"):
         submit(batcher(lambda _: []), [1])
@@ -154,7 +179,7 @@ def test_a_cancelled_item_is_not_computed() -> None:
     assert recorder.batches == [[[2]]]
 
 
-def test_a_cancellation_during_the_computation_spoils_nothing() -> None:
+def test_a_cancellation_during_the_computation_spoils_nothing(caplog: pytest.LogCaptureFixture) -> None:
     entered, go_on = threading.Event(), threading.Event()
 
     def slow(items: Sequence[Numbers]) -> list[Numbers]:
@@ -174,6 +199,7 @@ def test_a_cancellation_during_the_computation_spoils_nothing() -> None:
 
     with ThreadPoolExecutor(1) as pool:
         assert asyncio.run(cancel_one()) == [2]
+    assert not caplog.records
 
 
 def test_a_batch_may_outlast_the_event_loop(caplog: pytest.LogCaptureFixture) -> None:
