@@ -292,7 +292,7 @@ def draw(rounds: Rounds, path: Path) -> None:
             label = CONTENDERS[name].label
             right.plot(list(points), list(points.values()), "o-", color=COLOURS[name], markersize=4, label=label)
     if right.lines:
-        right.legend(frameon=False, loc="lower right")
+        right.legend(frameon=False, loc="upper center", bbox_to_anchor=(0.5, -0.15), ncols=3)
     right.set_xscale("log", base=2)
     right.set_xticks(CURVE, [str(connections) for connections in CURVE])
     right.set_ylim(bottom=0)

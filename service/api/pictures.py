@@ -27,7 +27,7 @@ SLICE_S = 0.05
 
 
 def read_plain_png(body: bytes, limits: Limits, shape: Shape, *, fit: Fit, invert: bool) -> FloatArray | None:
-    """Read a small PNG as (1, C, H, W) in [0, 1], or return None; see open_plain_png."""
+    """Read a PNG as (1, C, H, W) in [0, 1]; return None unless `open_plain_png` can open it."""
     image = open_plain_png(body, limits.image_pixels)
     if image is None:
         return None
@@ -52,8 +52,9 @@ class PictureReader:
         if image := open_plain_png(body, self._limits.image_pixels):
             width, height = image.size
             shape = self._shape_for(height, width)
-            self._request.reserve(4 * prod(shape))
-            seconds = (width * height + prod(shape)) * PIXEL_S
+            values = prod(shape)
+            self._request.reserve(4 * values)
+            seconds = (width * height + values) * PIXEL_S
             return (await self._request.run(seconds, self._convert, image, shape, "The body"))[np.newaxis]
         opened = await self._request.run(OPENING_S, self._open_or_decode, body)
         if isinstance(opened, np.ndarray):

@@ -1,4 +1,4 @@
-"""Operations on one small input, as three plain functions each, for requests of the fast path."""
+"""What the fast path runs: operations on one small input, each as a function that reads and one that writes."""
 
 from __future__ import annotations
 
@@ -29,7 +29,7 @@ NUMBER_CHARACTERS = 32
 
 @dataclass(frozen=True, slots=True)
 class SmallOperation:
-    """What reads a body, computes its row together with those of other requests, and writes the result."""
+    """An operation on one small input: read the body, compute its row in a batch, write the result."""
 
     read: Callable[[bytes], Arrays | None]
     """Body → arrays of one row; returns None, or raises ServiceError, for a body that is not one small input."""
@@ -37,7 +37,7 @@ class SmallOperation:
     write: Callable[[Arrays], bytes]
     """Arrays of one row → body of the response."""
     media_type: str
-    """Of the response."""
+    """Media type of the response."""
 
 
 def decode(request: Request, context: ModelContext, options: PngOptions) -> SmallOperation | None:
@@ -113,7 +113,7 @@ def _png_writer(context: ModelContext, options: PngOptions) -> Callable[[Arrays]
 
 
 def _reserve(_: int) -> None:
-    """Charge nothing: what is small is not counted."""
+    """Do nothing: small allocations are not charged to the memory budget."""
 
 
 def _write_json(names: tuple[str, ...], result: Arrays) -> bytes:

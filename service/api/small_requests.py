@@ -1,4 +1,4 @@
-"""Small requests on the fast path: admitted, computed, answered, counted and logged, without a task of their own."""
+"""Small requests on the fast path: admission, computation, response, counting and logging without a task."""
 
 from __future__ import annotations
 
@@ -50,7 +50,7 @@ class SmallPlan:
         try:
             row = self.small.read(body)
         except Exception:
-            row = None  # when it is answered as any other, it meets the error again
+            row = None  # the application meets the same error and reports it
         if row is None:
             self.admission.release(self.key)
             return None
@@ -60,7 +60,7 @@ class SmallPlan:
 
 
 class SmallRequest(Timing, FastRequest):
-    """A request that receives its row's result from the batcher, as a future does, and answers."""
+    """One small request. The batcher delivers the result to it as to a future, and it sends the response."""
 
     __slots__ = ("_client", "_data", "_done", "_plan", "_started", "_varying", "keep_alive")
 
@@ -81,7 +81,7 @@ class SmallRequest(Timing, FastRequest):
         return self._done
 
     def set_result(self, result: Arrays) -> None:
-        """Answer."""
+        """Send the response."""
         plan = self._plan
         try:
             body = plan.small.write(result)
@@ -98,7 +98,7 @@ class SmallRequest(Timing, FastRequest):
         self._record(request_id, 200, plan.small.media_type, len(body))
 
     def set_exception(self, _: Exception) -> None:
-        """Answer as any other request, which meets the same error."""
+        """Leave the request to the parser and the application, which meet the same error and report it."""
         self._end()
         self._client.parse_again(self._data)
 

@@ -82,7 +82,7 @@ class Connection(asyncio.Protocol):
         self._memory: MemoryBudget = app_state["memory"]
         self._fast_path: FastPath | None = app_state.get("fast_path")
         self._record_refusal: Callable[[ServiceError, Scope], bytes] = app_state.get("record_refusal", lambda *_: b"-")
-        self._cycles: list[Cycle | FastRequest] = []  # the first is being answered; a fast one is alone
+        self._cycles: list[Cycle | FastRequest] = []  # in order; a FastRequest is the only one
         self._receiving: Cycle | None = None  # the one whose body is being received
         self._error: ServiceError | None = None  # to be sent, in FAILED
         self._charges_response = False  # whether the last response is charged to the memory budget

@@ -98,7 +98,7 @@ class Cycle:
 
     def cancel(self) -> None:
         """Cancel the task, if there is one."""
-        task, self._task = self._task, None  # its exception refers to this object: no reference cycle
+        task, self._task = self._task, None  # the exception of a cancelled task refers to this object: break the cycle
         if task is not None:
             task.cancel()
 

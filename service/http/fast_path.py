@@ -17,11 +17,11 @@ VARYING = re.compile(
     rb"|x-cloud-trace-context|x-forwarded-for|x-real-ip|idempotency-key):)[ \t]*([^\x00-\x08\n-\x1f\x7f]*)",
     re.IGNORECASE,
 )
-"""Fields that proxies and tracing add, and that differ from request to request. They do not influence the response; the
-first two are echoed or logged.
+"""Fields that proxies and tracing add and whose values differ from request to request. They do not affect the response,
+except that x-request-id is echoed; it and traceparent are logged.
 
-Only their values are cut out of a head. It was parsed with some values, and is acceptable with any others: these end
-before a control character, which stays in the head.
+Plans are looked up by the head without these values. A value ends before a control character, which stays in the head:
+no such head has a plan, so the parser sees it and refuses it.
 """
 END_OF_HEAD = b"\r\n\r\n"
 NO_FIELDS: Mapping[bytes, bytes] = {}
@@ -40,7 +40,7 @@ class Client(Protocol):
 
 
 class FastRequest:
-    """A request of the fast path; to its connection it is like a Cycle that has received all of it."""
+    """A request on the fast path. Its connection treats it as a Cycle that was received whole."""
 
     __slots__ = ()
     complete: ClassVar = True
@@ -51,10 +51,10 @@ class FastRequest:
     keep_alive: bool
 
     def start(self, app: ASGIApp) -> None:
-        """Do nothing: it has already begun."""
+        """Do nothing: the request has already started."""
 
     def cancel(self) -> None:
-        """Give the request up: its client is gone."""
+        """Drop the request: its client has disconnected."""
         raise NotImplementedError
 
 

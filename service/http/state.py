@@ -1,4 +1,4 @@
-"""What a connection receives; Connection's docstring has the transitions."""
+"""The states of a connection; the docstring of Connection has the transitions."""
 
 from __future__ import annotations
 
@@ -6,7 +6,7 @@ from enum import Enum
 
 
 class State(Enum):
-    """States of a connection."""
+    """What a connection receives at the moment."""
 
     IDLE = "idle"
     HEAD = "head"

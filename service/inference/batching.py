@@ -198,19 +198,24 @@ class MicroBatcher(Generic[Item, Result]):
                 timing.queue += start - since
             timing.batches += 1
             timing.compute += seconds
-            timing.failed = timing.failed or isinstance(result, Exception)
-            try:
-                if future.done():
-                    pass
-                elif isinstance(result, Exception):
-                    future.set_exception(result)
-                else:
-                    future.set_result(result)
-            except Exception:  # the other items of the batch still get theirs
-                logger.exception("A batch was computed, but one of its results could not be delivered.")
+            if isinstance(result, Exception):
+                timing.failed = True
+            if not future.done():
+                _set(future, result)
         if self._observe:
             timings = [pending.timing for pending in batch]
             try:
                 self._observe(results, timings, seconds, sum(pending.size for pending in batch))
             except Exception:
                 logger.exception("A batch was computed, but could not be counted.")
+
+
+def _set(future: Receiver[Result], result: Result | Exception) -> None:
+    """Set the result of `future`. What it raises is logged: the other items of the batch still get their results."""
+    try:
+        if isinstance(result, Exception):
+            future.set_exception(result)
+        else:
+            future.set_result(result)
+    except Exception:
+        logger.exception("A batch was computed, but one of its results could not be delivered.")

@@ -56,7 +56,7 @@ def settled(service: Running, *requests: bytes) -> list[bytes]:
 
 
 def known(service: Running, begun: bytes, body: bytes = Z) -> bytes:
-    """Send requests with the head `begun` and a body of that length until they take the fast path."""
+    """Send two requests with the head `begun`, so that later ones with a body as long as `body` take the fast path."""
     ask(service, *[whole(begun, body)] * 2)
     return begun
 

@@ -157,7 +157,7 @@ def test_no_long_head_is_kept(length: int, is_kept: bool) -> None:
     assert len(fast_path._plans) == is_kept
 
 
-# How a connection answers them.
+# What a connection does with fast requests.
 
 
 def check(steps: Callable[[Peer, Plan], Awaitable[None]], client: float = 30, idle: float = 30) -> None:
@@ -209,7 +209,7 @@ def test_each_request_gets_its_response() -> None:
 @pytest.mark.parametrize("ends", ["respond", "parse_again"])
 @pytest.mark.parametrize("early", [len(GET), 9, len(GET) + len(HEAD), len(GET) + len(HEAD + BODY)])
 def test_what_comes_meanwhile_waits(ends: str, early: int) -> None:
-    """For the response of the application too, where the fast path has none."""
+    """Also when the fast path gives the request back and the application answers it."""
 
     async def steps(peer: Peer, plan: Plan) -> None:
         asked: list[str] = []

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import asyncio
 import socket
 from collections.abc import Iterator
 from typing import Any
@@ -10,9 +9,7 @@ from typing import Any
 import pytest
 
 from service.http.fast_path import MAX_HEAD, FastRequest
-from service.inference.batching import MicroBatcher
 from service.memory_budget import UNCOUNTED
-from service.telemetry.timing import Timing
 from tests.service.http.wire import receive_all
 from tests.service.running import Running, running, wait_until
 
@@ -118,26 +115,3 @@ def test_a_request_that_is_parsed_again_after_an_error_is_the_last_one() -> None
             held.client._loop.call_soon_threadsafe(held.client.parse_again, request)
             assert receive_all(connection).startswith(b"HTTP/1.1 503 ")
             memory.adjust(-memory.limit)
-
-
-class Broken:
-    """A receiver that fails."""
-
-    def done(self) -> bool:
-        return False
-
-    def cancel(self) -> None: ...
-
-    def set_result(self, _: int) -> None:
-        raise ArithmeticError
-
-    def set_exception(self, _: Exception) -> None: ...
-
-
-def test_a_result_that_cannot_be_delivered_leaves_the_others_of_its_batch_alone() -> None:
-    async def run() -> int:
-        batcher: MicroBatcher[int, int] = MicroBatcher(list, limit=8, size=lambda _: 1)
-        batcher.submit_for(Broken(), 1, Timing())
-        return await asyncio.wait_for(batcher.submit(2), 5)
-
-    assert asyncio.run(run()) == 2
