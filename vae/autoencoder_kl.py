@@ -75,6 +75,10 @@ class AutoencoderKL(nn.Module):
         """
         return (decoded.clamp(0, 1) - x).square().flatten(1).sum(1) / 2
 
+    def pixel_losses(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Compute the loss of each pixel of images `x`, summed over channels: (N, 1, H, W), nats."""
+        return (decoded.clamp(0, 1) - x).square().sum(1, keepdim=True) / 2
+
 
 @dataclass(frozen=True)
 class DiffusersCheckpoint(CheckpointMetadata):

@@ -8,7 +8,9 @@ from torch import Tensor, nn
 from vae.architectures import network
 from vae.config import VAEConfig
 from vae.modules import sequential
-from vae.objective import reconstruction_loss
+from vae.noise import DRAWS, SEED
+from vae.objective import pixel_losses, reconstruction_loss
+from vae.score import Scores, score
 
 
 class VAE(nn.Module):
@@ -55,6 +57,14 @@ class VAE(nn.Module):
     def reconstruction_loss(self, decoded: Tensor, x: Tensor) -> Tensor:
         """Compute the loss of images `x` (N, C, H, W) given the output of `decode`; see `vae.reconstruction_loss`."""
         return reconstruction_loss(decoded, x)
+
+    def pixel_losses(self, decoded: Tensor, x: Tensor) -> Tensor:
+        """Compute the loss of each pixel of images `x`, summed over channels: (N, 1, H, W), nats."""
+        return pixel_losses(decoded, x).sum(1, keepdim=True)
+
+    def score(self, x: Tensor, *, draws: int = DRAWS, samples: int = 0, seed: int = SEED) -> Scores:
+        """Compute how unusual images are; see `vae.score.score`."""
+        return score(self, x, draws=draws, samples=samples, seed=seed)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images, draw one sample of each posterior and decode it.

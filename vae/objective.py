@@ -19,7 +19,12 @@ def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
         Losses (N,) in nats.
 
     """
-    return binary_cross_entropy_with_logits(logits, x, reduction="none").flatten(1).sum(1)
+    return pixel_losses(logits, x).flatten(1).sum(1)
+
+
+def pixel_losses(logits: Tensor, x: Tensor) -> Tensor:
+    """Compute the terms of `reconstruction_loss`: one for each channel of a pixel, (N, C, H, W), nats."""
+    return binary_cross_entropy_with_logits(logits, x, reduction="none")
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
