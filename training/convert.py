@@ -17,6 +17,12 @@ def convert(source: Path, target: Path) -> None:
     """
     checkpoint = load(source)
     latents = LatentSet.load(source, checkpoint.sha256)
-    save(target, checkpoint.model, training=checkpoint.training, metrics=checkpoint.metrics)
+    save(
+        target,
+        checkpoint.model,
+        training=checkpoint.training,
+        metrics=checkpoint.metrics,
+        calibration=checkpoint.calibration,
+    )
     if latents:
         latents.save(target, load(target).sha256)

@@ -7,18 +7,22 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
+    from vae.calibration import Calibration
     from vae.checkpoint import Checkpoint, load, save
     from vae.config import VAEConfig
     from vae.latents import LatentSet
     from vae.metadata import CheckpointError
     from vae.model import VAE
     from vae.objective import elbo, kl_divergence, reconstruction_loss
+    from vae.score import Scores
 
 __all__ = [
     "VAE",
+    "Calibration",
     "Checkpoint",
     "CheckpointError",
     "LatentSet",
+    "Scores",
     "VAEConfig",
     "elbo",
     "kl_divergence",
@@ -28,12 +32,14 @@ __all__ = [
 ]
 
 _MODULES = {
+    "calibration": ("Calibration",),
     "checkpoint": ("Checkpoint", "load", "save"),
     "config": ("VAEConfig",),
     "latents": ("LatentSet",),
     "metadata": ("CheckpointError",),
     "model": ("VAE",),
     "objective": ("elbo", "kl_divergence", "reconstruction_loss"),
+    "score": ("Scores",),
 }
 
 

@@ -1,7 +1,8 @@
 """A checkpoint as NumPy arrays: a safetensors file is read without torch.
 
 The file's metadata are strings: `format`, `format_version`, in JSON `config` (VAEConfig), `training` (how the model was
-trained) and `figures` (its metrics), and `probes` (see `vae.probes`), which files of the first releases lack.
+trained) and `figures` (its metrics), `probes` (see `vae.probes`), which files of the first releases lack, and, where it
+was measured, in JSON `calibration` (see `vae.calibration`).
 """
 
 from __future__ import annotations
@@ -18,6 +19,7 @@ import numpy.typing as npt
 from safetensors import SafetensorError, deserialize
 
 from vae.architectures import tensor_shapes
+from vae.calibration import Calibration
 from vae.config import VAEConfig
 from vae.metadata import CheckpointError, CheckpointMetadata, fit_of
 from vae.probes import Probes
@@ -101,6 +103,7 @@ def _parse(name: str, content: bytes) -> CheckpointArrays:
         config=config,
         arrays=arrays,
         probes=_probes(metadata, config),
+        calibration=_calibration(metadata),
     )
 
 
@@ -145,6 +148,16 @@ def _to_array(name: str, tensor: Mapping[str, Any]) -> npt.NDArray[np.floating]:
     if tensor["dtype"] == "BF16":  # the upper half of a float32
         return (values.astype("<u4") << 16).view(np.float32)
     return values
+
+
+def _calibration(metadata: Mapping[str, str]) -> Calibration | None:
+    if "calibration" not in metadata:
+        return None
+    document = _json_object(metadata, "calibration")
+    try:
+        return Calibration.parse(document)
+    except (TypeError, ValueError) as error:
+        raise CheckpointError(f"its metadata field calibration cannot be used: {error}.") from error
 
 
 def _probes(metadata: Mapping[str, str], config: VAEConfig) -> Probes | None:

@@ -28,6 +28,7 @@ from vae.arrays import (
     read,
     read_content,
 )
+from vae.calibration import Calibration
 from vae.config import VAEConfig
 from vae.files import write_atomically
 from vae.metadata import CheckpointError, CheckpointMetadata
@@ -42,7 +43,14 @@ class Checkpoint(CheckpointMetadata):
     model: VAE
 
 
-def save(path: Path, model: VAE, *, training: Mapping[str, Any], metrics: Mapping[str, float]) -> None:
+def save(
+    path: Path,
+    model: VAE,
+    *,
+    training: Mapping[str, Any],
+    metrics: Mapping[str, float],
+    calibration: Calibration | None = None,
+) -> None:
     """Write a checkpoint atomically, creating missing folders.
 
     Args:
@@ -50,6 +58,7 @@ def save(path: Path, model: VAE, *, training: Mapping[str, Any], metrics: Mappin
         model: The model, on any device.
         training: How it was trained; values that JSON can represent.
         metrics: What was measured, such as `test_neg_elbo`; losses in nats per image.
+        calibration: How a score of its validation images is distributed.
 
     Raises:
         OSError: The file cannot be written; the old one, if any, is unchanged.
@@ -65,6 +74,8 @@ def save(path: Path, model: VAE, *, training: Mapping[str, Any], metrics: Mappin
         "figures": json.dumps(dict(metrics)),
         "probes": str(compute_probes(model)),
     }
+    if calibration:
+        metadata["calibration"] = json.dumps(asdict(calibration))
     write_atomically(path, serialize(tensors, metadata))
 
 

@@ -3,8 +3,10 @@
 from __future__ import annotations
 
 from collections.abc import Mapping
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
+
+from vae.calibration import Calibration
 
 Fit = Literal["contain", "cover", "stretch"]
 """How a picture is brought to the model's height and width: padded with black, cropped to its centre, or distorted."""
@@ -44,6 +46,8 @@ class CheckpointMetadata:
     """What was measured after the training; losses in nats per image. The file's key is `figures`."""
     sha256: str
     """Of the file with the weights, in hexadecimal."""
+    calibration: Calibration | None = field(default=None, kw_only=True)
+    """How the score of its validation images is distributed; None where it was not measured."""
 
     @property
     def fit(self) -> Fit:

@@ -8,6 +8,7 @@ from contextlib import suppress
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import pytest
 import torch
 from safetensors.torch import load as read_tensors
@@ -60,6 +61,14 @@ def test_load_returns_what_was_saved(path: Path, small: vae.VAE) -> None:
     state, saved = loaded.model.state_dict(), small.state_dict()
     assert state.keys() == saved.keys()
     assert all(torch.equal(state[name], saved[name]) for name in saved)
+
+
+def test_a_calibration_is_kept(path: Path, small: vae.VAE) -> None:
+    assert vae.load(path).calibration is None
+    scores = np.linspace(100, 200, 50, dtype=np.float32)
+    calibration = vae.Calibration.of(scores, "neg_elbo", draws=10, samples=0, seed=0)
+    vae.save(path, small, training=TRAINING, metrics=METRICS, calibration=calibration)
+    assert vae.load(path).calibration == calibration
 
 
 def test_model_is_ready_to_serve(path: Path) -> None:
@@ -126,6 +135,8 @@ def test_newer_format_version(path: Path) -> None:
         ("config", "{", "config is not JSON"),
         ("training", "[" * 100_000, "training is not JSON"),
         ("figures", "[]", "figures is not a JSON object"),
+        ("calibration", "[]", "calibration is not a JSON object"),
+        ("calibration", '{"score": "neg_elbo"}', "calibration cannot be used: it must have the fields score, draws"),
         ("config", "{}", "image_shape"),
         ("config", '{"image_shape": 28}', "configuration"),
         ("config", '{"image_shape": [1, 28, 28], "layers": 3}', "layers"),
