@@ -38,8 +38,9 @@ from training.data.load import load
 from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
 from training.fitting.loop import new_state, train_epochs
-from training.metrics.elbo import DRAWS, SEED, evaluate
+from training.metrics.elbo import evaluate
 from vae import VAE, VAEConfig
+from vae.noise import DRAWS, SEED
 
 ALL, AVX2 = "all instructions", "AVX2 alone"
 INSTRUCTIONS = {ALL: {}, AVX2: {"ATEN_CPU_CAPABILITY": "avx2", "ONEDNN_MAX_CPU_ISA": "AVX2"}}

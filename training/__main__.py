@@ -12,6 +12,8 @@ from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
 from training.config import NETWORK, ConfigError, FitConfig, add_options, from_options, replace_old_flags
+from vae.calibration import LEVEL
+from vae.noise import SEED_LIMIT
 
 if TYPE_CHECKING:
     from training.data.dataset import Dataset
@@ -69,6 +71,9 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         help="samples per image of the importance-weighted bound, each of them decoded; 0 omits it "
         "(default: %(default)s)",
     )  # fmt: skip
+    evaluate.add_argument(
+        "--seed", type=_seed, default=0, help="seed of the posterior samples of each image (default: %(default)s)"
+    )
     evaluate.add_argument("--device", default="auto", help="as for vae-train fit (default: %(default)s)")
     plot = commands.add_parser("plot", help="plot latents, reconstructions, samples and loss curves of a checkpoint")
     plot.add_argument("--out", type=Path, default=Path("out/plots"), help="folder to write to (default: %(default)s)")
@@ -108,7 +113,17 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
         "--draws", type=int, metavar="N",
         help="posterior samples per image for the column elbo; without it, there is no such column",
     )  # fmt: skip
-    encode.add_argument("--seed", type=int, default=0, help="seed of the draws (default: %(default)s)")
+    encode.add_argument(
+        "--importance-samples", type=_count, default=0, metavar="N",
+        help="samples per image for the column importance_weighted_bound, beside --draws, then 10 by default; 0 omits "
+        "it (default: %(default)s)",
+    )  # fmt: skip
+    encode.add_argument(
+        "--level", type=float, default=LEVEL, metavar="X",
+        help="percentile, 0 to 1, above which the column anomalous is true; checkpoints with a calibration have these "
+        "columns (default: %(default)s)",
+    )  # fmt: skip
+    encode.add_argument("--seed", type=int, default=0, help="seed of the samples (default: %(default)s)")
     encode.add_argument("--device", default="auto", help="as for vae-train fit (default: %(default)s)")
     encode.add_argument(
         "--ray", metavar="ADDRESS",
@@ -151,17 +166,18 @@ def _fit(options: argparse.Namespace) -> None:
 
 def _evaluate(options: argparse.Namespace) -> None:
     from training.fitting.distributed import resolve_device  # noqa: PLC0415
-    from training.metrics.elbo import DRAWS  # noqa: PLC0415
     from training.metrics.neighbours import NEIGHBOURS  # noqa: PLC0415
     from training.metrics.report import as_text  # noqa: PLC0415
     from training.metrics.summary import measure  # noqa: PLC0415
+    from vae.noise import DRAWS  # noqa: PLC0415
 
     checkpoint, train, test = _load(options)
     model = checkpoint.model.to(resolve_device(options.device))
-    metrics = measure(model, train, test, importance_samples=options.importance_samples, progress=True)
+    samples, seed = options.importance_samples, options.seed
+    metrics = measure(model, train, test, importance_samples=samples, seed=seed, progress=True)
     if options.json:
         about = {"checkpoint": checkpoint.name, "sha256": checkpoint.sha256, "dataset": test.name}
-        settings = {"images": len(test), "draws": DRAWS, "neighbours": NEIGHBOURS}
+        settings = {"images": len(test), "draws": DRAWS, "seed": seed, "neighbours": NEIGHBOURS}
         print(json.dumps(about | settings | metrics))
     else:
         print(f"{checkpoint.name} on {test.name}")
@@ -198,7 +214,7 @@ def _encode(options: argparse.Namespace) -> None:
     checkpoint = load(options.checkpoint)
     encode(
         checkpoint, options.input, options.out, options.batch_size, options.device, options.ray,
-        draws=options.draws, seed=options.seed,
+        draws=options.draws, samples=options.importance_samples, seed=options.seed, level=options.level,
     )  # fmt: skip
 
 
@@ -227,6 +243,12 @@ def _count(text: str) -> int:
     if text.isascii() and text.isdecimal():
         return int(text)
     raise argparse.ArgumentTypeError(f"{text!r} is not an integer of 0 or more, such as 5000.")
+
+
+def _seed(text: str) -> int:
+    if text.isascii() and text.isdecimal() and int(text) < SEED_LIMIT:
+        return int(text)
+    raise argparse.ArgumentTypeError(f"{text!r} is not an integer from 0 to 2**64 - 1, such as 0.")
 
 
 COMMANDS = {

@@ -16,9 +16,12 @@ from training.config import ConfigError
 from training.data.dataset import DataError
 from training.encode.inputs import open_input
 from training.encode.rows import Shard
+from training.encode.scoring import Scoring
 from training.encode.shards import Encoding
 from vae import Checkpoint
+from vae.calibration import LEVEL
 from vae.files import name_in_errors
+from vae.noise import DRAWS, SEED, SEED_LIMIT
 
 RUN = "encoding.json"
 """File in the output folder that records the input and the checkpoint."""
@@ -33,7 +36,9 @@ def encode(
     ray: str | None,
     *,
     draws: int | None = None,
-    seed: int = 0,
+    samples: int = 0,
+    seed: int = SEED,
+    level: float = LEVEL,
 ) -> None:
     """Encode the images at `path` into part-*.parquet in `out`, and the errors of others into errors-*.parquet.
 
@@ -46,20 +51,18 @@ def encode(
         batch_size: Images read and encoded at a time.
         device: As of `vae-train fit`.
         ray: Address of a Ray cluster; None encodes in this process.
-        draws: Posterior samples per image for the column `elbo`; None leaves that column out.
+        draws: Posterior samples per image for the column `elbo`; None leaves that column out without `samples`.
+        samples: Importance samples per image for the column `importance_weighted_bound`; 0 leaves that column out.
         seed: Seed of the noise of these samples.
+        level: Percentile of the calibrated score, 0 to 1, above which an image is anomalous.
 
     Raises:
         ConfigError: An option cannot be used, or `out` belongs to another run.
         DataError: The input cannot be read, or the output not written.
 
     """
-    if batch_size < 1:
-        raise ConfigError(f"--batch-size is {batch_size}; it must be 1 or more.")
-    if draws is not None and draws < 2:
-        raise ConfigError(f"--draws is {draws}; it must be 2 or more, for a standard error.")
-    if seed < 0:
-        raise ConfigError(f"--seed is {seed}; it must be 0 or more.")
+    _check(batch_size, draws, seed, level)
+    scoring = Scoring(DRAWS if samples and draws is None else draws, samples, seed, checkpoint.calibration, level)
     path, out = path.absolute(), out.absolute()  # workers on other machines have other working directories
     if out.resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"--out {out} lies in {path}, which is read: give a folder that does not.")
@@ -70,9 +73,9 @@ def encode(
         "checkpoint": checkpoint.name,
         "sha256": checkpoint.sha256,
     }
-    if draws:
-        about |= {"draws": str(draws), "seed": str(seed)}
-    encoding = Encoding(source, checkpoint.model, out, batch_size, device, draws, seed)
+    if options := scoring.options:
+        about["options"] = options
+    encoding = Encoding(source, checkpoint.model, out, batch_size, device, scoring)
     with _lock_output(out, about):
         shards = [shard for shard in source.shards if not (out / f"part-{shard.number:05}.parquet").exists()]
         total, left = (sum(shard.stop - shard.start for shard in some) for some in (source.shards, shards))
@@ -89,6 +92,17 @@ def encode(
     if failed == total > 0:
         raise DataError(f"None of the {total:,} images could be read: {out}/errors-*.parquet say why.")
     print(f"Encoded {total - failed:,} images into {out}/part-*.parquet{errors}.")
+
+
+def _check(batch_size: int, draws: int | None, seed: int, level: float) -> None:
+    if batch_size < 1:
+        raise ConfigError(f"--batch-size is {batch_size}; it must be 1 or more.")
+    if draws is not None and draws < 2:
+        raise ConfigError(f"--draws is {draws}; it must be 2 or more, for a standard error.")
+    if not 0 <= seed < SEED_LIMIT:
+        raise ConfigError(f"--seed is {seed}; it must be from 0 to 2**64 - 1.")
+    if not 0 <= level <= 1:
+        raise ConfigError(f"--level is {level}; it must be from 0 to 1.")
 
 
 def _run(encoding: Encoding, shards: Sequence[Shard], ray: str | None) -> Iterator[int]:
@@ -140,8 +154,12 @@ def _compare(out: Path, written: str, about: dict[str, str]) -> None:
             f"--out {out} holds what another checkpoint, {before['checkpoint']}, made of {before['input']}: give "
             "another folder, or that checkpoint."
         )
-    if any(before.get(name) != about.get(name) for name in ("draws", "seed")):
-        has = f"--draws {before['draws']} --seed {before['seed']}" if "draws" in before else "no --draws"
+    if "draws" in before:
+        raise ConfigError(
+            f"--out {out} was begun with --draws by an earlier release, whose samples were others: give another folder."
+        )
+    if before.get("options") != about.get("options"):
+        has = before.get("options", "no --draws")
         raise ConfigError(f"--out {out} was begun with {has}: give the same, or another folder.")
     if before["fingerprint"] != about["fingerprint"]:
         raise ConfigError(

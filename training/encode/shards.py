@@ -17,10 +17,10 @@ from torch import Tensor
 from torch.utils.data import DataLoader, IterableDataset, get_worker_info
 
 from training.data.dataset import DataError
-from training.encode.elbo import estimate_elbo, posterior_noise
 from training.encode.rows import Rows, Shard, Source, read_groups
+from training.encode.scoring import Scoring
 from training.fitting.distributed import resolve_device
-from vae import VAE, kl_divergence, reconstruction_loss
+from vae import VAE
 from vae.files import write_atomically
 
 Batch = tuple[Shard, Rows]
@@ -37,10 +37,7 @@ class Encoding:
     out: Path
     batch_size: int
     device: str
-    draws: int | None
-    """Posterior samples per image for its ELBO; None leaves the ELBO out."""
-    seed: int
-    """Seed of their noise."""
+    scoring: Scoring
 
     def run(self, shards: Sequence[Shard], readers: int) -> Iterator[int]:
         """Encode and write `shards`; yield the number of rows of each batch. Raises DataError.
@@ -52,8 +49,7 @@ class Encoding:
         reader = _Reader(self.source, read_groups(shards), self.batch_size)
         loader = DataLoader(reader, None, num_workers=min(readers, len(reader.read_groups)))
         latent_dim = model.config.latent_dim
-        noise = posterior_noise(self.draws, self.seed, latent_dim) if self.draws else None
-        begun: dict[Shard, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, latent_dim, noise))
+        begun: dict[Shard, _Tables] = defaultdict(lambda: _Tables(self.source.id_type, latent_dim, self.scoring))
         writing: Future[None] | None = None
         try:
             with ThreadPoolExecutor(1) as writer:
@@ -101,8 +97,7 @@ class _Tables:
 
     id_type: pa.DataType
     latent_dim: int
-    noise: Tensor | None
-    """Noise of the posterior samples, (K, D)."""
+    scoring: Scoring
     encoded: list[pa.RecordBatch] = field(default_factory=list)
     errors: list[pa.RecordBatch] = field(default_factory=list)
     rows: int = 0
@@ -110,7 +105,7 @@ class _Tables:
     def add(self, rows: Rows, model: VAE) -> None:
         """Encode a batch and add it."""
         if len(rows.images):
-            columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images, self.noise)]
+            columns = [rows.ids.filter(rows.readable), *_encode(model, rows.images, self.scoring)]
             self.encoded.append(pa.RecordBatch.from_arrays(columns, schema=self.schema))
         if rows.errors:
             columns = [rows.ids.filter(pc.invert(rows.readable)), pa.array(rows.errors)]
@@ -120,10 +115,8 @@ class _Tables:
     @property
     def schema(self) -> pa.Schema:
         """Schema of part-*.parquet."""
-        latent, nats = pa.list_(pa.float32(), self.latent_dim), pa.float32()
-        types = {"mean": latent, "log_variance": latent, "reconstruction_loss": nats, "kl_divergence": nats}
-        if self.noise is not None:
-            types |= {"elbo": nats, "elbo_standard_error": nats}
+        latent = pa.list_(pa.float32(), self.latent_dim)
+        types = {"mean": latent, "log_variance": latent, **self.scoring.columns}
         return pa.schema([("id", self.id_type), *types.items()])
 
     @property
@@ -148,21 +141,16 @@ class _Tables:
 
 
 @torch.inference_mode()
-def _encode(model: VAE, images: Tensor, noise: Tensor | None) -> list[pa.Array]:
-    """Compute mean and log-variance of q(z|x), (n, D), and the losses of the image decoded from the mean, (n,), nats.
-
-    With `noise` (K, D) also the ELBO from K draws and its standard error.
-    """
+def _encode(model: VAE, images: Tensor, scoring: Scoring) -> list[pa.Array]:
+    """Compute mean and log-variance of q(z|x), (n, D), and the columns of `scoring`, (n,)."""
     images = images.to(model.mean_layer.weight.device)
     pixels = images.float().div_(255) if images.dtype == torch.uint8 else images  # as to_pixels, in place
     mean, log_variance = model.encode(pixels)
     latents = [pa.array(values.flatten().cpu().numpy()) for values in (mean, log_variance)]
-    losses = [reconstruction_loss(model.decode(mean), pixels), kl_divergence(mean, log_variance)]
-    if noise is not None:
-        losses += estimate_elbo(model, pixels, mean, log_variance, losses[1], noise.to(mean.device))
+    scores = scoring.compute(model, pixels, mean, log_variance)
     return [
         *(pa.FixedSizeListArray.from_arrays(values, mean.shape[1]) for values in latents),
-        *(pa.array(values.cpu().numpy()) for values in losses),
+        *map(pa.array, scores.values()),
     ]
 
 

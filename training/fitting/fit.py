@@ -26,10 +26,12 @@ from training.fitting.model_card import remove_card, write_card
 from training.fitting.optimizers import describe_optimizers, describe_warmup
 from training.fitting.outputs import Outputs
 from training.fitting.state import TrainingError, TrainingState
-from training.metrics.elbo import SEED, Metrics, evaluate, latent_means
+from training.metrics.calibration import calibrate
+from training.metrics.elbo import Metrics, evaluate, latent_means
 from training.metrics.report import left_out
 from training.metrics.summary import measure
 from vae.files import name_in_errors, write_atomically
+from vae.noise import SEED, image_noise
 
 IMPORTANCE_SAMPLES = 100
 """Samples K per image of the bound on log p(x) that `fit` measures at its end; `vae-train evaluate` uses 5,000."""
@@ -84,7 +86,7 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
                 _train(config, outputs, state, train.to(processes.device), validation.to(processes.device), processes)
         processes.leave()
         with _report_checkpoint(config.out, state):
-            _finish(config, outputs, state, train, test)
+            _finish(config, outputs, state, train, validation, test)
 
 
 def _begin(
@@ -141,6 +143,8 @@ def _kept(out: Path, state: TrainingState) -> str:
 def _train(
     config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, processes: Processes
 ) -> None:
+    shape = state.model.config.latent_shape
+    noise = torch.from_numpy(image_noise(validation.images.cpu().numpy(), 1, shape, SEED))  # the same in each epoch
     for _ in train_epochs(config, state, train, processes, outputs.state):
         reconstruction, kl = (processes.all_reduce(state.sums) / len(train)).tolist()
         if not processes.is_main_process:
@@ -148,7 +152,7 @@ def _train(
         state.require_finite()
         figures = {"train": Metrics(reconstruction, kl)}
         if len(validation):
-            figures["validation"] = evaluate(state.model, validation.images, draws=1, seed=SEED)
+            figures["validation"] = evaluate(state.model, validation.images, draws=1, seed=SEED, noise=noise)
         record: dict[str, float] = {"epoch": state.epoch, "seconds": round(state.seconds, 2)}
         record["learning_rate"] = state.optimizers[-1].param_groups[0]["lr"]  # of the last step
         for part, figure in figures.items():
@@ -169,13 +173,17 @@ def _train(
                     writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
 
 
-def _finish(config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, test: Dataset) -> None:
+def _finish(
+    config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, test: Dataset
+) -> None:
     model = state.model
     state.require_finite()
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
     latents = vae.LatentSet(latent_means(model, test.images).numpy(), test.labels.numpy())
-    vae.save(config.out, model, training=_training_metadata(config, state, train, state.history[-1]), metrics=figures)
+    calibration = calibrate(model, validation.images, progress=True) if len(validation) else None
+    training = _training_metadata(config, state, train, state.history[-1])
+    vae.save(config.out, model, training=training, metrics=figures, calibration=calibration)
     checkpoint = vae.load(config.out)
     latents.save(config.out, checkpoint.sha256)
     written = write_card(outputs.card, checkpoint)

@@ -10,11 +10,8 @@ from tqdm import tqdm
 
 from training.data.dataset import to_pixels
 from training.metrics.posterior import BATCH, Posterior
-from vae import VAE, kl_divergence, reconstruction_loss
-from vae.model import reparameterize
-
-DRAWS, SEED = 10, 0
-"""Posterior samples per image and the seed of their noise, for all metrics of a test set."""
+from vae import VAE, kl_divergence
+from vae.score import posterior_noise, sample_losses
 
 
 @dataclass(frozen=True)
@@ -45,23 +42,25 @@ class Metrics:
 
 
 @torch.inference_mode()
-def evaluate(model: VAE, images: Tensor, *, draws: int, seed: int, progress: bool = False) -> Metrics:
+def evaluate(
+    model: VAE, images: Tensor, *, draws: int, seed: int, noise: Tensor | None = None, progress: bool = False
+) -> Metrics:
     """Measure uint8 `images` (N, C, H, W), each decoded from `draws` posterior samples.
 
-    Draws the noise on the CPU, so that a seed gives the same samples on every device.
+    The noise of an image is that of `vae.noise`: it depends on the seed and the image alone. `noise` (N, draws, …), if
+    it is given, is this noise.
     """
-    generator = torch.Generator().manual_seed(seed)
     reconstruction = kl = 0.0
     device = model.mean_layer.weight.device
-    batches = tqdm(images.split(BATCH), desc="evaluating", unit="batch", leave=False, disable=not progress)
-    for batch in batches:
+    starts = tqdm(range(0, len(images), BATCH), desc="evaluating", unit="batch", leave=False, disable=not progress)
+    for start in starts:
+        batch = images[start : start + BATCH]
         x = to_pixels(batch.to(device))
         mean, log_variance = model.encode(x)
         kl += kl_divergence(mean, log_variance).cpu().double().sum().item()
-        for _ in range(draws):
-            noise = torch.randn(mean.shape, generator=generator).to(mean.device)
-            logits = model.decode(reparameterize(mean, log_variance, noise=noise))
-            reconstruction += reconstruction_loss(logits, x).cpu().double().sum().item() / draws
+        own = posterior_noise(batch, mean, draws, seed) if noise is None else noise[start : start + BATCH].to(device)
+        losses = sample_losses(model, x, mean, log_variance, own)
+        reconstruction += losses.cpu().double().sum().item() / draws
     return Metrics(reconstruction / len(images), kl / len(images))
 
 

@@ -12,11 +12,12 @@ from tqdm import tqdm
 
 from training.data.dataset import to_pixels
 from vae import VAE
+from vae.score import posterior_noise
 
 SAMPLES = 5000
 """K, as in Burda et al."""
 ROWS = 1000
-"""Latents decoded at a time; they fit into one core's cache. The same on every device, so that seeds agree."""
+"""Latents decoded at a time; they fit into one core's cache."""
 
 
 @torch.inference_mode()
@@ -24,11 +25,9 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
     """Compute log of the mean of `samples` weights p(x, z)/q(z|x), z ~ q(z|x), of uint8 `images`: float64 (N,), nats.
 
     It is a lower bound on log p(x) that gets tighter with more samples. p(x|z) is that of `vae.objective`; for grey
-    pixels it is not a normalised density.
+    pixels it is not a normalised density. The noise of an image is that of `vae.noise`.
     """
-    generator = torch.Generator().manual_seed(seed)
     device = model.mean_layer.weight.device
-    chunks = [min(ROWS, samples - start) for start in range(0, samples, ROWS)]
     bounds = torch.empty(len(images), dtype=torch.float64)
     rows = max(1, ROWS // samples)
     with tqdm(
@@ -43,8 +42,7 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
             x = to_pixels(block.to(device))
             mean, log_variance = model.encode(x)
             log_sum = torch.full((len(x),), -math.inf, dtype=torch.float64)
-            for chunk in chunks:
-                noise = torch.randn(len(x), chunk, mean.shape[1], generator=generator).to(device)
+            for noise in posterior_noise(block, mean, samples, seed).split(ROWS, 1):
                 log_weights = _log_weights(model, x, mean, log_variance, noise).cpu().double()
                 log_sum = torch.logaddexp(log_sum, log_weights.logsumexp(1))
             part.copy_(log_sum - math.log(samples))  # many small tensors would fragment the heap

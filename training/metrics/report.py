@@ -6,10 +6,10 @@ from collections.abc import Callable, Iterator, Mapping
 from typing import NamedTuple
 
 from training.data.dataset import NO_LABEL, Dataset
-from training.metrics.elbo import DRAWS
 from training.metrics.neighbours import NEIGHBOURS
 from training.metrics.posterior import ACTIVE_ABOVE
 from training.metrics.summary import BOUND_LIMIT, TRAIN_LIMIT
+from vae.noise import DRAWS
 
 DIMENSIONS_SHOWN = 16
 NONE = "–"

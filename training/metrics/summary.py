@@ -9,11 +9,12 @@ import torch
 
 from training.data.dataset import Dataset
 from training.metrics.budget import Budget
-from training.metrics.elbo import DRAWS, SEED, evaluate, squared_error
+from training.metrics.elbo import evaluate, squared_error
 from training.metrics.importance import importance_weighted_bound
 from training.metrics.neighbours import neighbour_accuracy
 from training.metrics.posterior import Posterior
 from vae import VAE, LatentSet
+from vae.noise import DRAWS, SEED
 
 TRAIN_LIMIT = 60_000
 """Training images that are measured at most, because the nearest neighbours take time quadratic in them."""
@@ -31,6 +32,7 @@ def measure(
     test: Dataset,
     *,
     importance_samples: int,
+    seed: int = SEED,
     seconds: float = math.inf,
     progress: bool = False,
 ) -> dict[str, float]:
@@ -41,6 +43,7 @@ def measure(
         train: Its training images; at most TRAIN_LIMIT are used.
         test: Its test images.
         importance_samples: K of the bound on log p(x), for at most BOUND_LIMIT images; 0 leaves the bound out.
+        seed: Of the noise of all posterior samples.
         seconds: Time budget. If it is too short for all images, evenly spaced ones are measured; nearest neighbours
             are left out unless there is time for all measured images, and the bound below BOUND_LEAST images.
         progress: Whether to show progress bars.
@@ -52,13 +55,13 @@ def measure(
     """
     budget = Budget(seconds)
     train, _ = train.hold_out(max(0, len(train) - TRAIN_LIMIT))
-    test_metrics, test_latents = _losses(model, test, budget, share=2 / 5, progress=progress)
-    train_metrics, train_latents = _losses(model, train, budget, share=1 / 2, progress=progress)
+    test_metrics, test_latents = _losses(model, test, seed, budget, share=2 / 5, progress=progress)
+    train_metrics, train_latents = _losses(model, train, seed, budget, share=1 / 2, progress=progress)
     test_metrics |= _neighbours(test_latents, train_latents, budget, progress=progress)
     train_metrics |= _neighbours(train_latents, None, budget, progress=progress)
     if importance_samples:
-        test_metrics |= _bound(model, test, importance_samples, budget, progress=progress)
-        train_metrics |= _bound(model, train, importance_samples, budget, progress=progress)
+        test_metrics |= _bound(model, test, importance_samples, seed, budget, progress=progress)
+        train_metrics |= _bound(model, train, importance_samples, seed, budget, progress=progress)
     metrics = {
         f"{part}_{name}": value
         for part, own in (("train", train_metrics), ("test", test_metrics))
@@ -70,12 +73,12 @@ def measure(
 
 
 def _losses(
-    model: VAE, dataset: Dataset, budget: Budget, share: float, *, progress: bool
+    model: VAE, dataset: Dataset, seed: int, budget: Budget, share: float, *, progress: bool
 ) -> tuple[dict[str, float], LatentSet]:
     def losses(some: Dataset, *, progress: bool = False) -> tuple[dict[str, float], LatentSet]:
         posterior = Posterior.of(model, some.images)
         metrics: dict[str, float] = {"images": len(some)}
-        metrics |= evaluate(model, some.images, draws=DRAWS, seed=SEED, progress=progress).as_dict()
+        metrics |= evaluate(model, some.images, draws=DRAWS, seed=seed, progress=progress).as_dict()
         for dimension, nats in enumerate(posterior.kl_per_dimension().tolist(), 1):
             metrics[f"kl_divergence_{dimension}"] = nats
         metrics["active_units"] = posterior.active_units()
@@ -99,9 +102,11 @@ def _neighbours(
     return {} if accuracy is None else {"neighbour_accuracy": accuracy}
 
 
-def _bound(model: VAE, dataset: Dataset, samples: int, budget: Budget, *, progress: bool) -> dict[str, float]:
+def _bound(
+    model: VAE, dataset: Dataset, samples: int, seed: int, budget: Budget, *, progress: bool
+) -> dict[str, float]:
     def bound(some: Dataset, *, progress: bool = False) -> float:
-        return importance_weighted_bound(model, some.images, samples, SEED, progress=progress).mean().item()
+        return importance_weighted_bound(model, some.images, samples, seed, progress=progress).mean().item()
 
     most, _ = dataset.hold_out(max(0, len(dataset) - BOUND_LIMIT))
     count = budget.images(lambda count: bound(_spread(most, count)), len(most), share=3 / 4)

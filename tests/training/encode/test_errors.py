@@ -219,7 +219,10 @@ def test_a_wrong_option_is_an_error(npy: Path, out: Path, capsys: pytest.Capture
     assert "none.safetensors cannot be read" in last_line(capsys)
 
 
-@pytest.mark.parametrize("options", [["--draws", "1"], ["--draws", "-2"], ["--draws", "2", "--seed", "-1"]])
+@pytest.mark.parametrize(
+    "options",
+    [["--draws", "1"], ["--draws", "-2"], ["--draws", "2", "--seed", "-1"], ["--seed", str(2**64)], ["--level", "1.1"]],
+)
 def test_bad_draws(npy: Path, out: Path, options: list[str], capsys: pytest.CaptureFixture[str]) -> None:
     assert encode(npy, out, *options) == 2
     assert "; it must be " in last_line(capsys)

@@ -10,16 +10,17 @@ from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTen
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from training.config import FitConfig
-from training.data.dataset import Dataset
+from training.data.dataset import Dataset, to_pixels
 from training.fitting.distributed import Processes
 from training.fitting.initialization import VAELoss
 from training.fitting.loop import epoch_order, train_step
 from training.fitting.optimizers import new_optimizers, set_learning_rates
 from training.fitting.state import TrainingState
+from training.metrics import elbo, importance
 from training.metrics.elbo import evaluate, squared_error
 from training.metrics.importance import importance_weighted_bound
 from training.metrics.posterior import Posterior
-from vae import VAE, VAEConfig
+from vae import VAE, VAEConfig, score
 
 GPU = Processes(0, 1, torch.device("cuda"))
 SHARED = Processes(1, 2, torch.device("cuda"))
@@ -43,6 +44,10 @@ def digits(device: str) -> Dataset:
 def model_on_the_gpu(config: VAEConfig) -> VAE:
     with torch.device("cuda"):
         return VAE(config)
+
+
+def noise_without_values(x: Tensor, mean: Tensor, samples: int, _: int) -> Tensor:
+    return torch.zeros(len(x), samples, *mean.shape[1:], device=mean.device)
 
 
 def test_tensors_of_two_devices_do_not_meet() -> None:
@@ -91,10 +96,13 @@ def test_a_step(
 
 @pytest.mark.parametrize("images", ["cuda", "cpu"])
 @pytest.mark.parametrize("network", [MLP, CONV], ids=["mlp", "conv"])
-def test_measuring(network: VAEConfig, images: str) -> None:
+def test_measuring(network: VAEConfig, images: str, monkeypatch: pytest.MonkeyPatch) -> None:
+    for module in (elbo, importance, score):
+        monkeypatch.setattr(module, "posterior_noise", noise_without_values)
     model, pictures = model_on_the_gpu(network).requires_grad_(False), digits(images).images
     evaluate(model, pictures, draws=2, seed=0)
     squared_error(model, pictures)
     assert importance_weighted_bound(model, pictures, samples=3, seed=0).device.type == "cpu"
+    assert model.score(to_pixels(pictures.cuda()), samples=3).elbo.device.type == "cuda"
     posterior = Posterior.of(model, pictures)
     assert posterior.mean.device.type == posterior.log_variance.device.type == "cpu"

@@ -9,9 +9,10 @@ from torch import Tensor
 import vae
 from training.data.dataset import NO_LABEL, Dataset
 from training.metrics.budget import Budget
-from training.metrics.elbo import DRAWS, SEED, evaluate
+from training.metrics.elbo import evaluate
 from training.metrics.report import as_text, left_out
 from training.metrics.summary import LEAST, measure
+from vae.noise import DRAWS, SEED
 
 SLEEP = 1e-4
 """Seconds in which a `Slow` decodes a latent."""

@@ -1,0 +1,76 @@
+"""The distribution of a score over validation images."""
+
+import re
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import pytest
+import torch
+
+import vae
+from training.__main__ import main
+from training.data.load import load
+from training.metrics.calibration import BOUND_SAMPLES, calibrate
+from vae.calibration import LEVELS, SCORES
+
+ROOT = Path(__file__).parents[3]
+
+
+def test_fit_calibrates_on_its_validation_images(fitted: Path, data_dir: Path) -> None:
+    checkpoint = vae.load(fitted)
+    train, _ = load("mnist", data_dir, None)
+    _, validation = train.split(checkpoint.training["data"]["validation_share"])
+    assert checkpoint.calibration == calibrate(checkpoint.model, validation.images)
+    assert checkpoint.calibration is not None
+    assert (checkpoint.calibration.score, checkpoint.calibration.images) == ("neg_elbo", len(validation))
+    elbo = checkpoint.model.score(validation.images.float() / 255).elbo.numpy()
+    median = checkpoint.calibration.quantiles[LEVELS.index(0.5)]
+    assert np.median(-elbo) == pytest.approx(median, rel=1e-5)
+    percentiles = checkpoint.calibration.percentile({"elbo": elbo})
+    assert percentiles.mean() == pytest.approx(0.5, abs=0.01)
+
+
+def test_without_validation_images_there_is_no_calibration(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "small.safetensors"
+    options = ["--epochs", "1", "--hidden-dim", "4", "--validation", "0", "--device", "cpu"]
+    assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), *options]) == 0
+    assert vae.load(out).calibration is None
+
+
+@pytest.mark.parametrize("score", SCORES)
+def test_every_score_can_be_calibrated(fitted: Path, score: str, data_dir: Path) -> None:
+    model, images = vae.load(fitted).model, load("mnist", data_dir, None)[1].images[:30]
+    calibration = calibrate(model, images.repeat(40, 1, 1, 1), score)  # more than a batch
+    samples = BOUND_SAMPLES if score == "neg_importance_weighted_bound" else 0
+    assert (calibration.samples, calibration.images) == (samples, 1200)
+    scores = model.score(images.float() / 255, samples=samples).as_dict()
+    values = {name: tensor.numpy() for name, tensor in scores.items()}
+    assert calibration.applies(values, samples)
+    assert calibration.percentile(values).mean() == pytest.approx(0.5, abs=0.02)
+
+
+def test_the_worked_example_of_the_page_runs(
+    data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+) -> None:
+    page = (ROOT / "docs" / "training.md").read_text()
+    section = page.partition("\n## Anomaly detection\n")[2].partition("\n## ")[0]
+    monkeypatch.chdir(tmp_path)
+    Path("data").symlink_to(data_dir)
+    names: dict[str, Any] = {}
+    for language, block in re.findall(r"^```(python|sh)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE):
+        if language == "python":
+            exec(block, names)
+        for command in block.splitlines() if language == "sh" else ():
+            assert main(command.split()[1:]) == 0
+    assert re.search(r"AUROC 0\.\d{3}; anomalous are \d+\.\d% of the left-out digit", capsys.readouterr().out)
+    assert names["auroc"] > 0.5
+    assert len(names["scores"]) == 200
+
+
+def test_noise_is_beyond_all_images(fitted: Path) -> None:
+    checkpoint = vae.load(fitted)
+    assert checkpoint.calibration
+    noise = torch.rand(50, 1, 28, 28, generator=torch.Generator().manual_seed(0))
+    elbo = checkpoint.model.score(noise).elbo.numpy()
+    assert (checkpoint.calibration.percentile({"elbo": elbo}) == 1).all()
