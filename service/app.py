@@ -43,6 +43,7 @@ from service.telemetry.prometheus import Metrics
 from service.telemetry.shared_memory import SharedSnapshots
 from service.telemetry.tracing import Tracer
 from service.version import VERSION
+from vae.calibration import Calibration
 
 logger = logging.getLogger("vae-service")
 
@@ -51,6 +52,7 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/encode": ("POST", routes.encode),
     "/decode": ("POST", routes.decode),
     "/reconstruct": ("POST", routes.reconstruct),
+    "/score": ("POST", routes.score),
     "/sample": ("GET", routes.sample),
     "/interpolate": ("POST", routes.interpolate),
     "/traverse": ("POST", routes.traverse),
@@ -130,6 +132,7 @@ def create_app(
             engine,
             metadata.fit,
             settings.limits,
+            metadata.calibration,
             _model_json(loaded),
             latents,
             orjson.dumps(latents, option=orjson.OPT_SERIALIZE_NUMPY) if latents else None,
@@ -256,8 +259,16 @@ def _model_json(loaded: LoadedModel) -> bytes:
             "parameters": loaded.checkpoint.parameters,
             **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},
             "figures": metadata.metrics,
+            "calibration": _calibration(metadata.calibration),
         }
     )
+
+
+def _calibration(calibration: Calibration | None) -> dict[str, object] | None:
+    """How percentiles are computed, without the quantiles."""
+    if calibration is None:
+        return None
+    return {name: getattr(calibration, name) for name in ("score", "draws", "samples", "seed", "images")}
 
 
 def _model_info(loaded: LoadedModel) -> dict[str, str]:

@@ -15,6 +15,7 @@ from service.formats.arrays import Array
 from service.inference.engine import Engine
 from service.limits import Limits
 from service.telemetry.prometheus import Metrics
+from vae.calibration import Calibration
 from vae.metadata import Fit
 
 FloatArray = npt.NDArray[np.float32]
@@ -29,6 +30,7 @@ class ModelContext:
     fit: Fit
     """How pictures of another shape are fitted to the model's, unless the request says."""
     limits: Limits
+    calibration: Calibration | None
     model_json: bytes
     latents: Mapping[str, Array] | None
     """Latents of the test set: `mean` (M, D) and `label` (M,)."""
@@ -36,6 +38,11 @@ class ModelContext:
     """`latents` as JSON."""
     metrics: Metrics
     metrics_need_key: bool
+
+    @property
+    def samples(self) -> int:
+        """Importance samples of a score that does not name a number."""
+        return self.calibration.samples if self.calibration else 0
 
 
 def model_context(request: Request) -> ModelContext:

@@ -1,8 +1,8 @@
 """The Open Inference Protocol, version 2 (KServe, Triton, Seldon), with the binary tensor extension.
 
 The model has its checkpoint's name. It takes `image`, (N, C, H, W), UINT8 (0 to 255) or FP32 (0 to 1), or `z`, (N, …),
-FP32. For an image it gives `mean`, `log_variance` and `image`, its reconstruction from the mean; for a latent `image`:
-FP32 (N, C, H, W) in [0, 1].
+FP32. For an image it gives `mean`, `log_variance` and `image`, its reconstruction from the mean; if they are requested
+also the scores of /score with its default options, (N,); for a latent `image`: FP32 (N, C, H, W) in [0, 1].
 https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.
 """
 
@@ -29,15 +29,20 @@ from service.api.operation import AccessControl, Operation
 from service.api.request import Request
 from service.api.responses import BytesResponse, FloatArray, reserve_response, write_values
 from service.api.schemas import LATENT_BOUND, NoOptions
+from service.api.scoring import reserve_scores, score
 from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
 from service.formats.json_reader import VALUES, read_json
 from service.memory_budget import Reserve
+from vae.calibration import LEVEL
+from vae.noise import DRAWS, SEED
 
 BINARY = "application/octet-stream"
 JSON_LENGTH = "Inference-Header-Content-Length"
 LENGTH = re.compile(r"\d{1,18}", re.ASCII)
 DATATYPES: dict[str, type[np.generic]] = {"UINT8": np.uint8, "FP32": np.float32}
 OUTPUTS = {"image": ("mean", "log_variance", "image"), "z": ("image",)}
+"""Of each input, unless the request names its outputs."""
+SCORES = ("elbo", "elbo_standard_error", "reconstruction_loss", "kl_divergence")
 RANGES = {
     "image": (0.0, 1.0, "numbers in [0, 1], or UINT8"),
     "z": (-LATENT_BOUND, LATENT_BOUND, f"finite numbers within ±{LATENT_BOUND:g}"),
@@ -73,7 +78,17 @@ class Tensor(_Part):
 class RequestedOutput(_Part):
     """An output that the request asks for."""
 
-    name: Literal["mean", "log_variance", "image"]
+    name: Literal[
+        "mean",
+        "log_variance",
+        "image",
+        "elbo",
+        "elbo_standard_error",
+        "reconstruction_loss",
+        "kl_divergence",
+        "importance_weighted_bound",
+        "percentile",
+    ]
     parameters: Parameters = Parameters()
 
 
@@ -83,7 +98,7 @@ class Inference(_Part):
     id: str | None = None
     parameters: Parameters = Parameters()
     inputs: list[Tensor] = Field(min_length=1, max_length=1)
-    outputs: list[RequestedOutput] = Field([], max_length=3)
+    outputs: list[RequestedOutput] = Field([], max_length=9)
 
 
 def error_response(error: ServiceError) -> BytesResponse:
@@ -126,12 +141,13 @@ async def model(request: Request, _: NoOptions) -> Response:
     def tensors(*described: tuple[str, list[int]]) -> list[dict[str, Any]]:
         return [{"name": name, "datatype": "FP32", "shape": [-1, *shape]} for name, shape in described]
 
+    scores: list[tuple[str, list[int]]] = [(name, []) for name in _scores(context)]
     document = {
         "name": context.name,
         "versions": [VERSION],
         "platform": "pytorch_vae",
         "inputs": tensors(("image", image), ("z", z)),
-        "outputs": tensors(("mean", z), ("log_variance", z), ("image", image)),
+        "outputs": tensors(("mean", z), ("log_variance", z), ("image", image), *scores),
     }
     return BytesResponse(orjson.dumps(document), JSON)
 
@@ -149,10 +165,13 @@ async def infer(request: Request, _: NoOptions) -> Response:
     seconds = length * (LONG_JSON_BYTE_S if length > VALUES else JSON_BYTE_S) + (len(body) - length) * VALUE_S
     inference, requested, rows = await request.run(seconds, _read, request, body, length, context)
     config = context.engine.config
+    wanted: set[str] = {output.name for output in requested}
+    if wanted.intersection(_scores(context)):
+        reserve_scores(request, context, len(rows), DRAWS, context.samples)
     for output in requested:
         shape = config.image_shape if output.name == "image" else config.latent_shape
         reserve_response(request, BINARY if _is_binary(inference, output) else JSON, len(rows) * prod(shape))
-    outputs = await _outputs(request, context, inference.inputs[0].name, rows, {output.name for output in requested})
+    outputs = await _outputs(request, context, inference.inputs[0].name, rows, wanted)
     seconds = sum(array.size for array in outputs.values()) * JSON_VALUE_S
     return await request.run(seconds, _response, context.name, inference, requested, outputs)
 
@@ -192,11 +211,10 @@ def _read(
         raise invalid_input("body", error) from error
     tensor = inference.inputs[0]
     requested = inference.outputs or [RequestedOutput.model_validate({"name": name}) for name in OUTPUTS[tensor.name]]
+    known = (*OUTPUTS[tensor.name], *(_scores(context) if tensor.name == "image" else ()))
     for output in requested:
-        if output.name not in OUTPUTS[tensor.name]:
-            problem = (
-                f"{tensor.name!r} has no output {output.name!r}; its outputs are {', '.join(OUTPUTS[tensor.name])}."
-            )
+        if output.name not in known:
+            problem = f"{tensor.name!r} has no output {output.name!r}; its outputs are {', '.join(known)}."
             raise InvalidInput(Problem("body", "/outputs", problem))
     return inference, requested, _rows(tensor, memoryview(body)[length:], context, request.reserve)
 
@@ -269,11 +287,23 @@ async def _outputs(
     if name == "z":
         await count_distances(request, context, rows)
         return {"image": await context.engine.decode(rows, timing=request.timing)}
-    if "image" in wanted:
+    scored = bool(wanted.intersection(_scores(context)))
+    if "image" in wanted or scored:
         result = await context.engine.reconstruct(rows, timing=request.timing)
-        return {"mean": result.mean, "log_variance": result.log_variance, "image": result.pixels}
+        outputs: dict[str, Array] = {"mean": result.mean, "log_variance": result.log_variance, "image": result.pixels}
+        if scored:
+            outputs |= await score(
+                request, context, rows, result, draws=DRAWS, samples=context.samples, seed=SEED, level=LEVEL
+            )
+        return outputs
     mean, log_variance = await context.engine.encode(rows, timing=request.timing)
     return {"mean": mean, "log_variance": log_variance}
+
+
+def _scores(context: ModelContext) -> tuple[str, ...]:
+    """Return the scores that images have as outputs."""
+    available = {"importance_weighted_bound": context.samples > 0, "percentile": context.calibration is not None}
+    return (*SCORES, *(name for name, is_available in available.items() if is_available))
 
 
 def _is_binary(inference: Inference, output: RequestedOutput) -> bool:

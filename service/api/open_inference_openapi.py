@@ -29,7 +29,7 @@ _SUMMARIES = {
     "/v2/health/live": "200 as long as the process can respond",
     "/v2/health/ready": "200 while the service takes requests, 503 while it starts or drains",
     "ready": "200 where the model is served under this name",
-    "infer": "Tensor image → its mean, log_variance and reconstruction; tensor z → image",
+    "infer": "Tensor image → its mean, log_variance, reconstruction and scores; tensor z → image",
     "model": "Names, datatypes and shapes of the model's inputs and outputs",
 }
 _STATUSES = {

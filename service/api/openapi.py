@@ -56,6 +56,7 @@ SUMMARIES = {
     "/encode": ("latent space", "Image → mean and log-variance of its latent"),
     "/decode": ("latent space", "Latent → image"),
     "/reconstruct": ("latent space", "Image → its reconstruction, losses and ELBO"),
+    "/score": ("latent space", "Image → how unusual it is: ELBO, losses and percentile; or where, as a map"),
     "/sample": ("latent space", "Seed → images of latents drawn from the prior"),
     "/interpolate": ("latent space", "Two latents → images on the path from one to the other"),
     "/traverse": ("latent space", "Latent → images along one of its dimensions, or over a grid of two"),
@@ -134,6 +135,14 @@ _LOSSES = {
     "elbo": -83.6,
     "elbo_standard_error": 0.4,
 }
+_SCORES = {
+    "elbo": -83.6,
+    "elbo_standard_error": 0.4,
+    "reconstruction_loss": 71.3,
+    "kl_divergence": 8.9,
+    "percentile": 0.31,
+    "anomalous": False,
+}
 _CARD = {
     "name": "mnist",
     "architecture": "mlp",
@@ -145,12 +154,14 @@ _CARD = {
     "format_version": 1,
     "training": {"epochs": 60},
     "figures": {"test_neg_elbo": 125.9},
+    "calibration": {"score": "neg_elbo", "draws": 10, "samples": 0, "seed": 0, "images": 5000},
 }
 
 BODIES: dict[str, dict[str, Any]] = {
     "/encode": _IMAGE_BODY,
     "/decode": _LATENT_BODY,
     "/reconstruct": _IMAGE_BODY,
+    "/score": _IMAGE_BODY,
     "/interpolate": {
         "required": True,
         "content": {JSON: _json_body(schemas.Interpolation, _MAPS, an_arc=_INTERPOLATION)},
@@ -176,6 +187,7 @@ RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, An
         response_schemas.ReconstructionAnswer,
         {**_POSTERIOR, **_LOSSES, "pixels": PIXELS},
     ),
+    "/score": ((PNG, *OFFERS), response_schemas.ScoreAnswer, _SCORES),
     "/sample": ((PNG, *OFFERS), response_schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
     "/interpolate": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
     "/traverse": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
@@ -193,7 +205,7 @@ _TENSOR = {
     "dtype": {"description": "Data type of a tensor.", "schema": {"type": "string"}},
 }
 HEADERS = {
-    **{path: {"headers": _SEED} for path in ("/encode", "/reconstruct", "/sample")},
+    **{path: {"headers": _SEED} for path in ("/encode", "/reconstruct", "/score", "/sample")},
     **{path: {"headers": _TENSOR} for path in ("/remote/decode", "/remote/encode")},
 }
 

@@ -56,6 +56,36 @@ class ReconstructionAnswer(Posterior, Images):
     )
 
 
+class ScoreAnswer(BaseModel):
+    """Response of /score; in nats, a list each for a batch."""
+
+    elbo: float | Vector = Field(
+        description="Evidence lower bound: the mean over `draws` samples of the posterior, the KL divergence exact."
+    )
+    elbo_standard_error: float | Vector = Field(description="Standard error of `elbo` over the draws.")
+    importance_weighted_bound: float | Vector | None = Field(
+        None,
+        description="With samples=K: a lower bound of log p(x), tighter than the ELBO (Burda et al. 2016, "
+        "arXiv:1509.00519).",
+    )
+    reconstruction_loss: float | Vector = Field(
+        description="Loss of the image decoded from the posterior mean, as of /reconstruct."
+    )
+    kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I), exact.")
+    percentile: float | Vector | None = Field(
+        None,
+        description="Share, 0 to 1, of the validation images whose score was lower, interpolated; `calibration` of "
+        "/model names the score. Absent where the checkpoint has no calibration, or the request does not compute its "
+        "score.",
+    )
+    anomalous: bool | list[bool] | None = Field(None, description="Whether `percentile` is above `level`.")
+    pixel_losses: Pixels | list[Pixels] | None = Field(
+        None,
+        description="With map=true: the terms of `reconstruction_loss`, summed over channels, [1][H][W] or "
+        "[N][1][H][W].",
+    )
+
+
 class Walk(BaseModel):
     """Response of /interpolate and /traverse."""
 
@@ -94,6 +124,17 @@ class ModelCard(BaseModel):
         description="Metrics by vae-train evaluate; losses in nats per image. Under a Bernoulli decoder those of grey "
         "pixels compare models on the same images, and are not negative log-densities."
     )
+    calibration: CalibrationCard | None = Field(description="Null where vae-train fit had no validation images.")
+
+
+class CalibrationCard(BaseModel):
+    """How the percentiles of /score are computed."""
+
+    score: str = Field(description="The score whose quantiles over validation images the checkpoint has.")
+    draws: int = Field(description="Samples of the posterior for its ELBO.")
+    samples: int = Field(description="Importance samples; 0 where the score needs none.")
+    seed: int = Field(description="Seed of both.")
+    images: int = Field(description="Number of validation images.")
 
 
 class Status(BaseModel):

@@ -17,6 +17,7 @@ from service.api.offloading import INLINE_S, JSON_VALUE_S, PIXEL_S, VALUE_S
 from service.api.request import Request
 from service.api.schemas import PngOptions
 from service.errors import ServiceError, problem_document
+from service.formats.arrays import Array
 from service.formats.png import write_png
 from service.formats.registry import ARRAY_FORMATS
 
@@ -91,7 +92,7 @@ async def png_response(
 async def array_response(
     request: Request,
     media_type: str,
-    rows: Mapping[str, FloatArray],
+    rows: Mapping[str, Array],
     *,
     single: bool,
     headers: Mapping[str, str] | None = None,
@@ -134,7 +135,7 @@ def write_values(value: Any) -> Iterator[bytes]:
     yield b"]"
 
 
-def _write_lines(rows: Mapping[str, FloatArray]) -> bytes:
+def _write_lines(rows: Mapping[str, Array]) -> bytes:
     """Write a JSON object per row, one per line."""
     option = orjson.OPT_SERIALIZE_NUMPY | orjson.OPT_APPEND_NEWLINE
     return b"".join(

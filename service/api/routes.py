@@ -35,8 +35,11 @@ from service.api.schemas import (
     PngOptions,
     ReconstructOptions,
     SampleOptions,
+    ScoreOptions,
     Traversal,
 )
+from service.api.scoring import estimate_bounds, loss_scanlines, reserve_draws, reserve_scores
+from service.api.scoring import score as compute_scores
 from service.errors import InvalidInput, NotFound, Problem
 from service.formats import npy
 from service.formats.json_reader import VALUES
@@ -45,13 +48,13 @@ from service.inference.engine import Engine
 from service.inference.noise import choose_seed, standard_normal
 from service.inference.paths import interpolate as interpolation
 from service.inference.paths import traverse as traversal
-from service.inference.posterior import draw_posterior, estimate_elbo
+from service.inference.posterior import draw_posterior
 from service.telemetry.prometheus import MEDIA_TYPE as METRICS
 
 FloatArray = npt.NDArray[np.float32]
 WITHOUT_LOSSES = (PNG, npy.MEDIA_TYPE)
-LOSS_BYTES = 16
-"""Bytes per loss: twice as float32, and as float64 in its standard deviation."""
+SCORE_FIELDS = 7
+"""Numbers of an image in the response of /score, at most."""
 
 
 async def encode(request: Request, options: EncodeOptions) -> Response:
@@ -99,7 +102,7 @@ async def reconstruct(request: Request, options: ReconstructOptions) -> Response
     )
     _check_size(request, context, len(batch.rows), options, media_type)
     if options.draws:
-        _check_draws(request, context, len(batch.rows), options.draws)
+        reserve_draws(request, context, len(batch.rows), options.draws, samples=0)
     headers: dict[str, str] = {}
     seed = options.seed
     if seed is None and (options.draw or options.draws):
@@ -122,12 +125,44 @@ async def reconstruct(request: Request, options: ReconstructOptions) -> Response
         fields["z"] = result.z
     else:
         fields["plug_in_elbo"] = estimate
-    if options.draws:
-        noise = await _noise(request, seed, options.draws, engine, headers)
-        losses = await engine.sample_losses(batch.rows, result.mean, result.log_variance, noise, timing=request.timing)
-        seconds = losses.size * VALUE_S
-        fields["elbo"], error = await request.run(seconds, estimate_elbo, losses, result.kl_divergence)
-        fields["elbo_standard_error"] = error
+    if options.draws and seed is not None:
+        headers["x-seed"] = str(seed)
+        fields |= await estimate_bounds(request, engine, batch.rows, result, draws=options.draws, samples=0, seed=seed)
+    return await array_response(request, media_type, fields, single=batch.single, headers=headers)
+
+
+async def score(request: Request, options: ScoreOptions) -> Response:
+    """Tell how unusual an image, or each of a batch, is for the model; or where, by the loss of each pixel."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS if options.map else OFFERS)
+    context = model_context(request)
+    engine, shape = context.engine, context.engine.config.image_shape
+    batch = await read_images(request, context.limits, shape, fit=options.fit or context.fit, invert=options.invert)
+    count = len(batch.rows)
+    if options.map:
+        _check_size(request, context, count, options, media_type)
+    if media_type in WITHOUT_LOSSES and options.map:
+        losses = await engine.pixel_losses(batch.rows, timing=request.timing)
+        if media_type == PNG:
+            scanlines = await request.run(5 * losses.size * VALUE_S, loss_scanlines, losses)
+            return await png_response(request, scanlines, 1, options)
+        return await array_response(request, media_type, {"pixel_losses": losses}, single=batch.single)
+    samples = context.samples if options.samples is None else options.samples
+    reserve_scores(request, context, count, options.draws, samples)
+    reserve_response(request, media_type, SCORE_FIELDS * count)
+    posterior = await engine.reconstruct(batch.rows, timing=request.timing)
+    fields = await compute_scores(
+        request,
+        context,
+        batch.rows,
+        posterior,
+        draws=options.draws,
+        samples=samples,
+        seed=options.seed,
+        level=options.level,
+    )
+    if options.map:
+        fields["pixel_losses"] = await engine.pixel_losses(batch.rows, timing=request.timing)
+    headers = {"x-seed": str(options.seed)}
     return await array_response(request, media_type, fields, single=batch.single, headers=headers)
 
 
@@ -276,14 +311,6 @@ def _check_size(request: Request, context: ModelContext, count: int, options: Pn
     else:
         context.limits.check_pixels(count, shape)
         reserve_response(request, media_type, count * (prod(shape) + prod(context.engine.config.latent_shape)))
-
-
-def _check_draws(request: Request, context: ModelContext, count: int, draws: int) -> None:
-    """Charge `draws` samples for each of `count` images to the memory budget; raises TooLarge or Unavailable."""
-    decoded = count * draws
-    context.limits.check_batch(decoded, "decoded draws")
-    context.limits.check_pixels(decoded, context.engine.config.image_shape, "The images decoded for draws")
-    request.reserve(4 * draws * prod(context.engine.config.latent_shape) + LOSS_BYTES * decoded)
 
 
 def _with_columns(options: PngOptions, columns: int) -> PngOptions:

@@ -8,7 +8,9 @@ from typing import Annotated, Any, Literal
 
 from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
 
+from vae.calibration import LEVEL
 from vae.metadata import DEFAULT_FIT, Fit
+from vae.noise import DRAWS, SEED, SEED_LIMIT
 
 LATENT_BOUND = 1e6
 """Largest absolute value of a latent; N(0, I) has none near it, and much larger ones overflow float32."""
@@ -60,7 +62,7 @@ class SampleOptions(PngOptions):
     )
 
 
-class _ImageInput(_Options):
+class _PictureInput(_Options):
     fit: Fit | None = Field(
         None,
         description="How a picture of another shape is fitted to the model's: with black bars, cropped, or distorted. "
@@ -69,6 +71,9 @@ class _ImageInput(_Options):
     invert: bool = Field(
         False, description="Invert a picture, such as dark ink on white paper, for a model of light ink on black."
     )
+
+
+class _ImageInput(_PictureInput):
     draw: bool = Field(
         False, description="Draw a sample of the posterior, in addition to the mean (encode) or instead of it."
     )
@@ -89,6 +94,35 @@ class ReconstructOptions(PngOptions, _ImageInput):
         ge=2,
         description="Estimate the ELBO as the mean over this number of samples of the posterior, each decoded. They "
         "count towards the limits of a batch. PNG and npy have no losses.",
+    )
+
+
+class ScoreOptions(PngOptions, _PictureInput):
+    """Query of /score."""
+
+    draws: int = Field(
+        DRAWS,
+        ge=2,
+        description="Samples of the posterior, each decoded, over which the ELBO is the mean. As `samples` they count "
+        "towards the limits of a batch.",
+    )
+    samples: int | None = Field(
+        None,
+        ge=0,
+        description="Importance samples of the importance-weighted bound, of which the first are the draws; 0 leaves "
+        "it out. By default those of the calibration, 0 for most.",
+    )
+    seed: int = Field(
+        SEED,
+        ge=0,
+        lt=SEED_LIMIT,
+        description="Seed of the samples. Those of an image depend on it and on the image's pixels alone.",
+    )
+    level: float = Field(LEVEL, ge=0, le=1, description="Percentile above which an image is anomalous.")
+    map: bool = Field(
+        False,
+        description="Give the loss per pixel: as a PNG, each image scaled from its lowest loss, black, to its highest, "
+        "white; or as the array `pixel_losses`, which npy holds alone.",
     )
 
 

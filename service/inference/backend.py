@@ -57,6 +57,9 @@ class Backend(Protocol):
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """The images of `decode`, and −log p(x|z) of `images`, (N,), nats."""
 
+    def pixel_losses(self, z: FloatArray, images: FloatArray) -> FloatArray:
+        """The loss of `reconstruct` per pixel of `images`, summed over channels: (N, 1, H, W), nats."""
+
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """Images as diffusers has them, (N, C, H, W) about in [-1, 1], as one of DTYPES.
 

@@ -107,6 +107,7 @@ class Engine:
         self._reconstructor = self._create_batcher("reconstruct", self._reconstruct)
         self.scanline_reconstructor = self._create_batcher("redraw", self._reconstruct_scanlines)
         self._loss_sampler = self._create_batcher("losses", self._losses)
+        self._loss_mapper = self._create_batcher("loss_map", self._pixel_losses)
         self._raw_decoders = {
             dtype: self._create_batcher("signed", partial(backend.decode_raw, dtype=dtype)) for dtype in DTYPES
         }
@@ -167,19 +168,24 @@ class Engine:
     ) -> FloatArray:
         """−log p(x|z) of N images under K samples z of each one's posterior, (K, N), nats.
 
-        `noise` (K, …) ~ N(0, I) is the same for all images, so that no image's losses depend on the others.
+        `noise` (N, K, …) is that of `vae.noise`, so that no image's losses depend on the others.
         """
-        samples, count = len(noise), len(images)
+        count, samples = noise.shape[:2]
 
         def cut(start: int) -> Arrays:
             sample, first = divmod(start, count)
             rows = slice(first, first + self._limit)
-            return images[rows], mean[rows], log_variance[rows], np.broadcast_to(noise[sample], mean[rows].shape)
+            return images[rows], mean[rows], log_variance[rows], noise[rows, sample]
 
         starts = [sample * count + first for sample in range(samples) for first in range(0, count, self._limit)]
         in_flight = CHUNKS_IN_FLIGHT * max(1, self._limit // count)
         (losses,) = await self._chunker.run_chunks(self._loss_sampler, samples * count, starts, cut, timing, in_flight)
         return losses.reshape(samples, count)
+
+    async def pixel_losses(self, images: FloatArray, *, timing: Timing | None = None) -> FloatArray:
+        """−log p(x|z) at the posterior's mean z, per pixel and summed over channels: (N, 1, H, W), nats."""
+        (losses,) = await self._run(self._loss_mapper, (images,), timing)
+        return losses
 
     def close(self) -> None:
         """End the threads, if there are any, without waiting for what they compute."""
@@ -290,6 +296,10 @@ class Engine:
     def _losses(self, images: FloatArray, mean: FloatArray, log_variance: FloatArray, noise: FloatArray) -> Arrays:
         _, loss = self._backend.reconstruct(draw_posterior(mean, log_variance, noise), images)
         return (loss,)
+
+    def _pixel_losses(self, images: FloatArray) -> Arrays:
+        mean, _ = self._backend.encode(images)
+        return (np.ascontiguousarray(self._backend.pixel_losses(mean, images)),)
 
 
 def _all_finite(arrays: Arrays) -> bool:

@@ -48,6 +48,12 @@ class OnnxBackend:
         decoded, logits = self._decoder.run(None, {"x": z})
         return decoded.reshape(images.shape), _reconstruction_loss(logits.reshape(images.shape), images)
 
+    def pixel_losses(self, z: FloatArray, images: FloatArray) -> FloatArray:
+        """As Backend."""
+        (logits,) = self._decoder.run(["logits"], {"x": z})
+        losses: FloatArray = _pixel_losses(logits.reshape(images.shape), images).sum(1, keepdims=True)
+        return losses
+
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """As Backend."""
         images = (self.decode(z) * 2 - 1).reshape(len(z), -1)
@@ -59,9 +65,14 @@ class OnnxBackend:
 
 def _reconstruction_loss(logits: FloatArray, x: FloatArray) -> FloatArray:
     """−log p(x|z) of N images, (N,), nats, as `vae.objective.reconstruction_loss`."""
-    terms = np.maximum(logits, 0) - logits * x + np.log1p(np.exp(-np.abs(logits)))
-    loss: FloatArray = terms.reshape(len(x), -1).sum(1)
+    loss: FloatArray = _pixel_losses(logits, x).reshape(len(x), -1).sum(1)
     return loss
+
+
+def _pixel_losses(logits: FloatArray, x: FloatArray) -> FloatArray:
+    """The terms of `_reconstruction_loss`, (N, C, H, W), as `vae.objective.pixel_losses`."""
+    losses: FloatArray = np.maximum(logits, 0) - logits * x + np.log1p(np.exp(-np.abs(logits)))
+    return losses
 
 
 def encoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:

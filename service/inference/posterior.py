@@ -31,3 +31,19 @@ def estimate_elbo(losses: FloatArray, kl_divergence: FloatArray) -> tuple[FloatA
     elbo = -(losses.mean(0, np.float64) + kl_divergence)
     error = losses.std(0, np.float64, ddof=1) / sqrt(len(losses))
     return elbo.astype(np.float32), error.astype(np.float32)
+
+
+def importance_weighted_bound(
+    losses: FloatArray, mean: FloatArray, log_variance: FloatArray, noise: FloatArray
+) -> FloatArray:
+    """The bound of log p(x) of Burda et al. (2016, arXiv:1509.00519) of N images, (N,), nats, as `vae.score.score`.
+
+    `losses` (K, N) are −log p(x|z) under K samples of the posterior, and `noise` (N, K, …) is that of these samples.
+    """
+    z = mean[:, np.newaxis] + np.exp(np.float32(0.5) * log_variance)[:, np.newaxis] * noise
+    terms = np.square(noise) + log_variance[:, np.newaxis] - np.square(z)
+    log_ratios = np.float32(0.5) * terms.reshape(*noise.shape[:2], -1).sum(2)  # log p(z) − log q(z|x)
+    log_weights = log_ratios.T.astype(np.float64) - losses
+    most = log_weights.max(0)
+    bound: FloatArray = (most + np.log(np.exp(log_weights - most).mean(0))).astype(np.float32)
+    return bound

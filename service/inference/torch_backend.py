@@ -91,6 +91,13 @@ class TorchBackend:
             image, loss_array = self._arrays(self.model.to_image_(decoded), loss)
             return image, loss_array
 
+    def pixel_losses(self, z: FloatArray, images: FloatArray) -> FloatArray:
+        """As Backend."""
+        with torch.inference_mode():
+            losses: FloatArray
+            (losses,) = self._arrays(self.model.pixel_losses(self.model.decode(self._tensor(z)), self._tensor(images)))
+            return losses
+
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """As Backend."""
         with torch.inference_mode():

@@ -65,6 +65,7 @@ def cases(images: NDArray[np.uint8]) -> list[Case]:
     for index, image in enumerate(images):
         requests.append(("/encode", png(image), "image/png"))
         requests.append(("/reconstruct", npy(images[: index + 1]), "application/x-npy"))
+        requests.append(("/score", npy(images[: index + 1]), "application/x-npy"))
         requests.append(("/decode", npy(z[: index + 1]), "application/x-npy"))
         requests.append((f"/sample?n={index + 1}&seed={index}", None, ""))
     with running(log_level="warning") as service:

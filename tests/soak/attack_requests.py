@@ -24,7 +24,7 @@ Z = b"[0.1, -0.2, 0.3]"
 NDJSON, SAFETENSORS = "application/x-ndjson", "application/x-safetensors"
 ARROW, TENSOR, FORM = "application/vnd.apache.arrow.stream", "tensor/binary", "multipart/form-data"
 INFER = "/v2/models/mnist/infer"
-IMAGE_TARGETS = ("/encode", "/reconstruct", "/remote/encode")
+IMAGE_TARGETS = ("/encode", "/reconstruct", "/score", "/remote/encode")
 Make = Callable[[], bytes]
 
 

@@ -274,6 +274,11 @@ def _costly() -> Iterator[Attack]:
         body = partial(npy_images, "u1", count)
         request = partial(sent, f"/reconstruct?draws={10_000 // count}", body, NPY, accept=JSON)
         yield Attack(f"10,000 draws of {count} images", request, OK, times=20, brief=True)
+        request = partial(sent, f"/score?samples={10_000 // count}", body, NPY, accept=JSON)
+        yield Attack(f"10,000 importance samples of {count} images", request, OK, times=20, brief=True)
+    body = partial(npy_images, "u1", 10_000)
+    request = partial(sent, "/score?map=true", body, NPY, accept=PNG)
+    yield Attack("map of the losses of 10,000 images", request, OK, times=4, brief=True)
     head = b"GET /livez HTTP/1.1\r\nhost: a\r\n" + b"a:\r\n" * 16_000 + b"\r\n"
     yield Attack("head of 16,000 fields", partial(bytes, head), frozenset({431}), times=64, brief=True)
 

@@ -47,7 +47,7 @@ from tests.zstandard import zstd
 
 ORIENTATION = 0x0112
 KINDS = ("PNG", "JPEG", "WEBP", "BMP", "GIF")
-IMAGE_TARGETS = ("/encode", "/reconstruct", "/encode?draw=true&seed=1", "/reconstruct?fit=cover&invert=true")
+IMAGE_TARGETS = ("/encode", "/reconstruct", "/encode?draw=true&seed=1", "/reconstruct?fit=cover&invert=true", "/score")
 NDJSON, SAFETENSORS = "application/x-ndjson", "application/x-safetensors"
 ARROW = "application/vnd.apache.arrow.stream"
 
@@ -201,7 +201,9 @@ def _inference(chance: random.Random) -> bytes:
 
 
 def _query(chance: random.Random) -> bytes:
-    target = chance.choice(["/sample", "/decode", "/encode", "/reconstruct", "/interpolate", "/model", "/latents"])
+    target = chance.choice(
+        ["/sample", "/decode", "/encode", "/reconstruct", "/score", "/interpolate", "/model", "/latents"]
+    )
     pairs = []
     for _ in range(chance.randint(1, 4)):
         value = chance.choice(QUERY_VALUES)

@@ -86,6 +86,10 @@ JSON_NAMES = (
 QUERY_NAMES = (
     "n",
     "seed",
+    "draws",
+    "samples",
+    "level",
+    "map",
     "temperature",
     "columns",
     "scale",

@@ -82,6 +82,8 @@ def small_requests() -> Iterator[tuple[str, bytes]]:
         yield f"encode {kind}", _post("/encode", image, media_type, (JSON, NPY)[number % 2])
         target = f"/reconstruct?draw=true&seed={number}" if number % 2 else "/reconstruct"
         yield f"{target} of a {kind} to {accept}", _post(target, image, media_type, accept)
+        target = f"/score?seed={number}&samples={number}"
+        yield f"{target} of a {kind}", _post(target, image, media_type, (JSON, NPY)[number % 2])
         target = f"/sample?seed={number}&temperature=1.5"
         yield f"{target} to {accept}", write_request("GET", target, accept=accept)
 
@@ -109,6 +111,8 @@ def large_requests() -> Iterator[tuple[str, bytes]]:
             walk = {"at": z[0].tolist(), "dimensions": [0, 2], "steps": 2 + number}
             yield f"traverse {told}", _post("/traverse", json.dumps(walk).encode(), JSON, accept)
         for accept in (JSON, NPY):
+            target = f"/score?seed={number}"
+            yield f"{target} of npy of {size} to {accept}", _post(target, npy(chosen), NPY, accept)
             yield f"encode npy {size} to {accept}", _post("/encode", npy(chosen / 255), NPY, accept)
             target = f"/encode?draw=true&seed={number}"
             yield f"{target} of a form of {size} to {accept}", _post(target, form, form_type, accept)

@@ -13,7 +13,7 @@ from service.app import INFERENCE, OPERATIONS
 
 PNG, JSON, NPY, FORM = "image/png", "application/json", "application/x-npy", "multipart/form-data"
 Z = [0.3, 1.6, -2.4]
-IMAGE_ROUTES = ["/encode", "/reconstruct"]
+IMAGE_ROUTES = ["/encode", "/reconstruct", "/score"]
 POST_ROUTES = [*IMAGE_ROUTES, "/decode", "/interpolate", "/traverse"]
 ROUTES = [*((("POST", path)) for path in POST_ROUTES), *(("GET", path) for path in ("/sample", "/latents", "/model"))]
 OPEN = {

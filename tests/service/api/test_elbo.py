@@ -10,13 +10,13 @@ import pyarrow.parquet as pq
 import pytest
 from safetensors.numpy import load as load_tensors
 
-from service.inference.noise import standard_normal
 from tests.service.pictures import Bytes, npy
 from tests.service.problems import problem
 from tests.service.running import running
 from tests.vae import reference as numpy_reference
 from tests.vae.reference import Reference
 from training.__main__ import main
+from vae.noise import image_noise
 
 JSON, NPY, SAFETENSORS = "application/json", "application/x-npy", "application/x-safetensors"
 
@@ -39,10 +39,10 @@ def test_the_plug_in_value_is_that_of_the_mean(client: httpx.Client, images: Byt
 def test_the_elbo_is_the_mean_over_draws(client: httpx.Client, images: Bytes, reference: Reference) -> None:
     images = images[:40]
     x = images.reshape(-1, 784) / 255
-    noise = standard_normal(7, 50, (3,))
+    noise = image_noise(images, 50, (3,), 7)
     mean, log_variance = reference.encode(x)
     kl = numpy_reference.kl_divergence(mean, log_variance)
-    z = mean + np.exp(log_variance / 2) * noise[:, None]
+    z = mean + np.exp(log_variance / 2) * noise.swapaxes(0, 1)
     values = np.stack([-(numpy_reference.reconstruction_loss(reference.logits(each), x) + kl) for each in z])
     response = post(client, images, "?draws=50&seed=7")
     answer = response.json()

@@ -23,6 +23,7 @@ from tests.service.pictures import npy
 from tests.service.problems import bad_fields, problem
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
+from vae.noise import image_noise
 
 pytestmark = pytest.mark.slow
 
@@ -158,6 +159,22 @@ def test_reconstruct(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]
     )
     picture = read(client.post("/reconstruct", content=npy(x[0]), headers={"content-type": NPY}))
     assert picture.size == (32, 32)
+
+
+def test_score(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:
+    posterior = network.encode(2 * torch.from_numpy(x[:1]) - 1).latent_dist
+    noise = torch.from_numpy(image_noise(x[:1], 6, (4, 16, 16), 2))[0]
+    z = posterior.mean + noise * torch.exp(posterior.logvar / 2)
+    losses = ((images_of(network, z.numpy()) - x[:1]) ** 2).sum((1, 2, 3)) / 2
+    ratios = 0.5 * (noise**2 + posterior.logvar - z**2).flatten(1).sum(1).numpy()
+    headers = {"content-type": NPY, "accept": JSON}
+    answer = read(client.post("/score?draws=3&samples=6&seed=2&map=true", content=npy(x[0]), headers=headers))
+    assert answer["elbo"] == pytest.approx(-(losses[:3].mean() + posterior.kl().item()), rel=1e-4)
+    expected = np.logaddexp.reduce(ratios - losses) - np.log(6)
+    assert answer["importance_weighted_bound"] == pytest.approx(expected, rel=1e-4)
+    error = (images_of(network, posterior.mean.numpy())[0] - x[0]) ** 2
+    near(answer["pixel_losses"], error.sum(0, keepdims=True) / 2)
+    assert answer["reconstruction_loss"] == pytest.approx(error.sum() / 2, rel=1e-4)
 
 
 def test_sample(client: httpx.Client, network: Any) -> None:

@@ -15,10 +15,13 @@ import torch
 import tritonclient.http as triton  # type: ignore[import-untyped]
 from tritonclient import utils as triton_utils
 
-from service.api.open_inference import JSON_LENGTH
+import vae
+from service.api.open_inference import JSON_LENGTH, SCORES
+from service.settings import BUNDLED
 from tests.service.pictures import Bytes
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
+from training.metrics.calibration import calibrate
 
 INFER = "/v2/models/mnist/infer"
 
@@ -48,7 +51,7 @@ def test_health_and_metadata(client: Any) -> None:
         {"name": "image", "datatype": "FP32", "shape": [-1, 1, 28, 28]},
         {"name": "z", "datatype": "FP32", "shape": [-1, 3]},
     ]
-    assert [output["name"] for output in card["outputs"]] == ["mean", "log_variance", "image"]
+    assert [output["name"] for output in card["outputs"]] == ["mean", "log_variance", "image", *SCORES]
 
 
 @pytest.mark.parametrize("binary_in", [True, False])
@@ -74,6 +77,42 @@ def test_what_the_service_gives_otherwise(
     assert np.array_equal(decoded.as_numpy("image"), np.array(given["pixels"], np.float32))
     posterior = client.infer("mnist", [tensor("image", batch)], outputs=[triton.InferRequestedOutput("mean")])
     assert [output["name"] for output in posterior.get_response()["outputs"]] == ["mean"]
+
+
+def test_scores_are_outputs_that_are_asked_for(client: Any, served: Running, images: Bytes) -> None:
+    batch = images[:5, None]
+    headers = {"content-type": "application/x-npy", "accept": "application/json"}
+    expected = served.client.post("/score", content=npy(batch), headers=headers).json()
+    for names in (SCORES, (*SCORES[:1], "image", "mean")):
+        outputs = [triton.InferRequestedOutput(name, binary_data=True) for name in names]
+        result = client.infer("mnist", [tensor("image", batch)], outputs=outputs)
+        assert [output["name"] for output in result.get_response()["outputs"]] == list(names)
+        for name in names[:1] if "image" in names else names:
+            assert np.array_equal(result.as_numpy(name), np.array(expected[name], np.float32))
+            assert result.as_numpy(name).shape == (5,)
+    plain = client.infer("mnist", [tensor("image", batch)])
+    assert [output["name"] for output in plain.get_response()["outputs"]] == ["mean", "log_variance", "image"]
+
+
+def test_a_calibrated_model_has_percentiles(images: Bytes, tmp_path: Path) -> None:
+    bundled = vae.load(BUNDLED)
+    digits = torch.from_numpy(images[:20, None])
+    calibration = calibrate(bundled.model, digits, "neg_importance_weighted_bound")
+    vae.save(tmp_path / "m.safetensors", bundled.model, training={}, metrics={}, calibration=calibration)
+    with running(checkpoint=tmp_path / "m.safetensors", batch_limit=500) as service:
+        asked = {"name": "image", "datatype": "UINT8", "shape": [5, 1, 28, 28], "data": digits[:5].flatten().tolist()}
+        names = ["percentile", "importance_weighted_bound"]
+        body = {"inputs": [asked], "outputs": [{"name": name} for name in names]}
+        outputs = service.client.post("/v2/models/m/infer", json=body).json()["outputs"]
+        headers = {"content-type": "application/x-npy", "accept": "application/json"}
+        expected = service.client.post("/score", content=npy(digits[:5].numpy()), headers=headers).json()
+        assert {output["name"]: output["data"] for output in outputs} == {name: expected[name] for name in names}
+        body["inputs"] = [{**asked, "shape": [6, 1, 28, 28], "data": digits[:6].flatten().tolist()}]
+        answer = service.client.post("/v2/models/m/infer", json=body)
+        assert (answer.status_code, answer.json()["error"][:45]) == (
+            413,
+            "The request asks for 600 decoded draws; at mo",
+        )
 
 
 def npy(array: Any) -> bytes:
@@ -173,6 +212,15 @@ def test_data_may_be_nested(served: Running) -> None:
             "size is 12, and 0 bytes follow",
         ),
         ({"inputs": [Z], "outputs": [{"name": "mean"}]}, 422, "'z' has no output 'mean'"),
+        ({"inputs": [Z], "outputs": [{"name": "elbo"}]}, 422, "'z' has no output 'elbo'; its outputs are image."),
+        (
+            {
+                "inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 28, 28], "data": [0.0] * 784}],
+                "outputs": [{"name": "percentile"}],
+            },
+            422,
+            "'image' has no output 'percentile'",
+        ),
         ({"inputs": [Z], "outputs": [{"name": "colour"}]}, 422, "name"),
         (
             {"inputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 28, 28], "data": [2.0] * 784}]},

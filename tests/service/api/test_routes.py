@@ -424,6 +424,7 @@ def test_model_card(client: httpx.Client) -> None:
         "format_version": 1,
         "training": checkpoint.training,
         "figures": checkpoint.metrics,
+        "calibration": None,
     }
 
 

@@ -31,7 +31,8 @@ def compute_all(backend: Backend) -> tuple[FloatArray, ...]:
     z = random.standard_normal((5, *backend.config.latent_shape), np.float32)
     raw, sums = backend.decode_raw(z, "float32")
     pictures = raw.view(np.float32).reshape(images.shape)
-    return (*backend.encode(images), backend.decode(z), *backend.reconstruct(z, images), pictures, sums)
+    losses = (*backend.reconstruct(z, images), backend.pixel_losses(z, images))
+    return (*backend.encode(images), backend.decode(z), *losses, pictures, sums)
 
 
 @pytest.mark.parametrize("config", CONFIGS, ids=str)

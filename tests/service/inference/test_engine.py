@@ -27,6 +27,7 @@ from service.telemetry.timing import Timing
 from tests.service.inference.backends import backend_of
 from tests.service.pictures import Bytes
 from vae.config import Architecture
+from vae.noise import image_noise
 
 pytestmark = pytest.mark.slow
 
@@ -285,19 +286,19 @@ def test_reconstruction_without_noise_decodes_the_mean(engine: Engine, x: FloatA
 
 def test_losses_of_samples_are_those_of_reconstructions(engine: Engine, x: FloatArray) -> None:
     """Of any number of images, in any batch, bit for bit."""
-    noise = standard_normal(1, 9, (3,))
+    noise = image_noise(x, 9, (3,), 1)
     mean, log_variance = asyncio.run(engine.encode(x))
     for count in (1, 5, 70, 200):
-        losses = asyncio.run(engine.sample_losses(x[:count], mean[:count], log_variance[:count], noise))
+        losses = asyncio.run(engine.sample_losses(x[:count], mean[:count], log_variance[:count], noise[:count]))
         assert losses.shape == (9, count)
-        for row, found in zip(noise, losses, strict=True):
-            expected = asyncio.run(engine.reconstruct(x[:count], np.tile(row, (count, 1))))
+        for sample, found in enumerate(losses):
+            expected = asyncio.run(engine.reconstruct(x[:count], noise[:count, sample]))
             assert np.array_equal(found, expected.reconstruction_loss)
 
 
 @pytest.mark.parametrize("count", [1, 64, 200])
 def test_many_samples_leave_room_for_others(engine: Engine, x: FloatArray, count: int) -> None:
-    noise = standard_normal(1, 4000 // count, (3,))
+    noise = image_noise(x[:count], 4000 // count, (3,), 1)
 
     async def most_waiting() -> int:
         mean, log_variance = await engine.encode(x[:count])
