@@ -29,7 +29,7 @@ from vae_client.errors import (
     UnprocessableEntityError,
     UnsupportedMediaTypeError,
 )
-from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction, Scores
 from vae_client.version import __version__ as __version__
 
 if not TYPE_CHECKING:
@@ -61,6 +61,7 @@ __all__ = [
     "Reconstruction",
     "RequestTimeoutError",
     "RequestTooLargeError",
+    "Scores",
     "ServiceUnavailableError",
     "UnprocessableEntityError",
     "UnsupportedMediaTypeError",

@@ -23,7 +23,7 @@ from vae_client.options import (
     Timeout,
     read_options,
 )
-from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction, Scores
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -135,6 +135,30 @@ class AsyncClient:
             "seed": seed,
         }
         return await self._send(await asyncio.to_thread(calls.reconstruct, images, **options))
+
+    async def score(
+        self,
+        images: ImageInput,
+        *,
+        draws: int | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        level: float | None = None,
+        pixel_losses: bool = False,
+        fit: Fit | None = None,
+        invert: bool = False,
+    ) -> Scores:
+        """Tell how unusual images are for the model; see `Client.score`."""
+        options: dict[str, Any] = {
+            "draws": draws,
+            "samples": samples,
+            "seed": seed,
+            "level": level,
+            "pixel_losses": pixel_losses,
+            "fit": fit,
+            "invert": invert,
+        }
+        return await self._send(await asyncio.to_thread(calls.score, images, **options))
 
     async def sample(self, n: int = 1, *, seed: int | None = None, temperature: float = 1) -> Images:
         """Decode latents drawn from the prior; see `Client.sample`."""

@@ -22,7 +22,7 @@ from vae_client.errors import (
     status_error,
 )
 from vae_client.inputs import NPY, Body, image_body, latent_array, latent_body
-from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction, Scores
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -127,6 +127,33 @@ def reconstruct(
 
     accept, parse = (JSON, parse_losses) if losses else (NPY, partial(_images, single=body.single))
     return _post("/reconstruct", body, accept, parse, fit=fit, invert=invert, draw=draw, draws=draws, seed=seed)
+
+
+def score(
+    images: ImageInput,
+    *,
+    draws: int | None,
+    samples: int | None,
+    seed: int | None,
+    level: float | None,
+    pixel_losses: bool,
+    fit: Fit | None,
+    invert: bool,
+) -> Call[Scores]:
+    """POST /score; JSON, as npy has no names."""
+    body = image_body(images)
+
+    def parse(response: httpx.Response) -> Scores:
+        document = _known_fields(Scores, json.loads(response.content))
+        values = {
+            name: np.asarray(value, bool if name == "anomalous" else np.float32) for name, value in document.items()
+        }
+        if body.single and values["elbo"].ndim == 0:
+            values = {name: value[np.newaxis] for name, value in values.items()}
+        return Scores(**values, seed=_seed(response))
+
+    query = {"draws": draws, "samples": samples, "seed": seed, "level": level, "map": pixel_losses}
+    return _post("/score", body, JSON, parse, fit=fit, invert=invert, **query)
 
 
 def sample(n: int, *, seed: int | None, temperature: float) -> Call[Images]:

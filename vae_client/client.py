@@ -24,7 +24,7 @@ from vae_client.options import (
     Timeout,
     read_options,
 )
-from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction
+from vae_client.results import Health, Images, Latents, Model, Posterior, Reconstruction, Scores
 
 if TYPE_CHECKING:
     from vae_client.inputs import ImageInput, LatentInput
@@ -193,6 +193,39 @@ class Client:
         """
         options: dict[str, Any] = {"losses": losses, "fit": fit, "invert": invert, "draw": draw, "draws": draws}
         return self._send(calls.reconstruct(images, **options, seed=seed))
+
+    def score(
+        self,
+        images: ImageInput,
+        *,
+        draws: int | None = None,
+        samples: int | None = None,
+        seed: int | None = None,
+        level: float | None = None,
+        pixel_losses: bool = False,
+        fit: Fit | None = None,
+        invert: bool = False,
+    ) -> Scores:
+        """Tell how unusual images are for the model.
+
+        The scores of an image do not depend on others, so that the same call gives the same numbers.
+
+        Args:
+            images: One image or a batch.
+            draws: Samples of the posterior for the ELBO, at least 2; 10 if None.
+            samples: Importance samples for a bound of log p(x); those of the model's calibration if None, or else 0.
+            seed: Seed of the samples, 0 to 2⁶⁴ − 1; 0 if None.
+            level: Percentile above which an image is anomalous, 0 to 1; 0.99 if None.
+            pixel_losses: Return the loss of each pixel too.
+            fit: As of `encode`.
+            invert: As of `encode`.
+
+        Returns:
+            The scores, () or (N,) each.
+
+        """
+        options: dict[str, Any] = {"draws": draws, "samples": samples, "seed": seed, "level": level}
+        return self._send(calls.score(images, **options, pixel_losses=pixel_losses, fit=fit, invert=invert))
 
     def sample(self, n: int = 1, *, seed: int | None = None, temperature: float = 1) -> Images:
         """Decode latents drawn from N(0, temperature²·I).

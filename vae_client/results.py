@@ -146,6 +146,31 @@ class Reconstruction(Images):
 
 
 @dataclass(frozen=True, eq=False, kw_only=True)
+class Scores(Result):
+    """How unusual images are for the model: () or (N,) each. An unusual image has a low ELBO and high losses."""
+
+    elbo: FloatArray
+    """Evidence lower bound: the mean over `draws` samples of the posterior."""
+    elbo_standard_error: FloatArray
+    """Of `elbo`, over the draws."""
+    reconstruction_loss: FloatArray
+    """As of `Reconstruction`, of the image decoded from the posterior's mean."""
+    kl_divergence: FloatArray
+    """From the posterior to the prior N(0, I)."""
+    importance_weighted_bound: FloatArray | None = None
+    """A lower bound of log p(x), tighter than the ELBO; None without `samples`."""
+    percentile: FloatArray | None = None
+    """Share, 0 to 1, of validation images whose score was lower.
+
+    None where the checkpoint has no calibration (see `Model.calibration`), or `samples` differ from its.
+    """
+    anomalous: npt.NDArray[np.bool_] | None = None
+    """Whether `percentile` is above `level`."""
+    pixel_losses: FloatArray | None = None
+    """Where the reconstruction loss comes from: summed over channels, (1, H, W) or (N, 1, H, W)."""
+
+
+@dataclass(frozen=True, eq=False, kw_only=True)
 class Latents(Result):
     """Latents of the images of a test set, and their classes."""
 
@@ -187,6 +212,8 @@ class Model:
     """How it was trained."""
     figures: dict[str, Any]
     """What was measured; losses in nats per image."""
+    calibration: dict[str, Any] | None = None
+    """The score by which `Scores.percentile` goes, how it is computed, and over how many images; None without one."""
 
 
 def _picture(image: FloatArray) -> Image:

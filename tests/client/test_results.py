@@ -21,6 +21,7 @@ from vae_client import (
     Images,
     Posterior,
     Reconstruction,
+    Scores,
     ServiceUnavailableError,
     UnprocessableEntityError,
 )
@@ -76,6 +77,36 @@ def test_the_elbo_of_draws(client: AnyClient, served: Running, images: Bytes) ->
         client.call("reconstruct", images[:2], draws=5)
 
 
+def test_score(client: AnyClient, served: Running, images: Bytes) -> None:
+    query = "draws=5&samples=7&seed=5&fit=stretch&invert=true&map=true"
+    headers = {**JSON, "content-type": "image/png"}
+    expected = served.client.post(f"/score?{query}", content=png(images[0]), headers=headers).json()
+    options = {"draws": 5, "samples": 7, "seed": 5, "fit": "stretch", "invert": True, "pixel_losses": True}
+    scores = client.call("score", png(images[0]), **options)
+    assert isinstance(scores, Scores)
+    assert scores.seed == 5
+    for name, value in expected.items():
+        np.testing.assert_array_equal(getattr(scores, name), np.array(value, np.float32))
+    assert scores.percentile is None
+    assert scores.anomalous is None
+    plain = client.call("score", images[:3])
+    assert (plain.elbo.shape, plain.seed) == ((3,), 0)
+    assert plain.importance_weighted_bound is plain.pixel_losses is None
+    assert client.call("score", [images[0]], pixel_losses=True).pixel_losses.shape == (1, 1, 28, 28)
+    assert client.call("score", [images[0]]).elbo.shape == (1,)
+
+
+def test_a_calibrated_score(connect: Connect) -> None:
+    names = ("elbo", "elbo_standard_error", "reconstruction_loss", "kl_divergence", "percentile")
+    scores = {**{name: [0.5, 1] for name in names}, "anomalous": [False, True]}
+    with fake_server((response(json.dumps(scores).encode()),)) as server:
+        found = connect(server.url).call("score", np.zeros((2, 28, 28), np.uint8), level=0.75)
+    assert server.requests[0].head.startswith("POST /score?invert=false&level=0.75&map=false HTTP")
+    assert found.percentile.tolist() == [0.5, 1]
+    assert found.anomalous.tolist() == [False, True]
+    assert found.anomalous.dtype == bool
+
+
 def test_sample(client: AnyClient, served: Running) -> None:
     expected = served.client.get("/sample?n=3&seed=7&temperature=0.5", headers=JSON).json()
     samples = client.call("sample", 3, seed=7, temperature=0.5)
@@ -108,7 +139,17 @@ def test_model(client: AnyClient, served: Running) -> None:
     model = client.call("model")
     assert model.image_shape == tuple(expected["image_shape"])
     assert model.latent_shape == tuple(expected["latent_shape"])
-    for name in ("name", "architecture", "latent_dim", "parameters", "sha256", "format_version", "training", "figures"):
+    for name in (
+        "name",
+        "architecture",
+        "latent_dim",
+        "parameters",
+        "sha256",
+        "format_version",
+        "training",
+        "figures",
+        "calibration",
+    ):
         assert getattr(model, name) == expected[name]
 
 
