@@ -7,7 +7,7 @@ import { Pad } from "./pad.js";
 import { imageShape, paint, paintPixels, sheetBlob } from "./picture.js";
 import { encodePng } from "./png.js";
 import { beginRequest, set } from "./state.js";
-import { errorVerdict, verdict } from "./verdict.js";
+import { errorVerdict, scoreVerdict, verdict } from "./verdict.js";
 
 const EXAMPLE_SEED = 14; // of the example, a sample from the prior; with the bundled model a clear 3
 
@@ -36,10 +36,18 @@ export function draw(model, spread) {
     loss.textContent = nats(found.reconstruction_loss, metrics.test_reconstruction_loss);
     kl.textContent = nats(found.kl_divergence, metrics.test_kl_divergence);
     if (isLatest()) set(model.latent_dim ? { z: found.mean } : { canvas: reconstruction }, pad);
-    if (isFinished) judge.push({ found, edit });
+    if (isFinished) judge.push({ body, found, edit });
   });
-  const judge = new LatestOnly(async ({ found, edit }) => {
-    const [word, reason] = model.latent_dim ? await verdict(found, spread !== null) : errorVerdict(found);
+  const judgeBy = async (body, found, isStale) => {
+    const hasLatents = model.latent_dim !== null && spread !== null;
+    if (model.calibration) {
+      const scored = await requestJson("score", { method: "POST", body, type: "image/png", isStale });
+      return scoreVerdict(found, scored, hasLatents);
+    }
+    return model.latent_dim ? verdict(found, hasLatents) : errorVerdict(found);
+  };
+  const judge = new LatestOnly(async ({ body, found, edit }, isStale) => {
+    const [word, reason] = await judgeBy(body, found, isStale);
     if (edit !== edits) return;
     const strong = document.createElement("strong");
     strong.textContent = word;

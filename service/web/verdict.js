@@ -5,7 +5,20 @@ import { imageShape } from "./picture.js";
 
 const UNUSUAL_SHARE = 0.1; // of test latents that are at least as isolated
 const VERY_UNUSUAL_SHARE = 0.01;
+const UNUSUAL_PERCENTILE = 0.9; // of the score; above `level` of /score, 0.99, it is very unusual
 const HIGH_LOSS_RATIO = 1.5; // to the loss expected of the model's own image; 5 % of MNIST's test set exceed it
+
+/**
+ * By the score's percentile among the validation images, for models that are calibrated. `found` and `scored`: the JSON
+ * responses of /reconstruct and /score; `hasLatents`: whether the checkpoint has latents to compare with.
+ */
+export async function scoreVerdict(found, scored, hasLatents) {
+  const percent = scored.percentile * 100;
+  const shareText = `the model finds ${percent.toFixed(percent < 99 ? 0 : 1)} % of validation images more usual`;
+  const reason = hasLatents ? `${shareText}; ${labelled(found.mean, await loadLatents())}.` : `${shareText}.`;
+  if (scored.anomalous) return ["Very unusual:", reason];
+  return [scored.percentile > UNUSUAL_PERCENTILE ? "Unusual:" : "Usual:", reason];
+}
 
 /** `found`: the JSON response of /reconstruct; `hasLatents`: whether the checkpoint has latents to compare with. */
 export async function verdict(found, hasLatents) {
@@ -15,10 +28,8 @@ export async function verdict(found, hasLatents) {
   if (!hasLatents) return ratio > HIGH_LOSS_RATIO ? ["Unusual:", `${lossText}.`] : ["Usual,", "judged by its loss alone."];
   const latents = await loadLatents();
   const share = await shareMoreIsolated(found.mean, latents.mean);
-  const labels = nearest(found.mean, latents.mean).indices.map((row) => latents.label[row]);
-  const [label, votes] = mostFrequent(labels);
   const shareText = `${Math.round(share * 100)} % of the test set are further from their neighbours`;
-  const labelText = `${votes} of the ${labels.length} nearest test images are labelled ${label}`;
+  const labelText = labelled(found.mean, latents);
   if (share < VERY_UNUSUAL_SHARE) return ["Very unusual:", `${shareText}; ${labelText}.`];
   if (share < UNUSUAL_SHARE) return ["Unusual:", `${shareText}; ${labelText}.`];
   if (ratio > HIGH_LOSS_RATIO) return ["Unusual:", `${lossText}, although ${shareText}; ${labelText}.`];
@@ -34,6 +45,12 @@ export function errorVerdict(found) {
 
 /** Expected loss, in nats, of a pixel that is 1 with probability p. */
 const binaryEntropy = (p) => (p <= 0 || p >= 1 ? 0 : -p * Math.log(p) - (1 - p) * Math.log(1 - p));
+
+function labelled(z, latents) {
+  const labels = nearest(z, latents.mean).indices.map((row) => latents.label[row]);
+  const [label, votes] = mostFrequent(labels);
+  return `${votes} of the ${labels.length} nearest test images are labelled ${label}`;
+}
 
 function mostFrequent(labels) {
   const counts = new Map();

@@ -12,11 +12,14 @@ from typing import Any
 import numpy as np
 import pytest
 import torch
+from numpy.typing import NDArray
 from playwright.sync_api import Browser, BrowserContext, Error, expect, sync_playwright
 
 import vae
+from service.settings import BUNDLED
 from tests.browser.visit import PATIENCE_S, Visit, origin
 from tests.service.running import Running, running
+from training.metrics.calibration import calibrate
 from vae import VAE, LatentSet, VAEConfig
 from vae.metadata import DEFAULT_FIT, Fit
 
@@ -109,6 +112,19 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
     """Of two latent dimensions and an image that is no square; pictures of other proportions are cut."""
     config = VAEConfig(image_shape=(1, 20, 32), hidden_dim=16, latent_dim=2)
     yield from _serve(tmp_path_factory.mktemp("flat"), config, fit="cover")
+
+
+@pytest.fixture(scope="session")
+def calibrated(tmp_path_factory: pytest.TempPathFactory, images: NDArray[np.uint8]) -> Iterator[Running]:
+    """The bundled model with its latents, calibrated on the first 200 test digits."""
+    bundled, latents = vae.load(BUNDLED), LatentSet.load(BUNDLED, vae.load(BUNDLED).sha256)
+    path = tmp_path_factory.mktemp("calibrated") / "mnist.safetensors"
+    calibration = calibrate(bundled.model, torch.from_numpy(images).unsqueeze(1))
+    vae.save(path, bundled.model, training=bundled.training, metrics=bundled.metrics, calibration=calibration)
+    assert latents
+    latents.save(path, vae.load(path).sha256)
+    with running(checkpoint=path) as service:
+        yield service
 
 
 @pytest.fixture(scope="session")

@@ -154,6 +154,24 @@ def test_what_is_drawn_is_what_is_sent(visit: Visit, images: Bytes) -> None:
     assert re.match("(Very u|U)nusual", verdict(visit))
 
 
+def test_a_calibrated_model_judges_by_its_score(visitor: Visitor, calibrated: Running, images: Bytes) -> None:
+    visit = visitor(calibrated)
+    write(visit, images[0])
+    text = verdict(visit)
+    headers = {"content-type": "image/png"}
+    seen = png(pixels(visit.page.locator("#model-input")))
+    scored = calibrated.client.post("/score", content=seen, headers=headers).json()
+    percent = 100 * scored["percentile"]
+    assert f"finds {percent:.{0 if percent < 99 else 1}f} % of validation images more usual; " in text
+    assert text.startswith("Very unusual" if percent > 99 else "Unusual" if percent > 90 else "Usual")
+    assert "nearest test images are labelled" in text
+    clear(visit)
+    for at in (0.1, 0.5, 0.9):
+        draw_line(visit, [(at, 0.1), (at, 0.9)])
+        draw_line(visit, [(0.1, at), (0.9, at)])
+    assert verdict(visit).startswith("Very unusual: the model finds 100.0 % of validation images more usual")
+
+
 def test_a_finger_and_a_pen_draw_and_a_second_finger_does_not(visitor: Visitor, served: Running) -> None:
     visit = visitor(served, has_touch=True, viewport={"width": 360, "height": 740})
     box = box_of(visit)
