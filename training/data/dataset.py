@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import math
+from collections.abc import Sequence
 from dataclasses import dataclass, replace
 
 import torch
+from numpy.typing import ArrayLike
 from torch import Tensor
 
-from training.data.split import UNKNOWN, Origin, positions
+from training.data.split import TEST_SHARE, UNKNOWN, Origin, positions
 
 NO_LABEL = -1
 """Label of an image without a class."""
@@ -29,6 +32,27 @@ class Dataset:
     positions: Tensor | None = None
     """Hash positions of the images, float64 (N,) in [0, 1); None if not computed yet. See `training.data.split`."""
     origin: Origin = UNKNOWN
+
+    @classmethod
+    def from_arrays(
+        cls, images: ArrayLike, labels: ArrayLike | None = None, *, name: str = "images", classes: Sequence[str] = ()
+    ) -> Dataset:
+        """Make a data set of arrays, or of tensors on the CPU, in memory.
+
+        Args:
+            images: (N, H, W), (N, C, H, W) or (N, H, W, C), C = 1 or 3, uint8 or floating in [0, 1].
+            labels: Integers (N,); None for images without labels.
+            name: Name of the data set. A checkpoint records `npy:NAME.npy`, which repeats the training if the images
+                are saved there.
+            classes: Names of the labels 0, 1, ….
+
+        Raises:
+            DataError: The arrays are not such images and labels.
+
+        """
+        from training.data.arrays import from_arrays  # noqa: PLC0415 - imports this module
+
+        return from_arrays(images, labels, name, classes)
 
     def __len__(self) -> int:
         return len(self.images)
@@ -81,6 +105,18 @@ class Dataset:
             replace(self, images=self.images[kept], labels=self.labels[kept], positions=scaled),
             replace(self, images=self.images[held_out], labels=self.labels[held_out], positions=at[held_out]),
         )
+
+    def split_test(self) -> tuple[Dataset, Dataset]:
+        """Split off the test set, about TEST_SHARE of the images and at least one; returns training set and test set.
+
+        Raises DataError if all images are equal.
+        """
+        at = positions(self.images) if self.positions is None else self.positions
+        low, high = at.min().item(), at.max().item()
+        if low == high:
+            raise DataError(f"All images of {self.name} are equal: at least 2 different ones are expected.")
+        share = TEST_SHARE if low < TEST_SHARE <= high else math.nextafter(low, 1)  # neither part may be empty
+        return self.split(share)
 
     def to(self, device: torch.device) -> Dataset:
         """Copy to `device`; images that would fill more than half of the free GPU memory stay where they are."""

@@ -13,12 +13,11 @@ import torch
 from numpy.typing import NDArray
 from torch import Tensor
 
+from training.data.arrays import EXPECTED, to_uint8, view_images
 from training.data.dataset import NO_LABEL, DataError, Dataset
 from training.data.split import positions
 from training.data.stored import BATCH_BYTES, load_stored
 from training.data.tree import printable
-
-EXPECTED = "uint8 (0 to 255) or floating (0 to 1) is expected"
 
 
 def load_npy(path: Path, cache_dir: Path) -> tuple[Dataset, Dataset]:
@@ -85,29 +84,14 @@ class Array:
         """Read the images in `order` and convert them to uint8."""
         array = self._images()
         for rows in order.split(self._rows):
-            batch = array[rows.numpy()]
-            if batch.dtype != np.uint8:
-                if not ((batch >= 0) & (batch <= 1)).all():
-                    raise self._out_of_range(array)
-                batch = np.rint(batch * 255).astype(np.uint8)
+            batch = to_uint8(array[rows.numpy()])
+            if batch is None:
+                raise self._out_of_range(array)
             yield torch.from_numpy(np.ascontiguousarray(batch))
 
     def _images(self) -> NDArray[Any]:
         """View the array as (N, C, H, W); raises DataError for any other layout or type."""
-        array = map_array(self.path)
-        shape, dtype = array.shape, array.dtype
-        if array.ndim == 3:
-            array = array[:, None]
-        elif array.ndim == 4 and shape[1] not in (1, 3) and shape[3] in (1, 3):
-            array = array.transpose(0, 3, 1, 2)
-        if array.ndim != 4 or array.shape[1] not in (1, 3) or len(array) < 2 or 0 in shape:
-            raise DataError(
-                f"{self.path} holds an array of shape {shape}; (N, H, W), (N, C, H, W) or (N, H, W, C) with C 1 or 3 "
-                "and at least 2 images is expected."
-            )
-        if dtype != np.uint8 and dtype.kind != "f":
-            raise DataError(f"{self.path} holds {dtype} of shape {shape}; {EXPECTED}: convert it with astype.")
-        return array
+        return view_images(map_array(self.path), str(self.path))
 
     def _out_of_range(self, array: NDArray[Any]) -> DataError:
         """Describe the NaN or the range of values of the whole array."""

@@ -9,7 +9,6 @@ then the images (N, C, H, W), lowest position first, so that each part of a data
 
 from __future__ import annotations
 
-import math
 import os
 from collections.abc import Iterator
 from pathlib import Path
@@ -75,14 +74,9 @@ def load_stored(source: Source, name: str, labels: Tensor, cache_dir: Path) -> t
     count = source.shape[0]
     content = torch.from_numpy(np.memmap(path, np.uint8, "c"))  # torch.from_file only takes UTF-8 paths
     positions, order = content[: 8 * count].view(torch.float64).sort(stable=True)
-    low, high = positions[0].item(), positions[-1].item()
-    if low == high:
-        raise DataError(f"All images of {name} are equal: at least 2 different ones are expected.")
-    share = TEST_SHARE if low < TEST_SHARE <= high else math.nextafter(low, 1)  # neither part may be empty
     origin = Origin(fingerprint(positions), source.hashed, TEST_SHARE)
-    return Dataset(
-        name, content[8 * count :].view(source.shape), labels[order], positions=positions, origin=origin
-    ).split(share)
+    images = content[8 * count :].view(source.shape)
+    return Dataset(name, images, labels[order], positions=positions, origin=origin).split_test()
 
 
 def _write(path: Path, source: Source, state: str) -> None:
