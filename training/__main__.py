@@ -44,14 +44,16 @@ def main(arguments: Sequence[str] | None = None) -> int:
     arguments = sys.argv[1:] if arguments is None else arguments
     if arguments[:1] == ["fit"]:
         arguments = replace_old_flags(arguments)
-    options = _parse(arguments)
     try:
+        options = _parse(arguments)
+        if options.command == "fit" and options.print_config:
+            return _print_config(options)
         return _run(options)
     except ModuleNotFoundError as error:
         module = (error.name or "").partition(".")[0]
         if module in OWN_PACKAGES:
             raise
-        problem = f"vae-train {options.command} needs {module}, which is not installed"
+        problem = f"vae-train {arguments[0]} needs {module}, which is not installed"
         print(f"{problem}: pip install 'vae-service[training]'.", file=sys.stderr)
         return 1
     except KeyboardInterrupt as interrupt:
@@ -132,12 +134,30 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
     options = parser.parse_args(arguments)
     try:
         if options.command == "fit":
+            if options.config_file:
+                _add_file(options)
             options.config = from_options(options)
         elif getattr(options, "dataset", None) is not None:
             FitConfig(dataset=options.dataset)
     except ConfigError as error:
         commands.choices[options.command].error(str(error))
     return options
+
+
+def _add_file(options: argparse.Namespace) -> None:
+    """Add to `options` those of the file that the command line does not give."""
+    from training.config_file import read_config  # noqa: PLC0415 - PyYAML is part of the extra
+
+    for name, value in read_config(options.config_file).items():
+        if name not in options:
+            setattr(options, name, value)
+
+
+def _print_config(options: argparse.Namespace) -> int:
+    from training.config_file import to_yaml  # noqa: PLC0415
+
+    print(to_yaml(options.config), end="")
+    return 0
 
 
 def _run(options: argparse.Namespace) -> int:

@@ -17,7 +17,7 @@ from vae.metadata import DEFAULT_FIT, Fit
 
 T = TypeVar("T")
 
-RUNTIME_ONLY_FIELDS = ("device", "measure", "resume", "init_from", "tensorboard")
+RUNTIME_ONLY_FIELDS = ("device", "measure", "out", "resume", "init_from", "tensorboard")
 """Options that do not affect the model; checkpoints do not keep them."""
 OLD_NAMES = {"preset": "recipe", "lr_schedule": "decay", "init_from": "start_from", "init_output_bias": "output_bias"}
 """Options → their names in checkpoints and, deprecated, on the command line."""
@@ -85,12 +85,13 @@ class FitConfig:
         "height and width to which the pictures of a folder are resized",
         otherwise="not resized; all must have one size", unset=0, expected="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
-    out: Path = option(  # noqa: RUF009
+    out: Path | None = option(  # noqa: RUF009
         Path("out/mnist.safetensors"),
         "checkpoint, written after every epoch; the latents of the test set are written beside it",
         expected="a file name that ends in .safetensors",
-        valid=lambda path: path.suffix == ".safetensors" and not path.is_dir(),
+        valid=lambda path: path is None or (path.suffix == ".safetensors" and not path.is_dir()),
     )
+    """None, from Python alone, leaves no file."""
     init_from: str | None = unset_option(
         "checkpoint whose network and weights to start from", otherwise="a new network", unset=""
     )
@@ -306,6 +307,12 @@ def add_options(parser: argparse.ArgumentParser, arguments: Sequence[str]) -> No
     metadata = {each.name: each.metadata for each in fields(FitConfig)}
     for heading, names in GROUPS.items():
         group = parser.add_argument_group(heading)
+        if heading == "general":
+            group.add_argument(
+                "--config", type=Path, metavar="PATH", dest="config_file",
+                help="YAML file with values of options, `epochs: 20`; the command line overrides them",
+            )  # fmt: skip
+            group.add_argument("--print-config", action="store_true", help="print all options as such a file, and exit")
         for name in names:
             kind, default = kinds[name], getattr(PRESETS[preset], name)
             kind = next(iter(get_args(kind)), kind)  # `int | None` → int

@@ -8,7 +8,18 @@ import sys
 from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
-EXTRAS = ("matplotlib", "onnx", "onnxscript", "plotly", "pyarrow", "tensorboard", "torch", "torchvision", "tqdm")
+EXTRAS = (
+    "matplotlib",
+    "onnx",
+    "onnxscript",
+    "plotly",
+    "pyarrow",
+    "tensorboard",
+    "torch",
+    "torchvision",
+    "tqdm",
+    "yaml",
+)
 RUN = """
 import contextlib, io, json, sys
 extras, runs = json.load(sys.stdin)
@@ -49,9 +60,10 @@ def test_what_is_missing_is_named_with_the_command_that_installs_it(tmp_path: Pa
     checkpoint = str(ROOT / "weights" / "mnist.safetensors")
     commands = {
         "torch": ["evaluate", checkpoint],
-        "tensorboard": ["fit"],
+        "tensorboard": ["fit", "--tensorboard"],
         "torchvision": ["fit"],
         "tqdm": ["fit"],
+        "yaml": ["fit", "--config", "a.yaml"],
         "pyarrow": ["encode", str(ROOT / "docs"), "--out", "encoded"],
         "matplotlib": ["plot", checkpoint],
         "plotly": ["plot", checkpoint],

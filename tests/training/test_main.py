@@ -4,13 +4,15 @@ from pathlib import Path
 
 import pytest
 
+import training
 from training.__main__ import main
 
 IMPORTS = """
 import sys
 sys.path.insert(0, sys.argv[1])
 import training.__main__, training.config
-print({"torch", "plotly", "torchvision"} & set(sys.modules))
+assert training.FitConfig is training.config.FitConfig
+print({"torch", "plotly", "torchvision", "yaml"} & set(sys.modules))
 import training.fitting.loop, training.metrics.elbo
 print({"plotly", "matplotlib"} & set(sys.modules))
 """
@@ -22,6 +24,11 @@ def test_imports_are_few_and_write_nothing(tmp_path: Path) -> None:
     done = subprocess.run(command, capture_output=True, text=True, timeout=60, check=True, cwd=tmp_path)
     assert done.stdout.splitlines() == ["set()", "set()"]
     assert list(tmp_path.iterdir()) == []
+
+
+def test_the_package_has_its_public_names() -> None:
+    assert all(hasattr(training, name) for name in training.__all__)
+    assert not hasattr(training, "nothing")
 
 
 @pytest.mark.parametrize("arguments", [[], ["train"], ["evaluate"], ["plot", "a.safetensors", "--seed", "x"]])

@@ -5,22 +5,26 @@ from __future__ import annotations
 import json
 import math
 import sys
-from collections.abc import Collection, Iterator
+from collections.abc import Collection, Iterator, Sequence
 from contextlib import ExitStack, contextmanager
+from dataclasses import dataclass, replace
 from pathlib import Path
+from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
-from torch.utils.tensorboard import SummaryWriter
 from tqdm import tqdm
 
 import vae
-from training.config import NETWORK, ConfigError, FitConfig
+from training.config import NETWORK, PRESETS, ConfigError, FitConfig
+from training.config_file import to_yaml
+from training.data.arrays import with_test_set
 from training.data.dataset import Dataset
 from training.data.load import load
 from training.fitting.distributed import Processes, join_processes
 from training.fitting.initialization import new_model, require_memory
-from training.fitting.lineage import describe_data, find_doubts
+from training.fitting.lineage import describe_data, find_doubts, name_dataset
+from training.fitting.logger import Logger, started
 from training.fitting.loop import new_state, train_epochs
 from training.fitting.model_card import remove_card, write_card
 from training.fitting.optimizers import describe_optimizers, describe_warmup
@@ -30,7 +34,7 @@ from training.metrics.calibration import calibrate
 from training.metrics.elbo import Metrics, evaluate, latent_means
 from training.metrics.report import left_out
 from training.metrics.summary import measure
-from vae.files import name_in_errors, write_atomically
+from vae.files import write_atomically
 from vae.noise import SEED, image_noise
 
 IMPORTANCE_SAMPLES = 100
@@ -41,12 +45,39 @@ MEASURE_LEAST_S = 1.0
 """Least time for the metrics at the end of `fit`, in seconds."""
 
 
-def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
+@dataclass(frozen=True)
+class FitResult:
+    """A trained model."""
+
+    model: vae.VAE
+    """The model as `vae.load` returns it: float32, on the CPU, in evaluation mode and without gradients."""
+    metrics: dict[str, float]
+    """Metrics on the test and the training set, as `training.metrics.summary.measure` names them."""
+    history: list[dict[str, float]]
+    """Losses and learning rate of each epoch: the lines of the history file."""
+
+
+def fit(
+    config: FitConfig,
+    dataset: Dataset | None = None,
+    test: Dataset | None = None,
+    *,
+    loggers: Sequence[Logger] = (),
+    given: Collection[str] | None = None,
+) -> FitResult:
     """Train a model; write checkpoint, history and state after every epoch, metrics, card and latents at the end.
 
     Args:
-        config: All options. The checkpoint `config.init_from`, if there is one, determines the network.
-        given: The options of NETWORK that the user gave; they have to agree with that checkpoint.
+        config: All options. The checkpoint `config.init_from`, if there is one, determines the network. If `config.out`
+            is None, no file is left.
+        dataset: The images to train on, from which a validation set is split off; None loads `config.dataset`.
+        test: The test images of `dataset`; None splits about a tenth off `dataset`, by a hash of their content.
+        loggers: Where metrics are recorded, beside TensorBoard's logs if `config.tensorboard` is set.
+        given: The options of NETWORK that the user gave, which have to agree with the checkpoint `config.init_from`;
+            None takes those that differ from the preset.
+
+    Returns:
+        The trained model with its metrics and history.
 
     Raises:
         ConfigError: An option cannot be used.
@@ -55,21 +86,27 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
             epoch the checkpoint on disk holds.
 
     """
-    outputs = Outputs(config.out)
     with ExitStack() as until_the_end:
         with join_processes(config.device) as processes, _precision(config.matmul_precision):
-            config.out.parent.mkdir(parents=True, exist_ok=True)
+            out = config.out or Path(until_the_end.enter_context(TemporaryDirectory())) / "model.safetensors"
+            outputs = Outputs(out)
+            out.parent.mkdir(parents=True, exist_ok=True)
             if processes.is_main_process:
                 until_the_end.enter_context(outputs.locked())
-            with processes.main_process_first():
-                train, test = load(config.dataset, config.data_dir, config.image_size)
+            loggers = [*loggers, *_tensorboard(config, outputs)]
+            if dataset is None:
+                with processes.main_process_first():
+                    train, test = load(config.dataset, config.data_dir, config.image_size)
+            else:
+                config = replace(config, dataset=name_dataset(dataset, config))
+                train, test = with_test_set(dataset, test)
             share = config.validation_share(len(train))
             train, validation = train.split(share)
             if not len(train):
                 raise ConfigError("--validation leaves no image to train on: give 0.")
             if processes.is_main_process:
                 _announce(config, processes, train, validation, test)
-            config, state = _begin(config, given, train, processes)
+            config, state = _begin(config, _given(config) if given is None else given, train, processes)
             state.data = describe_data(train, share)
             if state.started_from and processes.is_main_process:
                 for doubt in find_doubts(config.dataset, state.data, state.started_from["training"]):
@@ -77,16 +114,17 @@ def fit(config: FitConfig, given: Collection[str] = NETWORK) -> None:
             _print(processes, describe_optimizers(config, state.optimizers))
             if cut := describe_warmup(config, math.ceil(len(train) / config.batch_size)):
                 _print(processes, cut)
-            if config.resume and outputs.state.exists():
-                state.resume(outputs.state, config)
-                _print(processes, f"Continuing after epoch {state.epoch} and {state.seen:,} images.")
-            elif config.resume:
-                _print(processes, f"There is no {outputs.state} to resume: starting from the first step.")
-            with _report_checkpoint(config.out, state):
-                _train(config, outputs, state, train.to(processes.device), validation.to(processes.device), processes)
+            _resume(config, outputs, state, processes)
+            if processes.is_main_process:
+                write_atomically(outputs.config, to_yaml(replace(config, resume=False)).encode())
+                for logger in loggers:
+                    until_the_end.enter_context(started(logger, config))
+            with _report_checkpoint(config, outputs, state):
+                on_device = train.to(processes.device), validation.to(processes.device)
+                _train(config, outputs, state, *on_device, processes, loggers)
         processes.leave()
-        with _report_checkpoint(config.out, state):
-            _finish(config, outputs, state, train, validation, test)
+        with _report_checkpoint(config, outputs, state):
+            return _finish(config, outputs, state, train, validation, test, loggers)
 
 
 def _begin(
@@ -117,15 +155,31 @@ def _begin(
     return config, state
 
 
+def _given(config: FitConfig) -> list[str]:
+    preset = PRESETS[config.preset]
+    return [name for name in NETWORK if getattr(config, name) != getattr(preset, name)]
+
+
+def _resume(config: FitConfig, outputs: Outputs, state: TrainingState, processes: Processes) -> None:
+    if config.resume and outputs.state.exists():
+        state.resume(outputs.state, config)
+        _print(processes, f"Continuing after epoch {state.epoch} and {state.seen:,} images.")
+    elif config.resume:
+        _print(processes, f"There is no {outputs.state} to resume: starting from the first step.")
+
+
 @contextmanager
-def _report_checkpoint(out: Path, state: TrainingState) -> Iterator[None]:
-    """Add to a KeyboardInterrupt and to a TrainingError which epoch the checkpoint `out` holds."""
+def _report_checkpoint(config: FitConfig, outputs: Outputs, state: TrainingState) -> Iterator[None]:
+    """Add to a KeyboardInterrupt and to a TrainingError which epoch the checkpoint holds."""
     try:
         yield
-    except KeyboardInterrupt:
-        raise KeyboardInterrupt(f"Interrupted: {_kept(out, state)}. The same command with --resume goes on.") from None
-    except TrainingError as error:
-        raise TrainingError(f"{error} Now {_kept(out, state)}.") from error
+    except (KeyboardInterrupt, TrainingError) as error:
+        if config.out is None:  # nothing is kept
+            raise
+        kept = _kept(outputs.checkpoint, state)
+        if isinstance(error, TrainingError):
+            raise TrainingError(f"{error} Now {kept}.") from error
+        raise KeyboardInterrupt(f"Interrupted: {kept}. The same command with --resume goes on.") from None
 
 
 def _kept(out: Path, state: TrainingState) -> str:
@@ -141,7 +195,13 @@ def _kept(out: Path, state: TrainingState) -> str:
 
 
 def _train(
-    config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, processes: Processes
+    config: FitConfig,
+    outputs: Outputs,
+    state: TrainingState,
+    train: Dataset,
+    validation: Dataset,
+    processes: Processes,
+    loggers: Sequence[Logger],
 ) -> None:
     shape = state.model.config.latent_shape
     noise = torch.from_numpy(image_noise(validation.images.cpu().numpy(), 1, shape, SEED))  # the same in each epoch
@@ -162,20 +222,25 @@ def _train(
         words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
         tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
 
-        vae.LatentSet.path_beside(config.out).unlink(missing_ok=True)  # they belong to the previous checkpoint
+        vae.LatentSet.path_beside(outputs.checkpoint).unlink(missing_ok=True)  # they belong to the previous checkpoint
         remove_card(outputs.card)
         state.history.append(record)
-        vae.save(config.out, state.model, training=_training_metadata(config, state, train, record), metrics={})
+        training = _training_metadata(config, state, train, record)
+        vae.save(outputs.checkpoint, state.model, training=training, metrics={})
         write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
-        if config.tensorboard:
-            with name_in_errors(outputs.tensorboard), SummaryWriter(outputs.tensorboard) as writer:
-                for name, value in record.items():
-                    writer.add_scalar(name.replace("_", "/", 1), value, state.epoch)
+        for logger in loggers:
+            logger.log({name: value for name, value in record.items() if name != "epoch"}, state.epoch)
 
 
 def _finish(
-    config: FitConfig, outputs: Outputs, state: TrainingState, train: Dataset, validation: Dataset, test: Dataset
-) -> None:
+    config: FitConfig,
+    outputs: Outputs,
+    state: TrainingState,
+    train: Dataset,
+    validation: Dataset,
+    test: Dataset,
+    loggers: Sequence[Logger],
+) -> FitResult:
     model = state.model
     state.require_finite()
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
@@ -183,9 +248,10 @@ def _finish(
     latents = vae.LatentSet(latent_means(model, test.images).numpy(), test.labels.numpy())
     calibration = calibrate(model, validation.images, progress=True) if len(validation) else None
     training = _training_metadata(config, state, train, state.history[-1])
-    vae.save(config.out, model, training=training, metrics=figures, calibration=calibration)
-    checkpoint = vae.load(config.out)
-    latents.save(config.out, checkpoint.sha256)
+    out = outputs.checkpoint
+    vae.save(out, model, training=training, metrics=figures, calibration=calibration)
+    checkpoint = vae.load(out)
+    latents.save(out, checkpoint.sha256)
     written = write_card(outputs.card, checkpoint)
     losses = Metrics(figures["test_reconstruction_loss"], figures["test_kl_divergence"])
     if less := left_out(figures, train, test):
@@ -194,8 +260,12 @@ def _finish(
             "vae-train evaluate measures all of it, and so does --measure full."
         )
     print(f"test: {losses.describe()} (nats per image)")
-    card = f", and {outputs.card}" if written else f"; {outputs.card} is not vae-train's and was left as it is"
-    print(f"Wrote {config.out}, {vae.LatentSet.path_beside(config.out)}{card}.")
+    if config.out:
+        card = f", and {outputs.card}" if written else f"; {outputs.card} is not vae-train's and was left as it is"
+        print(f"Wrote {out}, {vae.LatentSet.path_beside(out)}{card}.")
+    for logger in loggers:
+        logger.log(figures, state.epoch)
+    return FitResult(checkpoint.model, checkpoint.metrics, state.history)
 
 
 def _training_metadata(
@@ -227,6 +297,14 @@ def _announce(config: FitConfig, processes: Processes, train: Dataset, validatio
 def _print(processes: Processes, sentence: str) -> None:
     if processes.is_main_process:
         print(sentence, flush=True)
+
+
+def _tensorboard(config: FitConfig, outputs: Outputs) -> list[Logger]:
+    if not config.tensorboard:
+        return []
+    from training.fitting.tensorboard import TensorBoard  # noqa: PLC0415 - takes a fifth of a second
+
+    return [TensorBoard(outputs.tensorboard)]
 
 
 @contextmanager

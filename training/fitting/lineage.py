@@ -9,6 +9,7 @@ from typing import Any
 
 from training.config import DATASETS, FitConfig
 from training.data.dataset import DataError, Dataset
+from training.data.split import UNKNOWN
 from training.fitting.outputs import Outputs
 from training.fitting.state import read_state
 
@@ -32,6 +33,14 @@ def find_dataset(checkpoint: Path, training: Mapping[str, Any]) -> str:
     except DataError:
         return name
     return str(kept["dataset"]) if kept["data"] == training["data"] else name
+
+
+def name_dataset(dataset: Dataset, config: FitConfig) -> str:
+    """Return the `--dataset` that stands for images passed from Python.
+
+    Images in memory have the name of a .npy file, which is split like them; others are those of `config.dataset`.
+    """
+    return f"npy:{dataset.name}.npy" if dataset.origin == UNKNOWN else config.dataset
 
 
 def training_images(train: Dataset, name: str, training: Mapping[str, Any]) -> Dataset:

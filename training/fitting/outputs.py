@@ -33,6 +33,11 @@ class Outputs:
         return self.checkpoint.with_suffix(".md")
 
     @property
+    def config(self) -> Path:
+        """The options, which --config reads."""
+        return self.checkpoint.with_suffix(".config.yaml")
+
+    @property
     def tensorboard(self) -> Path:
         """TensorBoard's folder of logs."""
         return self.checkpoint.with_suffix(".tensorboard")

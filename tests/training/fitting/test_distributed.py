@@ -55,7 +55,15 @@ def test_two_processes_give_the_losses_of_one(images: NDArray[np.uint8], tmp_pat
         for name in one.keys() - {"seconds"}:
             assert two[name] == pytest.approx(one[name], rel=1e-5), name
     written = {path.name.partition(".")[2] for path in tmp_path.glob("together*")}
-    assert written == {"safetensors", "latents.safetensors", "md", "state.pt", "history.jsonl", "tensorboard"}
+    assert written == {
+        "safetensors",
+        "latents.safetensors",
+        "md",
+        "state.pt",
+        "history.jsonl",
+        "config.yaml",
+        "tensorboard",
+    }
     assert list((tmp_path / "together.tensorboard").iterdir())
 
 

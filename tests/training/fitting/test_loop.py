@@ -133,6 +133,7 @@ def test_fit_writes_the_latents_beside_the_checkpoint(fitted: Path, data_dir: Pa
     assert {path.name for path in fitted.parent.iterdir()} == {
         ".small.safetensors.lock",
         *(f"small.{kind}" for kind in ("safetensors", "latents.safetensors", "state.pt", "history.jsonl", "md")),
+        "small.config.yaml",
     }
 
 
