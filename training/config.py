@@ -70,7 +70,9 @@ class FitConfig:
 
     preset: str = option(
         "default",
-        "defaults of all other options: `default`, or `article` for the training of the article",
+        "defaults of all other options: `default` for digits, `small-colour` for colour pictures of about 32×32, "
+        "`large` for pictures of 128×128, `anomaly` for finding unusual pictures, or `article` for the training of the "
+        "article",
     )
     dataset: str = option(
         "mnist",
@@ -269,6 +271,29 @@ PRESETS = {
         init_output_bias=False,
         input_dropout=0.0,
         validation=0,
+    ),
+    "small-colour": FitConfig(
+        preset="small-colour",
+        dataset="cifar10",
+        out=Path("out/cifar10.safetensors"),
+        architecture="conv",
+        latent_dim=128,
+        epochs=30,
+    ),
+    "large": FitConfig(
+        preset="large",
+        image_size=128,
+        architecture="conv",
+        latent_dim=256,
+        batch_size=64,
+        epochs=30,
+    ),
+    "anomaly": FitConfig(
+        preset="anomaly",
+        architecture="conv",
+        latent_dim=32,
+        input_dropout=0.0,
+        epochs=30,
     ),
 }
 

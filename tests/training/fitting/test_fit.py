@@ -10,7 +10,7 @@ from numpy.typing import NDArray
 
 import vae
 from tests.training.conftest import RAW_NAMES
-from training import ConfigError, DataError, Dataset, FitConfig, FitResult, fit
+from training import PRESETS, ConfigError, DataError, Dataset, FitConfig, FitResult, fit
 from training.__main__ import main
 from training.data.load import load
 from training.data.split import TEST_SHARE
@@ -94,6 +94,19 @@ def test_a_network_that_was_not_given_is_the_checkpoints(dataset: Dataset, tmp_p
     assert fit(config, dataset).model.config.latent_dim == 2
     with pytest.raises(ConfigError, match="--latent-dim 2; --latent-dim 4 was given"):
         fit(replace(config, latent_dim=4), dataset)
+
+
+@pytest.mark.parametrize("name", PRESETS)
+def test_every_preset_trains(name: str) -> None:
+    preset = PRESETS[name]
+    assert preset.preset == name
+    generator = np.random.default_rng(0)
+    images = generator.integers(0, 256, (40, 32, 32, 3), np.uint8)
+    result = fit(replace(preset, epochs=1, hidden_dim=8, device="cpu", out=None), Dataset.from_arrays(images))
+    assert (result.model.config.architecture, result.model.config.latent_dim) == (
+        preset.architecture,
+        preset.latent_dim,
+    )
 
 
 def test_every_run_writes_the_configuration_that_repeats_it(data_dir: Path, tmp_path: Path) -> None:

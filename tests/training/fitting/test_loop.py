@@ -181,8 +181,8 @@ def test_an_interrupt_leaves_the_last_finished_epoch(data_dir: Path, tmp_path: P
     assert f"Interrupted: {out} holds epoch {epoch}, whole" in log.read_text()
     assert "Traceback" not in log.read_text()
     left = {path.name for path in out.parent.iterdir()}
-    kept = {"long.safetensors", "long.state.pt", "long.history.jsonl", ".long.safetensors.lock"}
-    assert left == kept  # no part of a file, no old latents
+    kept = {*(f"long.{kind}" for kind in ("safetensors", "state.pt", "history.jsonl", "config.yaml"))}
+    assert left == kept | {".long.safetensors.lock"}  # no part of a file, no old latents
 
 
 def test_an_interrupt_in_the_first_epoch_writes_no_checkpoint(
