@@ -111,7 +111,9 @@ def load(path: Path, device: torch.device | str = "cpu") -> Checkpoint:
     """
     stored = read_state_dict(path) if path.suffix in STATE_DICTS else read(path)
     metadata = {field.name: getattr(stored, field.name) for field in fields(CheckpointMetadata)}
-    return Checkpoint(**metadata, model=to_model(stored).to(device))
+    model = to_model(stored).to(device)
+    model.metadata = CheckpointMetadata(**metadata)
+    return Checkpoint(**metadata, model=model)
 
 
 def read_state_dict(path: Path) -> CheckpointArrays:

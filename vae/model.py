@@ -2,11 +2,14 @@
 
 from __future__ import annotations
 
+from pathlib import Path
+
 import torch
 from torch import Tensor, nn
 
 from vae.architectures import network
 from vae.config import VAEConfig
+from vae.metadata import CheckpointMetadata
 from vae.modules import sequential
 from vae.noise import DRAWS, SEED
 from vae.objective import pixel_losses, reconstruction_loss
@@ -19,6 +22,10 @@ class VAE(nn.Module):
     Parameter names are those of the article's state_dict, so its checkpoints load unchanged. All tensors are of the
     model's dtype, float32 by default, and on its device.
     """
+
+    metadata: CheckpointMetadata | None = None
+    """What the checkpoint says that the model was loaded from; `save_pretrained` writes its `training` and `metrics`.
+    Set it to None after training further."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -79,6 +86,110 @@ class VAE(nn.Module):
         """
         mean, log_variance = self.encode(x)
         return self.decode(reparameterize(mean, log_variance, generator=generator)), mean, log_variance
+
+    @torch.no_grad()
+    def sample(self, n: int, generator: torch.Generator | None = None) -> Tensor:
+        """Decode latents drawn from the prior N(0, I).
+
+        Args:
+            n: Number of images.
+            generator: Source of the latents, on any device; torch's default generator if None.
+
+        Returns:
+            Images (n, C, H, W) in [0, 1], without gradients.
+
+        """
+        weight = self.mean_layer.weight
+        device = weight.device if generator is None else generator.device
+        z = torch.randn(n, *self.config.latent_shape, generator=generator, dtype=weight.dtype, device=device)
+        return self.to_image_(self.decode(z.to(weight.device)))
+
+    @torch.no_grad()
+    def reconstruct(self, x: Tensor) -> Tensor:
+        """Decode the posterior means of images `x` (N, C, H, W) in [0, 1] to such images, without gradients."""
+        return self.to_image_(self.decode(self.encode(x)[0]))
+
+    @classmethod
+    def from_pretrained(
+        cls,
+        path_or_repo: str | Path,
+        *,
+        device: str = "cpu",
+        revision: str | None = None,
+        token: str | bool | None = None,
+        cache_dir: str | Path | None = None,
+        local_files_only: bool = False,
+    ) -> VAE:
+        """Load a model from a file, a folder or the Hugging Face Hub.
+
+        Args:
+            path_or_repo: A checkpoint of `vae-train fit` or `vae.save`; the article's `.pt`; a folder of
+                `save_pretrained`; or the id of a repository on the Hub, `user/name`.
+            device: Where to put the model.
+            revision: Branch, tag or commit of the repository; None for its main branch.
+            token: Access token; None for the one that `hf auth login` stored.
+            cache_dir: Folder for downloads; None for the Hub's own.
+            local_files_only: Whether to use an earlier download only.
+
+        Returns:
+            The model in float32, in evaluation mode and without gradients.
+
+        Raises:
+            CheckpointError: It is missing, damaged, or cannot be downloaded.
+            ModuleNotFoundError: The repository needs huggingface_hub, of the extra `hub`.
+
+        """
+        from vae import hub  # noqa: PLC0415 - imports this module
+
+        return hub.from_pretrained(path_or_repo, device, revision, token, cache_dir, local_files_only=local_files_only)
+
+    def save_pretrained(self, folder: str | Path, *, card: str | None = None) -> None:
+        """Write `model.safetensors`, a checkpoint that `vae-serve` takes, and the model card `README.md`.
+
+        Args:
+            folder: Where to write; it is created if it is missing.
+            card: The model card in Markdown; by default a short one, unless the folder has one.
+
+        Raises:
+            OSError: A file cannot be written.
+
+        """
+        from vae import hub  # noqa: PLC0415
+
+        hub.save_pretrained(self, Path(folder), card)
+
+    def push_to_hub(
+        self,
+        repo_id: str,
+        *,
+        card: str | None = None,
+        commit_message: str = "Upload a VAE",
+        private: bool = False,
+        token: str | None = None,
+        revision: str | None = None,
+    ) -> str:
+        """Upload the files of `save_pretrained` to a repository on the Hugging Face Hub.
+
+        Args:
+            repo_id: The repository, `user/name`; it is created if it is missing.
+            card: The model card in Markdown, such as the one beside a checkpoint of `vae-train fit`; by default a short
+                one, unless the repository has one.
+            commit_message: Message of the commit.
+            private: Whether a new repository is private.
+            token: Access token; None for the one that `hf auth login` stored.
+            revision: Branch; None for the main branch.
+
+        Returns:
+            URL of the commit.
+
+        Raises:
+            huggingface_hub.errors.HfHubHTTPError: The Hub rejected it.
+            ModuleNotFoundError: huggingface_hub, of the extra `hub`, is not installed.
+
+        """
+        from vae import hub  # noqa: PLC0415
+
+        return hub.push_to_hub(self, repo_id, card, commit_message, token, revision, private=private)
 
 
 def sigmoid_(logits: Tensor) -> Tensor:

@@ -98,3 +98,22 @@ def test_forward_is_encode_reparameterize_decode(small: vae.VAE, x: torch.Tensor
 def test_invalid_configuration_names_the_field(field: str, value: object) -> None:
     with pytest.raises(ValueError, match=rf"^{field} is .*; it must be .*\.$"):
         vae.VAEConfig(**{field: value})  # type: ignore[arg-type]
+
+
+def test_samples_are_decoded_draws_of_the_prior() -> None:
+    model = vae.VAE(vae.VAEConfig(hidden_dim=8, latent_dim=2)).eval()
+    images = model.sample(5, torch.Generator().manual_seed(3))
+    z = torch.randn(5, 2, generator=torch.Generator().manual_seed(3))
+    assert torch.equal(images, model.to_image_(model.decode(z).detach()))
+    assert images.shape == (5, 1, 28, 28)
+    assert not images.requires_grad
+    assert not torch.equal(model.sample(5), model.sample(5))
+
+
+def test_a_reconstruction_is_decoded_from_the_posterior_mean() -> None:
+    model = vae.VAE(vae.VAEConfig(hidden_dim=8)).double().eval()
+    x = torch.rand(3, 1, 28, 28, dtype=torch.float64)
+    images = model.reconstruct(x)
+    assert torch.equal(images, model.to_image_(model.decode(model.encode(x)[0]).detach()))
+    assert not images.requires_grad
+    assert model.sample(2).dtype == torch.float64

@@ -10,8 +10,10 @@ from training.config import OLD_NAMES, PRESETS, FitConfig, flag
 from training.metrics.report import as_markdown
 from vae import Checkpoint
 from vae.files import write_atomically
+from vae.hub import as_front_matter, card_metadata
 
-MARK = "<!-- Written by vae-train fit; without this line it is never replaced. -->"
+MARK = "Written by vae-train fit; without this line it is never replaced."
+"""In the second line; in the first one of cards of earlier versions, which began without metadata."""
 
 
 def write_card(path: Path, checkpoint: Checkpoint) -> bool:
@@ -29,7 +31,7 @@ def remove_card(path: Path) -> None:
 
 
 def card(checkpoint: Checkpoint) -> str:
-    """Return the card as Markdown."""
+    """Return the card as Markdown with the metadata that the Hugging Face Hub reads."""
     training, config = checkpoint.training, checkpoint.model.config
     shape = "×".join(map(str, config.image_shape))
     parameters = sum(parameter.numel() for parameter in checkpoint.model.parameters())
@@ -39,7 +41,8 @@ def card(checkpoint: Checkpoint) -> str:
         f", from the weights of {name}the checkpoint with SHA-256 {started_from['sha256']}" if started_from else ""
     )
     held_out = "all but those held out for validation" if training["validation"] else "all of them"
-    return f"""{MARK}
+    metadata = card_metadata(checkpoint.name, training, checkpoint.metrics)
+    return f"""{as_front_matter(metadata, MARK)}
 # {checkpoint.name}
 
 A variational autoencoder ({config.architecture}, hidden width {config.hidden_dim}, {parameters:,} parameters) of
@@ -82,4 +85,4 @@ def command(checkpoint: Checkpoint) -> str:
 
 def _is_ours(path: Path) -> bool:
     with path.open(encoding="utf-8", errors="replace") as file:
-        return file.readline().rstrip() == MARK
+        return MARK in file.readline() + file.readline()

@@ -1,12 +1,15 @@
 import shlex
 from pathlib import Path
+from typing import Any
 
 import pytest
+from huggingface_hub import ModelCard
 
 import vae
 from training.__main__ import _parse
 from training.fitting.model_card import card, command, remove_card, write_card
 from training.metrics.report import as_markdown, as_text
+from vae.hub import METRICS, TASK
 
 FIGURES = {
     "train_images": 60000, "train_neg_elbo": 122.221, "train_squared_error": 0.026754, "train_active_units": 2,
@@ -63,6 +66,26 @@ def test_the_command_omits_options_that_were_not_set(options: list[str], tmp_pat
     assert _parse(words[1:]).config.to_metadata() == config.to_metadata()
     assert not {"--image-size", "--adam-learning-rate"} & set(words)
     assert ("--validation" in words) == ("article" in options)
+
+
+def test_the_hub_reads_the_metadata_of_the_card(fitted: Path) -> None:
+    checkpoint = vae.load(fitted)
+    data: Any = ModelCard(fitted.with_suffix(".md").read_text()).data
+    assert (data.license, data.library_name, data.pipeline_tag) == ("unknown", "vae-service", TASK)
+    assert data.tags == ["vae", "variational-autoencoder"]
+    assert data.datasets == ["ylecun/mnist"]
+    assert data.model_name == "small"
+    results = {result.metric_type: result for result in data.eval_results}
+    assert results.keys() == set(data.metrics) == METRICS.keys()
+    assert results["test_neg_elbo"].metric_value == pytest.approx(checkpoint.metrics["test_neg_elbo"], abs=1e-6)
+    assert (results["test_neg_elbo"].dataset_type, results["test_neg_elbo"].dataset_split) == ("ylecun/mnist", "test")
+
+
+def test_the_card_of_an_earlier_version_is_replaced(fitted: Path, tmp_path: Path) -> None:
+    path = tmp_path / "a.md"
+    path.write_text("<!-- Written by vae-train fit; without this line it is never replaced. -->\n# a\n")
+    assert write_card(path, vae.load(fitted))
+    assert path.read_text() == card(vae.load(fitted))
 
 
 def test_a_file_that_is_not_a_model_card_is_not_changed(fitted: Path, tmp_path: Path) -> None:
