@@ -23,6 +23,7 @@ PATTERNS = (
     "docs/*.css",
     "docs/*.webp",
     "examples/*.ipynb",
+    "examples/*.py",
     "tests/soak/*.md",
     "weights/*.md",
     "weights/*.png",

@@ -9,6 +9,7 @@ from pathlib import Path
 
 import pytest
 
+import training
 import vae
 import vae_client
 from tests.live import ROOT
@@ -33,7 +34,9 @@ def test_pages_load_nothing_from_elsewhere(site: Path) -> None:
         assert not [url for url in loaded if "//" in url], page
 
 
-@pytest.mark.parametrize(("package", "names"), [("vae", vae.__all__), ("vae_client", vae_client.__all__)])
+@pytest.mark.parametrize(
+    ("package", "names"), [("vae", vae.__all__), ("training", training.__all__), ("vae_client", vae_client.__all__)]
+)
 def test_reference_has_each_public_name(site: Path, package: str, names: list[str]) -> None:
     page = (site / "docs" / "reference" / package / "index.html").read_text()
     assert not [name for name in names if f'id="{package}.{name}"' not in page]

@@ -296,6 +296,7 @@ PRESETS = {
         epochs=30,
     ),
 }
+"""Names of `--preset` → their options; `dataclasses.replace` changes some of them."""
 
 
 def flag(name: str) -> str:
