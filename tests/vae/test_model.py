@@ -117,3 +117,11 @@ def test_a_reconstruction_is_decoded_from_the_posterior_mean() -> None:
     assert torch.equal(images, model.to_image_(model.decode(model.encode(x)[0]).detach()))
     assert not images.requires_grad
     assert model.sample(2).dtype == torch.float64
+
+
+def test_a_generator_gives_the_same_samples_on_every_device() -> None:
+    with torch.device("meta"):  # stands for a GPU, whose tensors a generator of the CPU does not fill
+        model = vae.VAE(vae.VAEConfig(hidden_dim=8))
+    generator = torch.Generator().manual_seed(3)
+    assert model.sample(5, generator).device.type == "meta"
+    assert not torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())
