@@ -73,8 +73,8 @@ def from_pretrained(
 def save_pretrained(model: VAE, folder: Path, card: str | None) -> None:
     """Write a model to `folder`; see `VAE.save_pretrained`."""
     about = model.metadata
-    training, metrics = (about.training, about.metrics) if about else ({}, {})
-    save(folder / WEIGHTS, model, training=training, metrics=metrics)
+    training, metrics, calibration = (about.training, about.metrics, about.calibration) if about else ({}, {}, None)
+    save(folder / WEIGHTS, model, training=training, metrics=metrics, calibration=calibration)
     if card is None and not (folder / CARD).exists():
         card = _card(model)
     if card is not None:

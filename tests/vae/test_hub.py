@@ -8,13 +8,14 @@ from typing import Any
 from unittest.mock import MagicMock, create_autospec
 
 import huggingface_hub
+import numpy as np
 import pytest
 import torch
 from huggingface_hub import HfApi, ModelCard, errors
 
 import vae
 from tests.live import ROOT
-from vae import VAE, CheckpointError, VAEConfig
+from vae import VAE, Calibration, CheckpointError, VAEConfig
 from vae.hub import WEIGHTS
 
 BUNDLED = ROOT / "weights" / "mnist.safetensors"
@@ -166,3 +167,11 @@ def test_metadata_that_was_set_to_none_is_not_written(tmp_path: Path) -> None:
     model.metadata = None
     model.save_pretrained(tmp_path / "b")
     assert vae.load(tmp_path / "b" / WEIGHTS).training == {}
+
+
+def test_the_calibration_of_a_checkpoint_is_kept(model: VAE, tmp_path: Path) -> None:
+    scores = np.linspace(90, 180, 20, dtype=np.float32)
+    calibration = Calibration.of(scores, "neg_elbo", draws=2, samples=0, seed=0)
+    vae.save(tmp_path / "of.safetensors", model, training={}, metrics={}, calibration=calibration)
+    VAE.from_pretrained(tmp_path / "of.safetensors").save_pretrained(tmp_path)
+    assert vae.load(tmp_path / WEIGHTS).calibration == calibration

@@ -17,7 +17,7 @@ from training.data.split import TEST_SHARE
 
 pytestmark = pytest.mark.slow
 
-SMALL = FitConfig(epochs=2, hidden_dim=8, warmup_steps=0, device="cpu", out=None)
+SMALL = FitConfig(measure="full", epochs=2, hidden_dim=8, warmup_steps=0, device="cpu", out=None)
 
 
 @pytest.fixture(scope="module")
