@@ -6,24 +6,37 @@ Does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from math import gcd, prod
 from typing import NamedTuple
 
 from vae.config import VAEConfig
-from vae.layers import Conv2d, ConvTranspose2d, Flatten, Layer, Layers, LeakyReLU, Linear, Shapes, Unflatten
-
-MIN_FEATURE_SIZE = 4
-"""A convolutional encoder halves height and width until both are at most this many pixels, and at least once."""
+from vae.layers import (
+    Conv2d,
+    ConvTranspose2d,
+    Flatten,
+    GroupNorm,
+    Layer,
+    Layers,
+    LeakyReLU,
+    Linear,
+    Residual,
+    Shapes,
+    SiLU,
+    Unflatten,
+    Upsample,
+    layer_shapes,
+)
 
 
 class Network(NamedTuple):
-    """The layers of a VAE, without the two heads of the encoder, which are one linear layer each."""
+    """The layers of a VAE."""
 
     encoder: Layers
-    """Images (N, C·H·W) → features (N, F)."""
-    features: int
-    """F."""
+    """Images (N, C·H·W) → features (N, …)."""
+    head: Linear | Conv2d
+    """Features → the mean of the latent, (N, D) or (N, C', h, w); another such layer → its log-variance."""
     decoder: Layers
-    """Latents (N, D) → logits (N, …) of C·H·W values."""
+    """Latents → logits (N, …) of C·H·W values."""
 
 
 def network(config: VAEConfig) -> Network:
@@ -33,12 +46,10 @@ def network(config: VAEConfig) -> Network:
 
 def tensor_shapes(config: VAEConfig) -> Shapes:
     """Return the shapes of all tensors, by the names that they have in a state_dict: `encoder.0.weight` and so on."""
-    encoder, features, decoder = network(config)
-    head = Linear(features, config.latent_dim)
-    parts: dict[str, Layer] = {"mean_layer": head, "log_variance_layer": head}
-    for name, layers in (("encoder", encoder), ("decoder", decoder)):
-        parts |= {f"{name}.{index}": layer for index, layer in enumerate(layers)}
-    return {f"{part}.{name}": shape for part, layer in parts.items() for name, shape in layer.shapes.items()}
+    encoder, head, decoder = network(config)
+    parts = {"mean_layer": head.shapes, "log_variance_layer": head.shapes}
+    parts |= {"encoder": layer_shapes(encoder), "decoder": layer_shapes(decoder)}
+    return {f"{part}.{name}": shape for part, shapes in parts.items() for name, shape in shapes.items()}
 
 
 def mlp(config: VAEConfig) -> Network:
@@ -49,7 +60,8 @@ def mlp(config: VAEConfig) -> Network:
         widths = [inputs] + [hidden] * config.hidden_layers
         return [layer for width in widths[:-1] for layer in (Linear(width, hidden), LeakyReLU(slope))]
 
-    return Network(tuple(layers(pixels)), hidden, (*layers(config.latent_dim), Linear(hidden, pixels)))
+    head = Linear(hidden, config.latent_dim)
+    return Network(tuple(layers(pixels)), head, (*layers(config.latent_dim), Linear(hidden, pixels)))
 
 
 def conv(config: VAEConfig) -> Network:
@@ -59,10 +71,8 @@ def conv(config: VAEConfig) -> Network:
     4·`hidden_dim` units connects the map to the latent. Any height and width are restored exactly.
     """
     channels, height, width = config.image_shape
-    sizes = [(height, width)]
-    while len(sizes) == 1 or max(sizes[-1]) > MIN_FEATURE_SIZE:
-        sizes.append(((sizes[-1][0] + 1) // 2, (sizes[-1][1] + 1) // 2))
-    stages = len(sizes) - 1
+    sizes = [(height, width), *config.feature_sizes]
+    stages = len(config.feature_sizes)
     widths = [max(8, config.hidden_dim >> (stages - 1 - stage)) for stage in range(stages)]
     coarse, hidden, slope = widths[-1] * sizes[-1][0] * sizes[-1][1], 4 * config.hidden_dim, config.negative_slope
 
@@ -78,7 +88,57 @@ def conv(config: VAEConfig) -> Network:
         target = widths[max(stage - 1, 0)]
         up += [ConvTranspose2d(widths[stage], target, kernel, stride=2, padding=1), LeakyReLU(slope)]
     up.append(Conv2d(widths[0], channels, (3, 3), padding=1))
-    return Network(tuple(down), hidden, tuple(up))
+    return Network(tuple(down), Linear(hidden, config.latent_dim), tuple(up))
 
 
-ARCHITECTURES: dict[str, Callable[[VAEConfig], Network]] = {"mlp": mlp, "conv": conv}
+def resnet(config: VAEConfig) -> Network:
+    """Return residual blocks with group norm and SiLU, `hidden_layers` of them at each resolution of each side.
+
+    The blocks normalize before they convolve (He et al. 2016, arXiv:1603.05027). A strided convolution leads to each
+    coarser resolution, the first of them half the image's, and one after nearest-neighbour upsampling back to the finer
+    (Odena et al. 2016). Channels double as height and width halve, up to `hidden_dim`, at 4×4 pixels or at a latent
+    map's resolution. One linear layer connects the coarsest map to a vector, a 1×1 convolution to a latent map. Any
+    height and width are restored exactly.
+    """
+    channels, height, width = config.image_shape
+    sizes, latent_map = config.feature_sizes, config.latent_map
+    if latent_map:
+        sizes = sizes[: sizes.index(latent_map[1:]) + 1]
+    widths = [max(8, config.hidden_dim >> (len(sizes) - 1 - stage)) for stage in range(len(sizes))]
+
+    down: list[Layer] = [Unflatten(config.image_shape)]
+    for source, target in zip([channels, *widths], widths, strict=False):
+        down += [Conv2d(source, target, (3, 3), stride=2, padding=1), *_residual_blocks(target, config.hidden_layers)]
+    down += [_group_norm(widths[-1]), SiLU()]
+
+    head: Linear | Conv2d
+    up: list[Layer]
+    if latent_map:
+        head = Conv2d(widths[-1], latent_map[0], (1, 1))
+        up = [Conv2d(latent_map[0], widths[-1], (3, 3), padding=1)]
+    else:
+        coarse = (widths[-1], *sizes[-1])
+        down.append(Flatten())
+        head = Linear(prod(coarse), config.latent_dim)
+        up = [Linear(config.latent_dim, prod(coarse)), Unflatten(coarse)]
+
+    for stage in range(len(sizes) - 1, 0, -1):
+        up += [*_residual_blocks(widths[stage], config.hidden_layers), Upsample(sizes[stage - 1])]
+        up.append(Conv2d(widths[stage], widths[stage - 1], (3, 3), padding=1))
+    up += [*_residual_blocks(widths[0], config.hidden_layers), _group_norm(widths[0]), SiLU()]
+    up += [Upsample((height, width)), Conv2d(widths[0], channels, (3, 3), padding=1)]
+    return Network(tuple(down), head, tuple(up))
+
+
+def _residual_blocks(channels: int, count: int) -> list[Layer]:
+    """Return `count` blocks of `channels` channels."""
+    convolution = Conv2d(channels, channels, (3, 3), padding=1)
+    return [Residual((_group_norm(channels), SiLU(), convolution) * 2)] * count
+
+
+def _group_norm(channels: int) -> GroupNorm:
+    """Return the norm of groups of at least 8 channels, or of all: a group needs several values at one pixel."""
+    return GroupNorm(gcd(channels, max(1, channels // 8)), channels)
+
+
+ARCHITECTURES: dict[str, Callable[[VAEConfig], Network]] = {"mlp": mlp, "conv": conv, "resnet": resnet}

@@ -90,7 +90,8 @@ def _parse(name: str, content: bytes) -> CheckpointArrays:
     fit_of(fields["training"])
     try:
         shape = tuple(fields["config"].pop("image_shape", ()))
-        config = VAEConfig(image_shape=shape, **fields["config"])
+        latent_map = fields["config"].pop("latent_map", None)
+        config = VAEConfig(image_shape=shape, latent_map=latent_map and tuple(latent_map), **fields["config"])
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"its configuration is not valid: {str(error).rstrip('.')}.") from error
     arrays = check_arrays(config, {tensor: _to_array(tensor, spec) for tensor, spec in tensors})

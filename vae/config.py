@@ -7,7 +7,9 @@ from functools import cached_property
 from math import ceil, prod
 from typing import ClassVar, Literal, get_args
 
-Architecture = Literal["mlp", "conv"]
+Architecture = Literal["mlp", "conv", "resnet"]
+MIN_FEATURE_SIZE = 4
+"""A convolutional encoder halves height and width until both are at most this many pixels, and at least once."""
 
 
 @dataclass(frozen=True)
@@ -23,13 +25,16 @@ class VAEConfig:
     image_shape: tuple[int, int, int] = (1, 28, 28)
     """(C, H, W); C is 1 (grey) or 3 (RGB)."""
     hidden_dim: int = 392
-    """Units of each hidden layer (mlp), channels of the coarsest feature map (conv)."""
+    """Units of each hidden layer (mlp), channels of the coarsest feature map (conv, resnet)."""
     latent_dim: int = 3
-    """Numbers in a latent, D."""
+    """Numbers in a latent, D; with a `latent_map` always C'·h·w."""
     hidden_layers: int = 2
-    """Hidden layers of an mlp's encoder, and of its decoder: 1 to 100. More of them give a better ELBO."""
+    """Hidden layers of an mlp's encoder, and of its decoder, or residual blocks per resolution of a resnet: 1 to 100.
+    More of them give a better ELBO."""
     negative_slope: float = 0.3
-    """Slope of the leaky ReLU (Maas et al. 2013) for negative inputs: 0 to 1."""
+    """Slope of the leaky ReLU (Maas et al. 2013) for negative inputs (mlp, conv): 0 to 1."""
+    latent_map: tuple[int, int, int] | None = None
+    """(C', h, w) of latents that are maps (resnet): h×w is one of `feature_sizes`. None: latents are vectors."""
 
     per_sample: ClassVar[bool] = False
     """Whether to compute the samples of a batch one by one; useful where one sample keeps all threads busy."""
@@ -52,6 +57,25 @@ class VAEConfig:
             raise ValueError(f"hidden_layers is {self.hidden_layers}; it must be at most 100.")
         if not isinstance(self.negative_slope, float) or not 0 <= self.negative_slope <= 1:
             raise ValueError(f"negative_slope is {self.negative_slope!r}; it must be a number from 0 to 1.")
+        if self.latent_map is not None:
+            self._check_latent_map(self.latent_map)
+            object.__setattr__(self, "latent_dim", prod(self.latent_map))
+
+    def _check_latent_map(self, latent_map: tuple[int, int, int]) -> None:
+        if (
+            type(latent_map) is not tuple
+            or len(latent_map) != 3
+            or any(type(size) is not int or size < 1 for size in latent_map)
+        ):
+            raise ValueError(f"latent_map is {latent_map!r}; it must be (C', h, w), positive.")
+        if self.architecture != "resnet":
+            raise ValueError(f"latent_map is for the architecture resnet; latents of {self.architecture} are vectors.")
+        if latent_map[1:] not in self.feature_sizes:
+            (_, height, width), sizes = self.image_shape, (f"{h}×{w}" for h, w in self.feature_sizes)
+            raise ValueError(
+                f"latent_map is {latent_map}; for images of {height}×{width} its height and width must be one of: "
+                f"{', '.join(sizes)}."
+            )
 
     @property
     def pixels(self) -> int:
@@ -59,9 +83,19 @@ class VAEConfig:
         return prod(self.image_shape)
 
     @cached_property
-    def latent_shape(self) -> tuple[int]:
-        """(D,)."""
-        return (self.latent_dim,)
+    def feature_sizes(self) -> list[tuple[int, int]]:
+        """Heights and widths of the feature maps of a convolutional encoder: each half of the last, rounded up."""
+        _, *size = self.image_shape
+        sizes: list[tuple[int, int]] = []
+        while not sizes or max(sizes[-1]) > MIN_FEATURE_SIZE:
+            size = [(side + 1) // 2 for side in size]
+            sizes.append((size[0], size[1]))
+        return sizes
+
+    @cached_property
+    def latent_shape(self) -> tuple[int, ...]:
+        """(D,), or (C', h, w) where latents are maps."""
+        return self.latent_map or (self.latent_dim,)
 
     def image_shape_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
         """Return the shape (C, H, W) of the image decoded from such a latent; None if it cannot be decoded."""

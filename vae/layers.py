@@ -61,6 +61,46 @@ class LeakyReLU:
 
 
 @dataclass(frozen=True)
+class SiLU:
+    """x·sigmoid(x) (Elfwing et al. 2018)."""
+
+    shapes = Shapes()
+
+
+@dataclass(frozen=True)
+class GroupNorm:
+    """Normalizes each group of channels of each image, (N, channels, H, W); ε is 1e-5 (Wu & He 2018)."""
+
+    groups: int
+    channels: int
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of its tensors."""
+        return {"weight": (self.channels,), "bias": (self.channels,)}
+
+
+@dataclass(frozen=True)
+class Upsample:
+    """(N, C, H, W) → (N, C, *size), by the nearest neighbour."""
+
+    size: Pair
+    shapes = Shapes()
+
+
+@dataclass(frozen=True)
+class Residual:
+    """x → x + layers(x) (He et al. 2016)."""
+
+    layers: Layers
+
+    @property
+    def shapes(self) -> Shapes:
+        """Shapes of the tensors of its layers, named `0.weight` and so on."""
+        return layer_shapes(self.layers)
+
+
+@dataclass(frozen=True)
 class Flatten:
     """(N, …) → (N, the product of the others)."""
 
@@ -75,5 +115,10 @@ class Unflatten:
     shapes = Shapes()
 
 
-Layer = Linear | Conv2d | ConvTranspose2d | LeakyReLU | Flatten | Unflatten
+Layer = Linear | Conv2d | ConvTranspose2d | GroupNorm | LeakyReLU | SiLU | Upsample | Residual | Flatten | Unflatten
 Layers = tuple[Layer, ...]
+
+
+def layer_shapes(layers: Layers) -> Shapes:
+    """Return the shapes of all tensors of `layers`, named `0.weight` and so on."""
+    return {f"{index}.{name}": shape for index, layer in enumerate(layers) for name, shape in layer.shapes.items()}

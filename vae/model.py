@@ -10,7 +10,7 @@ from torch import Tensor, nn
 from vae.architectures import network
 from vae.config import VAEConfig
 from vae.metadata import CheckpointMetadata
-from vae.modules import sequential
+from vae.modules import head, sequential
 from vae.noise import DRAWS, SEED
 from vae.objective import pixel_losses, reconstruction_loss
 from vae.score import Scores, score
@@ -32,8 +32,7 @@ class VAE(nn.Module):
         self.config = config
         layers = network(config)
         self.encoder, self.decoder = sequential(layers.encoder), sequential(layers.decoder)
-        self.mean_layer = nn.Linear(layers.features, config.latent_dim)
-        self.log_variance_layer = nn.Linear(layers.features, config.latent_dim)
+        self.mean_layer, self.log_variance_layer = head(layers.head), head(layers.head)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the posterior of images.
@@ -42,19 +41,19 @@ class VAE(nn.Module):
             x: Images (N, C, H, W) in [0, 1].
 
         Returns:
-            Mean and log-variance of q(z|x), each (N, D).
+            Mean and log-variance of q(z|x), each (N, *config.latent_shape).
 
         """
         hidden = self.encoder(x.flatten(1))
         return self.mean_layer(hidden), self.log_variance_layer(hidden)
 
     def decode(self, z: Tensor) -> Tensor:
-        """Compute logits (N, C, H, W) from latents (N, D); their sigmoid is the image in [0, 1]."""
+        """Compute logits (N, C, H, W) from latents (N, *config.latent_shape); their sigmoid is the image in [0, 1]."""
         logits: Tensor = self.decoder(z)
         return logits.reshape(-1, *self.config.image_shape)
 
     def decode_raw(self, z: Tensor) -> Tensor:
-        """Decode latents (N, D) to images (N, C, H, W) in [-1, 1], the range that diffusers uses."""
+        """Decode latents (N, *config.latent_shape) to images (N, C, H, W) in [-1, 1], the range that diffusers uses."""
         return self.to_image_(self.decode(z)) * 2 - 1
 
     def to_image_(self, decoded: Tensor) -> Tensor:
@@ -81,7 +80,8 @@ class VAE(nn.Module):
             generator: Source of the noise; torch's default generator if None.
 
         Returns:
-            Logits (N, C, H, W) of the decoded sample; mean and log-variance of q(z|x), each (N, D).
+            Logits (N, C, H, W) of the decoded sample; mean and log-variance of q(z|x), each
+            (N, *config.latent_shape).
 
         """
         mean, log_variance = self.encode(x)

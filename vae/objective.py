@@ -77,5 +77,5 @@ def log_importance_weight(logits: Tensor, x: Tensor, z: Tensor, mean: Tensor, lo
 
     """
     standardised = (z - mean) * torch.exp(-0.5 * log_variance)
-    log_prior_over_posterior = 0.5 * (standardised.square() + log_variance - z.square()).sum(1)
+    log_prior_over_posterior = 0.5 * (standardised.square() + log_variance - z.square()).flatten(1).sum(1)
     return log_prior_over_posterior - reconstruction_loss(logits, x)

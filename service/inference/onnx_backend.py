@@ -15,7 +15,7 @@ from service.inference.onnx_graph import Graph
 from vae.architectures import network
 from vae.arrays import Arrays as WeightArrays
 from vae.config import VAEConfig
-from vae.layers import Flatten, Linear
+from vae.layers import Flatten
 
 
 class OnnxBackend:
@@ -76,19 +76,18 @@ def _pixel_losses(logits: FloatArray, x: FloatArray) -> FloatArray:
 
 
 def encoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:
-    """Return the graph (N, C·H·W) → `mean` and `log_variance`, (N, D)."""
+    """Return the graph (N, C·H·W) → `mean` and `log_variance`, (N, *latent_shape)."""
     layers = network(config)
     graph = Graph((config.pixels,), arrays)
     features = graph.add_layers("encoder", layers.encoder, "x")
-    head = Linear(layers.features, config.latent_dim)
     for output in ("mean", "log_variance"):
-        graph.add_layer(f"{output}_layer", head, features, output)
+        graph.add_layer(f"{output}_layer", layers.head, features, output)
         graph.mark_output(output, config.latent_shape)
     return graph
 
 
 def decoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:
-    """Return the graph (N, D) → `image` and `logits`, (N, C·H·W)."""
+    """Return the graph (N, *latent_shape) → `image` and `logits`, (N, C·H·W)."""
     graph = Graph(config.latent_shape, arrays)
     decoded = graph.add_layers("decoder", network(config).decoder, "x")
     logits = graph.add_layer("flatten", Flatten(), decoded, "logits")

@@ -93,6 +93,9 @@ def test_forward_is_encode_reparameterize_decode(small: vae.VAE, x: torch.Tensor
         ("negative_slope", float("nan")),
         ("negative_slope", 1.5),
         ("negative_slope", "0.3"),
+        ("latent_map", (8, 7)),
+        ("latent_map", (0, 7, 7)),
+        ("latent_map", [8, 7, 7]),
     ],
 )
 def test_invalid_configuration_names_the_field(field: str, value: object) -> None:
@@ -125,3 +128,10 @@ def test_a_generator_gives_the_same_samples_on_every_device() -> None:
     generator = torch.Generator().manual_seed(3)
     assert model.sample(5, generator).device.type == "meta"
     assert not torch.equal(generator.get_state(), torch.Generator().manual_seed(3).get_state())
+
+
+def test_a_latent_map_of_an_impossible_size_names_the_possible_ones() -> None:
+    with pytest.raises(ValueError, match=r"images of 50×28 .* must be one of: 25×14, 13×7, 7×4, 4×2\.$"):
+        vae.VAEConfig("resnet", (3, 50, 28), latent_map=(8, 12, 7))
+    with pytest.raises(ValueError, match="latents of conv are vectors"):
+        vae.VAEConfig("conv", latent_map=(8, 7, 7))

@@ -17,6 +17,8 @@ CONFIGS = (
     VAEConfig("conv", hidden_dim=16),
     VAEConfig("conv", (3, 64, 64), hidden_dim=16, latent_dim=8),
     VAEConfig("conv", (3, 37, 50), hidden_dim=16),
+    VAEConfig("resnet", hidden_dim=24, hidden_layers=1),
+    VAEConfig("resnet", (3, 37, 50), hidden_dim=32, latent_map=(5, 10, 13)),
 )
 
 

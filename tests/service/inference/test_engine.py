@@ -52,19 +52,28 @@ def x(images: Bytes) -> FloatArray:
 
 
 @pytest.mark.parametrize("threads", {1, min(2, os.cpu_count() or 1)})  # more than there are vary by themselves
-@pytest.mark.parametrize("architecture", ["mlp", "conv"])
+@pytest.mark.parametrize("architecture", ["mlp", "conv", "resnet", "map"])
 @pytest.mark.parametrize("runtime", ["onnx", "torch"])
 def test_a_row_is_the_same_in_any_batch(
-    model: vae.VAE, x: FloatArray, threads: int, architecture: Architecture, runtime: Literal["onnx", "torch"]
+    model: vae.VAE,
+    x: FloatArray,
+    threads: int,
+    architecture: Architecture | Literal["map"],
+    runtime: Literal["onnx", "torch"],
 ) -> None:
     """Bit for bit, in batches of any size, at any place. ATEN_CPU_CAPABILITY=avx2 has torch do without AVX-512."""
     before = torch.get_num_threads()
     torch.set_num_threads(threads)
     torch.manual_seed(0)
-    noise = standard_normal(0, 140, (3,))
+    if architecture == "mlp":
+        network = model
+    elif architecture == "map":
+        network = vae.VAE(vae.VAEConfig("resnet", hidden_dim=16, hidden_layers=1, latent_map=(3, 7, 7)))
+    else:
+        network = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16, hidden_layers=2))
+    noise = standard_normal(0, 140, network.config.latent_shape)
     try:
-        untrained = vae.VAE(vae.VAEConfig(architecture, hidden_dim=16)).eval().requires_grad_(False)
-        backend = backend_of(untrained if architecture == "conv" else model, runtime)
+        backend = backend_of(network.eval().requires_grad_(False), runtime)
         with closing(Engine(backend, micro_batch_limit=64, threaded=threads > 1)) as engine:
             whole = asyncio.run(engine.reconstruct(x[:140], noise))
             for size in (*range(1, 14), 17, 24, 31, 32, 47, 63, 64, 65, 70):

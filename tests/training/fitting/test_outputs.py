@@ -95,8 +95,8 @@ def test_values_that_are_not_finite_replace_no_checkpoint(
         @torch.no_grad()
         def spoil(*_: object) -> None:
             if (state.epoch, state.position) == (1, 1):  # the last of two steps: no loss is computed any more
-                bias = model.mean_layer.bias
-                (bias if spoiled == "weight" else adam.state[bias]["exp_avg"]).fill_(value)
+                weight = model.mean_layer.weight
+                (weight if spoiled == "weight" else adam.state[weight]["exp_avg"]).fill_(value)
 
         adam.register_step_post_hook(spoil)
         return state

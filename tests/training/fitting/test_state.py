@@ -151,7 +151,7 @@ def test_a_loss_that_is_not_finite_leaves_the_last_good_state(train: Dataset, tm
 
     @torch.no_grad()
     def spoil(*_: object) -> None:
-        state.model.mean_layer.bias.fill_(torch.nan)
+        state.model.mean_layer.weight.fill_(torch.nan)
 
     state.optimizers[0].register_step_post_hook(spoil)
     with pytest.raises(TrainingError, match=r"not finite at step 15: lower --learning-rate"):
@@ -171,7 +171,7 @@ def test_a_state_within_an_epoch_is_not_replaced_by_one_that_is_not_finite(
     @torch.no_grad()
     def spoil(*_: object) -> None:
         if state.position == 2:
-            state.model.mean_layer.bias.fill_(torch.nan)
+            state.model.mean_layer.weight.fill_(torch.nan)
 
     state.optimizers[0].register_step_post_hook(spoil)
     with pytest.raises(TrainingError, match=r"not finite in epoch 1: lower --learning-rate"):

@@ -28,7 +28,7 @@ def test_the_losses_of_a_model_of_zeros_are_known(images: torch.Tensor) -> None:
     figures = evaluate(model, images, draws=2, seed=0)
     assert figures.reconstruction_loss == pytest.approx(784 * math.log(2))  # every pixel one half
     assert figures.kl_divergence == pytest.approx(0)  # q(z|x) is the prior
-    model.mean_layer.bias.data.fill_(2)
+    model.get_parameter("mean_layer.bias").data.fill_(2)
     assert evaluate(model, images, draws=2, seed=0).kl_divergence == pytest.approx(3 * 2**2 / 2)
 
 
