@@ -8,6 +8,7 @@ import re
 import sys
 from collections.abc import Callable, Collection, Sequence
 from dataclasses import asdict, dataclass, field, fields, replace
+from math import prod
 from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
@@ -21,10 +22,12 @@ RUNTIME_ONLY_FIELDS = ("device", "measure", "out", "resume", "init_from", "tenso
 """Options that do not affect the model; checkpoints do not keep them."""
 OLD_NAMES = {"preset": "recipe", "lr_schedule": "decay", "init_from": "start_from", "init_output_bias": "output_bias"}
 """Options → their names in checkpoints and, deprecated, on the command line."""
-NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim")
+NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim", "latent_shape")
 """Options that determine the network."""
 VALIDATION_SHARE = 1 / 12
 """Default share of the training images held out for validation: about 5,000 of MNIST."""
+LATENT_DIM = 3
+"""Default dimensions of the latent space, those of the article."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
 GROUPS = {
     "general": ("preset", "seed", "device", "matmul_precision"),
@@ -48,7 +51,7 @@ def option(default: T, says: str, *, expected: str = "", valid: Callable[[T], bo
 
 
 def unset_option(
-    says: str, *, otherwise: str, unset: T, expected: str = "", valid: Callable[[T], bool] = lambda _: True
+    says: str, *, otherwise: str, unset: object, expected: str = "", valid: Callable[[Any], bool] = lambda _: True
 ) -> T | None:
     """Declare a field whose default None has the effect that `otherwise` describes.
 
@@ -149,16 +152,31 @@ class FitConfig:
         expected="0 or more",
         valid=lambda beta: 0 <= beta < math.inf,
     )
-    architecture: str = option("mlp", "`mlp`, or `conv` for larger and colour images", **one_of("mlp", "conv"))
+    architecture: str = option(
+        "mlp",
+        "`mlp`; `conv` for larger and colour images; or `resnet`, which is deeper and slower, and has latents of any "
+        "--latent-shape",
+        **one_of("mlp", "conv", "resnet"),
+    )
     hidden_dim: int | None = unset_option(
-        "width of the hidden layers (mlp) or channels of the coarsest map (conv)",
-        otherwise="392 for mlp, 64 for conv", unset=0, expected="0 or more", valid=lambda n: n >= 0,
+        "width of the hidden layers (mlp) or channels of the coarsest map (conv, resnet)",
+        otherwise="392 for mlp, 64 for conv and resnet", unset=0, expected="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     hidden_layers: int = option(
-        2, "hidden layers of encoder and of decoder (mlp): 4 gain five nats on MNIST",
+        2,
+        "hidden layers of encoder and of decoder (mlp), of which 4 gain five nats on MNIST; or residual blocks per "
+        "resolution (resnet)",
         expected="from 1 to 100", valid=lambda n: 1 <= n <= 100,
     )  # fmt: skip
-    latent_dim: int = option(3, "dimensions of the latent space", expected="1 or more", valid=lambda n: n >= 1)
+    latent_dim: int = option(LATENT_DIM, "dimensions of the latent space", expected="1 or more", valid=lambda n: n >= 1)
+    latent_shape: tuple[int, int, int] | None = unset_option(
+        "channels, height and width of latents that are maps (resnet), such as 8,8,8, in place of --latent-dim; of "
+        "images of 32×32, the height and width are 16,16, 8,8 or 4,4",
+        otherwise="latents are vectors",
+        unset="",
+        expected="three numbers of 1 or more, such as 8,8,8",
+        valid=lambda shape: len(shape) == 3 and min(shape) >= 1,
+    )
     validation: int | None = unset_option(
         "approximate number of training images held out, chosen by a hash of their content, and measured after each "
         "epoch; 0 trains on all",
@@ -192,9 +210,16 @@ class FitConfig:
             if "unset" in each.metadata and value in (None, each.metadata["unset"]):
                 object.__setattr__(self, each.name, None)
             elif not each.metadata["valid"](value):
-                raise ConfigError(f"{flag(each.name)} is {value}; it must be {each.metadata['expected']}.")
-        if self.architecture != "mlp" and self.hidden_layers != 2:
-            raise ConfigError(f"--hidden-layers is for --architecture mlp; {self.architecture} does not use it.")
+                raise ConfigError(f"{flag(each.name)} is {as_argument(value)}; it must be {each.metadata['expected']}.")
+        if self.architecture == "conv" and self.hidden_layers != 2:
+            raise ConfigError("--hidden-layers is for --architecture mlp and resnet; conv does not use it.")
+        if self.latent_shape and self.architecture != "resnet":
+            raise ConfigError(
+                f"--latent-shape is for --architecture resnet; the latents of {self.architecture} are vectors: give "
+                "--latent-dim."
+            )
+        if self.latent_shape and self.latent_dim not in (LATENT_DIM, prod(self.latent_shape)):
+            raise ConfigError("--latent-dim and --latent-shape exclude each other: give one of them.")
         if self.all_epochs == 0:
             raise ConfigError("--epochs and --encoder-epochs are both 0; one of them must be more.")
 
@@ -206,7 +231,7 @@ class FitConfig:
     @property
     def width(self) -> int:
         """`hidden_dim`, or the default of the architecture."""
-        return self.hidden_dim or {"mlp": 392, "conv": 64}[self.architecture]
+        return self.hidden_dim or {"mlp": 392, "conv": 64, "resnet": 64}[self.architecture]
 
     @property
     def fit(self) -> Fit:
@@ -219,10 +244,13 @@ class FitConfig:
         A hidden_dim of None equals any.
         """
         ours = {name: getattr(self, name) for name in NETWORK}
-        theirs = {name: getattr(network, name) for name in NETWORK}
+        theirs = {name: getattr(network, name) for name in NETWORK} | {"latent_shape": network.latent_map}
         different = [name for name in NETWORK if name in given and ours[name] not in (None, theirs[name])]
         if different:
-            has, asked = (", ".join(f"{flag(name)} {of[name]}" for name in different) for of in (theirs, ours))
+            has, asked = (
+                ", ".join(f"{flag(name)} {as_argument(of[name]) or 'unset'}" for name in different)
+                for of in (theirs, ours)
+            )
             raise ConfigError(
                 f"--init-from {self.init_from} has {has}; {asked} was given: leave it out, or start from another "
                 "checkpoint."
@@ -256,7 +284,11 @@ class FitConfig:
         }
         kind, colon, path = self.dataset.partition(":")
         own["dataset"] = f"{kind}{colon}{printable(Path(path).absolute().name)}" if colon else kind
-        return {name: value for name, value in own.items() if not isinstance(value, Path)}
+        return {
+            name: list(value) if isinstance(value, tuple) else value
+            for name, value in own.items()
+            if not isinstance(value, Path)
+        }
 
 
 PRESETS = {
@@ -297,6 +329,13 @@ PRESETS = {
     ),
 }
 """Names of `--preset` → their options; `dataclasses.replace` changes some of them."""
+
+
+def as_argument(value: Any) -> str:
+    """Return the value of an option as the command line takes it: (8, 4, 4) → `8,4,4`."""
+    if isinstance(value, list | tuple):
+        return ",".join(map(str, value))
+    return "" if value is None else str(value)
 
 
 def flag(name: str) -> str:
@@ -372,5 +411,12 @@ def _number(text: str) -> float:
         raise argparse.ArgumentTypeError(f"{text!r} is not a number, such as 0.001.") from None
 
 
-_CONVERTERS: dict[type, Callable[[str], Any]] = {int: _whole_number, float: _number}
-_METAVARS = {int: "N", float: "X", Path: "PATH"}
+def _shape(text: str) -> tuple[int, ...] | None:
+    sizes = text.split(",")
+    if text and (len(sizes) != 3 or not all(size.isascii() and size.isdecimal() for size in sizes)):
+        raise argparse.ArgumentTypeError(f"{text!r} is not a shape C,h,w, such as 8,8,8.")
+    return tuple(map(int, sizes)) if text else None
+
+
+_CONVERTERS: dict[Any, Callable[[str], Any]] = {int: _whole_number, float: _number, tuple[int, int, int]: _shape}
+_METAVARS: dict[Any, str] = {int: "N", float: "X", Path: "PATH", tuple[int, int, int]: "C,h,w"}

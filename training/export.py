@@ -31,7 +31,7 @@ class ExportError(Exception):
 
 
 class Encoder(nn.Module):
-    """Images (N, C, H, W) in [0, 1] → mean and log-variance, (N, D) each."""
+    """Images (N, C, H, W) in [0, 1] → mean and log-variance, (N, *latent_shape) each."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -43,7 +43,7 @@ class Encoder(nn.Module):
 
 
 class Decoder(nn.Module):
-    """Latents (N, D) → images (N, C, H, W) in [0, 1]."""
+    """Latents (N, *latent_shape) → images (N, C, H, W) in [0, 1]."""
 
     def __init__(self, model: VAE) -> None:
         super().__init__()
@@ -74,11 +74,11 @@ def export(checkpoint: Checkpoint, file_format: Format, folder: Path) -> list[Pa
     folder.mkdir(parents=True, exist_ok=True)
     model = checkpoint.model
     write, read, suffix = (_write_onnx, _read_onnx, "onnx") if file_format == "onnx" else (_write_pt2, _read_pt2, "pt2")
-    image_shape, latent_dim = model.config.image_shape, model.config.latent_dim
+    image_shape, latent_shape = model.config.image_shape, model.config.latent_shape
     paths = []
     for part, module, shape, names in (
         ("encoder", Encoder(model), image_shape, ("image", "mean", "log_variance")),
-        ("decoder", Decoder(model), (latent_dim,), ("z", "image")),
+        ("decoder", Decoder(model), latent_shape, ("z", "image")),
     ):
         path = folder / f"{checkpoint.name}.{part}.{suffix}"
         with warnings.catch_warnings(), contextlib.redirect_stdout(io.StringIO()):

@@ -7,7 +7,17 @@ from typing import Any
 import pytest
 
 from training.__main__ import main
-from training.config import GROUPS, OLD_NAMES, PRESETS, FitConfig, add_options, flag, from_options, replace_old_flags
+from training.config import (
+    GROUPS,
+    OLD_NAMES,
+    PRESETS,
+    FitConfig,
+    add_options,
+    as_argument,
+    flag,
+    from_options,
+    replace_old_flags,
+)
 
 ANOTHER: dict[str, Any] = {
     "preset": "article",
@@ -33,6 +43,7 @@ ANOTHER: dict[str, Any] = {
     "hidden_dim": 11,
     "hidden_layers": 5,
     "latent_dim": 2,
+    "latent_shape": (8, 7, 7),
     "validation": 13,
     "matmul_precision": "medium",
     "measure": "full",
@@ -55,8 +66,10 @@ def test_no_flag_gives_the_default_recipe() -> None:
 def test_every_field_has_its_flag(name: str) -> None:
     value = ANOTHER[name]
     switch = {True: [flag(name)], False: ["--no-" + flag(name)[2:]]}
-    arguments = switch[value] if isinstance(value, bool) else [flag(name), str(value)]
-    assert parse(*arguments) == replace(FitConfig(), **{name: value})
+    arguments = switch[value] if isinstance(value, bool) else [flag(name), as_argument(value)]
+    architecture = "resnet" if name == "latent_shape" else "mlp"
+    expected = replace(FitConfig(architecture=architecture), **{name: value})
+    assert parse("--architecture", architecture, *arguments) == expected
 
 
 def test_help_names_every_flag_and_the_recipes_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:
@@ -67,7 +80,7 @@ def test_help_names_every_flag_and_the_recipes_own_defaults(capsys: pytest.Captu
     assert all(flag(each.name) in words for each in fields(FitConfig))
     assert "images per step (default: 128)" in words
     assert all(f" {heading}: --" in words for heading in GROUPS)
-    assert "channels of the coarsest map (conv) (default: 392 for mlp, 64 for conv)" in words
+    assert "channels of the coarsest map (conv, resnet) (default: 392 for mlp, 64 for conv and resnet)" in words
     assert "(default: None)" not in words
     assert "(default: )" not in words
 
@@ -80,8 +93,11 @@ def test_every_option_is_listed_under_one_heading() -> None:
 
 @pytest.mark.parametrize(
     ("name", "unset"),
-    [("image_size", 0), ("hidden_dim", 0), ("adam_learning_rate", 0.0), ("validation", -1), ("init_from", "")],
-)
+    [
+        ("image_size", 0), ("hidden_dim", 0), ("adam_learning_rate", 0.0), ("validation", -1), ("init_from", ""),
+        ("latent_shape", ""),
+    ],
+)  # fmt: skip
 def test_an_option_that_is_not_set_is_none_and_recorded_as_ever(name: str, unset: object) -> None:
     assert getattr(FitConfig(), name) is None
     assert parse(flag(name), str(unset)) == FitConfig()
@@ -118,11 +134,16 @@ def test_a_flag_overrides_the_preset_in_any_order(order: list[str]) -> None:
         (["--input-dropout", "1"], "--input-dropout is 1.0; it must be at least 0 and below 1."),
         (["--hidden-dim", "-1"], "0 or more"),
         (["--hidden-layers", "0"], "from 1 to 100"),
-        (["--hidden-layers", "3", "--architecture", "conv"], "--hidden-layers is for --architecture mlp"),
+        (["--hidden-layers", "3", "--architecture", "conv"], "--hidden-layers is for --architecture mlp and resnet"),
+        (["--latent-shape", "8,7"], "'8,7' is not a shape C,h,w, such as 8,8,8."),
+        (["--latent-shape", "8,x,7"], "'8,x,7' is not a shape C,h,w, such as 8,8,8."),
+        (["--latent-shape", "8,0,7"], "--latent-shape is 8,0,7; it must be three numbers of 1 or more"),
+        (["--latent-shape", "8,7,7", "--architecture", "conv"], "latents of conv are vectors: give --latent-dim."),
+        (["--latent-shape", "8,7,7", "--architecture", "resnet", "--latent-dim", "8"], "exclude each other"),
         (["--latent-dim", "0"], "1 or more"),
         (["--validation", "-2"], "-1 or more"),
         (["--dataset", "imagenet"], "emnist, cifar10, folder:PATH, npy:PATH"),
-        (["--architecture", "gan"], "one of: mlp, conv"),
+        (["--architecture", "gan"], "one of: mlp, conv, resnet"),
         (["--beta", "-1"], "0 or more"),
         (["--image-size", "-1"], "0 or more"),
         (["--matmul-precision", "low"], "one of: highest, high, medium"),

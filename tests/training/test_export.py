@@ -13,11 +13,14 @@ from training.export import Encoder, ExportError, export
 pytestmark = pytest.mark.slow
 
 
-@pytest.fixture(params=["mlp", "conv"])
+@pytest.fixture(params=["mlp", "conv", "resnet", "map"])
 def checkpoint(request: pytest.FixtureRequest, tmp_path: Path) -> vae.Checkpoint:
     torch.manual_seed(0)
     path = tmp_path / "small.safetensors"
-    config = vae.VAEConfig(architecture=request.param, image_shape=(3, 10, 7), hidden_dim=16, latent_dim=5)
+    if request.param == "map":
+        config = vae.VAEConfig("resnet", (3, 10, 7), hidden_dim=16, latent_map=(4, 5, 4))
+    else:
+        config = vae.VAEConfig(request.param, (3, 10, 7), hidden_dim=16, latent_dim=5)
     vae.save(path, vae.VAE(config), training={}, metrics={})
     return vae.load(path)
 

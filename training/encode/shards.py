@@ -142,14 +142,17 @@ class _Tables:
 
 @torch.inference_mode()
 def _encode(model: VAE, images: Tensor, scoring: Scoring) -> list[pa.Array]:
-    """Compute mean and log-variance of q(z|x), (n, D), and the columns of `scoring`, (n,)."""
+    """Compute mean and log-variance of q(z|x), (n, D), and the columns of `scoring`, (n,).
+
+    Maps are written as vectors of D = C'·h·w numbers.
+    """
     images = images.to(model.mean_layer.weight.device)
     pixels = images.float().div_(255) if images.dtype == torch.uint8 else images  # as to_pixels, in place
     mean, log_variance = model.encode(pixels)
     latents = [pa.array(values.flatten().cpu().numpy()) for values in (mean, log_variance)]
     scores = scoring.compute(model, pixels, mean, log_variance)
     return [
-        *(pa.FixedSizeListArray.from_arrays(values, mean.shape[1]) for values in latents),
+        *(pa.FixedSizeListArray.from_arrays(values, mean[0].numel()) for values in latents),
         *map(pa.array, scores.values()),
     ]
 

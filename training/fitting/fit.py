@@ -26,7 +26,7 @@ from training.fitting.initialization import new_model, require_memory
 from training.fitting.lineage import describe_data, find_doubts, name_dataset
 from training.fitting.logger import Logger, started
 from training.fitting.loop import new_state, train_epochs
-from training.fitting.model_card import remove_card, write_card
+from training.fitting.model_card import describe_latents, remove_card, write_card
 from training.fitting.optimizers import describe_optimizers, describe_warmup
 from training.fitting.outputs import Outputs
 from training.fitting.state import TrainingError, TrainingState
@@ -147,7 +147,7 @@ def _begin(
     _print(
         processes,
         f"Starting from {config.init_from}: {config.architecture}, hidden width {config.hidden_dim}, "
-        f"{config.latent_dim} latent dimensions.",
+        f"{describe_latents(model.config)}.",
     )
     state = new_state(config, model, device)
     started_from = {"checkpoint": init_from.name, "sha256": checkpoint.sha256}
@@ -245,13 +245,16 @@ def _finish(
     state.require_finite()
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
-    latents = vae.LatentSet(latent_means(model, test.images).numpy(), test.labels.numpy())
     calibration = calibrate(model, validation.images, progress=True) if len(validation) else None
     training = _training_metadata(config, state, train, state.history[-1])
     out = outputs.checkpoint
     vae.save(out, model, training=training, metrics=figures, calibration=calibration)
     checkpoint = vae.load(out)
-    latents.save(out, checkpoint.sha256)
+    written_files = str(out)
+    if model.config.latent_map is None:
+        latents = vae.LatentSet(latent_means(model, test.images).numpy(), test.labels.numpy())
+        latents.save(out, checkpoint.sha256)
+        written_files += f", {vae.LatentSet.path_beside(out)}"
     written = write_card(outputs.card, checkpoint)
     losses = Metrics(figures["test_reconstruction_loss"], figures["test_kl_divergence"])
     if less := left_out(figures, train, test):
@@ -262,7 +265,7 @@ def _finish(
     print(f"test: {losses.describe()} (nats per image)")
     if config.out:
         card = f", and {outputs.card}" if written else f"; {outputs.card} is not vae-train's and was left as it is"
-        print(f"Wrote {out}, {vae.LatentSet.path_beside(out)}{card}.")
+        print(f"Wrote {written_files}{card}.")
     for logger in loggers:
         logger.log(figures, state.epoch)
     return FitResult(checkpoint.model, checkpoint.metrics, state.history)

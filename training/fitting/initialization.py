@@ -13,15 +13,26 @@ from training.data.dataset import Dataset, to_pixels
 from vae import VAE, VAEConfig, kl_divergence, reconstruction_loss
 from vae.config import Architecture
 from vae.model import reparameterize
+from vae.modules import ResidualBlock
 
 MEAN_IMAGES = 10_000
 """Images used for the mean image that initialises the output bias."""
 
 
 def describe(config: FitConfig, image_shape: tuple[int, int, int]) -> VAEConfig:
-    """Return the network configuration that `config` describes."""
+    """Return the network configuration that `config` describes; raises ConfigError if no network has these sizes."""
     architecture = cast("Architecture", config.architecture)  # FitConfig has checked it
-    return VAEConfig(architecture, image_shape, config.width, config.latent_dim, config.hidden_layers)
+    try:
+        return VAEConfig(
+            architecture,
+            image_shape,
+            config.width,
+            config.latent_dim,
+            config.hidden_layers,
+            latent_map=config.latent_shape,
+        )
+    except ValueError as error:
+        raise ConfigError(f"--latent-shape cannot be used: {error}") from error
 
 
 def require_memory(config: FitConfig, image_shape: tuple[int, int, int], device: torch.device) -> None:
@@ -29,19 +40,20 @@ def require_memory(config: FitConfig, image_shape: tuple[int, int, int], device:
 
     Counts weights, gradients, two moments of each and the latents of a batch, in float32.
     """
+    network = describe(config, image_shape)
     try:
         with torch.device("meta"):
-            parameters = sum(each.numel() for each in VAE(describe(config, image_shape)).parameters())
+            parameters = sum(each.numel() for each in VAE(network).parameters())
     except (RuntimeError, TypeError):  # a size beyond int64
         parameters = 2**63
-    expected = 4 * (4 * parameters + config.batch_size * config.latent_dim)
+    expected = 4 * (4 * parameters + config.batch_size * network.latent_dim)
     if device.type == "cuda":
         memory = torch.cuda.mem_get_info(device)[1]
     else:
         memory = os.sysconf("SC_PHYS_PAGES") * os.sysconf("SC_PAGE_SIZE")
     if expected > memory:
         raise ConfigError(
-            f"A network of --latent-dim {config.latent_dim} and --hidden-dim {config.width} takes at least "
+            f"A network of --latent-dim {network.latent_dim} and --hidden-dim {config.width} takes at least "
             f"{expected / 2**30:,.0f} GiB of memory to train; {device} has {memory / 2**30:,.0f}: lower one of them."
         )
 
@@ -51,6 +63,10 @@ def new_model(config: FitConfig, train: Dataset) -> VAE:
     with torch.random.fork_rng(devices=[]):  # torch's initialisers use the global generator
         torch.manual_seed(config.seed)
         model = VAE(describe(config, train.image_shape))
+    for block in model.modules():
+        if isinstance(block, ResidualBlock):  # it begins as the identity, as by Goyal et al. 2017, arXiv:1706.02677
+            for parameter in block[-1].parameters():
+                nn.init.zeros_(parameter)
     last = model.decoder[-1]
     if config.init_output_bias and isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None:
         mean_image = to_pixels(train.images[:MEAN_IMAGES]).mean(0)
@@ -72,7 +88,7 @@ class VAELoss(nn.Module):
         Args:
             x: Images to reconstruct, (N, C, H, W) in [0, 1].
             seen: Input of the encoder: `x` after dropout, same shape.
-            noise: Draws of N(0, I), (N, D).
+            noise: Draws of N(0, I), of the latents' shape.
 
         """
         mean, log_variance = self.model.encode(seen)

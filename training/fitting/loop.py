@@ -28,7 +28,12 @@ SAVE_EVERY_S = 60.0
 
 
 def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingState:
-    """Create the state of a training of `model` before its first step."""
+    """Create the state of a training of `model` before its first step.
+
+    A resnet gets its channels last in memory, with which a CPU trains it in two thirds of the time.
+    """
+    if model.config.architecture == "resnet":
+        model.to(memory_format=torch.channels_last)
     generator = torch.Generator(device).manual_seed(config.seed)
     return TrainingState(model, new_optimizers(config, model), generator, torch.zeros(2, device=device))
 
@@ -99,7 +104,7 @@ def train_step(
     if augment:
         numbers = torch.rand(count, NUMBERS, generator=state.generator, device=x.device)
         x = random_affine(x, processes.shard(numbers))
-    noise = torch.randn(count, config.latent_dim, generator=state.generator, device=x.device)
+    noise = torch.randn(count, *state.model.config.latent_shape, generator=state.generator, device=x.device)
     shown = drop_pixels(x, config.input_dropout, state.generator, count, processes)
 
     reconstruction, kl = objective(x, shown, processes.shard(noise))

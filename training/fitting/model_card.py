@@ -6,9 +6,9 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from training.config import OLD_NAMES, PRESETS, FitConfig, flag
+from training.config import OLD_NAMES, PRESETS, FitConfig, as_argument, flag
 from training.metrics.report import as_markdown
-from vae import Checkpoint
+from vae import Checkpoint, VAEConfig
 from vae.files import write_atomically
 from vae.hub import as_front_matter, card_metadata
 
@@ -46,7 +46,7 @@ def card(checkpoint: Checkpoint) -> str:
 # {checkpoint.name}
 
 A variational autoencoder ({config.architecture}, hidden width {config.hidden_dim}, {parameters:,} parameters) of
-images of {shape} in {config.latent_dim} latent dimensions.
+images of {shape} in {describe_latents(config)}.
 
 ## Training
 {training["training_images"]:,} training images of {training["dataset"]} ({held_out}),
@@ -63,6 +63,13 @@ SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
 """
 
 
+def describe_latents(config: VAEConfig) -> str:
+    """Return `3 latent dimensions`, or `latents of 8×4×4` where they are maps."""
+    if config.latent_map:
+        return f"latents of {'×'.join(map(str, config.latent_map))}"
+    return f"{config.latent_dim} latent dimensions"
+
+
 def command(checkpoint: Checkpoint) -> str:
     """Return the command that trains `checkpoint` again: every option with a value, except paths of this machine.
 
@@ -77,7 +84,7 @@ def command(checkpoint: Checkpoint) -> str:
         if isinstance(value, bool):
             words.append(flag(each.name) if value else "--no-" + flag(each.name)[2:])
         elif value is not None:
-            words += [flag(each.name), str(value)]
+            words += [flag(each.name), as_argument(value)]
     if name := (checkpoint.training.get("started_from") or {}).get("checkpoint"):
         words += ["--init-from", name]
     return shlex.join([*words, "--out", f"{checkpoint.name}.safetensors"])

@@ -12,6 +12,8 @@ COEFFICIENTS = (3.4445, -4.7750, 2.0315)
 """Coefficients of x, x³ and x⁵ in the Newton-Schulz polynomial, those of torch.optim.Muon."""
 ITERATIONS = 3
 """Newton-Schulz iterations; 3 gave the same losses as the usual 5 in less time."""
+MOMENTUM = 0.95
+"""Decay of the average of gradients per step, the default of torch.optim.Muon."""
 FLOAT32_INTERVAL = 4
 """Steps between two updates of a matrix in float32, because one iteration takes twice as long as the rest of a step."""
 SMALLEST_NORM = 1e-7
@@ -37,11 +39,14 @@ class Muon(torch.optim.Muon):
     In bfloat16 the updates equal those of torch. In float32 the momentum uses every gradient, but each matrix is
     updated only at every fourth step, with four times the learning rate; about a quarter of them at each step.
 
-    There is no weight decay; updates are scaled to the size of Adam's (Liu et al. 2025, arXiv:2502.16982).
+    There is no weight decay; updates are scaled to the size of Adam's (Liu et al. 2025, arXiv:2502.16982). The weights
+    of a convolution, (outputs, inputs, height, width), are a matrix of as many rows as outputs.
     """
 
     def __init__(self, params: Iterable[nn.Parameter], lr: float, dtype: torch.dtype) -> None:
-        super().__init__(params, lr, weight_decay=0, ns_steps=ITERATIONS, adjust_lr_fn="match_rms_adamw")
+        torch.optim.Optimizer.__init__(
+            self, params, {"lr": lr, "momentum": MOMENTUM}
+        )  # torch's own refuses 4-D weights
         self.dtype = dtype
         self.interval = FLOAT32_INTERVAL if dtype == torch.float32 else 1
 
@@ -64,8 +69,9 @@ class Muon(torch.optim.Muon):
                 state = self.state[matrix]
                 state["steps"] = state.get("steps", 0) + 1
                 if (state["steps"] + position) % self.interval == 0:
-                    update = orthogonalize(gradient.lerp(average, group["momentum"]).to(self.dtype))
-                    matrix.add_(update, alpha=-rate * math.sqrt(max(matrix.shape)))
+                    momentum = gradient.lerp(average, group["momentum"]).flatten(1)
+                    update = orthogonalize(momentum.to(self.dtype)).view(matrix.shape)
+                    matrix.add_(update, alpha=-rate * math.sqrt(max(momentum.shape)))
 
 
 def orthogonalize(matrix: Tensor) -> Tensor:

@@ -9,7 +9,7 @@ from torch import nn
 
 from training.config import FitConfig
 from training.fitting.muon import Muon, fast_dtype
-from vae import VAE
+from vae import VAE, VAEConfig
 
 ADAM_RATE = 3e-3
 """Adam's learning rate for convolutions, or for a network without Muon, unless --learning-rate is lower."""
@@ -18,14 +18,13 @@ ADAM_RATE = 3e-3
 def new_optimizers(config: FitConfig, model: VAE) -> list[torch.optim.Optimizer]:
     """Create Adam (Kingma & Ba 2015) and, if it is chosen and has a matrix to train, Muon.
 
-    Muon trains the matrices between wide layers: both sides above the latent dimension. Adam trains all other
-    parameters.
+    Muon trains the matrices between wide layers, both sides above the latent dimension, and the convolutions of a
+    resnet, without the heads and those of the image's channels. Adam trains all other parameters.
     """
     matrices: dict[str, nn.Parameter] = {}
     adam_rate = config.learning_rate
     if config.optimizer == "muon":
-        narrow = model.config.latent_dim
-        matrices = {name: p for name, p in model.named_parameters() if p.ndim == 2 and min(p.shape) > narrow}
+        matrices = {name: p for name, p in model.named_parameters() if _is_wide(name, p, model.config)}
         limit = math.inf if matrices and model.config.architecture == "mlp" else ADAM_RATE
         adam_rate = config.adam_learning_rate or min(config.learning_rate, limit)
     others = [p for name, p in model.named_parameters() if name not in matrices]
@@ -36,6 +35,14 @@ def new_optimizers(config: FitConfig, model: VAE) -> list[torch.optim.Optimizer]
     for optimizer in optimizers:
         optimizer.param_groups[0]["initial_lr"] = optimizer.param_groups[0]["lr"]
     return optimizers
+
+
+def _is_wide(name: str, parameter: nn.Parameter, config: VAEConfig) -> bool:
+    """Return whether Muon trains `parameter`."""
+    if parameter.ndim == 4:
+        is_head = name.startswith(("mean_layer.", "log_variance_layer."))
+        return config.architecture == "resnet" and not is_head and min(parameter.shape[:2]) > config.image_shape[0]
+    return parameter.ndim == 2 and min(parameter.shape) > config.latent_dim
 
 
 def describe_optimizers(config: FitConfig, optimizers: list[torch.optim.Optimizer]) -> str:

@@ -77,5 +77,5 @@ def squared_error(model: VAE, images: Tensor) -> float:
 
 
 def latent_means(model: VAE, images: Tensor) -> Tensor:
-    """Return the means of q(z|x) for uint8 `images` (N, C, H, W): float32 (N, D) on the CPU."""
+    """Return the means of q(z|x) for uint8 `images` (N, C, H, W): float32 (N, D) on the CPU; maps flattened."""
     return Posterior.of(model, images).mean

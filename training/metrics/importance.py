@@ -53,11 +53,11 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
 def _log_weights(model: VAE, x: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Compute `vae.objective.log_importance_weight` of images x (N, C, H, W) for K latents each: (N, K).
 
-    log p(x|z) = x·l − Σ softplus(l) for logits l, so one matrix product suffices; noise is (N, K, D).
+    log p(x|z) = x·l − Σ softplus(l) for logits l, so one matrix product suffices; noise is (N, K, …).
     """
-    images, samples, dimensions = noise.shape
+    images, samples = noise.shape[:2]
     z = mean.unsqueeze(1) + noise * torch.exp(0.5 * log_variance).unsqueeze(1)
-    logits = model.decode(z.view(-1, dimensions)).view(images, samples, -1)
+    logits = model.decode(z.flatten(0, 1)).view(images, samples, -1)
     log_likelihood = (logits @ x.flatten(1).unsqueeze(2)).squeeze(2) - softplus(logits).sum(2)
-    log_prior_over_posterior = 0.5 * (noise.square() + log_variance.unsqueeze(1) - z.square()).sum(2)
+    log_prior_over_posterior = 0.5 * (noise.square() + log_variance.unsqueeze(1) - z.square()).flatten(2).sum(2)
     return log_likelihood + log_prior_over_posterior

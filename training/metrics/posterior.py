@@ -18,7 +18,7 @@ ACTIVE_ABOVE = 0.01
 
 @dataclass(frozen=True)
 class Posterior:
-    """q(z|x) of N images: means and log-variances, (N, D) float32 each, on the CPU."""
+    """q(z|x) of N images: means and log-variances, (N, D) float32 each, on the CPU; maps as vectors of C'·h·w."""
 
     mean: Tensor
     log_variance: Tensor
@@ -30,7 +30,7 @@ class Posterior:
         device = model.mean_layer.weight.device
         encoded = [model.encode(to_pixels(batch.to(device))) for batch in images.split(BATCH)]
         means, log_variances = zip(*encoded, strict=True)
-        return cls(torch.cat(means).cpu(), torch.cat(log_variances).cpu())
+        return cls(torch.cat(means).flatten(1).cpu(), torch.cat(log_variances).flatten(1).cpu())
 
     def kl_per_dimension(self) -> Tensor:
         """Return the KL divergence of each dimension to N(0, 1), averaged over the images: float64 (D,), nats."""

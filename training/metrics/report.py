@@ -48,13 +48,14 @@ def rows(metrics: Mapping[str, float]) -> Iterator[Row]:
     yield row("KL divergence to N(0, I)", "kl_divergence", NATS, nats)
     dimensions = _dimensions(metrics)
     for dimension in sorted(dimensions[:DIMENSIONS_SHOWN]):
-        yield row(f"– of dimension {dimension}", f"kl_divergence_{dimension}", NATS, nats)
+        yield row(f"– of {_part(metrics)} {dimension}", f"kl_divergence_{dimension}", NATS, nats)
     samples = metrics.get("importance_samples", 0)
     if samples:
         name = f"−log p(x), upper bound, K = {samples:,.0f}"
         yield row(name, "neg_importance_weighted_bound", NATS, nats)
         yield row("– images that this is a mean over", "bound_images", "", "{:,.0f}".format)
-    yield row("active units", "active_units", f"of {len(dimensions)}", "{:.0f}".format)
+    units = len(dimensions) * metrics.get("latent_positions", 1)
+    yield row("active units", "active_units", f"of {units:.0f}", "{:.0f}".format)
     yield row("mean squared error", "squared_error", "per pixel, 0 to 1", "{:.5f}".format)
     yield row(f"{NEIGHBOURS}-nearest-neighbour accuracy", "neighbour_accuracy", "share of images", share)
 
@@ -79,7 +80,8 @@ def notes(metrics: Mapping[str, float]) -> list[str]:
     hidden = len(_dimensions(metrics)) - DIMENSIONS_SHOWN
     if hidden > 0:
         lines.insert(
-            1, f"The {DIMENSIONS_SHOWN} dimensions with the largest KL divergence; --json has the other {hidden}."
+            1,
+            f"The {DIMENSIONS_SHOWN} {_part(metrics)}s with the largest KL divergence; --json has the other {hidden}.",
         )
     return lines
 
@@ -117,8 +119,13 @@ def as_markdown(metrics: Mapping[str, float]) -> str:
     return "\n".join([*lines, "", *notes(metrics)])
 
 
+def _part(metrics: Mapping[str, float]) -> str:
+    """Return of what the KL divergences are: `dimension` of a vector, or `channel` of a map."""
+    return "channel" if "latent_positions" in metrics else "dimension"
+
+
 def _dimensions(metrics: Mapping[str, float]) -> list[int]:
-    """Return the latent dimensions in descending order of their KL divergence on the test set."""
+    """Return the latent dimensions, or channels, in descending order of their KL divergence on the test set."""
     prefix = "test_kl_divergence_"
     found = {int(name.removeprefix(prefix)): nats for name, nats in metrics.items() if name.startswith(prefix)}
     return sorted(found, key=lambda dimension: -found[dimension])

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import math
 from dataclasses import replace
+from math import prod
 
 import torch
 
@@ -50,7 +51,8 @@ def measure(
 
     Returns:
         Metrics named `test_…` and `train_…`: means over images, losses in nats per image. `…_images` counts the images
-        measured, `…_bound_images` those of the bound. Metrics without a value are left out.
+        measured, `…_bound_images` those of the bound. Metrics without a value are left out. `…_kl_divergence_1` is that
+        of the first dimension of a vector, or of the first channel of a map; maps have `latent_positions`, h·w.
 
     """
     budget = Budget(seconds)
@@ -67,6 +69,8 @@ def measure(
         for part, own in (("train", train_metrics), ("test", test_metrics))
         for name, value in own.items()
     }
+    if latent_map := model.config.latent_map:
+        metrics["latent_positions"] = prod(latent_map[1:])
     if "test_bound_images" in metrics:
         metrics["importance_samples"] = importance_samples
     return metrics
@@ -79,7 +83,8 @@ def _losses(
         posterior = Posterior.of(model, some.images)
         metrics: dict[str, float] = {"images": len(some)}
         metrics |= evaluate(model, some.images, draws=DRAWS, seed=seed, progress=progress).as_dict()
-        for dimension, nats in enumerate(posterior.kl_per_dimension().tolist(), 1):
+        channels = posterior.kl_per_dimension().view(model.config.latent_shape[0], -1).sum(1)
+        for dimension, nats in enumerate(channels.tolist(), 1):
             metrics[f"kl_divergence_{dimension}"] = nats
         metrics["active_units"] = posterior.active_units()
         metrics["squared_error"] = squared_error(model, some.images)

@@ -53,11 +53,13 @@ def draw_all(model: VAE, test: Dataset, checkpoint: Path, out: Path, seed: int) 
         "samples.png": lambda: samples(model, seed),
         "interpolations.png": lambda: interpolations(model, test),
     }
-    pairs = pairs_to_draw(posterior.kl_per_dimension())
+    pairs = [] if model.config.latent_map else pairs_to_draw(posterior.kl_per_dimension())
     for pair in pairs:
         names = "-".join(f"z{dimension + 1}" for dimension in pair)
         plots[f"manifold-{names}.png"] = partial(manifold, model, pair)
-    if len(posterior.mean[0]) > DIMENSIONS:
+    if not pairs:
+        print("The latents are maps: the manifold, of one or two dimensions of a vector, is omitted.", file=sys.stderr)
+    elif len(posterior.mean[0]) > DIMENSIONS:
         chosen = ", ".join(f"z{dimension + 1}" for dimension in sorted({each for pair in pairs for each in pair}))
         print(
             f"The manifold is drawn for the {DIMENSIONS} dimensions with the largest KL divergence: {chosen}.",

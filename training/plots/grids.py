@@ -70,7 +70,7 @@ def interpolations(model: VAE, test: Dataset, steps: int = 11) -> Figure:
 
 def samples(model: VAE, seed: int, side: int = 10) -> Figure:
     """Plot a grid of `side`×`side` images decoded from z ~ N(0, I)."""
-    z = torch.randn(side * side, model.config.latent_dim, generator=torch.Generator().manual_seed(seed))
+    z = torch.randn(side * side, *model.config.latent_shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
         decoded = torch.sigmoid(model.decode(z))
     picture = make_grid(decoded, nrow=side, padding=1, pad_value=1)

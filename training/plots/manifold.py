@@ -34,6 +34,8 @@ def pairs_to_draw(kl_per_dimension: Tensor) -> list[tuple[int, ...]]:
 def manifold(model: VAE, pair: tuple[int, ...], side: int = SIDE) -> Figure:
     """Plot images decoded from a grid of quantiles over the dimensions of `pair` (one or two), all others 0.
 
+    For latents that are vectors, not maps.
+
     The first dimension increases to the right, the second upwards.
     """
     values = quantiles(side).float()

@@ -3,6 +3,7 @@ import os
 from collections.abc import Callable
 from dataclasses import replace
 from pathlib import Path
+from typing import Any
 
 import pytest
 import torch
@@ -89,6 +90,34 @@ def test_convolutions_are_adams_at_its_own_rate() -> None:
     assert slow.param_groups[0]["lr"] == 1e-3
     given, _ = new_optimizers(replace(CONFIG, architecture="conv", adam_learning_rate=4e-3), model)
     assert given.param_groups[0]["lr"] == 4e-3
+
+
+@pytest.mark.parametrize("latents", [{"latent_dim": 5}, {"latent_map": (8, 4, 4)}], ids=str)
+def test_convolutions_of_a_resnet_are_muon_s(latents: dict[str, Any]) -> None:
+    """But for the heads, and for those of the image's channels."""
+    model = VAE(VAEConfig("resnet", (3, 8, 8), hidden_dim=16, **latents))
+    names = {parameter: name for name, parameter in model.named_parameters()}
+    adam, muon = new_optimizers(replace(CONFIG, architecture="resnet"), model)
+    taken = {names[parameter] for parameter in muon.param_groups[0]["params"]}
+    kernels = {name for name, parameter in model.named_parameters() if parameter.ndim == 4}
+    heads = {"mean_layer.weight", "log_variance_layer.weight"}
+    assert taken == kernels - heads - {"encoder.1.weight", f"decoder.{len(model.decoder) - 1}.weight"}
+    assert [each.param_groups[0]["lr"] for each in (adam, muon)] == [ADAM_RATE, CONFIG.learning_rate]
+
+
+def test_the_weights_of_a_convolution_are_a_matrix() -> None:
+    kernels, flat = (
+        [nn.Parameter(torch.randn(8, 6, 3, 3, generator=torch.Generator().manual_seed(0)).view(shape))]
+        for shape in [(8, 6, 3, 3), (8, 54)]
+    )
+    kernels[0].data = kernels[0].data.contiguous(memory_format=torch.channels_last)
+    for parameters in (kernels, flat):
+        optimizer = Muon(parameters, 0.1, torch.bfloat16)
+        for seed in range(3):
+            gradient = torch.randn(8, 54, generator=torch.Generator().manual_seed(seed))
+            parameters[0].grad = gradient.view(parameters[0].shape)
+            optimizer.step()
+    assert kernels[0].flatten(1).equal(flat[0])
 
 
 def test_beside_muon_an_mlp_s_narrow_layers_have_its_rate() -> None:
