@@ -28,6 +28,10 @@ VALIDATION_SHARE = 1 / 12
 """Default share of the training images held out for validation: about 5,000 of MNIST."""
 LATENT_DIM = 3
 """Default dimensions of the latent space, those of the article."""
+WIDTHS = {"mlp": 392, "conv": 64, "resnet": 64}
+"""Default `hidden_dim` of each architecture."""
+DEPTHS = {"mlp": 2, "conv": 2, "resnet": 1}
+"""Default `hidden_layers`, which a conv ignores."""
 DATASETS = ("mnist", "fashion-mnist", "kmnist", "emnist", "cifar10")
 GROUPS = {
     "general": ("preset", "seed", "device", "matmul_precision"),
@@ -156,17 +160,16 @@ class FitConfig:
         "mlp",
         "`mlp`; `conv` for larger and colour images; or `resnet`, which is deeper and slower, and has latents of any "
         "--latent-shape",
-        **one_of("mlp", "conv", "resnet"),
+        **one_of(*WIDTHS),
     )
     hidden_dim: int | None = unset_option(
         "width of the hidden layers (mlp) or channels of the coarsest map (conv, resnet)",
         otherwise="392 for mlp, 64 for conv and resnet", unset=0, expected="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
-    hidden_layers: int = option(
-        2,
+    hidden_layers: int | None = unset_option(
         "hidden layers of encoder and of decoder (mlp), of which 4 gain five nats on MNIST; or residual blocks per "
         "resolution (resnet)",
-        expected="from 1 to 100", valid=lambda n: 1 <= n <= 100,
+        otherwise="2 for mlp, 1 for resnet", unset=0, expected="from 0 to 100", valid=lambda n: 0 <= n <= 100,
     )  # fmt: skip
     latent_dim: int = option(LATENT_DIM, "dimensions of the latent space", expected="1 or more", valid=lambda n: n >= 1)
     latent_shape: tuple[int, int, int] | None = unset_option(
@@ -211,7 +214,7 @@ class FitConfig:
                 object.__setattr__(self, each.name, None)
             elif not each.metadata["valid"](value):
                 raise ConfigError(f"{flag(each.name)} is {as_argument(value)}; it must be {each.metadata['expected']}.")
-        if self.architecture == "conv" and self.hidden_layers != 2:
+        if self.architecture == "conv" and self.hidden_layers not in (None, DEPTHS["conv"]):
             raise ConfigError("--hidden-layers is for --architecture mlp and resnet; conv does not use it.")
         if self.latent_shape and self.architecture != "resnet":
             raise ConfigError(
@@ -231,7 +234,12 @@ class FitConfig:
     @property
     def width(self) -> int:
         """`hidden_dim`, or the default of the architecture."""
-        return self.hidden_dim or {"mlp": 392, "conv": 64, "resnet": 64}[self.architecture]
+        return self.hidden_dim or WIDTHS[self.architecture]
+
+    @property
+    def depth(self) -> int:
+        """`hidden_layers`, or the default of the architecture."""
+        return self.hidden_layers or DEPTHS[self.architecture]
 
     @property
     def fit(self) -> Fit:
@@ -241,7 +249,7 @@ class FitConfig:
     def with_network(self, network: VAEConfig, given: Collection[str]) -> FitConfig:
         """Return the options with those of `network`; raises ConfigError if one named in `given` differs.
 
-        A hidden_dim of None equals any.
+        A hidden_dim or hidden_layers of None equals any.
         """
         ours = {name: getattr(self, name) for name in NETWORK}
         theirs = {name: getattr(network, name) for name in NETWORK} | {"latent_shape": network.latent_map}

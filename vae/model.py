@@ -45,7 +45,7 @@ class VAE(nn.Module):
 
         """
         hidden = self.encoder(x.flatten(1))
-        return self.mean_layer(hidden), self.log_variance_layer(hidden)
+        return self.mean_layer(hidden).contiguous(), self.log_variance_layer(hidden).contiguous()
 
     def decode(self, z: Tensor) -> Tensor:
         """Compute logits (N, C, H, W) from latents (N, *config.latent_shape); their sigmoid is the image in [0, 1]."""

@@ -61,7 +61,8 @@ class Probes:
 
     def __str__(self) -> str:
         """Return them as text: a safetensors file in base64."""
-        return base64.b64encode(save(asdict(self))).decode()
+        arrays = {name: np.ascontiguousarray(array) for name, array in asdict(self).items()}  # save ignores strides
+        return base64.b64encode(save(arrays)).decode()
 
     def agree(
         self,

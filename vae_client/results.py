@@ -195,7 +195,7 @@ class Model:
     name: str
     """Name of its file or folder."""
     architecture: str
-    """`mlp`, `conv` or `autoencoder_kl`."""
+    """`mlp`, `conv`, `resnet` or `autoencoder_kl`."""
     image_shape: tuple[int, int, int]
     """(C, H, W)."""
     latent_shape: tuple[int, ...]

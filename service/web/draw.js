@@ -39,12 +39,12 @@ export function draw(model, spread) {
     if (isFinished) judge.push({ body, found, edit });
   });
   const judgeBy = async (body, found, isStale) => {
-    const hasLatents = model.latent_dim !== null && spread !== null;
     if (model.calibration) {
       const scored = await requestJson("score", { method: "POST", body, type: "image/png", isStale });
-      return scoreVerdict(found, scored, hasLatents);
+      return scoreVerdict(found, scored, spread !== null);
     }
-    return model.latent_dim ? verdict(found, hasLatents) : errorVerdict(found);
+    const isSquaredError = model.architecture === "autoencoder_kl";
+    return isSquaredError ? errorVerdict(found) : verdict(found, spread !== null);
   };
   const judge = new LatestOnly(async ({ body, found, edit }, isStale) => {
     const [word, reason] = await judgeBy(body, found, isStale);

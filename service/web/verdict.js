@@ -36,7 +36,7 @@ export async function verdict(found, hasLatents) {
   return ["Usual:", `${shareText}; ${labelText}.`];
 }
 
-/** For models whose latents are maps, which have no set of latents to compare with: the reconstruction's error. */
+/** For AutoencoderKL, which has no set of latents to compare with: the reconstruction's error. */
 export function errorVerdict(found) {
   const values = imageShape().reduce((count, side) => count * side);
   const error = 255 * Math.sqrt((2 * found.reconstruction_loss) / values); // the loss is half of the squared error

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 from collections.abc import Iterator
+from pathlib import Path
 
 import numpy as np
 import pytest
 from PIL import Image
 from playwright.sync_api import expect
 
+import vae
 from tests.browser.conftest import Visitor
 from tests.browser.visit import assert_accessible, given, pixels, read_rgb, tiles, wait_until
 from tests.service.pictures import picture
@@ -53,6 +55,21 @@ def test_maps_have_no_sliders_and_pictures_are_reconstructed(visitor: Visitor, m
     about = visit.show("About")
     expect(about).to_contain_text("4×16×16")
     expect(about.locator("#manifold")).to_be_hidden()
+
+
+def test_a_trained_map_s_reconstruction_is_judged_by_its_loss(visitor: Visitor, tmp_path: Path) -> None:
+    checkpoint = tmp_path / "maps.safetensors"
+    vae.save(checkpoint, vae.VAE(vae.VAEConfig("resnet", hidden_dim=8, latent_map=(2, 7, 7))), training={}, metrics={})
+    with running(checkpoint=checkpoint) as service:
+        visit = visitor(service)
+        expect(visit.page.locator("#summary")).to_contain_text("latents of 2×7×7, 28×28")
+        body = picture(Image.new("L", (28, 28), 30))
+        visit.page.get_by_label("choose a picture").set_input_files(given(body))
+        expected = read_rgb(
+            service.client.post("/reconstruct", content=body, headers={"content-type": "image/png"}).content
+        )
+        wait_until(lambda: np.array_equal(pixels(visit.page.locator("#reconstruction")), expected))
+        expect(visit.page.locator("#verdict")).to_contain_text("loss")
 
 
 def test_samples_are_shown_large(visitor: Visitor, maps: Running) -> None:

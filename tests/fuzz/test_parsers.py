@@ -247,7 +247,9 @@ def test_damaged_checkpoints(checkpoint: Path, data: st.DataObject) -> None:
     loads(data.draw(inputs.damaged([checkpoint.read_bytes()])))
 
 
-FIELD = st.sampled_from(["architecture", "image_shape", "hidden_dim", "latent_dim", "hidden_layers", "negative_slope"])
+FIELD = st.sampled_from(
+    ["architecture", "image_shape", "hidden_dim", "latent_dim", "hidden_layers", "negative_slope", "latent_map"]
+)
 NUMBER = st.one_of(st.integers(-1, 9), st.sampled_from([2**31, 2**63, 10**30, 0.3, float("nan"), True]))
 OTHER: st.SearchStrategy[object] = st.one_of(
     st.none(), st.text(max_size=6), st.lists(NUMBER, max_size=4), st.just("conv"), st.just({})

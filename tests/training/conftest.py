@@ -40,6 +40,14 @@ def sample_digits() -> dict[str, NDArray[np.uint8]]:
     return {name: array.astype(np.uint8) for name, array in zip(RAW_NAMES, arrays, strict=True)}
 
 
+def write_digits(folder: Path, digits: dict[str, NDArray[np.uint8]]) -> None:
+    """Write a small MNIST in the layout of torchvision."""
+    raw = folder / "MNIST" / "raw"
+    raw.mkdir(parents=True)
+    for name, array in digits.items():
+        (raw / name).write_bytes(idx_bytes(array))
+
+
 @pytest.fixture(scope="session")
 def digits() -> dict[str, NDArray[np.uint8]]:
     """`sample_digits`, read once."""
@@ -50,10 +58,7 @@ def digits() -> dict[str, NDArray[np.uint8]]:
 def data_dir(tmp_path_factory: pytest.TempPathFactory, digits: dict[str, NDArray[np.uint8]]) -> Path:
     """A folder with a small MNIST, in the layout of torchvision."""
     folder = tmp_path_factory.mktemp("data")
-    raw = folder / "MNIST" / "raw"
-    raw.mkdir(parents=True)
-    for name, array in digits.items():
-        (raw / name).write_bytes(idx_bytes(array))
+    write_digits(folder, digits)
     return folder
 
 

@@ -95,7 +95,7 @@ def test_every_option_is_listed_under_one_heading() -> None:
     ("name", "unset"),
     [
         ("image_size", 0), ("hidden_dim", 0), ("adam_learning_rate", 0.0), ("validation", -1), ("init_from", ""),
-        ("latent_shape", ""),
+        ("latent_shape", ""), ("hidden_layers", 0),
     ],
 )  # fmt: skip
 def test_an_option_that_is_not_set_is_none_and_recorded_as_ever(name: str, unset: object) -> None:
@@ -133,7 +133,7 @@ def test_a_flag_overrides_the_preset_in_any_order(order: list[str]) -> None:
         (["--warmup-steps", "-1"], "0 or more"),
         (["--input-dropout", "1"], "--input-dropout is 1.0; it must be at least 0 and below 1."),
         (["--hidden-dim", "-1"], "0 or more"),
-        (["--hidden-layers", "0"], "from 1 to 100"),
+        (["--hidden-layers", "101"], "from 0 to 100"),
         (["--hidden-layers", "3", "--architecture", "conv"], "--hidden-layers is for --architecture mlp and resnet"),
         (["--latent-shape", "8,7"], "'8,7' is not a shape C,h,w, such as 8,8,8."),
         (["--latent-shape", "8,x,7"], "'8,x,7' is not a shape C,h,w, such as 8,8,8."),

@@ -16,7 +16,7 @@ from safetensors.torch import save as serialize
 
 import vae
 from tests.vae.test_model import ARTICLE_SHAPES
-from vae.arrays import FORMAT, FORMAT_VERSION
+from vae.arrays import FORMAT, FORMAT_VERSION, read
 
 TRAINING = {"epochs": 10, "optimizer": {"name": "adam"}}
 METRICS = {"test_neg_elbo": 138.5}
@@ -69,6 +69,19 @@ def test_a_calibration_is_kept(path: Path, small: vae.VAE) -> None:
     calibration = vae.Calibration.of(scores, "neg_elbo", draws=10, samples=0, seed=0)
     vae.save(path, small, training=TRAINING, metrics=METRICS, calibration=calibration)
     assert vae.load(path).calibration == calibration
+
+
+def test_a_latent_map_is_saved_whatever_the_memory_format(tmp_path: Path) -> None:
+    config = vae.VAEConfig("resnet", (3, 8, 8), hidden_dim=16, latent_map=(2, 4, 4))
+    model = vae.VAE(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    path = tmp_path / "maps.safetensors"
+    vae.save(path, model, training={}, metrics={})
+    assert vae.load(path).model.config == config
+    probes = read(path).probes
+    assert probes is not None
+    expected = *model.encode(torch.from_numpy(probes.images)), model.decode(torch.from_numpy(probes.z)).sigmoid()
+    for saved, computed in zip((probes.mean, probes.log_variance, probes.decoded), expected, strict=True):
+        assert torch.allclose(torch.from_numpy(saved), computed, atol=1e-5)
 
 
 def test_model_is_ready_to_serve(path: Path) -> None:

@@ -28,7 +28,7 @@ def describe(config: FitConfig, image_shape: tuple[int, int, int]) -> VAEConfig:
             image_shape,
             config.width,
             config.latent_dim,
-            config.hidden_layers,
+            config.depth,
             latent_map=config.latent_shape,
         )
     except ValueError as error:

@@ -30,7 +30,7 @@ SAVE_EVERY_S = 60.0
 def new_state(config: FitConfig, model: VAE, device: torch.device) -> TrainingState:
     """Create the state of a training of `model` before its first step.
 
-    A resnet gets its channels last in memory, with which a CPU trains it in two thirds of the time.
+    A resnet gets its channels last in memory, with which a CPU takes a sixth to a third less time for a step.
     """
     if model.config.architecture == "resnet":
         model.to(memory_format=torch.channels_last)

@@ -53,7 +53,7 @@ def test_options_that_differ_are_named(first: Path, data_dir: Path, capsys: pyte
 
 def test_from_python_every_option_is_given() -> None:
     config = FitConfig(architecture="conv", latent_dim=5)
-    assert config.with_network(CONV, NETWORK) == replace(config, hidden_dim=8)
+    assert config.with_network(CONV, NETWORK) == replace(config, hidden_dim=8, hidden_layers=2)
     with pytest.raises(ConfigError, match="has --latent-dim 5; --latent-dim 3 was given"):
         FitConfig(architecture="conv").with_network(CONV, NETWORK)
 
