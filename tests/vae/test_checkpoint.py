@@ -73,7 +73,7 @@ def test_a_calibration_is_kept(path: Path, small: vae.VAE) -> None:
 
 def test_a_latent_map_is_saved_whatever_the_memory_format(tmp_path: Path) -> None:
     config = vae.VAEConfig("resnet", (3, 8, 8), hidden_dim=16, latent_map=(2, 4, 4))
-    model = vae.VAE(config).to(memory_format=torch.channels_last)  # type: ignore[call-overload]
+    model = vae.VAE(config).to(memory_format=torch.channels_last)
     path = tmp_path / "maps.safetensors"
     vae.save(path, model, training={}, metrics={})
     assert vae.load(path).model.config == config

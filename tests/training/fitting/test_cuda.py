@@ -26,6 +26,8 @@ GPU = Processes(0, 1, torch.device("cuda"))
 SHARED = Processes(1, 2, torch.device("cuda"))
 MLP = VAEConfig(hidden_dim=8)
 CONV = VAEConfig("conv", hidden_dim=8)
+MAP = VAEConfig("resnet", hidden_dim=8, latent_map=(2, 7, 7))
+NETWORKS = pytest.mark.parametrize("network", [MLP, CONV, MAP], ids=["mlp", "conv", "map"])
 CONFIG = FitConfig(hidden_dim=8, batch_size=4, input_dropout=0.1)
 
 
@@ -64,7 +66,7 @@ def test_images_are_taken_by_indices_of_either_device(images: str, indices: str)
 
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
-@pytest.mark.parametrize("network", [MLP, CONV], ids=["mlp", "conv"])
+@NETWORKS
 @pytest.mark.parametrize("encoder_alone", [False, True], ids=["both", "encoder"])
 @pytest.mark.parametrize("processes", [GPU, SHARED], ids=["alone", "shared"])
 def test_a_step(
@@ -95,7 +97,7 @@ def test_a_step(
 
 
 @pytest.mark.parametrize("images", ["cuda", "cpu"])
-@pytest.mark.parametrize("network", [MLP, CONV], ids=["mlp", "conv"])
+@NETWORKS
 def test_measuring(network: VAEConfig, images: str, monkeypatch: pytest.MonkeyPatch) -> None:
     for module in (elbo, importance, score):
         monkeypatch.setattr(module, "posterior_noise", noise_without_values)

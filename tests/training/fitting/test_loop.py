@@ -20,6 +20,7 @@ from training.data.dataset import Dataset, to_pixels
 from training.fitting import loop
 from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
+from vae.modules import ResidualBlock
 
 pytestmark = pytest.mark.slow
 
@@ -82,6 +83,14 @@ def test_output_bias_starts_at_the_mean_image(train: Dataset) -> None:
     assert start.isfinite().all()
     plain = new_model(replace(TINY, init_output_bias=False), train).state_dict()["decoder.4.bias"]
     assert plain.abs().max().item() <= 1 / math.sqrt(TINY.width)  # torch's own
+
+
+def test_the_blocks_of_a_resnet_begin_as_the_identity(train: Dataset) -> None:
+    model = new_model(FitConfig(architecture="resnet", hidden_dim=8), train)
+    blocks = [module for module in model.modules() if isinstance(module, ResidualBlock)]
+    assert len(blocks) == 6  # one at each of three resolutions, down and up
+    x = torch.randn(2, 8, 5, 5)
+    assert all(block(x).equal(x) for block in blocks)
 
 
 def test_the_seed_decides_everything_and_nothing_else_does(train: Dataset) -> None:

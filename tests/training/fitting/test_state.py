@@ -86,6 +86,23 @@ def test_resumed_after_any_step_it_ends_with_the_same_tensors(
     assert all(one.equal(other) for one, other in zip(reversed(expected_sums), reversed(sums), strict=False))
 
 
+def test_a_resumed_resnet_ends_with_the_same_tensors(train: Dataset, tmp_path: Path) -> None:
+    """Its weights and the moments of its optimizers have their channels last in memory."""
+    config = FitConfig(architecture="resnet", hidden_dim=8, epochs=2, batch_size=200, warmup_steps=2, device="cpu")
+
+    def begin() -> TrainingState:
+        return new_state(config, new_model(config, train), ALONE.device)
+
+    state, resumed = begin(), begin()
+    epochs = train_epochs(config, state, train, ALONE, tmp_path / "state.pt")
+    next(epochs)
+    next(epochs)  # the state of the first epoch is saved before the second begins
+    resumed.resume(tmp_path / "state.pt", config)
+    assert (resumed.epoch, state.epoch) == (1, 2)
+    list(train_epochs(config, resumed, train, ALONE))
+    assert all(tensor.equal(tensors(resumed)[name]) for name, tensor in tensors(state).items())
+
+
 def fit_and_die(arguments: list[str]) -> None:
     """Train, and kill this process in the third epoch."""
     train_step, steps = loop.train_step, count()
