@@ -12,7 +12,15 @@ import yaml
 
 from training.config import GROUPS, PRESETS, ConfigError, FitConfig
 
-KINDS = {bool: "true or false", int: "a whole number", float: "a number", str: "a text", Path: "a path"}
+SIZES = tuple[int, int, int]
+KINDS = {
+    bool: "true or false",
+    int: "a whole number",
+    float: "a number",
+    str: "a text",
+    Path: "a path",
+    SIZES: "a list of three whole numbers",
+}
 """Types of options → what a file gives for them."""
 
 
@@ -46,9 +54,15 @@ def to_yaml(config: FitConfig) -> str:
     parts = []
     for heading, names in GROUPS.items():
         values = {name: getattr(config, name) for name in names}
-        plain = {name: str(value) if isinstance(value, Path) else value for name, value in values.items()}
+        plain = {name: _plain(value) for name, value in values.items()}
         parts.append(f"# {heading}\n{yaml.safe_dump(plain, sort_keys=False, allow_unicode=True)}")
     return "\n".join(parts)
+
+
+def _plain(value: object) -> object:
+    if isinstance(value, Path):
+        return str(value)
+    return list(value) if isinstance(value, tuple) else value
 
 
 def _value(path: Path, name: object, value: object) -> Any:
@@ -74,11 +88,13 @@ def _value(path: Path, name: object, value: object) -> Any:
     return converted
 
 
-def _convert(kind: type, value: object) -> Any:
+def _convert(kind: Any, value: object) -> Any:
     if kind is float and isinstance(value, int | str) and not isinstance(value, bool):
         return float(value)  # YAML 1.1 takes 1e-3, which has no point, for a text
     if kind is Path and isinstance(value, str):
         return Path(value)
+    if kind == SIZES and isinstance(value, list) and [type(size) for size in value] == [int] * 3:
+        return tuple(value)
     if type(value) is not kind:
         raise TypeError
     return value

@@ -51,6 +51,9 @@ ANOTHER: dict[str, Any] = {
     "seed": 17,
 }
 
+NEEDED: dict[str, dict[str, Any]] = {"latent_shape": {"architecture": "resnet"}}
+"""Options → others without which their value of ANOTHER is invalid."""
+
 
 def parse(*arguments: str) -> FitConfig:
     parser = ArgumentParser()
@@ -64,12 +67,12 @@ def test_no_flag_gives_the_default_recipe() -> None:
 
 @pytest.mark.parametrize("name", [each.name for each in fields(FitConfig) if each.name != "preset"])
 def test_every_field_has_its_flag(name: str) -> None:
-    value = ANOTHER[name]
-    switch = {True: [flag(name)], False: ["--no-" + flag(name)[2:]]}
-    arguments = switch[value] if isinstance(value, bool) else [flag(name), as_argument(value)]
-    architecture = "resnet" if name == "latent_shape" else "mlp"
-    expected = replace(FitConfig(architecture=architecture), **{name: value})
-    assert parse("--architecture", architecture, *arguments) == expected
+    changed = NEEDED.get(name, {}) | {name: ANOTHER[name]}
+    arguments = []
+    for each, value in changed.items():
+        switch = {True: [flag(each)], False: ["--no-" + flag(each)[2:]]}
+        arguments += switch[value] if isinstance(value, bool) else [flag(each), as_argument(value)]
+    assert parse(*arguments) == replace(FitConfig(), **changed)
 
 
 def test_help_names_every_flag_and_the_recipes_own_defaults(capsys: pytest.CaptureFixture[str]) -> None:

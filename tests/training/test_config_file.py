@@ -7,7 +7,7 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.training.test_config import ANOTHER
+from tests.training.test_config import ANOTHER, NEEDED
 from training.__main__ import _parse, main
 from training.config import PRESETS, FitConfig
 from training.config_file import read_config, to_yaml
@@ -27,9 +27,10 @@ def path(tmp_path: Path) -> Path:
 @pytest.mark.parametrize("name", [each.name for each in fields(FitConfig)])
 def test_every_option_can_be_in_the_file(name: str, path: Path) -> None:
     value = ANOTHER[name]
-    content = yaml.safe_dump({name: str(value) if isinstance(value, Path) else value})
     base = PRESETS["article"] if name == "preset" else FitConfig()
-    assert parse(path, content) == replace(base, **{name: value})
+    config = replace(base, **NEEDED.get(name, {}) | {name: value})
+    assert parse(path, to_yaml(config)) == config
+    assert getattr(config, name) == value
 
 
 @pytest.mark.parametrize("config", [*PRESETS.values(), FitConfig(dataset="folder:B\udcfccher/ä", hidden_dim=7, seed=3)])

@@ -31,7 +31,8 @@ class Recorder:
 
 @pytest.fixture
 def config(data_dir: Path) -> FitConfig:
-    return FitConfig(epochs=2, hidden_dim=8, warmup_steps=0, device="cpu", data_dir=data_dir, out=None)
+    small = FitConfig(epochs=2, hidden_dim=8, hidden_layers=2, warmup_steps=0, device="cpu")
+    return replace(small, data_dir=data_dir, out=None)
 
 
 def test_a_logger_gets_the_options_each_epoch_and_the_final_metrics(config: FitConfig) -> None:
