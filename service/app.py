@@ -254,7 +254,7 @@ def _model_json(loaded: LoadedModel) -> bytes:
     return orjson.dumps(
         {
             "name": metadata.name,
-            **{name: getattr(config, name) for name in ("architecture", "image_shape", "latent_shape")},
+            **{name: getattr(config, name) for name in ("architecture", "likelihood", "image_shape", "latent_shape")},
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
             "parameters": loaded.checkpoint.parameters,
             **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},

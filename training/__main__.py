@@ -201,7 +201,7 @@ def _evaluate(options: argparse.Namespace) -> None:
         print(json.dumps(about | settings | metrics))
     else:
         print(f"{checkpoint.name} on {test.name}")
-        print(as_text(metrics))
+        print(as_text(metrics, model.config.likelihood))
 
 
 def _plot(options: argparse.Namespace) -> None:

@@ -13,7 +13,7 @@ from pathlib import Path
 from typing import Any, TypeVar, get_args, get_type_hints
 
 from training.data.tree import FOLDER_FIT, printable
-from vae.config import VAEConfig
+from vae.config import LOG_SCALE_BOUNDS, Likelihood, Scale, VAEConfig
 from vae.metadata import DEFAULT_FIT, Fit
 
 T = TypeVar("T")
@@ -22,7 +22,7 @@ RUNTIME_ONLY_FIELDS = ("device", "measure", "out", "resume", "init_from", "tenso
 """Options that do not affect the model; checkpoints do not keep them."""
 OLD_NAMES = {"preset": "recipe", "lr_schedule": "decay", "init_from": "start_from", "init_output_bias": "output_bias"}
 """Options → their names in checkpoints and, deprecated, on the command line."""
-NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim", "latent_shape")
+NETWORK = ("architecture", "hidden_dim", "hidden_layers", "latent_dim", "latent_shape", "likelihood", "scale")
 """Options that determine the network."""
 VALIDATION_SHARE = 1 / 12
 """Default share of the training images held out for validation: about 5,000 of MNIST."""
@@ -142,7 +142,7 @@ class FitConfig:
         expected="0 or more", valid=lambda n: n >= 0,
     )  # fmt: skip
     init_output_bias: bool = option(
-        True, "initialise the bias of the last decoder layer to the logit of the mean training image"
+        True, "initialise the bias of the last decoder layer so that it gives the mean training image"
     )
     input_dropout: float = option(
         0.1,
@@ -179,6 +179,18 @@ class FitConfig:
         unset="",
         expected="three numbers of 1 or more, such as 8,8,8",
         valid=lambda shape: len(shape) == 3 and min(shape) >= 1,
+    )
+    likelihood: str = option(
+        "bernoulli",
+        "distribution of the pixels given the latent: `bernoulli` of grey values as probabilities, "
+        "`continuous-bernoulli` or `gaussian` as densities, or `logistic` for probabilities of 8-bit values (bits/dim)",
+        **one_of(*get_args(Likelihood)),
+    )
+    scale: str = option(
+        "model",
+        "learned scale of a gaussian or logistic likelihood: `model`, one for all, or `pixel`, computed by the decoder "
+        "for each pixel",
+        **one_of(*get_args(Scale)),
     )
     validation: int | None = unset_option(
         "approximate number of training images held out, chosen by a hash of their content, and measured after each "
@@ -223,6 +235,10 @@ class FitConfig:
             )
         if self.latent_shape and self.latent_dim not in (LATENT_DIM, prod(self.latent_shape)):
             raise ConfigError("--latent-dim and --latent-shape exclude each other: give one of them.")
+        if self.scale == "pixel" and self.likelihood not in LOG_SCALE_BOUNDS:
+            raise ConfigError(
+                f"--scale pixel is for --likelihood {' and '.join(LOG_SCALE_BOUNDS)}; {self.likelihood} has no scale."
+            )
         if self.all_epochs == 0:
             raise ConfigError("--epochs and --encoder-epochs are both 0; one of them must be more.")
 

@@ -50,8 +50,8 @@ class Decoder(nn.Module):
         self.model = model
 
     def forward(self, z: Tensor) -> tuple[Tensor]:
-        """Decode to pixels, not to logits."""
-        return (torch.sigmoid(self.model.decode(z)),)
+        """Decode to pixels, not to the parameters of p(x|z)."""
+        return (self.model.to_image_(self.model.decode(z)),)
 
 
 def export(checkpoint: Checkpoint, file_format: Format, folder: Path) -> list[Path]:

@@ -1,4 +1,4 @@
-"""Networks of the architectures, as layers: encoders without their two heads, decoders without the final sigmoid.
+"""Networks of the architectures, as layers: encoders without their two heads, decoders without the likelihood.
 
 Does not import torch.
 """
@@ -6,10 +6,11 @@ Does not import torch.
 from __future__ import annotations
 
 from collections.abc import Callable
+from dataclasses import replace
 from math import gcd, prod
 from typing import NamedTuple
 
-from vae.config import VAEConfig
+from vae.config import LOG_SCALE_BOUNDS, VAEConfig
 from vae.layers import (
     Conv2d,
     ConvTranspose2d,
@@ -36,12 +37,16 @@ class Network(NamedTuple):
     head: Linear | Conv2d
     """Features → the mean of the latent, (N, D) or (N, C', h, w); another such layer → its log-variance."""
     decoder: Layers
-    """Latents → logits (N, …) of C·H·W values."""
+    """Latents → parameters (N, …) of the likelihood, of which `output_shape` is the shape."""
 
 
 def network(config: VAEConfig) -> Network:
-    """Return the network that `config` describes."""
-    return ARCHITECTURES[config.architecture](config)
+    """Return the network that `config` describes: that of its architecture, with outputs for its likelihood."""
+    encoder, features, (*layers, last) = ARCHITECTURES[config.architecture](config)
+    if not isinstance(last, Linear | Conv2d):
+        raise TypeError(f"The last layer of a decoder is {last}; it must be Linear or Conv2d.")
+    outputs = last.outputs * prod(config.output_shape) // config.pixels
+    return Network(encoder, features, (*layers, replace(last, outputs=outputs)))
 
 
 def tensor_shapes(config: VAEConfig) -> Shapes:
@@ -49,6 +54,8 @@ def tensor_shapes(config: VAEConfig) -> Shapes:
     encoder, head, decoder = network(config)
     parts = {"mean_layer": head.shapes, "log_variance_layer": head.shapes}
     parts |= {"encoder": layer_shapes(encoder), "decoder": layer_shapes(decoder)}
+    if config.likelihood in LOG_SCALE_BOUNDS and config.scale == "model":
+        parts["likelihood"] = {"log_scale": (1,)}
     return {f"{part}.{name}": shape for part, shapes in parts.items() for name, shape in shapes.items()}
 
 

@@ -10,6 +10,14 @@ from typing import ClassVar, Literal, get_args
 Architecture = Literal["mlp", "conv", "resnet"]
 MIN_FEATURE_SIZE = 4
 """A convolutional encoder halves height and width until both are at most this many pixels, and at least once."""
+Likelihood = Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"]
+Scale = Literal["model", "pixel"]
+LOG_SCALE_BOUNDS = {"gaussian": (-6.0, 0.0), "logistic": (-7.0, 0.0)}
+"""Likelihoods with a scale → the range of its log, for values in [0, 1].
+
+Below it they are narrower than a grey level, whose log is −5.5, and a density would reward that without limit; −6 is
+the bound of Rybkin et al. (2021). Above it they are wider than the range of the values.
+"""
 
 
 @dataclass(frozen=True)
@@ -35,6 +43,10 @@ class VAEConfig:
     """Slope of the leaky ReLU (Maas et al. 2013) for negative inputs (mlp, conv): 0 to 1."""
     latent_map: tuple[int, int, int] | None = None
     """(C', h, w) of latents that are maps (resnet): h×w is one of `feature_sizes`. None: latents are vectors."""
+    likelihood: Likelihood = "bernoulli"
+    """p(x|z); `vae.likelihoods` defines each."""
+    scale: Scale = "model"
+    """Scale of a gaussian or logistic likelihood: one parameter, or a value per pixel that the decoder computes."""
 
     per_sample: ClassVar[bool] = False
     """Whether to compute the samples of a batch one by one; useful where one sample keeps all threads busy."""
@@ -43,9 +55,10 @@ class VAEConfig:
     """A latent diffusion model gets the latents as (z − shift_factor)·scaling_factor."""
 
     def __post_init__(self) -> None:
-        if self.architecture not in get_args(Architecture):
-            known = ", ".join(get_args(Architecture))
-            raise ValueError(f"architecture is {self.architecture!r}; it must be one of: {known}.")
+        for name, kind in (("architecture", Architecture), ("likelihood", Likelihood), ("scale", Scale)):
+            if getattr(self, name) not in get_args(kind):
+                known = ", ".join(get_args(kind))
+                raise ValueError(f"{name} is {getattr(self, name)!r}; it must be one of: {known}.")
         shape = self.image_shape
         if len(shape) != 3 or any(type(size) is not int or size < 1 for size in shape) or shape[0] not in (1, 3):
             raise ValueError(f"image_shape is {shape!r}; it must be (C, H, W), positive, with C 1 or 3.")
@@ -57,6 +70,8 @@ class VAEConfig:
             raise ValueError(f"hidden_layers is {self.hidden_layers}; it must be at most 100.")
         if not isinstance(self.negative_slope, float) or not 0 <= self.negative_slope <= 1:
             raise ValueError(f"negative_slope is {self.negative_slope!r}; it must be a number from 0 to 1.")
+        if self.scale == "pixel" and self.likelihood not in LOG_SCALE_BOUNDS:
+            raise ValueError(f"scale is 'pixel'; the likelihood {self.likelihood} has no scale: leave it at 'model'.")
         if self.latent_map is not None:
             self._check_latent_map(self.latent_map)
             object.__setattr__(self, "latent_dim", prod(self.latent_map))
@@ -81,6 +96,12 @@ class VAEConfig:
     def pixels(self) -> int:
         """Number of values in one image, C·H·W."""
         return prod(self.image_shape)
+
+    @property
+    def output_shape(self) -> tuple[int, int, int]:
+        """(C, H, W) of the decoder's output; (2·C, H, W) where its second half are log-scales of pixels."""
+        channels, height, width = self.image_shape
+        return (2 * channels if self.scale == "pixel" else channels), height, width
 
     @cached_property
     def feature_sizes(self) -> list[tuple[int, int]]:
@@ -115,6 +136,8 @@ class AutoencoderKLConfig:
     """The shapes and factors of diffusers' AutoencoderKL."""
 
     architecture: ClassVar[str] = "autoencoder_kl"
+    likelihood: ClassVar[str] = "gaussian"
+    """Of variance 1, without its constant."""
     per_sample: ClassVar[bool] = True
 
     image_shape: tuple[int, int, int]

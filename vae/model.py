@@ -9,15 +9,16 @@ from torch import Tensor, nn
 
 from vae.architectures import network
 from vae.config import VAEConfig
+from vae.likelihoods import new_likelihood
 from vae.metadata import CheckpointMetadata
 from vae.modules import head, sequential
 from vae.noise import DRAWS, SEED
-from vae.objective import pixel_losses, reconstruction_loss
+from vae.objective import reconstruction_loss
 from vae.score import Scores, score
 
 
 class VAE(nn.Module):
-    """Encoder x → q(z|x) = N(mean, exp(log_variance)) and decoder z → logits of p(x|z).
+    """Encoder x → q(z|x) = N(mean, exp(log_variance)) and decoder z → parameters of p(x|z).
 
     Parameter names are those of the article's state_dict, so its checkpoints load unchanged. All tensors are of the
     model's dtype, float32 by default, and on its device.
@@ -33,6 +34,7 @@ class VAE(nn.Module):
         layers = network(config)
         self.encoder, self.decoder = sequential(layers.encoder), sequential(layers.decoder)
         self.mean_layer, self.log_variance_layer = head(layers.head), head(layers.head)
+        self.likelihood = new_likelihood(config)
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute the posterior of images.
@@ -48,25 +50,29 @@ class VAE(nn.Module):
         return self.mean_layer(hidden).contiguous(), self.log_variance_layer(hidden).contiguous()
 
     def decode(self, z: Tensor) -> Tensor:
-        """Compute logits (N, C, H, W) from latents (N, *config.latent_shape); their sigmoid is the image in [0, 1]."""
-        logits: Tensor = self.decoder(z)
-        return logits.reshape(-1, *self.config.image_shape)
+        """Compute the parameters of p(x|z): (N, C, H, W), or (N, 2·C, H, W) with log-scales.
+
+        For a Bernoulli likelihood they are the logits of the image; `vae.likelihoods` has the others. The latents are
+        (N, *config.latent_shape).
+        """
+        parameters: Tensor = self.decoder(z)
+        return parameters.reshape(-1, *self.config.output_shape)
 
     def decode_raw(self, z: Tensor) -> Tensor:
         """Decode latents (N, *config.latent_shape) to images (N, C, H, W) in [-1, 1], the range that diffusers uses."""
         return self.to_image_(self.decode(z)) * 2 - 1
 
     def to_image_(self, decoded: Tensor) -> Tensor:
-        """Turn the output of `decode` into images in [0, 1], in place."""
-        return sigmoid_(decoded)
+        """Turn the output of `decode` into images (N, C, H, W) in [0, 1], the means of p(x|z), in place."""
+        return self.likelihood.to_image_(decoded)
 
     def reconstruction_loss(self, decoded: Tensor, x: Tensor) -> Tensor:
         """Compute the loss of images `x` (N, C, H, W) given the output of `decode`; see `vae.reconstruction_loss`."""
-        return reconstruction_loss(decoded, x)
+        return reconstruction_loss(decoded, x, self.likelihood)
 
     def pixel_losses(self, decoded: Tensor, x: Tensor) -> Tensor:
         """Compute the loss of each pixel of images `x`, summed over channels: (N, 1, H, W), nats."""
-        return pixel_losses(decoded, x).sum(1, keepdim=True)
+        return self.likelihood.pixel_losses(decoded, x).sum(1, keepdim=True)
 
     def score(self, x: Tensor, *, draws: int = DRAWS, samples: int = 0, seed: int = SEED) -> Scores:
         """Compute how unusual images are; see `vae.score.score`."""
@@ -80,8 +86,7 @@ class VAE(nn.Module):
             generator: Source of the noise; torch's default generator if None.
 
         Returns:
-            Logits (N, C, H, W) of the decoded sample; mean and log-variance of q(z|x), each
-            (N, *config.latent_shape).
+            Output of `decode` for the sample; mean and log-variance of q(z|x), each (N, *config.latent_shape).
 
         """
         mean, log_variance = self.encode(x)
@@ -190,15 +195,6 @@ class VAE(nn.Module):
         from vae import hub  # noqa: PLC0415
 
         return hub.push_to_hub(self, repo_id, card, commit_message, token, revision, private=private)
-
-
-def sigmoid_(logits: Tensor) -> Tensor:
-    """Replace `logits` by their sigmoid, in place.
-
-    The result of one value never depends on the others. `torch.sigmoid_` uses two formulas, whose last bits differ: one
-    for full SIMD vectors, and one for the rest of a tensor or of a thread's part.
-    """
-    return logits.neg_().exp_().add_(1).reciprocal_()
 
 
 def reparameterize(

@@ -2,29 +2,29 @@
 
 import torch
 from torch import Tensor
-from torch.nn.functional import binary_cross_entropy_with_logits
+
+from vae.likelihoods import Bernoulli, Likelihood
+
+BERNOULLI = Bernoulli()
 
 
-def reconstruction_loss(logits: Tensor, x: Tensor) -> Tensor:
-    """Compute the binary cross-entropy of images under `logits`, summed over channels and pixels.
+def reconstruction_loss(decoded: Tensor, x: Tensor, likelihood: Likelihood = BERNOULLI) -> Tensor:
+    """Compute −log p(x|z) of images, summed over channels and pixels.
 
-    Grey values are treated as probabilities, as in the article. exp(−loss) is then not a normalised density of x
-    (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845), and neither is anything derived from the loss.
+    By default grey values are treated as Bernoulli probabilities, as in the article, and the loss is the binary
+    cross-entropy. exp(−loss) is then not a normalised density of x (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845),
+    and neither is anything derived from the loss.
 
     Args:
-        logits: Decoder output (N, C, H, W).
+        decoded: Decoder output: logits (N, C, H, W), or the parameters of `likelihood`.
         x: Images (N, C, H, W) in [0, 1].
+        likelihood: p(x|z), `likelihood` of the model.
 
     Returns:
         Losses (N,) in nats.
 
     """
-    return pixel_losses(logits, x).flatten(1).sum(1)
-
-
-def pixel_losses(logits: Tensor, x: Tensor) -> Tensor:
-    """Compute the terms of `reconstruction_loss`: one for each channel of a pixel, (N, C, H, W), nats."""
-    return binary_cross_entropy_with_logits(logits, x, reduction="none")
+    return likelihood.pixel_losses(decoded, x).flatten(1).sum(1)
 
 
 def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
@@ -41,36 +41,40 @@ def kl_divergence(mean: Tensor, log_variance: Tensor) -> Tensor:
     return -0.5 * (1 + log_variance - mean.square() - torch.exp(log_variance)).flatten(1).sum(1)
 
 
-def elbo(logits: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+def elbo(decoded: Tensor, x: Tensor, mean: Tensor, log_variance: Tensor, likelihood: Likelihood = BERNOULLI) -> Tensor:
     """Estimate the evidence lower bound from one sample of each posterior.
 
-    With logits decoded from the posterior mean instead, the result is the plug-in value, which is not a bound.
+    With `decoded` from the posterior mean instead, the result is the plug-in value, which is not a bound.
 
     Args:
-        logits: Output (N, C, H, W) of the decoder for one posterior sample of each image.
+        decoded: Output of the decoder for one posterior sample of each image, as of `reconstruction_loss`.
         x: Images (N, C, H, W) in [0, 1].
         mean: Posterior means (N, D).
         log_variance: Posterior log-variances (N, D).
+        likelihood: p(x|z), `likelihood` of the model.
 
     Returns:
         Estimates (N,) in nats.
 
     """
-    return -(reconstruction_loss(logits, x) + kl_divergence(mean, log_variance))
+    return -(reconstruction_loss(decoded, x, likelihood) + kl_divergence(mean, log_variance))
 
 
-def log_importance_weight(logits: Tensor, x: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor) -> Tensor:
+def log_importance_weight(
+    decoded: Tensor, x: Tensor, z: Tensor, mean: Tensor, log_variance: Tensor, likelihood: Likelihood = BERNOULLI
+) -> Tensor:
     """Compute log p(x|z) + log p(z) − log q(z|x).
 
     The log of the mean of K such weights is a lower bound of log p(x), on average tighter for larger K
     (Burda et al. 2016, arXiv:1509.00519).
 
     Args:
-        logits: Output (N, C, H, W) of the decoder for `z`.
+        decoded: Output of the decoder for `z`, as of `reconstruction_loss`.
         x: Images (N, C, H, W) in [0, 1].
         z: Latents (N, D) drawn from q(z|x).
         mean: Posterior means (N, D).
         log_variance: Posterior log-variances (N, D).
+        likelihood: p(x|z), `likelihood` of the model.
 
     Returns:
         Logs (N,) of the weights, in nats.
@@ -78,4 +82,4 @@ def log_importance_weight(logits: Tensor, x: Tensor, z: Tensor, mean: Tensor, lo
     """
     standardised = (z - mean) * torch.exp(-0.5 * log_variance)
     log_prior_over_posterior = 0.5 * (standardised.square() + log_variance - z.square()).flatten(1).sum(1)
-    return log_prior_over_posterior - reconstruction_loss(logits, x)
+    return log_prior_over_posterior - reconstruction_loss(decoded, x, likelihood)

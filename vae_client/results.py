@@ -126,9 +126,10 @@ class Reconstruction(Images):
     mean: FloatArray
     log_variance: FloatArray
     reconstruction_loss: FloatArray
-    """Summed over `pixels`: binary cross-entropy, or half of the squared error for an autoencoder_kl.
+    """−log p(x|z), summed over pixels, of the model's `likelihood`; half of the squared error for an autoencoder_kl.
 
-    The cross-entropy of grey pixels is not a negative log-density (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845).
+    That of a Bernoulli likelihood, the binary cross-entropy, is not a negative log-density of grey pixels (Loaiza-Ganem
+    & Cunningham 2019, arXiv:1907.06845).
     """
     kl_divergence: FloatArray
     """From the posterior to the prior N(0, I)."""
@@ -212,6 +213,8 @@ class Model:
     """How it was trained."""
     figures: dict[str, Any]
     """What was measured; losses in nats per image."""
+    likelihood: str = "bernoulli"
+    """p(x|z): `bernoulli`, the only one of older services, `continuous-bernoulli`, `gaussian` or `logistic`."""
     calibration: dict[str, Any] | None = None
     """The score by which `Scores.percentile` goes, how it is computed, and over how many images; None without one."""
 

@@ -146,6 +146,7 @@ _SCORES = {
 _CARD = {
     "name": "mnist",
     "architecture": "mlp",
+    "likelihood": "bernoulli",
     "image_shape": [1, 28, 28],
     "latent_shape": [3],
     "latent_dim": 3,

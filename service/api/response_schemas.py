@@ -37,9 +37,12 @@ class ReconstructionAnswer(Posterior, Images):
     """Response of /reconstruct; losses in nats, a list each for a batch."""
 
     reconstruction_loss: float | Vector = Field(
-        description="Binary cross-entropy of `pixels`, summed over pixels. It treats grey values as probabilities and "
-        "is not a negative log-density of the image (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845); for "
-        "autoencoder_kl it is half of the squared error: −log p(x|z) of a Gaussian of variance 1, without its constant."
+        description="−log p(x|z), summed over pixels, of the `likelihood` that /model tells. `bernoulli`: binary "
+        "cross-entropy of `pixels`, which treats grey values as probabilities and is not a negative log-density of the "
+        "image (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845). `continuous-bernoulli`, `gaussian`: negative "
+        "log-density of pixels in [0, 1], which can be negative. `logistic`: negative log-probability of the image "
+        "with 8 bits per value. For autoencoder_kl it is half of the squared error: −log p(x|z) of a Gaussian of "
+        "variance 1, without its constant."
     )
     kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I), exact.")
     plug_in_elbo: float | Vector | None = Field(
@@ -111,6 +114,9 @@ class ModelCard(BaseModel):
 
     name: str
     architecture: str
+    likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"] = Field(
+        description="p(x|z), whose −log is the reconstruction loss; `gaussian` of variance 1 for autoencoder_kl."
+    )
     image_shape: list[int] = Field(min_length=3, max_length=3, description="C, H, W")
     latent_shape: tuple[int, ...] = Field(description="[D], or [C', h, w] where latents are maps.")
     latent_dim: int | None = Field(description="D, or null where latents are maps.")

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+from math import prod
 from typing import Any
 
 os.environ.setdefault("ORT_DISABLE_TELEMETRY", "1")  # else it sends a file in the home directory to Microsoft
@@ -11,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 from service.inference.backend import ByteArray, FloatArray, numpy_dtype
+from service.inference.likelihoods import pixel_losses, to_image
 from service.inference.onnx_graph import Graph
 from vae.architectures import network
 from vae.arrays import Arrays as WeightArrays
@@ -26,6 +28,7 @@ class OnnxBackend:
     def __init__(self, config: VAEConfig, arrays: WeightArrays, threads: int = 1) -> None:
         """Create the network of `config` with the tensors of its checkpoint."""
         self.config = config
+        self._log_scale = arrays.get("likelihood.log_scale")
         self._encoder = _create_session(encoder_graph(config, arrays), threads)
         self._decoder = _create_session(decoder_graph(config, arrays), threads)
 
@@ -40,19 +43,27 @@ class OnnxBackend:
 
     def decode(self, z: FloatArray) -> FloatArray:
         """As Backend."""
+        if self.config.likelihood != "bernoulli":
+            return to_image(self.config, self._output(z))
         images: FloatArray = self._decoder.run(["image"], {"x": z})[0]
         return images.reshape(-1, *self.config.image_shape)
 
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Backend."""
-        decoded, logits = self._decoder.run(None, {"x": z})
-        return decoded.reshape(images.shape), _reconstruction_loss(logits.reshape(images.shape), images)
+        if self.config.likelihood == "bernoulli":
+            decoded, logits = (result.reshape(images.shape) for result in self._decoder.run(None, {"x": z}))
+            losses = pixel_losses(self.config, logits, images)
+        else:
+            output = self._output(z)
+            decoded = to_image(self.config, output)
+            losses = pixel_losses(self.config, output, images, self._log_scale)
+        return decoded, losses.reshape(len(images), -1).sum(1)
 
     def pixel_losses(self, z: FloatArray, images: FloatArray) -> FloatArray:
         """As Backend."""
-        (logits,) = self._decoder.run(["logits"], {"x": z})
-        losses: FloatArray = _pixel_losses(logits.reshape(images.shape), images).sum(1, keepdims=True)
-        return losses
+        losses = pixel_losses(self.config, self._output(z), images, self._log_scale)
+        summed: FloatArray = losses.sum(1, keepdims=True)
+        return summed
 
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """As Backend."""
@@ -62,17 +73,10 @@ class OnnxBackend:
     def begin_thread(self) -> None:
         """As Backend: there is nothing to prepare."""
 
-
-def _reconstruction_loss(logits: FloatArray, x: FloatArray) -> FloatArray:
-    """−log p(x|z) of N images, (N,), nats, as `vae.objective.reconstruction_loss`."""
-    loss: FloatArray = _pixel_losses(logits, x).reshape(len(x), -1).sum(1)
-    return loss
-
-
-def _pixel_losses(logits: FloatArray, x: FloatArray) -> FloatArray:
-    """The terms of `_reconstruction_loss`, (N, C, H, W), as `vae.objective.pixel_losses`."""
-    losses: FloatArray = np.maximum(logits, 0) - logits * x + np.log1p(np.exp(-np.abs(logits)))
-    return losses
+    def _output(self, z: FloatArray) -> FloatArray:
+        """The decoder's output, as `vae.VAE.decode`."""
+        output: FloatArray = self._decoder.run(["output"], {"x": z})[0]
+        return output.reshape(-1, *self.config.output_shape)
 
 
 def encoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:
@@ -87,12 +91,16 @@ def encoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:
 
 
 def decoder_graph(config: VAEConfig, arrays: WeightArrays) -> Graph:
-    """Return the graph (N, *latent_shape) → `image` and `logits`, (N, C·H·W)."""
+    """Return the graph (N, *latent_shape) → `output`, (N, C·H·W or 2·C·H·W); before it `image` for a Bernoulli one.
+
+    The images of other likelihoods are computed by `to_image` in NumPy.
+    """
     graph = Graph(config.latent_shape, arrays)
     decoded = graph.add_layers("decoder", network(config).decoder, "x")
-    logits = graph.add_layer("flatten", Flatten(), decoded, "logits")
-    for output in (graph.add_node("Sigmoid", [logits], "image"), logits):
-        graph.mark_output(output, (config.pixels,))
+    output = graph.add_layer("flatten", Flatten(), decoded, "output")
+    if config.likelihood == "bernoulli":
+        graph.mark_output(graph.add_node("Sigmoid", [output], "image"), (config.pixels,))
+    graph.mark_output(output, (prod(config.output_shape),))
     return graph
 
 

@@ -7,6 +7,7 @@ import { resize, withBitmap } from "./picture.js";
 const GRID_STEPS = 13;
 const METRICS = {
   neg_elbo: "Negative ELBO, nats *",
+  bits_per_dim: "Negative ELBO, bits/dim",
   reconstruction_loss: "Reconstruction loss, nats *",
   kl_divergence: "KL divergence, nats",
   neg_importance_weighted_bound: "Bound on −log p(x), nats *",
@@ -23,6 +24,7 @@ export function about(model, spread) {
   document.querySelector("#model-name").textContent = model.name;
   const properties = {
     Architecture: model.architecture,
+    Likelihood: model.likelihood,
     Image: `${width}×${height}, ${channels === 3 ? "colour" : "grey"}`,
     "Latent dimensions": model.latent_shape.join("×"),
     Parameters: model.parameters.toLocaleString("en"),
@@ -36,7 +38,7 @@ export function about(model, spread) {
     row.append(makeElement("dt", name), makeElement("dd", value));
     document.querySelector("#properties").append(row);
   }
-  listMetrics(model.figures);
+  listMetrics(model.figures, model.likelihood === "bernoulli");
   if (!model.latent_dim) {
     document.querySelector("#manifold-figure").hidden = true;
     return () => {};
@@ -68,18 +70,20 @@ export function about(model, spread) {
   };
 }
 
-function listMetrics(metrics) {
+/** `isStarred`: whether the note on grey pixels as probabilities applies. */
+function listMetrics(metrics, isStarred) {
   const table = document.querySelector("#metrics");
   const heads = ["Metric", "Test set", "Training set"].map((text) => makeElement("th", text));
   for (const head of heads) head.scope = "col";
   const rows = Object.entries(METRICS)
     .filter(([name]) => `test_${name}` in metrics)
     .map(([name, title]) => {
-      const head = makeElement("th", title);
+      const head = makeElement("th", isStarred ? title : title.replace(" *", ""));
       head.scope = "row";
       return makeRow([head, ...["test", "train"].map((part) => makeElement("td", format(metrics[`${part}_${name}`])))]);
     });
-  table.hidden = document.querySelector("#metrics-note").hidden = !rows.length;
+  table.hidden = !rows.length;
+  document.querySelector("#metrics-note").hidden = !rows.length || !isStarred;
   table.append(makeRow(heads), ...rows);
 }
 

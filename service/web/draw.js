@@ -44,7 +44,7 @@ export function draw(model, spread) {
       return scoreVerdict(found, scored, spread !== null);
     }
     const isSquaredError = model.architecture === "autoencoder_kl";
-    return isSquaredError ? errorVerdict(found) : verdict(found, spread !== null);
+    return isSquaredError ? errorVerdict(found) : verdict(found, spread !== null, model.likelihood);
   };
   const judge = new LatestOnly(async ({ body, found, edit }, isStale) => {
     const [word, reason] = await judgeBy(body, found, isStale);

@@ -20,11 +20,15 @@ export async function scoreVerdict(found, scored, hasLatents) {
   return [scored.percentile > UNUSUAL_PERCENTILE ? "Unusual:" : "Usual:", reason];
 }
 
-/** `found`: the JSON response of /reconstruct; `hasLatents`: whether the checkpoint has latents to compare with. */
-export async function verdict(found, hasLatents) {
+/**
+ * `found`: the JSON response of /reconstruct; `hasLatents`: whether the checkpoint has latents to compare with. The loss
+ * is judged only if it is a cross-entropy, whose expectation is known: that of a Bernoulli likelihood.
+ */
+export async function verdict(found, hasLatents, likelihood) {
   const expectedLoss = found.pixels.flat(2).reduce((sum, p) => sum + binaryEntropy(p), 0);
-  const ratio = found.reconstruction_loss / expectedLoss;
+  const ratio = likelihood === "bernoulli" ? found.reconstruction_loss / expectedLoss : 0;
   const lossText = `its reconstruction loss is ${ratio.toFixed(1)} times what the model expects of its own image`;
+  if (!hasLatents && !ratio) return ["Reconstructed:", `the loss is ${found.reconstruction_loss.toFixed(1)} nats.`];
   if (!hasLatents) return ratio > HIGH_LOSS_RATIO ? ["Unusual:", `${lossText}.`] : ["Usual,", "judged by its loss alone."];
   const latents = await loadLatents();
   const share = await shareMoreIsolated(found.mean, latents.mean);

@@ -248,7 +248,17 @@ def test_damaged_checkpoints(checkpoint: Path, data: st.DataObject) -> None:
 
 
 FIELD = st.sampled_from(
-    ["architecture", "image_shape", "hidden_dim", "latent_dim", "hidden_layers", "negative_slope", "latent_map"]
+    [
+        "architecture",
+        "image_shape",
+        "hidden_dim",
+        "latent_dim",
+        "hidden_layers",
+        "negative_slope",
+        "latent_map",
+        "likelihood",
+        "scale",
+    ]
 )
 NUMBER = st.one_of(st.integers(-1, 9), st.sampled_from([2**31, 2**63, 10**30, 0.3, float("nan"), True]))
 OTHER: st.SearchStrategy[object] = st.one_of(

@@ -44,6 +44,8 @@ ANOTHER: dict[str, Any] = {
     "hidden_layers": 5,
     "latent_dim": 2,
     "latent_shape": (8, 7, 7),
+    "likelihood": "gaussian",
+    "scale": "pixel",
     "validation": 13,
     "matmul_precision": "medium",
     "measure": "full",
@@ -51,7 +53,7 @@ ANOTHER: dict[str, Any] = {
     "seed": 17,
 }
 
-NEEDED: dict[str, dict[str, Any]] = {"latent_shape": {"architecture": "resnet"}}
+NEEDED: dict[str, dict[str, Any]] = {"latent_shape": {"architecture": "resnet"}, "scale": {"likelihood": "gaussian"}}
 """Options → others without which their value of ANOTHER is invalid."""
 
 
@@ -147,6 +149,9 @@ def test_a_flag_overrides_the_preset_in_any_order(order: list[str]) -> None:
         (["--validation", "-2"], "-1 or more"),
         (["--dataset", "imagenet"], "emnist, cifar10, folder:PATH, npy:PATH"),
         (["--architecture", "gan"], "one of: mlp, conv, resnet"),
+        (["--likelihood", "normal"], "one of: bernoulli, continuous-bernoulli, gaussian, logistic."),
+        (["--scale", "channel"], "one of: model, pixel."),
+        (["--scale", "pixel"], "--scale pixel is for --likelihood gaussian and logistic; bernoulli has no scale."),
         (["--beta", "-1"], "0 or more"),
         (["--image-size", "-1"], "0 or more"),
         (["--matmul-precision", "low"], "one of: highest, high, medium"),

@@ -10,18 +10,18 @@ from torch import Tensor, nn
 
 from training.config import ConfigError, FitConfig
 from training.data.dataset import Dataset, to_pixels
-from vae import VAE, VAEConfig, kl_divergence, reconstruction_loss
-from vae.config import Architecture
+from vae import VAE, VAEConfig, kl_divergence
+from vae.config import Architecture, Likelihood, Scale
 from vae.model import reparameterize
 from vae.modules import ResidualBlock
 
 MEAN_IMAGES = 10_000
-"""Images used for the mean image that initialises the output bias."""
+"""Images used for the mean image that initialises the output bias, and for the initial scale."""
 
 
 def describe(config: FitConfig, image_shape: tuple[int, int, int]) -> VAEConfig:
     """Return the network configuration that `config` describes; raises ConfigError if no network has these sizes."""
-    architecture = cast("Architecture", config.architecture)  # FitConfig has checked it
+    architecture = cast("Architecture", config.architecture)  # FitConfig has checked this, likelihood and scale
     try:
         return VAEConfig(
             architecture,
@@ -30,6 +30,8 @@ def describe(config: FitConfig, image_shape: tuple[int, int, int]) -> VAEConfig:
             config.latent_dim,
             config.depth,
             latent_map=config.latent_shape,
+            likelihood=cast("Likelihood", config.likelihood),
+            scale=cast("Scale", config.scale),
         )
     except ValueError as error:
         raise ConfigError(f"--latent-shape cannot be used: {error}") from error
@@ -69,9 +71,10 @@ def new_model(config: FitConfig, train: Dataset) -> VAE:
                 nn.init.zeros_(parameter)
     last = model.decoder[-1]
     if config.init_output_bias and isinstance(last, nn.Linear | nn.Conv2d) and last.bias is not None:
-        mean_image = to_pixels(train.images[:MEAN_IMAGES]).mean(0)
+        x = to_pixels(train.images[:MEAN_IMAGES])
+        mean_image = x.mean(0)
         values = mean_image.flatten() if isinstance(last, nn.Linear) else mean_image.mean((1, 2))
-        last.bias.data = torch.logit(values, eps=1e-4)
+        model.likelihood.initialize_(last.bias.data, values, (x - mean_image).square().mean().sqrt().item())
     return model
 
 
@@ -92,5 +95,5 @@ class VAELoss(nn.Module):
 
         """
         mean, log_variance = self.model.encode(seen)
-        logits = self.model.decode(reparameterize(mean, log_variance, noise=noise))
-        return reconstruction_loss(logits, x).sum(), kl_divergence(mean, log_variance).sum()
+        decoded = self.model.decode(reparameterize(mean, log_variance, noise=noise))
+        return self.model.reconstruction_loss(decoded, x).sum(), kl_divergence(mean, log_variance).sum()

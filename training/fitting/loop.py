@@ -58,6 +58,7 @@ def train_epochs(
             if state.epoch in (first_epoch, config.epochs):
                 encoder_alone = state.epoch >= config.epochs
                 state.model.decoder.requires_grad_(not encoder_alone)
+                state.model.likelihood.requires_grad_(not encoder_alone)
                 objective = processes.parallel(VAELoss(state.model))
             started = time.perf_counter()
             order = epoch_order(config, state.epoch, len(train)).to(train.images.device)

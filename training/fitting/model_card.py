@@ -46,7 +46,7 @@ def card(checkpoint: Checkpoint) -> str:
 # {checkpoint.name}
 
 A variational autoencoder ({config.architecture}, hidden width {config.hidden_dim}, {parameters:,} parameters) of
-images of {shape} in {describe_latents(config)}.
+images of {shape} in {describe_latents(config)}, with a {config.likelihood} likelihood.
 
 ## Training
 {training["training_images"]:,} training images of {training["dataset"]} ({held_out}),
@@ -57,7 +57,7 @@ images of {shape} in {describe_latents(config)}.
 ```
 
 ## Figures
-{as_markdown(checkpoint.metrics)}
+{as_markdown(checkpoint.metrics, config.likelihood)}
 
 SHA-256 of `{checkpoint.name}.safetensors`: `{checkpoint.sha256}`
 """

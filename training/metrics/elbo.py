@@ -71,8 +71,8 @@ def squared_error(model: VAE, images: Tensor) -> float:
     total = 0.0
     for batch in images.split(BATCH):
         x = to_pixels(batch.to(device))
-        decoded = torch.sigmoid(model.decode(model.encode(x)[0]))
-        total += (decoded - x).square().flatten(1).mean(1).cpu().double().sum().item()
+        image = model.to_image_(model.decode(model.encode(x)[0]))
+        total += (image - x).square().flatten(1).mean(1).cpu().double().sum().item()
     return total / len(images)
 
 

@@ -12,6 +12,7 @@ from tqdm import tqdm
 
 from training.data.dataset import to_pixels
 from vae import VAE
+from vae.likelihoods import Bernoulli
 from vae.score import posterior_noise
 
 SAMPLES = 5000
@@ -24,8 +25,8 @@ ROWS = 1000
 def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: int, *, progress: bool = False) -> Tensor:
     """Compute log of the mean of `samples` weights p(x, z)/q(z|x), z ~ q(z|x), of uint8 `images`: float64 (N,), nats.
 
-    It is a lower bound on log p(x) that gets tighter with more samples. p(x|z) is that of `vae.objective`; for grey
-    pixels it is not a normalised density. The noise of an image is that of `vae.noise`.
+    It is a lower bound on log p(x) that gets tighter with more samples. The model's likelihood defines p(x|z); the
+    Bernoulli one is not a normalised density of grey pixels. The noise of an image is that of `vae.noise`.
     """
     device = model.mean_layer.weight.device
     bounds = torch.empty(len(images), dtype=torch.float64)
@@ -53,11 +54,17 @@ def importance_weighted_bound(model: VAE, images: Tensor, samples: int, seed: in
 def _log_weights(model: VAE, x: Tensor, mean: Tensor, log_variance: Tensor, noise: Tensor) -> Tensor:
     """Compute `vae.objective.log_importance_weight` of images x (N, C, H, W) for K latents each: (N, K).
 
-    log p(x|z) = x·l − Σ softplus(l) for logits l, so one matrix product suffices; noise is (N, K, …).
+    noise is (N, K, …).
     """
     images, samples = noise.shape[:2]
     z = mean.unsqueeze(1) + noise * torch.exp(0.5 * log_variance).unsqueeze(1)
-    logits = model.decode(z.flatten(0, 1)).view(images, samples, -1)
-    log_likelihood = (logits @ x.flatten(1).unsqueeze(2)).squeeze(2) - softplus(logits).sum(2)
+    decoded = model.decode(z.flatten(0, 1))
+    if isinstance(model.likelihood, Bernoulli):
+        # log p(x|z) = x·l − Σ softplus(l) for logits l, so one matrix product suffices
+        logits = decoded.view(images, samples, -1)
+        log_likelihood = (logits @ x.flatten(1).unsqueeze(2)).squeeze(2) - softplus(logits).sum(2)
+    else:
+        repeated = x.repeat_interleave(samples, 0)
+        log_likelihood = -model.reconstruction_loss(decoded, repeated).view(images, samples)
     log_prior_over_posterior = 0.5 * (noise.square() + log_variance.unsqueeze(1) - z.square()).flatten(2).sum(2)
     return log_likelihood + log_prior_over_posterior

@@ -9,16 +9,24 @@ from training.data.dataset import NO_LABEL, Dataset
 from training.metrics.neighbours import NEIGHBOURS
 from training.metrics.posterior import ACTIVE_ABOVE
 from training.metrics.summary import BOUND_LIMIT, TRAIN_LIMIT
+from vae.config import Likelihood
 from vae.noise import DRAWS
 
 DIMENSIONS_SHOWN = 16
 NONE = "–"
 NATS = "nats per image"
-GREY = (
-    "Losses in nats take grey pixels for probabilities of a Bernoulli decoder, whose density of them is not normalised "
-    "(Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845): they compare models on the same images, and are no negative "
-    "log-densities."
-)
+LIKELIHOOD_NOTES: dict[Likelihood, str] = {
+    "bernoulli": "Losses in nats take grey pixels for probabilities of a Bernoulli decoder, whose density of them is "
+    "not normalised (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845): they compare models on the same images, and "
+    "are no negative log-densities.",
+    "continuous-bernoulli": "Losses in nats are negative log-densities of pixels in [0, 1] under a continuous "
+    "Bernoulli decoder (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845): they can be negative.",
+    "gaussian": "Losses in nats are negative log-densities of pixels in [0, 1] under a Gaussian decoder: they can be "
+    "negative.",
+    "logistic": "Losses in nats are negative log-probabilities of 8-bit pixels under a discretised logistic decoder "
+    "(Salimans et al. 2017, arXiv:1701.05517); bits/dim are −ELBO / (ln 2 · values of an image).",
+}
+"""What the losses are, by likelihood."""
 
 
 class Row(NamedTuple):
@@ -44,6 +52,8 @@ def rows(metrics: Mapping[str, float]) -> Iterator[Row]:
     nats, share = "{:.2f}".format, "{:.3f}".format
     yield row("images", "images", "", "{:,.0f}".format)
     yield row("−ELBO", "neg_elbo", NATS, nats)
+    if "test_bits_per_dim" in metrics:
+        yield row("−ELBO", "bits_per_dim", "bits/dim", share)
     yield row("reconstruction loss", "reconstruction_loss", NATS, nats)
     yield row("KL divergence to N(0, I)", "kl_divergence", NATS, nats)
     dimensions = _dimensions(metrics)
@@ -60,8 +70,8 @@ def rows(metrics: Mapping[str, float]) -> Iterator[Row]:
     yield row(f"{NEIGHBOURS}-nearest-neighbour accuracy", "neighbour_accuracy", "share of images", share)
 
 
-def notes(metrics: Mapping[str, float]) -> list[str]:
-    """Explain the rows, one sentence each."""
+def notes(metrics: Mapping[str, float], likelihood: Likelihood) -> list[str]:
+    """Explain the rows, one sentence each; `likelihood` is that of the model."""
     lines = [
         f"−ELBO and reconstruction loss: {DRAWS} posterior samples per image.",
         f"Active units: dimensions whose posterior mean has a variance over the images above {ACTIVE_ABOVE} "
@@ -71,7 +81,7 @@ def notes(metrics: Mapping[str, float]) -> list[str]:
     if "importance_samples" in metrics:
         lines.insert(1, "−log p(x): importance-weighted bound of Burda et al. (2016).")
     if "test_neg_elbo" in metrics:
-        lines.append(GREY)
+        lines.append(LIKELIHOOD_NOTES[likelihood])
     if "test_neighbour_accuracy" in metrics:
         lines.append(
             f"Nearest neighbours: the class of most of the {NEIGHBOURS} training images with the nearest latent means, "
@@ -104,19 +114,19 @@ def left_out(metrics: Mapping[str, float], train: Dataset, test: Dataset) -> lis
     return lines
 
 
-def as_text(metrics: Mapping[str, float]) -> str:
+def as_text(metrics: Mapping[str, float], likelihood: Likelihood = "bernoulli") -> str:
     """Return the table and its notes for a terminal, numbers aligned on the right."""
     table = [HEADER, *rows(metrics)]
     name, test, train = (max(len(row[column]) for row in table) for column in range(3))
     lines = [f"{row.name:<{name}}  {row.test:>{test}}  {row.train:>{train}}  {row.unit}".rstrip() for row in table]
-    return "\n".join([*lines, "", *notes(metrics)])
+    return "\n".join([*lines, "", *notes(metrics, likelihood)])
 
 
-def as_markdown(metrics: Mapping[str, float]) -> str:
+def as_markdown(metrics: Mapping[str, float], likelihood: Likelihood = "bernoulli") -> str:
     """Return the table and its notes as Markdown."""
     lines = ["| " + " | ".join(row) + " |" for row in (HEADER, *rows(metrics))]
     lines.insert(1, "|---|---:|---:|---|")
-    return "\n".join([*lines, "", *notes(metrics)])
+    return "\n".join([*lines, "", *notes(metrics, likelihood)])
 
 
 def _part(metrics: Mapping[str, float]) -> str:

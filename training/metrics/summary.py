@@ -83,6 +83,8 @@ def _losses(
         posterior = Posterior.of(model, some.images)
         metrics: dict[str, float] = {"images": len(some)}
         metrics |= evaluate(model, some.images, draws=DRAWS, seed=seed, progress=progress).as_dict()
+        if model.config.likelihood == "logistic":
+            metrics["bits_per_dim"] = metrics["neg_elbo"] / (model.config.pixels * math.log(2))
         channels = posterior.kl_per_dimension().view(model.config.latent_shape[0], -1).sum(1)
         for dimension, nats in enumerate(channels.tolist(), 1):
             metrics[f"kl_divergence_{dimension}"] = nats

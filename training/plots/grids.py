@@ -26,7 +26,7 @@ def reconstructions(model: VAE, test: Dataset) -> Figure:
     """Plot test images, from as many classes as possible, above their reconstructions from the mean of q(z|x)."""
     x = to_pixels(test.images[examples(test.labels)])
     with torch.inference_mode():
-        decoded = torch.sigmoid(model.decode(model.encode(x)[0]))
+        decoded = model.to_image_(model.decode(model.encode(x)[0]))
     figure, grid = _grid(2, len(x), x)
     for column, pair in enumerate(zip(x, decoded, strict=True)):
         for row, image in enumerate(pair):
@@ -52,7 +52,7 @@ def interpolations(model: VAE, test: Dataset, steps: int = 11) -> Figure:
         mean = model.encode(x)[0]
         for row, (start, end) in enumerate(zip(mean[::2], mean[1::2], strict=True)):
             line = torch.stack([torch.lerp(start, end, t) for t in torch.linspace(0, 1, steps)])
-            decoded = torch.sigmoid(model.decode(line))
+            decoded = model.to_image_(model.decode(line))
             for column, image in zip(range(2, steps + 2), decoded, strict=True):
                 _show(grid[row][column], image)
             _show(grid[row][0], x[2 * row])
@@ -72,7 +72,7 @@ def samples(model: VAE, seed: int, side: int = 10) -> Figure:
     """Plot a grid of `side`×`side` images decoded from z ~ N(0, I)."""
     z = torch.randn(side * side, *model.config.latent_shape, generator=torch.Generator().manual_seed(seed))
     with torch.inference_mode():
-        decoded = torch.sigmoid(model.decode(z))
+        decoded = model.to_image_(model.decode(z))
     picture = make_grid(decoded, nrow=side, padding=1, pad_value=1)
     figure, grid = _grid(1, 1, picture.unsqueeze(0), inches=0.5 * side)
     _show(grid[0][0], picture)

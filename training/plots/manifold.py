@@ -45,7 +45,7 @@ def manifold(model: VAE, pair: tuple[int, ...], side: int = SIDE) -> Figure:
         z[..., pair[1]] = down.unsqueeze(1)
     z[..., pair[0]] = values
     with torch.inference_mode():
-        decoded = torch.sigmoid(model.decode(z.flatten(0, 1)))
+        decoded = model.to_image_(model.decode(z.flatten(0, 1)))
     _, height, width = model.config.image_shape
     picture = make_grid(decoded, nrow=side, padding=0).permute(1, 2, 0).numpy()  # always three channels
 

@@ -416,6 +416,7 @@ def test_model_card(client: httpx.Client) -> None:
     assert card == {
         "name": "mnist",
         "architecture": checkpoint.model.config.architecture,
+        "likelihood": "bernoulli",
         "image_shape": [1, 28, 28],
         "latent_shape": [3],
         "latent_dim": 3,

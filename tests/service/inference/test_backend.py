@@ -17,6 +17,12 @@ CONFIGS = (
     VAEConfig("conv", hidden_dim=16),
     VAEConfig("conv", (3, 64, 64), hidden_dim=16, latent_dim=8),
     VAEConfig("conv", (3, 37, 50), hidden_dim=16),
+    VAEConfig(likelihood="continuous-bernoulli"),
+    VAEConfig("conv", (3, 9, 14), hidden_dim=16, likelihood="continuous-bernoulli"),
+    VAEConfig(likelihood="gaussian"),
+    VAEConfig("conv", (3, 9, 14), hidden_dim=16, likelihood="gaussian", scale="pixel"),
+    VAEConfig("conv", (3, 9, 14), hidden_dim=16, likelihood="logistic"),
+    VAEConfig(hidden_dim=32, likelihood="logistic", scale="pixel"),
     VAEConfig("resnet", hidden_dim=24, hidden_layers=1),
     VAEConfig("resnet", (3, 37, 50), hidden_dim=32, latent_map=(5, 10, 13)),
 )

@@ -71,6 +71,18 @@ def test_the_decoder_is_frozen_while_the_encoder_is_trained(fitted: Path, data_d
     assert after.training["started_from"]["training"]["epochs"] == 2
 
 
+@pytest.mark.parametrize(
+    ("epochs", "same"), [(["--epochs", "1"], False), (["--epochs", "0", "--encoder-epochs", "1"], True)]
+)
+def test_the_scale_is_frozen_with_the_decoder(epochs: list[str], same: bool, data_dir: Path, tmp_path: Path) -> None:
+    first, out = tmp_path / "first.safetensors", tmp_path / "second.safetensors"
+    vae.save(first, vae.VAE(vae.VAEConfig(hidden_dim=8, likelihood="gaussian")), training={}, metrics={})
+    options = ["--init-from", str(first), *epochs, "--device", "cpu"]
+    assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), *options]) == 0
+    scales = [vae.load(path).model.state_dict()["likelihood.log_scale"] for path in (first, out)]
+    assert scales[0].equal(scales[1]) == same
+
+
 def test_both_kinds_of_epochs_follow_each_other(data_dir: Path, tmp_path: Path) -> None:
     out = tmp_path / "both.safetensors"
     options = ["--epochs", "2", "--encoder-epochs", "1", "--hidden-dim", "8", "--batch-size", "40", "--device", "cpu"]

@@ -26,8 +26,9 @@ GPU = Processes(0, 1, torch.device("cuda"))
 SHARED = Processes(1, 2, torch.device("cuda"))
 MLP = VAEConfig(hidden_dim=8)
 CONV = VAEConfig("conv", hidden_dim=8)
+LOGISTIC = VAEConfig(hidden_dim=8, likelihood="logistic", scale="pixel")
 MAP = VAEConfig("resnet", hidden_dim=8, latent_map=(2, 7, 7))
-NETWORKS = pytest.mark.parametrize("network", [MLP, CONV, MAP], ids=["mlp", "conv", "map"])
+NETWORKS = pytest.mark.parametrize("network", [MLP, CONV, MAP, LOGISTIC], ids=["mlp", "conv", "map", "logistic"])
 CONFIG = FitConfig(hidden_dim=8, batch_size=4, input_dropout=0.1)
 
 

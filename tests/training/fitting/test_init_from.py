@@ -11,8 +11,8 @@ from training.__main__ import _parse, main
 from training.config import NETWORK, ConfigError, FitConfig
 from training.fitting.model_card import command
 
-CONV = vae.VAEConfig("conv", (1, 28, 28), hidden_dim=8, latent_dim=5)
-NAMES = ["architecture", "hidden_dim", "hidden_layers", "latent_dim"]
+CONV = vae.VAEConfig("conv", (1, 28, 28), hidden_dim=8, latent_dim=5, likelihood="logistic", scale="pixel")
+NAMES = [name for name in NETWORK if name != "latent_shape"]
 
 
 @pytest.fixture
@@ -52,10 +52,10 @@ def test_options_that_differ_are_named(first: Path, data_dir: Path, capsys: pyte
 
 
 def test_from_python_every_option_is_given() -> None:
-    config = FitConfig(architecture="conv", latent_dim=5)
+    config = FitConfig(architecture="conv", latent_dim=5, likelihood="logistic", scale="pixel")
     assert config.with_network(CONV, NETWORK) == replace(config, hidden_dim=8, hidden_layers=2)
     with pytest.raises(ConfigError, match="has --latent-dim 5; --latent-dim 3 was given"):
-        FitConfig(architecture="conv").with_network(CONV, NETWORK)
+        replace(config, latent_dim=3).with_network(CONV, NETWORK)
 
 
 def test_the_checkpoint_records_the_default_width(data_dir: Path, tmp_path: Path) -> None:

@@ -55,18 +55,18 @@ def test_hidden_pixels_are_zero_and_the_others_scaled_up() -> None:
 def test_pixels_are_hidden_from_the_encoder_alone(train: Dataset, monkeypatch: pytest.MonkeyPatch) -> None:
     encoded: list[Tensor] = []
     targets: list[Tensor] = []
-    encode, measure = vae.VAE.encode, vae.reconstruction_loss
+    encode, measure = vae.VAE.encode, vae.VAE.reconstruction_loss
 
     def seen_encode(model: vae.VAE, x: Tensor) -> tuple[Tensor, Tensor]:
         encoded.append(x)
         return encode(model, x)
 
-    def seen_measure(logits: Tensor, x: Tensor) -> Tensor:
+    def seen_measure(model: vae.VAE, decoded: Tensor, x: Tensor) -> Tensor:
         targets.append(x)
-        return measure(logits, x)
+        return measure(model, decoded, x)
 
     monkeypatch.setattr(vae.VAE, "encode", seen_encode)
-    monkeypatch.setattr("training.fitting.initialization.reconstruction_loss", seen_measure)
+    monkeypatch.setattr(vae.VAE, "reconstruction_loss", seen_measure)
     trained(replace(TINY, epochs=1, input_dropout=0.5), train)
     for seen, target in zip(encoded, targets, strict=True):
         assert seen[seen != 0].equal(2 * target[seen != 0])

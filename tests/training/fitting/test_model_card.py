@@ -1,6 +1,6 @@
 import shlex
 from pathlib import Path
-from typing import Any
+from typing import Any, get_args
 
 import pytest
 from huggingface_hub import ModelCard
@@ -9,6 +9,7 @@ import vae
 from training.__main__ import _parse
 from training.fitting.model_card import card, command, remove_card, write_card
 from training.metrics.report import as_markdown, as_text
+from vae.config import Likelihood
 from vae.hub import METRICS, TASK
 
 FIGURES = {
@@ -37,6 +38,12 @@ def test_the_report_explains_that_metrics_of_grey_pixels_are_not_densities() -> 
     for written in (as_text(FIGURES), as_markdown(FIGURES)):
         assert "take grey pixels for probabilities of a Bernoulli decoder" in written
         assert "no negative log-densities" in written
+
+
+def test_the_report_explains_the_losses_of_each_likelihood() -> None:
+    notes = {as_text(FIGURES, likelihood).splitlines()[-2] for likelihood in get_args(Likelihood)}
+    assert len(notes) == 4
+    assert any("8-bit pixels" in note and "bits/dim" in note for note in notes)
 
 
 def test_of_many_dimensions_those_of_largest_divergence_are_shown() -> None:

@@ -12,8 +12,9 @@ from training.data.dataset import NO_LABEL, Dataset, to_pixels
 from training.metrics.importance import importance_weighted_bound
 from training.metrics.neighbours import NEIGHBOURS, neighbour_accuracy
 from training.metrics.posterior import Posterior
+from training.metrics.report import as_markdown
 from training.metrics.summary import measure
-from vae.noise import image_noise
+from vae.noise import DRAWS, SEED, image_noise
 from vae.objective import log_importance_weight
 
 
@@ -21,6 +22,15 @@ from vae.objective import log_importance_weight
 def model() -> vae.VAE:
     torch.manual_seed(1)
     return vae.VAE(vae.VAEConfig(image_shape=(1, 2, 3), hidden_dim=6, latent_dim=2)).requires_grad_(False).eval()
+
+
+@pytest.fixture(params=[("continuous-bernoulli", "model"), ("gaussian", "pixel"), ("logistic", "model")])
+def other_model(request: pytest.FixtureRequest) -> vae.VAE:
+    """A model of another likelihood."""
+    torch.manual_seed(1)
+    name, scale = request.param
+    config = vae.VAEConfig(image_shape=(1, 2, 3), hidden_dim=6, latent_dim=2, likelihood=name, scale=scale)
+    return vae.VAE(config).requires_grad_(False).eval()
 
 
 @pytest.fixture(scope="module")
@@ -103,6 +113,39 @@ def test_the_bound_is_the_mean_weight_of_its_samples(model: vae.VAE, pictures: t
         z = mean + own_noise * torch.exp(log_variance / 2)
         weights = log_importance_weight(double.decode(z), x, z, mean, log_variance)
         assert bound.item() == pytest.approx(weights.logsumexp(0).item() - math.log(samples), abs=1e-5)
+
+
+def test_the_bound_is_that_of_the_models_likelihood(other_model: vae.VAE, pictures: torch.Tensor) -> None:
+    noise = torch.from_numpy(image_noise(pictures.numpy(), 20, (2,), 4))
+    bounds = importance_weighted_bound(other_model, pictures, 20, 4)
+    for image, own_noise, bound in zip(to_pixels(pictures), noise, bounds, strict=True):
+        x = image.expand(20, -1, -1, -1)
+        mean, log_variance = other_model.encode(x)
+        z = mean + own_noise * torch.exp(log_variance / 2)
+        decoded = other_model.decode(z)
+        weights = log_importance_weight(decoded, x, z, mean, log_variance, other_model.likelihood).double()
+        assert bound.item() == pytest.approx(weights.logsumexp(0).item() - math.log(20), abs=1e-4)
+
+
+def test_metrics_are_those_of_the_models_likelihood(other_model: vae.VAE, pictures: torch.Tensor) -> None:
+    dataset = Dataset("noise", pictures, torch.arange(7))
+    metrics = measure(other_model, dataset, dataset, importance_samples=0)
+    x = to_pixels(pictures)
+    mean, log_variance = other_model.encode(x)
+    noise = torch.from_numpy(image_noise(pictures.numpy(), DRAWS, (2,), SEED))
+    z = [mean + each * torch.exp(log_variance / 2) for each in noise.unbind(1)]
+    loss = torch.stack([other_model.reconstruction_loss(other_model.decode(each), x) for each in z]).mean().item()
+    assert metrics["test_reconstruction_loss"] == pytest.approx(loss, rel=1e-5)
+    image = other_model.to_image_(other_model.decode(mean))
+    assert metrics["test_squared_error"] == pytest.approx((image - x).square().mean().item(), rel=1e-5)
+    bits = {name: value for name, value in metrics.items() if name.endswith("bits_per_dim")}
+    if other_model.config.likelihood != "logistic":
+        assert not bits
+        return
+    assert bits == {
+        f"{part}_bits_per_dim": metrics[f"{part}_neg_elbo"] / (6 * math.log(2)) for part in ("train", "test")
+    }
+    assert f"{bits['test_bits_per_dim']:.3f} | {bits['train_bits_per_dim']:.3f} | bits/dim |" in as_markdown(metrics)
 
 
 def test_the_bound_approximates_log_p_of_x_that_can_be_integrated(model: vae.VAE, pictures: torch.Tensor) -> None:

@@ -14,7 +14,7 @@ from PIL import Image
 import vae
 from training.__main__ import main
 from training.data.builtin import load_builtin
-from training.data.dataset import NO_LABEL, Dataset
+from training.data.dataset import NO_LABEL, Dataset, to_pixels
 from training.plots import curves, figures, grids, manifold, scatter
 
 pytestmark = pytest.mark.slow
@@ -197,6 +197,22 @@ def test_the_manifold_is_decoded_over_the_priors_quantiles() -> None:
             decoded = torch.sigmoid(model.decode(z))[0].permute(1, 2, 0)
             tile = picture[2 * row : 2 * row + 2, 4 * column : 4 * column + 4]
             assert np.allclose(tile, decoded, atol=1e-6)
+
+
+def test_images_are_those_of_the_models_likelihood() -> None:
+    torch.manual_seed(0)
+    config = vae.VAEConfig(image_shape=(1, 6, 6), hidden_dim=8, likelihood="gaussian", scale="pixel")
+    model = vae.VAE(config).requires_grad_(False)
+    test = Dataset("two", torch.randint(0, 256, (2, 1, 6, 6), dtype=torch.uint8), torch.arange(2))
+    mean = model.encode(to_pixels(test.images))[0]
+    decoded = model.decode(mean)[:, 0].clamp(0, 1).numpy()
+    assert np.allclose(shown(grids.reconstructions(model, test))[2:], decoded, atol=1e-6)
+    assert np.allclose(shown(grids.interpolations(model, test, steps=2))[1:3], decoded, atol=1e-6)
+    (sheet,) = shown(grids.samples(model, seed=0, side=1))
+    z = torch.randn(1, 3, generator=torch.Generator().manual_seed(0))
+    assert np.allclose(sheet[:6, :6, 0], model.decode(z)[0, 0].clamp(0, 1), atol=1e-6)
+    (sheet,) = shown(manifold.manifold(model, (0,), side=1))
+    assert np.allclose(sheet[..., 0], model.decode(torch.zeros(1, 3))[0, 0].clamp(0, 1), atol=1e-6)
 
 
 def test_quantiles_are_equally_likely() -> None:
