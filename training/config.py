@@ -37,11 +37,14 @@ GROUPS = {
     "general": ("preset", "seed", "device", "matmul_precision"),
     "data": ("dataset", "data_dir", "image_size", "validation"),
     "network": (*NETWORK, "init_from", "init_output_bias"),
-    "training": ("epochs", "encoder_epochs", "batch_size", "input_dropout", "beta"),
-    "optimizer": ("optimizer", "learning_rate", "adam_learning_rate", "lr_schedule", "warmup_steps"),
+    "objective": ("beta", "free_bits", "kl_warmup_epochs", "posterior_samples", "importance_samples"),
+    "training": ("epochs", "encoder_epochs", "batch_size", "input_dropout", "augment", "precision"),
+    "selection": ("ema", "keep", "patience"),
+    "optimizer": ("optimizer", "learning_rate", "adam_learning_rate", "lr_schedule", "warmup_steps", "clip_grad_norm"),
     "output": ("out", "resume", "measure", "tensorboard"),
 }
 """Headings of --help → options."""
+AUGMENTATIONS = ("flip", "crop")
 
 
 class ConfigError(ValueError):
@@ -96,7 +99,7 @@ class FitConfig:
     )  # fmt: skip
     out: Path | None = option(  # noqa: RUF009
         Path("out/mnist.safetensors"),
-        "checkpoint, written after every epoch; the latents of the test set are written beside it",
+        "checkpoint, written after every epoch that is kept; the latents of the test set are written beside it",
         expected="a file name that ends in .safetensors",
         valid=lambda path: path is None or (path.suffix == ".safetensors" and not path.is_dir()),
     )
@@ -155,6 +158,72 @@ class FitConfig:
         "weight of the KL divergence in the loss (Higgins et al. 2017); 1 minimises −ELBO",
         expected="0 or more",
         valid=lambda beta: 0 <= beta < math.inf,
+    )
+    free_bits: float = option(
+        0.0,
+        "nats of KL divergence that each latent dimension has for free, on average over a batch (Kingma et al. 2016); "
+        "0 minimises all of it",
+        expected="0 or more",
+        valid=lambda nats: 0 <= nats < math.inf,
+    )
+    kl_warmup_epochs: int = option(
+        0,
+        "epochs in which the weight of the KL divergence rises linearly to --beta (Bowman et al. 2016, Sønderby et al. "
+        "2016)",
+        expected="0 or more",
+        valid=lambda n: n >= 0,
+    )
+    posterior_samples: int = option(
+        1,
+        "posterior samples per image that the reconstruction loss is averaged over (Kingma & Welling 2014): more of "
+        "them make its gradient less noisy and take longer",
+        expected="1 or more",
+        valid=lambda n: n >= 1,
+    )
+    importance_samples: int = option(
+        1,
+        "posterior samples per image of the importance-weighted bound that is maximised (Burda et al. 2016); with 1, "
+        "that is the ELBO",
+        expected="1 or more",
+        valid=lambda n: n >= 1,
+    )
+    augment: str | None = unset_option(
+        "random changes of the training images: `flip` mirrors half of them, `crop` shifts them by up to an eighth of "
+        "their sides, with reflected borders; or `flip,crop`",
+        otherwise="none",
+        unset="",
+        expected=f"names out of {', '.join(AUGMENTATIONS)}, separated by commas",
+        valid=lambda names: set(names.split(",")) <= set(AUGMENTATIONS),
+    )
+    precision: str = option(
+        "float32",
+        "precision of the networks in training: `bf16` is autocast to bfloat16, on devices that have it; metrics are "
+        "always float32",
+        **one_of("float32", "bf16"),
+    )
+    keep: str = option(
+        "best",
+        "weights in the checkpoint: of the epoch with the lowest validation loss (`best`; of the last one if no images "
+        "are held out), or of the `last` epoch",
+        **one_of("best", "last"),
+    )
+    patience: int = option(
+        0, "epochs without a lower validation loss after which the training ends; 0 trains all epochs",
+        expected="0 or more", valid=lambda n: n >= 0,
+    )  # fmt: skip
+    clip_grad_norm: float = option(
+        0.0,
+        "largest L2 norm of the gradient of all weights, which is scaled down to it (Pascanu et al. 2013); 0 scales "
+        "nothing",
+        expected="0 or more",
+        valid=lambda norm: 0 <= norm < math.inf,
+    )
+    ema: float = option(
+        0.0,
+        "decay per step of an exponential moving average of the weights, which is measured and saved in their place "
+        "(Polyak & Juditsky 1992); 0 keeps no average",
+        expected="at least 0 and below 1",
+        valid=lambda decay: 0 <= decay < 1,
     )
     architecture: str = option(
         "mlp",
@@ -226,6 +295,10 @@ class FitConfig:
                 object.__setattr__(self, each.name, None)
             elif not each.metadata["valid"](value):
                 raise ConfigError(f"{flag(each.name)} is {as_argument(value)}; it must be {each.metadata['expected']}.")
+        self._check_network()
+        self._check_training()
+
+    def _check_network(self) -> None:
         if self.architecture == "conv" and self.hidden_layers not in (None, DEPTHS["conv"]):
             raise ConfigError("--hidden-layers is for --architecture mlp and resnet; conv does not use it.")
         if self.latent_shape and self.architecture != "resnet":
@@ -239,13 +312,36 @@ class FitConfig:
             raise ConfigError(
                 f"--scale pixel is for --likelihood {' and '.join(LOG_SCALE_BOUNDS)}; {self.likelihood} has no scale."
             )
+
+    def _check_training(self) -> None:
         if self.all_epochs == 0:
             raise ConfigError("--epochs and --encoder-epochs are both 0; one of them must be more.")
+        if self.kl_warmup_epochs > self.epochs:
+            raise ConfigError(
+                f"--kl-warmup-epochs is {self.kl_warmup_epochs}; it must be at most the {self.epochs} of --epochs."
+            )
+        if self.patience and self.encoder_epochs:
+            raise ConfigError(
+                "--patience ends a training of the whole model: leave out --encoder-epochs, and train the encoder "
+                "alone afterwards, with --init-from."
+            )
+        of_the_elbo = {"beta": 1, "free_bits": 0, "kl_warmup_epochs": 0, "posterior_samples": 1}
+        changed = [flag(name) for name, plain in of_the_elbo.items() if getattr(self, name) != plain]
+        if self.importance_samples > 1 and changed:
+            raise ConfigError(
+                f"--importance-samples above 1 has neither a KL divergence nor an average over samples that "
+                f"{' and '.join(changed)} could change: leave out either."
+            )
 
     @property
     def all_epochs(self) -> int:
         """Epochs of the whole model and of the encoder alone."""
         return self.epochs + self.encoder_epochs
+
+    @property
+    def augmentations(self) -> frozenset[str]:
+        """The names in `augment`."""
+        return frozenset(self.augment.split(",")) if self.augment else frozenset()
 
     @property
     def width(self) -> int:

@@ -1,8 +1,9 @@
-"""Random affine augmentation: small rotations, shifts, scalings and shears."""
+"""Random changes of training images: flips and crops, and small rotations, shifts, scalings and shears."""
 
 from __future__ import annotations
 
 import math
+from collections.abc import Collection
 
 import torch
 from torch import Tensor
@@ -19,7 +20,9 @@ SHEAR = 0.07
 UNCHANGED = 0.3
 """Share of the images that are not augmented."""
 NUMBERS = 7
-"""Random numbers that one image takes."""
+"""Random numbers that one image takes in `random_affine`."""
+FLIP_CROP_NUMBERS = 3
+"""The same in `random_flip_crop`."""
 
 
 def random_affine(x: Tensor, numbers: Tensor) -> Tensor:
@@ -34,3 +37,36 @@ def random_affine(x: Tensor, numbers: Tensor) -> Tensor:
     grid = affine_grid(torch.stack(rows, 1), list(x.shape), align_corners=False)
     varied = grid_sample(x, grid, padding_mode="border", align_corners=False)
     return torch.where((numbers[:, 6] < UNCHANGED).view(-1, 1, 1, 1), x, varied)
+
+
+def random_flip_crop(images: Tensor, numbers: Tensor, augmentations: Collection[str]) -> Tensor:
+    """Mirror images left to right, and crop them at a random place after padding, as for CIFAR-10 (He et al. 2016).
+
+    The padding is an eighth of each side, 4 pixels of 32, and repeats the image mirrored at its border.
+
+    Args:
+        images: Images (N, C, H, W) of any dtype.
+        numbers: Random numbers in [0, 1), (N, FLIP_CROP_NUMBERS), on the device of the images.
+        augmentations: `flip`, which mirrors half of the images, `crop`, or both.
+
+    Returns:
+        Images of the same shape and dtype, whose pixels are pixels of `images`.
+
+    """
+    count, channels, height, width = images.shape
+    rows, columns = (torch.arange(side, device=images.device).expand(count, side) for side in (height, width))
+    if "crop" in augmentations:
+        rows, columns = _shifted(rows, numbers[:, 1]), _shifted(columns, numbers[:, 2])
+    if "flip" in augmentations:
+        columns = torch.where(numbers[:, :1] < 0.5, width - 1 - columns, columns)
+    pixels = (rows.unsqueeze(2) * width + columns.unsqueeze(1)).view(count, 1, height * width)
+    chosen = images.flatten(2).gather(2, pixels.expand(-1, channels, -1))
+    return chosen.view(images.shape)
+
+
+def _shifted(places: Tensor, numbers: Tensor) -> Tensor:
+    """Shift `places` 0, 1, …, side − 1, (N, side), by up to an eighth of the side; reflect those outside."""
+    last = places.shape[1] - 1
+    padding = round(places.shape[1] / 8)
+    shifts = (numbers * (2 * padding + 1)).long() - padding
+    return last - (last - (places + shifts.unsqueeze(1)).abs()).abs()

@@ -51,6 +51,10 @@ class Processes:
             distributed.all_reduce(tensor)
         return tensor
 
+    def any(self, flag: bool) -> bool:
+        """Return whether `flag` is true in any of the processes."""
+        return bool(self.all_reduce(torch.tensor(float(flag), device=self.device)))
+
     def leave(self) -> None:
         """End this process, unless it is the main one, without finalising the interpreter.
 

@@ -13,6 +13,7 @@ from tempfile import TemporaryDirectory
 from typing import Any
 
 import torch
+from torch import Tensor
 from tqdm import tqdm
 
 import vae
@@ -27,11 +28,13 @@ from training.fitting.lineage import describe_data, find_doubts, name_dataset
 from training.fitting.logger import Logger, started
 from training.fitting.loop import new_state, train_epochs
 from training.fitting.model_card import describe_latents, remove_card, write_card
-from training.fitting.optimizers import describe_optimizers, describe_warmup
+from training.fitting.optimizers import describe_optimizers, describe_warmup, require_precision
 from training.fitting.outputs import Outputs
+from training.fitting.selection import describe_kept, is_stalled, kept_epoch
 from training.fitting.state import TrainingError, TrainingState
 from training.metrics.calibration import calibrate
 from training.metrics.elbo import Metrics, evaluate, latent_means
+from training.metrics.importance import importance_weighted_bound
 from training.metrics.report import left_out
 from training.metrics.summary import measure
 from vae.files import write_atomically
@@ -65,7 +68,7 @@ def fit(
     loggers: Sequence[Logger] = (),
     given: Collection[str] | None = None,
 ) -> FitResult:
-    """Train a model; write checkpoint, history and state after every epoch, metrics, card and latents at the end.
+    """Train a model; write history, state and the best checkpoint after every epoch, metrics and latents at the end.
 
     Args:
         config: All options. The checkpoint `config.init_from`, if there is one, determines the network. If `config.out`
@@ -101,9 +104,8 @@ def fit(
                 config = replace(config, dataset=name_dataset(dataset, config))
                 train, test = with_test_set(dataset, test)
             share = config.validation_share(len(train))
-            train, validation = train.split(share)
-            if not len(train):
-                raise ConfigError("--validation leaves no image to train on: give 0.")
+            train, validation = _split(config, train, share)
+            require_precision(config.precision, processes.device)
             if processes.is_main_process:
                 _announce(config, processes, train, validation, test)
             config, state = _begin(config, _given(config) if given is None else given, train, processes)
@@ -125,6 +127,16 @@ def fit(
         processes.leave()
         with _report_checkpoint(config, outputs, state):
             return _finish(config, outputs, state, train, validation, test, loggers)
+
+
+def _split(config: FitConfig, train: Dataset, share: float) -> tuple[Dataset, Dataset]:
+    """Split off the validation images; raises ConfigError where one of the two sets lacks images."""
+    train, validation = train.split(share)
+    if not len(train):
+        raise ConfigError("--validation leaves no image to train on: give 0.")
+    if config.patience and not len(validation):
+        raise ConfigError("--patience needs held-out images: leave out --validation, or give more than 0.")
+    return train, validation
 
 
 def _begin(
@@ -187,7 +199,7 @@ def _kept(out: Path, state: TrainingState) -> str:
         checkpoint = vae.load(out)
     except vae.CheckpointError:
         checkpoint = None
-    epoch = checkpoint and checkpoint.training.get("last_epoch")
+    epoch = checkpoint and checkpoint.training.get("kept_epoch")
     if not checkpoint or epoch not in state.history:  # it may belong to an earlier training
         return "no epoch was finished, no checkpoint was written"
     without = "" if checkpoint.metrics else ", without figures and latents"
@@ -206,30 +218,68 @@ def _train(
     shape = state.model.config.latent_shape
     noise = torch.from_numpy(image_noise(validation.images.cpu().numpy(), 1, shape, SEED))  # the same in each epoch
     for _ in train_epochs(config, state, train, processes, outputs.state):
-        reconstruction, kl = (processes.all_reduce(state.sums) / len(train)).tolist()
-        if not processes.is_main_process:
-            continue
-        state.require_finite()
-        figures = {"train": Metrics(reconstruction, kl)}
-        if len(validation):
-            figures["validation"] = evaluate(state.model, validation.images, draws=1, seed=SEED, noise=noise)
-        record: dict[str, float] = {"epoch": state.epoch, "seconds": round(state.seconds, 2)}
-        record["learning_rate"] = state.optimizers[-1].param_groups[0]["lr"]  # of the last step
-        for part, figure in figures.items():
-            record |= figure.as_dict(f"{part}_")
-        if not all(map(math.isfinite, record.values())):
-            raise TrainingError(f"The validation loss is not finite in epoch {state.epoch}: lower --learning-rate.")
-        words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
-        tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
+        losses = [processes.all_reduce(each) / len(train) for each in (state.sums, state.loss_sum)]
+        if processes.is_main_process:
+            reconstruction, kl = losses[0].tolist()
+            training = Metrics(reconstruction, kl)
+            record = _measure_epoch(config, state, validation, noise, training, losses[1].item())
+            _keep_epoch(config, outputs, state, train, validation, record)
+            for logger in loggers:
+                logger.log({name: value for name, value in record.items() if name != "epoch"}, state.epoch)
+        if config.patience:
+            state.stopped = processes.any(state.stopped)
+    if state.stopped:
+        _print(processes, f"Stopped after epoch {state.epoch}: {config.patience} epochs had no lower validation loss.")
 
-        vae.LatentSet.path_beside(outputs.checkpoint).unlink(missing_ok=True)  # they belong to the previous checkpoint
+
+def _measure_epoch(
+    config: FitConfig,
+    state: TrainingState,
+    validation: Dataset,
+    noise: Tensor,
+    training: Metrics,
+    training_loss: float,
+) -> dict[str, float]:
+    """Measure the validation images; return the losses of the epoch."""
+    state.require_finite()
+    figures = {"train": training}
+    bounds = {"train": training_loss} if config.importance_samples > 1 else {}
+    if len(validation):
+        figures["validation"] = evaluate(state.evaluated, validation.images, draws=1, seed=SEED, noise=noise)
+    if bounds and len(validation):
+        bound = importance_weighted_bound(state.evaluated, validation.images, config.importance_samples, SEED)
+        bounds["validation"] = -bound.mean().item()
+    record: dict[str, float] = {"epoch": state.epoch, "seconds": round(state.seconds, 2)}
+    record["learning_rate"] = state.optimizers[-1].param_groups[0]["lr"]  # of the last step
+    for part, figure in figures.items():
+        record |= figure.as_dict(f"{part}_")
+    record |= {f"{part}_neg_importance_weighted_bound": bound for part, bound in bounds.items()}
+    if not all(map(math.isfinite, record.values())):
+        raise TrainingError(f"The validation loss is not finite in epoch {state.epoch}: lower --learning-rate.")
+    words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
+    tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
+    return record
+
+
+def _keep_epoch(
+    config: FitConfig,
+    outputs: Outputs,
+    state: TrainingState,
+    train: Dataset,
+    validation: Dataset,
+    record: dict[str, float],
+) -> None:
+    """Write the history and, if this epoch is the one to keep, the checkpoint."""
+    out = outputs.checkpoint
+    state.history.append(record)
+    state.stopped = is_stalled(config, state.history)
+    if kept_epoch(config, state.history) is record:
+        vae.LatentSet.path_beside(out).unlink(missing_ok=True)  # they belong to the previous checkpoint
         remove_card(outputs.card)
-        state.history.append(record)
-        training = _training_metadata(config, state, train, record)
-        vae.save(outputs.checkpoint, state.model, training=training, metrics={})
-        write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
-        for logger in loggers:
-            logger.log({name: value for name, value in record.items() if name != "epoch"}, state.epoch)
+        if config.keep == "best" and len(validation):
+            state.best = {name: tensor.clone() for name, tensor in state.evaluated.state_dict().items()}
+        vae.save(out, state.evaluated, training=_training_metadata(config, state, train), metrics={})
+    write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
 
 
 def _finish(
@@ -241,13 +291,15 @@ def _finish(
     test: Dataset,
     loggers: Sequence[Logger],
 ) -> FitResult:
-    model = state.model
     state.require_finite()
+    model = state.load_kept()
+    if kept := describe_kept(config, state.history):
+        print(kept)
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
     calibration = calibrate(model, validation.images, progress=True) if len(validation) else None
-    training = _training_metadata(config, state, train, state.history[-1])
     out = outputs.checkpoint
+    training = _training_metadata(config, state, train)
     vae.save(out, model, training=training, metrics=figures, calibration=calibration)
     checkpoint = vae.load(out)
     written_files = str(out)
@@ -271,9 +323,7 @@ def _finish(
     return FitResult(checkpoint.model, checkpoint.metrics, state.history)
 
 
-def _training_metadata(
-    config: FitConfig, state: TrainingState, train: Dataset, last_epoch: dict[str, float]
-) -> dict[str, Any]:
+def _training_metadata(config: FitConfig, state: TrainingState, train: Dataset) -> dict[str, Any]:
     """Return the checkpoint's `training` metadata."""
     return config.to_metadata() | {
         "data": state.data,
@@ -283,7 +333,8 @@ def _training_metadata(
         "epochs_finished": state.epoch,
         "seconds": round(state.seconds, 2),
         "torch": torch.__version__,
-        "last_epoch": last_epoch,
+        "last_epoch": state.history[-1],
+        "kept_epoch": kept_epoch(config, state.history),
         "started_from": state.started_from,
     }
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 import os
 from typing import cast
 
@@ -14,6 +15,7 @@ from vae import VAE, VAEConfig, kl_divergence
 from vae.config import Architecture, Likelihood, Scale
 from vae.model import reparameterize
 from vae.modules import ResidualBlock
+from vae.objective import log_importance_weight
 
 MEAN_IMAGES = 10_000
 """Images used for the mean image that initialises the output bias, and for the initial scale."""
@@ -79,21 +81,50 @@ def new_model(config: FitConfig, train: Dataset) -> VAE:
 
 
 class VAELoss(nn.Module):
-    """The two terms of the loss, as a module, so that torch can compile it and average its gradients over processes."""
+    """The terms of the loss, as a module, so that torch can compile it and average its gradients over processes.
 
-    def __init__(self, model: VAE) -> None:
+    Args:
+        model: The model.
+        precision: `bf16` computes the networks in bfloat16; all else is float32.
+        importance_weighted: Whether to compute the importance-weighted bound.
+
+    """
+
+    def __init__(self, model: VAE, precision: str = "float32", *, importance_weighted: bool = False) -> None:
         super().__init__()
         self.model = model
+        self.precision = precision
+        self.importance_weighted = importance_weighted
 
-    def forward(self, x: Tensor, seen: Tensor, noise: Tensor) -> tuple[Tensor, Tensor]:
-        """Compute the reconstruction loss and the KL divergence, summed over images, in nats.
+    def forward(self, x: Tensor, seen: Tensor, noise: Tensor) -> tuple[Tensor, Tensor, Tensor]:
+        """Compute the terms of the loss, summed over images, in nats.
 
         Args:
             x: Images to reconstruct, (N, C, H, W) in [0, 1].
             seen: Input of the encoder: `x` after dropout, same shape.
-            noise: Draws of N(0, I), of the latents' shape.
+            noise: Draws of N(0, I), (N, K, *latent_shape) for K posterior samples of each image.
+
+        Returns:
+            The reconstruction loss (), averaged over the K samples; the KL divergence of each latent dimension (D,);
+            −1 times the importance-weighted bound (), whose gradient is that of the log of the mean of K weights
+            (Burda et al. 2016, arXiv:1509.00519), or 0 without it.
 
         """
-        mean, log_variance = self.model.encode(seen)
-        decoded = self.model.decode(reparameterize(mean, log_variance, noise=noise))
-        return self.model.reconstruction_loss(decoded, x).sum(), kl_divergence(mean, log_variance).sum()
+        with self._autocast(x):
+            mean, log_variance = (each.float() for each in self.model.encode(seen))
+        kl = kl_divergence(mean.flatten(1).T, log_variance.flatten(1).T)
+        samples = noise.shape[1]
+        if samples > 1:
+            x, mean, log_variance = (each.repeat_interleave(samples, 0) for each in (x, mean, log_variance))
+        z = reparameterize(mean, log_variance, noise=noise.flatten(0, 1))
+        with self._autocast(x):
+            decoded = self.model.decode(z).float()
+        if not self.importance_weighted:
+            return self.model.reconstruction_loss(decoded, x).sum() / samples, kl, kl.new_zeros(())
+        log_weights = log_importance_weight(decoded, x, z, mean, log_variance, self.model.likelihood).view(-1, samples)
+        bound = log_weights.logsumexp(1) - math.log(samples)
+        neg_elbo = -log_weights.detach().mean(1)  # unbiased, as the mean of any log weight is the ELBO
+        return neg_elbo.sum() - kl.sum(), kl, -bound.sum()
+
+    def _autocast(self, x: Tensor) -> torch.autocast:
+        return torch.autocast(x.device.type, torch.bfloat16, enabled=self.precision == "bf16")

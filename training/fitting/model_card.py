@@ -40,6 +40,8 @@ def card(checkpoint: Checkpoint) -> str:
     started = (
         f", from the weights of {name}the checkpoint with SHA-256 {started_from['sha256']}" if started_from else ""
     )
+    kept = training.get("kept_epoch")
+    selected = f", of which epoch {kept['epoch']} was kept" if kept and kept != training["last_epoch"] else ""
     held_out = "all but those held out for validation" if training["validation"] else "all of them"
     metadata = card_metadata(checkpoint.name, training, checkpoint.metrics)
     return f"""{as_front_matter(metadata, MARK)}
@@ -50,7 +52,7 @@ images of {shape} in {describe_latents(config)}, with a {config.likelihood} like
 
 ## Training
 {training["training_images"]:,} training images of {training["dataset"]} ({held_out}),
-{training["epochs_finished"]} epochs, {training["seconds"]:.0f} seconds, torch {training["torch"]}{started}:
+{training["epochs_finished"]} epochs{selected}, {training["seconds"]:.0f} seconds, torch {training["torch"]}{started}:
 
 ```sh
 {command(checkpoint)}

@@ -7,7 +7,7 @@ import math
 import torch
 from torch import nn
 
-from training.config import FitConfig
+from training.config import ConfigError, FitConfig
 from training.fitting.muon import Muon, fast_dtype
 from vae import VAE, VAEConfig
 
@@ -35,6 +35,21 @@ def new_optimizers(config: FitConfig, model: VAE) -> list[torch.optim.Optimizer]
     for optimizer in optimizers:
         optimizer.param_groups[0]["initial_lr"] = optimizer.param_groups[0]["lr"]
     return optimizers
+
+
+def require_precision(precision: str, device: torch.device) -> None:
+    """Raise ConfigError if `precision` is bf16 and `device` has no instructions for bfloat16."""
+    if device.type == "cuda":
+        has_bfloat16 = torch.cuda.is_bf16_supported(including_emulation=False)
+    elif device.type == "cpu":
+        has_bfloat16 = fast_dtype(device) == torch.bfloat16
+    else:
+        has_bfloat16 = torch.amp.is_autocast_available(device.type)
+    if precision == "bf16" and not has_bfloat16:
+        raise ConfigError(
+            f"--precision bf16: {device} does not compute in bfloat16 or only emulates it, slowly; give --precision "
+            "float32."
+        )
 
 
 def _is_wide(name: str, parameter: nn.Parameter, config: VAEConfig) -> bool:

@@ -18,8 +18,10 @@ from training.data.dataset import DataError
 from vae import VAE
 from vae.files import write_atomically
 
-PROGRESS = ("epoch", "position", "seen", "seconds", "history", "started_from")
-CONTENT = ("config", "dataset", "data", "model", "optimizers", "generator", "sums", "progress")
+PROGRESS = ("epoch", "position", "seen", "seconds", "history", "started_from", "averaged_steps", "stopped")
+CONTENT = (
+    "config", "dataset", "data", "model", "optimizers", "generator", "sums", "loss_sum", "average", "best", "progress",
+)  # fmt: skip
 
 
 class TrainingError(Exception):
@@ -36,6 +38,16 @@ class TrainingState:
     """Source of all noise. The order of the images does not use it: see `epoch_order`."""
     sums: Tensor
     """Sums of reconstruction loss and KL divergence over the images of this epoch so far, float32 (2,), nats."""
+    loss_sum: Tensor
+    """The same of the loss that is minimised, float32 (), nats."""
+    average: VAE | None = None
+    """The model with averaged weights, with --ema."""
+    averaged_steps: int = 0
+    """Steps that the average has been updated in."""
+    best: dict[str, Tensor] = field(default_factory=dict)
+    """Weights of the epoch with the lowest validation loss so far; empty if that does not decide."""
+    stopped: bool = False
+    """Whether --patience has ended the training."""
     epoch: int = 0
     """Epochs finished."""
     position: int = 0
@@ -51,6 +63,21 @@ class TrainingState:
     data: dict[str, Any] = field(default_factory=dict)
     """Fingerprint of the data set and how it was split; see `describe_data`."""
 
+    @property
+    def evaluated(self) -> VAE:
+        """The model that is measured and saved: the average of the weights if there is one."""
+        return self.average or self.model
+
+    def load_kept(self) -> VAE:
+        """Return the model with the weights to keep: the best if they are known, or the current ones."""
+        self.evaluated.load_state_dict(self.best or self.evaluated.state_dict())
+        return self.evaluated
+
+    def begin_encoder_epochs(self) -> None:
+        """Continue from the weights to keep, so that the encoder is trained for the decoder that is saved with it."""
+        self.model.load_state_dict(self.load_kept().state_dict())
+        self.averaged_steps = 0
+
     def save(self, path: Path, config: FitConfig) -> None:
         """Write the state to `path` atomically; raises TrainingError if a value is not finite."""
         self.require_finite()
@@ -62,6 +89,9 @@ class TrainingState:
             "optimizers": [optimizer.state_dict() for optimizer in self.optimizers],
             "generator": self.generator.get_state(),
             "sums": self.sums,
+            "loss_sum": self.loss_sum,
+            "average": self.average.state_dict() if self.average else {},
+            "best": self.best,
             "progress": {name: getattr(self, name) for name in PROGRESS},
         }
         buffer = io.BytesIO()
@@ -74,7 +104,8 @@ class TrainingState:
         of_optimizers = (
             value for optimizer in self.optimizers for values in optimizer.state.values() for value in values.values()
         )
-        tensors = [self.sums, *self.model.parameters(), *(each for each in of_optimizers if isinstance(each, Tensor))]
+        values = (each for each in of_optimizers if isinstance(each, Tensor))
+        tensors = [self.sums, self.loss_sum, *self.model.parameters(), *values]
         if not bool(get_total_norm(tensors, math.inf).isfinite()):
             raise TrainingError(
                 f"A weight or the loss is not finite in epoch {len(self.history) + 1}: lower --learning-rate."
@@ -110,6 +141,10 @@ class TrainingState:
             optimizer.load_state_dict(saved)
         self.generator.set_state(content["generator"])
         self.sums.copy_(content["sums"])
+        self.loss_sum.copy_(content["loss_sum"])
+        if self.average:
+            self.average.load_state_dict(content["average"])
+        self.best = content["best"]
         progress: dict[str, Any] = content["progress"]
         for name, value in progress.items():
             setattr(self, name, value)

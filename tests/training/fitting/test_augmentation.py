@@ -1,16 +1,30 @@
-"""Epochs that train the encoder alone, on augmented images."""
+"""Augmented images, and epochs that train the encoder alone on them."""
 
 import json
+from dataclasses import replace
 from pathlib import Path
 
+import numpy as np
 import pytest
 import torch
 
 import vae
 from training.__main__ import main
+from training.config import FitConfig
 from training.data.dataset import to_pixels
 from training.data.load import load
-from training.fitting.augmentation import NUMBERS, SHIFT, UNCHANGED, random_affine
+from training.fitting import loop
+from training.fitting.augmentation import (
+    FLIP_CROP_NUMBERS,
+    NUMBERS,
+    SHIFT,
+    UNCHANGED,
+    random_affine,
+    random_flip_crop,
+)
+from training.fitting.distributed import Processes
+from training.fitting.initialization import new_model
+from training.fitting.loop import augmentation_numbers
 
 
 def numbers_for(count: int, **chosen: float) -> torch.Tensor:
@@ -57,6 +71,58 @@ def test_images_turn_and_scale(images: torch.Tensor) -> None:
         random_affine(images, numbers_for(400, wider=w, higher=w)).sum((1, 2, 3)).mean().item() for w in (0, 0.5, 0.999)
     ]
     assert inks == sorted(inks, reverse=True)
+
+
+@pytest.mark.parametrize(("height", "width"), [(32, 32), (24, 8), (1, 2)])
+def test_a_crop_is_a_part_of_the_reflected_image(height: int, width: int) -> None:
+    pictures = torch.randint(256, (50, 3, height, width), generator=torch.Generator().manual_seed(0), dtype=torch.uint8)
+    numbers = torch.rand(50, FLIP_CROP_NUMBERS, generator=torch.Generator().manual_seed(1))
+    cropped = random_flip_crop(pictures, numbers, {"crop"})
+    assert cropped.dtype == torch.uint8
+    up, left = height // 8, width // 8
+    padded = np.pad(pictures.numpy(), ((0, 0), (0, 0), (up, up), (left, left)), mode="reflect")
+    for image, crop, (_, down, right) in zip(padded, cropped, numbers.tolist(), strict=True):
+        y, x = int(down * (2 * up + 1)), int(right * (2 * left + 1))
+        assert np.array_equal(crop, image[:, y : y + height, x : x + width])
+
+
+def test_half_of_the_images_are_mirrored() -> None:
+    pictures = torch.arange(400 * 12, dtype=torch.int64).view(400, 1, 3, 4)
+    numbers = augmentation_numbers(FitConfig(augment="flip"), 0, 400)
+    flipped = random_flip_crop(pictures, numbers, {"flip"})
+    mirrored = (flipped == pictures.flip(3)).flatten(1).all(1)
+    assert (flipped == pictures).flatten(1).all(1).equal(~mirrored)
+    assert mirrored.float().mean().item() == pytest.approx(0.5, abs=0.1)
+
+
+def test_an_augmentation_depends_on_seed_and_epoch_alone() -> None:
+    config = FitConfig(augment="flip,crop")
+    numbers = augmentation_numbers(config, 3, 10)
+    assert numbers.equal(augmentation_numbers(config, 3, 10))
+    assert not numbers.equal(augmentation_numbers(config, 4, 10))
+    assert not numbers.equal(augmentation_numbers(replace(config, seed=1), 3, 10))
+
+
+def test_a_training_augments_each_image_by_its_own_numbers(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    config = FitConfig(epochs=1, hidden_dim=8, batch_size=70, optimizer="adam", augment="crop")
+    train, _ = load("mnist", data_dir)
+    taken: list[tuple[torch.Tensor, torch.Tensor]] = []
+
+    def recorded(images: torch.Tensor, numbers: torch.Tensor, augmentations: frozenset[str]) -> torch.Tensor:
+        assert augmentations == {"crop"}
+        taken.append((images, numbers))
+        return torch.zeros_like(images)
+
+    trained: list[torch.Tensor] = []
+    monkeypatch.setattr(loop, "random_flip_crop", recorded)
+    monkeypatch.setattr(loop, "train_step", lambda *arguments, **_: trained.append(arguments[3]))
+    alone = Processes(0, 1, torch.device("cpu"))
+    list(loop.train_epochs(config, loop.new_state(config, new_model(config, train), alone.device), train, alone))
+    order = loop.epoch_order(config, 0, len(train))
+    images, numbers = (torch.cat(each) for each in zip(*taken, strict=True))
+    assert images.equal(train.take(order))
+    assert numbers.equal(loop.augmentation_numbers(config, 0, len(train))[order])
+    assert not torch.cat(trained).any()
 
 
 def test_the_decoder_is_frozen_while_the_encoder_is_trained(fitted: Path, data_dir: Path, tmp_path: Path) -> None:

@@ -11,6 +11,7 @@ from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
 from training.config import FitConfig
 from training.data.dataset import Dataset, to_pixels
+from training.fitting.augmentation import FLIP_CROP_NUMBERS, random_flip_crop
 from training.fitting.distributed import Processes
 from training.fitting.initialization import VAELoss
 from training.fitting.loop import epoch_order, train_step
@@ -29,7 +30,9 @@ CONV = VAEConfig("conv", hidden_dim=8)
 LOGISTIC = VAEConfig(hidden_dim=8, likelihood="logistic", scale="pixel")
 MAP = VAEConfig("resnet", hidden_dim=8, latent_map=(2, 7, 7))
 NETWORKS = pytest.mark.parametrize("network", [MLP, CONV, MAP, LOGISTIC], ids=["mlp", "conv", "map", "logistic"])
-CONFIG = FitConfig(hidden_dim=8, batch_size=4, input_dropout=0.1)
+CONFIG = FitConfig(
+    hidden_dim=8, batch_size=4, input_dropout=0.1, free_bits=0.1, clip_grad_norm=1, ema=0.9, augment="flip,crop"
+)
 
 
 @pytest.fixture(autouse=True)
@@ -68,16 +71,26 @@ def test_images_are_taken_by_indices_of_either_device(images: str, indices: str)
 
 @pytest.mark.parametrize("optimizer", ["adam", "muon"])
 @NETWORKS
+@pytest.mark.parametrize("samples", [1, 2])
 @pytest.mark.parametrize("encoder_alone", [False, True], ids=["both", "encoder"])
 @pytest.mark.parametrize("processes", [GPU, SHARED], ids=["alone", "shared"])
 def test_a_step(
-    *, optimizer: str, network: VAEConfig, encoder_alone: bool, processes: Processes, monkeypatch: pytest.MonkeyPatch
+    *,
+    optimizer: str,
+    network: VAEConfig,
+    samples: int,
+    encoder_alone: bool,
+    processes: Processes,
+    monkeypatch: pytest.MonkeyPatch,
 ) -> None:
     config = replace(CONFIG, optimizer=optimizer, architecture=network.architecture)
+    if samples > 1:
+        config = replace(config, importance_samples=samples, free_bits=0)
     model = model_on_the_gpu(network)
     optimizers = new_optimizers(config, model)
     generator = torch.Generator()  # without a GPU none of CUDA can be made; tensors without values take any
-    state = TrainingState(model, optimizers, generator, torch.zeros(2, device="cuda"))
+    sums, loss_sum = torch.zeros(2, device="cuda"), torch.zeros((), device="cuda")
+    state = TrainingState(model, optimizers, generator, sums, loss_sum, model_on_the_gpu(network).requires_grad_(False))
     model.decoder.requires_grad_(not encoder_alone)
     trained = [parameter for parameter in model.parameters() if parameter.requires_grad]
 
@@ -88,13 +101,25 @@ def test_a_step(
             parameter.grad = torch.zeros_like(parameter)
 
     monkeypatch.setattr(Tensor, "backward", backward)
+    monkeypatch.setattr(Processes, "all_reduce", lambda _, tensor: tensor)
     train = digits("cuda")
     for step, indices in enumerate(epoch_order(config, 0, len(train)).split(config.batch_size)):
         set_learning_rates(optimizers, config, step, 3)
         images = train.take(processes.shard(indices))
-        train_step(config, state, VAELoss(model), images, len(indices), processes, augment=encoder_alone)
+        numbers = torch.zeros(len(images), FLIP_CROP_NUMBERS, device="cuda")
+        images = random_flip_crop(images, numbers, config.augmentations)
+        train_step(
+            config,
+            state,
+            VAELoss(model, importance_weighted=samples > 1),
+            images,
+            len(indices),
+            processes,
+            kl_weight=0.5,
+            affine=encoder_alone,
+        )
     assert len(optimizers) == (2 if optimizer == "muon" else 1)
-    assert {tensor.device.type for tensor in (*model.parameters(), state.sums)} == {"cuda"}
+    assert {tensor.device.type for tensor in (*model.parameters(), state.sums, state.loss_sum)} == {"cuda"}
 
 
 @pytest.mark.parametrize("images", ["cuda", "cpu"])

@@ -4,6 +4,7 @@ import json
 import os
 import sys
 from pathlib import Path
+from unittest import mock
 
 import numpy as np
 import pytest
@@ -14,6 +15,7 @@ from torch.distributed.launcher.api import LaunchConfig, elastic_launch
 from tests.training import processes
 from training.__main__ import main
 from training.fitting.distributed import Processes
+from training.metrics.elbo import Metrics
 
 pytestmark = pytest.mark.slow
 
@@ -42,15 +44,23 @@ def train(arguments: list[str]) -> int:
         os._exit(status)
 
 
-def test_two_processes_give_the_losses_of_one(images: NDArray[np.uint8], tmp_path: Path) -> None:
+@pytest.mark.parametrize(
+    "options",
+    [
+        ["--free-bits", "1", "--ema", "0.9", "--clip-grad-norm", "5", "--augment", "flip,crop", "--patience", "1"],
+        ["--importance-samples", "3", "--encoder-epochs", "1", "--ema", "0.9"],
+    ],
+    ids=["objective", "importance"],
+)
+def test_two_processes_give_the_losses_of_one(options: list[str], images: NDArray[np.uint8], tmp_path: Path) -> None:
     np.save(tmp_path / "digits.npy", images)
     data = ["--dataset", f"npy:{tmp_path / 'digits.npy'}", "--data-dir", str(tmp_path / "data")]
-    command = [*FIT, "--input-dropout", "0.2", *data, "--out"]
+    command = [*FIT, "--input-dropout", "0.2", *options, *data, "--out"]
     alone, together = tmp_path / "alone.safetensors", tmp_path / "together.safetensors"
     assert main([*command, str(alone)]) == 0
     log = tmp_path / "log"
     assert processes.run(log, torchrun, [*command, str(together), "--tensorboard"]) == 0, log.read_text()
-    assert len(history(alone)) == len(history(together)) == 2
+    assert len(history(alone)) == len(history(together)) >= 2
     for one, two in zip(history(alone), history(together), strict=True):
         for name in one.keys() - {"seconds"}:
             assert two[name] == pytest.approx(one[name], rel=1e-5), name
@@ -65,6 +75,20 @@ def test_two_processes_give_the_losses_of_one(images: NDArray[np.uint8], tmp_pat
         "tensorboard",
     }
     assert list((tmp_path / "together.tensorboard").iterdir())
+
+
+def torchrun_worse_and_worse(arguments: list[str]) -> None:
+    losses = [Metrics(loss, 1.0) for loss in (200, 201, 202)]
+    with mock.patch("training.fitting.fit.evaluate", side_effect=losses):
+        torchrun(arguments)
+
+
+def test_all_processes_stop_after_the_same_epoch(data_dir: Path, tmp_path: Path) -> None:
+    out = tmp_path / "a.safetensors"
+    command = [*FIT, "--epochs", "5", "--patience", "2", "--data-dir", str(data_dir), "--out", str(out)]
+    log = tmp_path / "log"
+    assert processes.run(log, torchrun_worse_and_worse, command) == 0, log.read_text()
+    assert [line["epoch"] for line in history(out)] == [1, 2, 3]
 
 
 def leave(rank: int) -> None:

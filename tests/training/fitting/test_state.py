@@ -25,7 +25,10 @@ from training.fitting.state import TrainingError, TrainingState
 pytestmark = pytest.mark.slow
 
 ALONE = Processes(0, 1, torch.device("cpu"))
-CONFIG = FitConfig(epochs=3, hidden_dim=8, batch_size=30, warmup_steps=5, input_dropout=0.1, optimizer="muon")
+CONFIG = FitConfig(
+    epochs=2, encoder_epochs=1, hidden_dim=8, batch_size=30, warmup_steps=5, input_dropout=0.1, optimizer="muon",
+    free_bits=0.1, kl_warmup_epochs=1, augment="flip,crop", clip_grad_norm=1, ema=0.9,
+)  # fmt: skip
 
 
 class Cut(Exception):
@@ -42,7 +45,9 @@ def fresh(train: Dataset) -> TrainingState:
 
 
 def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
-    return {name: tensor.clone() for name, tensor in state.model.state_dict().items()}
+    assert state.average
+    own = (state.model.state_dict(), state.average.state_dict())
+    return {f"{part} {name}": tensor.clone() for part, each in enumerate(own) for name, tensor in each.items()}
 
 
 @pytest.fixture(scope="module")
@@ -53,7 +58,7 @@ def whole(train: Dataset) -> tuple[dict[str, torch.Tensor], list[torch.Tensor]]:
     return tensors(state), sums
 
 
-@pytest.mark.parametrize("steps", [1, 13, 14, 15, 30, 41])
+@pytest.mark.parametrize("steps", [1, 13, 14, 15, 30, 31, 41])
 def test_resumed_after_any_step_it_ends_with_the_same_tensors(
     steps: int,
     whole: tuple[dict[str, torch.Tensor], list[torch.Tensor]],
@@ -84,6 +89,16 @@ def test_resumed_after_any_step_it_ends_with_the_same_tensors(
     assert all(expected[name].equal(tensor) for name, tensor in tensors(resumed).items())
     assert len(sums) in (1, 2, 3)
     assert all(one.equal(other) for one, other in zip(reversed(expected_sums), reversed(sums), strict=False))
+
+
+def test_the_best_weights_are_resumed(train: Dataset, tmp_path: Path) -> None:
+    state, resumed = fresh(train), fresh(train)
+    state.best = {name: torch.ones_like(tensor) for name, tensor in state.model.state_dict().items()}
+    state.stopped = True
+    state.save(tmp_path / "state.pt", CONFIG)
+    resumed.resume(tmp_path / "state.pt", CONFIG)
+    assert resumed.stopped
+    assert all(tensor.eq(1).all() for tensor in resumed.load_kept().state_dict().values())
 
 
 def test_a_resumed_resnet_ends_with_the_same_tensors(train: Dataset, tmp_path: Path) -> None:
@@ -118,6 +133,7 @@ def fit_and_die(arguments: list[str]) -> None:
 
 def test_killed_and_resumed_the_command_writes_the_same_checkpoint(data_dir: Path, tmp_path: Path) -> None:
     options = ["--epochs", "4", "--hidden-dim", "16", "--batch-size", "28", "--device", "cpu", "--input-dropout", "0.1"]
+    options += ["--ema", "0.9", "--augment", "crop", "--patience", "3"]
     command = ["fit", "--data-dir", str(data_dir), *options, "--out"]
     whole, cut = tmp_path / "whole.safetensors", tmp_path / "cut.safetensors"
     assert main([*command, str(whole)]) == 0
