@@ -158,7 +158,7 @@ def test_a_training_by_the_bound_records_it_and_keeps_the_epoch_by_it(data_dir: 
     history = [json.loads(line) for line in out.with_suffix(".history.jsonl").read_text().splitlines()]
     for line in history:
         for part in ("train", "validation"):
-            assert line[f"{part}_neg_importance_weighted_bound"] < line[f"{part}_neg_elbo"]
+            assert line[f"{part}_neg_importance_weighted_bound"] < line[f"{part}_neg_elbo"] + 0.1  # by a few samples
     best = min(history, key=lambda line: line["validation_neg_importance_weighted_bound"])
     assert vae.load(out).training["kept_epoch"] == best
 

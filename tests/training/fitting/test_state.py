@@ -45,9 +45,12 @@ def fresh(train: Dataset) -> TrainingState:
 
 
 def tensors(state: TrainingState) -> dict[str, torch.Tensor]:
-    assert state.average
-    own = (state.model.state_dict(), state.average.state_dict())
-    return {f"{part} {name}": tensor.clone() for part, each in enumerate(own) for name, tensor in each.items()}
+    models = (state.model, state.evaluated)
+    return {
+        f"{part} {name}": tensor.clone()
+        for part, each in enumerate(models)
+        for name, tensor in each.state_dict().items()
+    }
 
 
 @pytest.fixture(scope="module")
