@@ -133,6 +133,7 @@ def create_app(
             metadata.fit,
             settings.limits,
             metadata.calibration,
+            metadata.references,
             _model_json(loaded),
             latents,
             orjson.dumps(latents, option=orjson.OPT_SERIALIZE_NUMPY) if latents else None,

@@ -23,6 +23,7 @@ def convert(source: Path, target: Path) -> None:
         training=checkpoint.training,
         metrics=checkpoint.metrics,
         calibration=checkpoint.calibration,
+        references=checkpoint.references,
     )
     if latents:
         latents.save(target, load(target).sha256)

@@ -14,6 +14,7 @@ if TYPE_CHECKING:
     from vae.metadata import CheckpointError
     from vae.model import VAE
     from vae.objective import elbo, kl_divergence, reconstruction_loss
+    from vae.outliers import References
     from vae.score import Scores
 
 __all__ = [
@@ -22,6 +23,7 @@ __all__ = [
     "Checkpoint",
     "CheckpointError",
     "LatentSet",
+    "References",
     "Scores",
     "VAEConfig",
     "elbo",
@@ -39,6 +41,7 @@ _MODULES = {
     "metadata": ("CheckpointError",),
     "model": ("VAE",),
     "objective": ("elbo", "kl_divergence", "reconstruction_loss"),
+    "outliers": ("References",),
     "score": ("Scores",),
 }
 

@@ -1,8 +1,8 @@
 """A checkpoint as NumPy arrays: a safetensors file is read without torch.
 
 The file's metadata are strings: `format`, `format_version`, in JSON `config` (VAEConfig), `training` (how the model was
-trained) and `figures` (its metrics), `probes` (see `vae.probes`), which files of the first releases lack, and, where it
-was measured, in JSON `calibration` (see `vae.calibration`).
+trained) and `figures` (its metrics), `probes` (see `vae.probes`), which files of the first releases lack, and, where
+they were measured, in JSON `calibration` (see `vae.calibration`) and `references` (see `vae.outliers`).
 """
 
 from __future__ import annotations
@@ -22,6 +22,7 @@ from vae.architectures import tensor_shapes
 from vae.calibration import Calibration
 from vae.config import VAEConfig
 from vae.metadata import CheckpointError, CheckpointMetadata, fit_of
+from vae.outliers import References
 from vae.probes import Probes
 
 FORMAT = "vae-checkpoint"
@@ -95,6 +96,9 @@ def _parse(name: str, content: bytes) -> CheckpointArrays:
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"its configuration is not valid: {str(error).rstrip('.')}.") from error
     arrays = check_arrays(config, {tensor: _to_array(tensor, spec) for tensor, spec in tensors})
+    calibration, references = _calibration(metadata), _references(metadata, config)
+    if calibration and calibration.needs_references and not references:
+        raise CheckpointError("its calibration is of outlier factors, but it lacks the metadata field references.")
     return CheckpointArrays(
         name=name,
         format_version=FORMAT_VERSION,
@@ -104,7 +108,8 @@ def _parse(name: str, content: bytes) -> CheckpointArrays:
         config=config,
         arrays=arrays,
         probes=_probes(metadata, config),
-        calibration=_calibration(metadata),
+        calibration=calibration,
+        references=references,
     )
 
 
@@ -159,6 +164,15 @@ def _calibration(metadata: Mapping[str, str]) -> Calibration | None:
         return Calibration.parse(document)
     except (TypeError, ValueError) as error:
         raise CheckpointError(f"its metadata field calibration cannot be used: {error}.") from error
+
+
+def _references(metadata: Mapping[str, str], config: VAEConfig) -> References | None:
+    if "references" not in metadata:
+        return None
+    try:
+        return References.parse(metadata["references"], config)
+    except ValueError as error:
+        raise CheckpointError(f"its metadata field references is damaged: {error}.") from error
 
 
 def _probes(metadata: Mapping[str, str], config: VAEConfig) -> Probes | None:

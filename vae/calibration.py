@@ -11,8 +11,8 @@ import numpy.typing as npt
 
 FloatArray = npt.NDArray[np.float32]
 
-SCORES = ("neg_elbo", "neg_importance_weighted_bound", "reconstruction_loss", "kl_divergence")
-"""Scores, in nats, that are higher for unusual images."""
+SCORES = ("neg_elbo", "neg_importance_weighted_bound", "reconstruction_loss", "kl_divergence", "outlier_factor")
+"""Scores that are higher for unusual images: in nats, but for the outlier factor, which has no unit."""
 LEVEL = 0.99
 """Default percentile above which an image is anomalous: one in a hundred usual images is."""
 LEVELS = (
@@ -41,7 +41,7 @@ class Calibration:
     levels: tuple[float, ...]
     """Shares of the images, ascending from 0 to 1."""
     quantiles: tuple[float, ...]
-    """The score that each share of the images does not exceed, in nats."""
+    """The score that each share of the images does not exceed."""
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
@@ -67,6 +67,11 @@ class Calibration:
             raise ValueError(f"it must have the fields {', '.join(field.name for field in fields(cls))}")
         numbers = {name: tuple(document[name]) for name in ("levels", "quantiles")}
         return cls(**{**document, **numbers})
+
+    @property
+    def needs_references(self) -> bool:
+        """Whether the score is computed from the checkpoint's references."""
+        return self.score == "outlier_factor"
 
     def applies(self, names: Collection[str], samples: int) -> bool:
         """Return whether the calibrated score is among values of these names, as of `vae.score.Scores`.

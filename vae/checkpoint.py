@@ -33,6 +33,7 @@ from vae.config import VAEConfig
 from vae.files import write_atomically
 from vae.metadata import CheckpointError, CheckpointMetadata
 from vae.model import VAE
+from vae.outliers import References
 from vae.probes import FloatArray, Probes
 
 
@@ -50,6 +51,7 @@ def save(
     training: Mapping[str, Any],
     metrics: Mapping[str, float],
     calibration: Calibration | None = None,
+    references: References | None = None,
 ) -> None:
     """Write a checkpoint atomically, creating missing folders.
 
@@ -59,12 +61,16 @@ def save(
         training: How it was trained; values that JSON can represent.
         metrics: What was measured, such as `test_neg_elbo`; losses in nats per image.
         calibration: How a score of its validation images is distributed.
+        references: Latents of training images, which outlier factors are computed from.
 
     Raises:
         OSError: The file cannot be written; the old one, if any, is unchanged.
         TypeError: JSON cannot represent `training`.
+        ValueError: The calibration is of outlier factors, and there are no references.
 
     """
+    if calibration and calibration.needs_references and references is None:
+        raise ValueError("The calibration is of outlier factors: give the references that they were computed from.")
     tensors = {name: tensor.detach().cpu().contiguous() for name, tensor in model.state_dict().items()}
     metadata = {
         "format": FORMAT,
@@ -76,6 +82,8 @@ def save(
     }
     if calibration:
         metadata["calibration"] = json.dumps(asdict(calibration))
+    if references:
+        metadata["references"] = str(references)
     write_atomically(path, serialize(tensors, metadata))
 
 

@@ -73,8 +73,17 @@ def from_pretrained(
 def save_pretrained(model: VAE, folder: Path, card: str | None) -> None:
     """Write a model to `folder`; see `VAE.save_pretrained`."""
     about = model.metadata
-    training, metrics, calibration = (about.training, about.metrics, about.calibration) if about else ({}, {}, None)
-    save(folder / WEIGHTS, model, training=training, metrics=metrics, calibration=calibration)
+    if about:
+        save(
+            folder / WEIGHTS,
+            model,
+            training=about.training,
+            metrics=about.metrics,
+            calibration=about.calibration,
+            references=about.references,
+        )
+    else:
+        save(folder / WEIGHTS, model, training={}, metrics={})
     if card is None and not (folder / CARD).exists():
         card = _card(model)
     if card is not None:

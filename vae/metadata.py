@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from typing import Any, Literal, cast, get_args
 
 from vae.calibration import Calibration
+from vae.outliers import References
 
 Fit = Literal["contain", "cover", "stretch"]
 """How a picture is brought to the model's height and width: padded with black, cropped to its centre, or distorted."""
@@ -48,6 +49,8 @@ class CheckpointMetadata:
     """Of the file with the weights, in hexadecimal."""
     calibration: Calibration | None = field(default=None, kw_only=True)
     """How the score of its validation images is distributed; None where it was not measured."""
+    references: References | None = field(default=None, kw_only=True)
+    """Latents of training images, which outlier factors are computed from; None where it has none."""
 
     @property
     def fit(self) -> Fit:

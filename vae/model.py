@@ -25,8 +25,8 @@ class VAE(nn.Module):
     """
 
     metadata: CheckpointMetadata | None = None
-    """What the checkpoint says that the model was loaded from; `save_pretrained` writes its `training` and `metrics`.
-    Set it to None after training further."""
+    """What the checkpoint says that the model was loaded from: `save_pretrained` writes it, and `score` takes its
+    references. Set it to None after training further."""
 
     def __init__(self, config: VAEConfig) -> None:
         super().__init__()
@@ -75,8 +75,9 @@ class VAE(nn.Module):
         return self.likelihood.pixel_losses(decoded, x).sum(1, keepdim=True)
 
     def score(self, x: Tensor, *, draws: int = DRAWS, samples: int = 0, seed: int = SEED) -> Scores:
-        """Compute how unusual images are; see `vae.score.score`."""
-        return score(self, x, draws=draws, samples=samples, seed=seed)
+        """Compute how unusual images are; see `vae.score.score`. The references are those of `metadata`."""
+        references = self.metadata.references if self.metadata else None
+        return score(self, x, draws=draws, samples=samples, seed=seed, references=references)
 
     def forward(self, x: Tensor, generator: torch.Generator | None = None) -> tuple[Tensor, Tensor, Tensor]:
         """Encode images, draw one sample of each posterior and decode it.

@@ -1,4 +1,4 @@
-"""How unusual images are for a model: estimates of their ELBO and of log p(x), and its terms."""
+"""How unusual images are for a model: estimates of their ELBO and of log p(x), its terms, and outlier factors."""
 
 from __future__ import annotations
 
@@ -12,6 +12,7 @@ from torch import Tensor
 
 from vae.noise import DRAWS, SEED, image_noise
 from vae.objective import kl_divergence
+from vae.outliers import References
 
 NOISE_LIMIT = 2**24
 """Most numbers of noise at a time, 64 MiB; more images are scored in parts."""
@@ -32,7 +33,10 @@ class Model(Protocol):
 
 @dataclass(frozen=True)
 class Scores:
-    """Scores of N images, (N,) each, in nats. An unusual image has a low `elbo` and bound, and high losses."""
+    """Scores of N images, (N,) each, in nats but for the outlier factor.
+
+    An unusual image has a low `elbo` and bound, high losses, and a high outlier factor.
+    """
 
     elbo: Tensor
     """Evidence lower bound: the mean over the draws of the posterior, with the exact KL divergence."""
@@ -44,6 +48,9 @@ class Scores:
     """Of the posterior from N(0, I), exact."""
     importance_weighted_bound: Tensor | None = None
     """A lower bound of log p(x) that is tighter than the ELBO (Burda et al. 2016); None without samples."""
+    outlier_factor: Tensor | None = None
+    """Distance of the posterior's mean to its nearest references, against theirs (see `vae.References`); None without
+    references."""
 
     def as_dict(self) -> dict[str, Tensor]:
         """Return the scores by their names, without those that are None."""
@@ -52,7 +59,15 @@ class Scores:
 
 
 @torch.no_grad()
-def score(model: Model, x: Tensor, *, draws: int = DRAWS, samples: int = 0, seed: int = SEED) -> Scores:
+def score(
+    model: Model,
+    x: Tensor,
+    *,
+    draws: int = DRAWS,
+    samples: int = 0,
+    seed: int = SEED,
+    references: References | None = None,
+) -> Scores:
     """Score images.
 
     The scores of an image depend on no other one, apart from rounding: its noise is that of `vae.noise`.
@@ -63,6 +78,7 @@ def score(model: Model, x: Tensor, *, draws: int = DRAWS, samples: int = 0, seed
         draws: Posterior samples per image of the ELBO, 2 or more.
         samples: Importance samples per image, of which the first are the draws; 0 leaves out the bound.
         seed: Seed of the samples, from 0 to 2⁶⁴ − 1.
+        references: What outlier factors are computed from; None leaves them out.
 
     Returns:
         The scores, on the device of `x`.
@@ -85,12 +101,14 @@ def score(model: Model, x: Tensor, *, draws: int = DRAWS, samples: int = 0, seed
     losses, ratios = (torch.cat(each, 1).double() for each in zip(*parts, strict=True))
     error, loss = torch.std_mean(losses[:draws], 0)
     bound = (ratios - losses[:samples]).logsumexp(0) - math.log(samples) if samples else None
+    factor = torch.from_numpy(references.outlier_factor(mean.float().cpu().numpy())).to(x) if references else None
     return Scores(
         elbo=-(loss + kl).float(),
         elbo_standard_error=(error / math.sqrt(draws)).float(),
         reconstruction_loss=model.reconstruction_loss(model.decode(mean), x),
         kl_divergence=kl,
         importance_weighted_bound=None if bound is None else bound.float(),
+        outlier_factor=factor,
     )
 
 

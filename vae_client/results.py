@@ -148,7 +148,10 @@ class Reconstruction(Images):
 
 @dataclass(frozen=True, eq=False, kw_only=True)
 class Scores(Result):
-    """How unusual images are for the model: () or (N,) each. An unusual image has a low ELBO and high losses."""
+    """How unusual images are for the model: () or (N,) each.
+
+    An unusual image has a low ELBO, high losses, and a high outlier factor.
+    """
 
     elbo: FloatArray
     """Evidence lower bound: the mean over `draws` samples of the posterior."""
@@ -160,6 +163,11 @@ class Scores(Result):
     """From the posterior to the prior N(0, I)."""
     importance_weighted_bound: FloatArray | None = None
     """A lower bound of log p(x), tighter than the ELBO; None without `samples`."""
+    outlier_factor: FloatArray | None = None
+    """Distance of the posterior's mean to its nearest among latents of training images, against theirs; no unit.
+
+    None where the checkpoint has no such latents.
+    """
     percentile: FloatArray | None = None
     """Share, 0 to 1, of validation images whose score was lower.
 

@@ -17,6 +17,7 @@ from service.limits import Limits
 from service.telemetry.prometheus import Metrics
 from vae.calibration import Calibration
 from vae.metadata import Fit
+from vae.outliers import References
 
 FloatArray = npt.NDArray[np.float32]
 
@@ -31,6 +32,7 @@ class ModelContext:
     """How pictures of another shape are fitted to the model's, unless the request says."""
     limits: Limits
     calibration: Calibration | None
+    references: References | None
     model_json: bytes
     latents: Mapping[str, Array] | None
     """Latents of the test set: `mean` (M, D) and `label` (M,)."""

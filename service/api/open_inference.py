@@ -87,6 +87,7 @@ class RequestedOutput(_Part):
         "reconstruction_loss",
         "kl_divergence",
         "importance_weighted_bound",
+        "outlier_factor",
         "percentile",
     ]
     parameters: Parameters = Parameters()
@@ -98,7 +99,7 @@ class Inference(_Part):
     id: str | None = None
     parameters: Parameters = Parameters()
     inputs: list[Tensor] = Field(min_length=1, max_length=1)
-    outputs: list[RequestedOutput] = Field([], max_length=9)
+    outputs: list[RequestedOutput] = Field([], max_length=10)
 
 
 def error_response(error: ServiceError) -> BytesResponse:
@@ -302,7 +303,11 @@ async def _outputs(
 
 def _scores(context: ModelContext) -> tuple[str, ...]:
     """Return the scores that images have as outputs."""
-    available = {"importance_weighted_bound": context.samples > 0, "percentile": context.calibration is not None}
+    available = {
+        "importance_weighted_bound": context.samples > 0,
+        "outlier_factor": context.references is not None,
+        "percentile": context.calibration is not None,
+    }
     return (*SCORES, *(name for name, is_available in available.items() if is_available))
 
 

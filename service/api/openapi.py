@@ -56,7 +56,10 @@ SUMMARIES = {
     "/encode": ("latent space", "Image → mean and log-variance of its latent"),
     "/decode": ("latent space", "Latent → image"),
     "/reconstruct": ("latent space", "Image → its reconstruction, losses and ELBO"),
-    "/score": ("latent space", "Image → how unusual it is: ELBO, losses and percentile; or where, as a map"),
+    "/score": (
+        "latent space",
+        "Image → how unusual it is: ELBO, losses, outlier factor, percentile; or where, as a map",
+    ),
     "/sample": ("latent space", "Seed → images of latents drawn from the prior"),
     "/interpolate": ("latent space", "Two latents → images on the path from one to the other"),
     "/traverse": ("latent space", "Latent → images along one of its dimensions, or over a grid of two"),
@@ -140,6 +143,7 @@ _SCORES = {
     "elbo_standard_error": 0.4,
     "reconstruction_loss": 71.3,
     "kl_divergence": 8.9,
+    "outlier_factor": 1.03,
     "percentile": 0.31,
     "anomalous": False,
 }
@@ -155,7 +159,7 @@ _CARD = {
     "format_version": 1,
     "training": {"epochs": 60},
     "figures": {"test_neg_elbo": 125.9},
-    "calibration": {"score": "neg_elbo", "draws": 10, "samples": 0, "seed": 0, "images": 5000},
+    "calibration": {"score": "outlier_factor", "draws": 10, "samples": 0, "seed": 0, "images": 5000},
 }
 
 BODIES: dict[str, dict[str, Any]] = {

@@ -60,7 +60,7 @@ class ReconstructionAnswer(Posterior, Images):
 
 
 class ScoreAnswer(BaseModel):
-    """Response of /score; in nats, a list each for a batch."""
+    """Response of /score; bounds and losses in nats, a list each for a batch."""
 
     elbo: float | Vector = Field(
         description="Evidence lower bound: the mean over `draws` samples of the posterior, the KL divergence exact."
@@ -75,6 +75,13 @@ class ScoreAnswer(BaseModel):
         description="Loss of the image decoded from the posterior mean, as of /reconstruct."
     )
     kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I), exact.")
+    outlier_factor: float | Vector | None = Field(
+        None,
+        description="Mean distance of the posterior mean to its 10 nearest among latents of training images, divided "
+        "by the mean of the same distance of these: about 1 for a usual image, higher for an unusual one. It is a "
+        "local outlier factor (Breunig et al. 2000), simplified as by Schubert, Zimek and Kriegel (2014). Absent where "
+        "the checkpoint has no such latents.",
+    )
     percentile: float | Vector | None = Field(
         None,
         description="Share, 0 to 1, of the validation images whose score was lower, interpolated; `calibration` of "

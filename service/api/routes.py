@@ -53,7 +53,7 @@ from service.telemetry.prometheus import MEDIA_TYPE as METRICS
 
 FloatArray = npt.NDArray[np.float32]
 WITHOUT_LOSSES = (PNG, npy.MEDIA_TYPE)
-SCORE_FIELDS = 7
+SCORE_FIELDS = 8
 """Numbers of an image in the response of /score, at most."""
 
 

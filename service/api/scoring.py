@@ -1,4 +1,4 @@
-"""How unusual images are: the ELBO and its relatives, for all protocols."""
+"""How unusual images are: the ELBO and its relatives, and outlier factors, for all protocols."""
 
 from __future__ import annotations
 
@@ -25,6 +25,9 @@ BOUND_COPIES = 4
 NOISE_IMAGE_S = 20e-6
 """Seconds to begin the noise of an image, on a slow core; its numbers come in addition."""
 
+PRODUCT_S = 0.1e-9
+"""A term of a product of matrices, in seconds, on a slow core."""
+
 
 async def score(
     request: Request,
@@ -44,6 +47,10 @@ async def score(
     bounds = await estimate_bounds(request, context.engine, images, posterior, draws=draws, samples=samples, seed=seed)
     losses = {"reconstruction_loss": posterior.reconstruction_loss, "kl_divergence": posterior.kl_divergence}
     values: dict[str, Array] = bounds | losses
+    if references := context.references:
+        seconds = len(images) * references.mean.shape[0] * (VALUE_S + references.mean.shape[1] * PRODUCT_S)
+        factor = await request.run(seconds, references.outlier_factor, posterior.mean)
+        values["outlier_factor"] = factor
     calibration = context.calibration
     if calibration and calibration.applies(values.keys(), samples):
         values["percentile"] = calibration.percentile(values)
@@ -94,6 +101,8 @@ def reserve_scores(request: Request, context: ModelContext, count: int, draws: i
     """Charge what `score` takes for `count` images: their samples and reconstructions."""
     reserve_draws(request, context, count, draws, samples)
     request.reserve(4 * count * prod(context.engine.config.image_shape))
+    if context.references:
+        request.reserve(context.references.working_bytes(count))
 
 
 def loss_scanlines(losses: FloatArray) -> ByteArray:

@@ -87,7 +87,7 @@ def test_score(client: AnyClient, served: Running, images: Bytes) -> None:
     assert scores.seed == 5
     for name, value in expected.items():
         np.testing.assert_array_equal(getattr(scores, name), np.array(value, np.float32))
-    assert scores.percentile is None
+    assert scores.outlier_factor is scores.percentile is None
     assert scores.anomalous is None
     plain = client.call("score", images[:3])
     assert (plain.elbo.shape, plain.seed) == ((3,), 0)
@@ -97,12 +97,12 @@ def test_score(client: AnyClient, served: Running, images: Bytes) -> None:
 
 
 def test_a_calibrated_score(connect: Connect) -> None:
-    names = ("elbo", "elbo_standard_error", "reconstruction_loss", "kl_divergence", "percentile")
+    names = ("elbo", "elbo_standard_error", "reconstruction_loss", "kl_divergence", "outlier_factor", "percentile")
     scores = {**{name: [0.5, 1] for name in names}, "anomalous": [False, True]}
     with fake_server((response(json.dumps(scores).encode()),)) as server:
         found = connect(server.url).call("score", np.zeros((2, 28, 28), np.uint8), level=0.75)
     assert server.requests[0].head.startswith("POST /score?invert=false&level=0.75&map=false HTTP")
-    assert found.percentile.tolist() == [0.5, 1]
+    assert found.outlier_factor.tolist() == found.percentile.tolist() == [0.5, 1]
     assert found.anomalous.tolist() == [False, True]
     assert found.anomalous.dtype == bool
 

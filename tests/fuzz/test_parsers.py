@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import os
 import tempfile
@@ -222,7 +223,8 @@ def checkpoint(tmp_path_factory: pytest.TempPathFactory) -> Path:
     torch.manual_seed(0)
     path = tmp_path_factory.mktemp("sound") / "m.safetensors"
     model = vae.VAE(vae.VAEConfig(image_shape=(1, 4, 4), hidden_dim=4, latent_dim=2))
-    vae.save(path, model, training={"epochs": 1}, metrics={"elbo": -1.5})
+    references = vae.References.of(np.arange(12, dtype=np.float32).reshape(6, 2))
+    vae.save(path, model, training={"epochs": 1}, metrics={"elbo": -1.5}, references=references)
     vae.LatentSet(np.zeros((5, 2), np.float32), np.arange(5)).save(path, vae.load(path).sha256)
     return path
 
@@ -239,7 +241,10 @@ def loads(content: bytes, suffix: str = ".safetensors") -> None:
     assert all(tensor.isfinite().all() for tensor in loaded.model.state_dict().values())
     assert isinstance(loaded.training, dict)
     images = torch.zeros(1, *loaded.model.config.image_shape)
-    assert loaded.model.decode(loaded.model.encode(images)[0]).numel() == images.numel()
+    mean = loaded.model.encode(images)[0]
+    assert loaded.model.decode(mean).numel() == images.numel()
+    if loaded.references:
+        assert loaded.references.outlier_factor(mean.numpy()) >= 0
 
 
 @given(st.data())
@@ -268,7 +273,7 @@ CONFIGS = st.dictionaries(FIELD, NUMBER | OTHER, max_size=6).map(json.dumps)
 
 
 @given(
-    st.sampled_from(["config", "training", "figures", "format", "format_version", "probes"]),
+    st.sampled_from(["config", "training", "figures", "format", "format_version", "probes", "references"]),
     CONFIGS | st.text(max_size=20) | st.sampled_from(["{" * 5000, "1" * 5000, "[]", "null", "\ud83d"]),
 )
 def test_metadata(checkpoint: Path, field: str, text: str) -> None:
@@ -276,6 +281,19 @@ def test_metadata(checkpoint: Path, field: str, text: str) -> None:
     header = json.loads(content[8 : 8 + int.from_bytes(content[:8], "little")])
     metadata = {**header["__metadata__"], field: text.encode("utf-8", "replace").decode()}
     loads(serialize(read_tensors(content), metadata))
+
+
+@given(st.data())
+def test_damaged_references(data: st.DataObject) -> None:
+    sound = base64.b64decode(str(vae.References.of(np.arange(12, dtype=np.float32).reshape(6, 2))))
+    text = base64.b64encode(data.draw(inputs.damaged([sound]))).decode()
+    try:
+        references = vae.References.parse(text, vae.VAEConfig(latent_dim=2))
+    except ValueError:
+        return
+    factor = references.outlier_factor(np.ones((3, 2), np.float32))
+    assert factor.shape == (3,)
+    assert (factor >= 0).all()
 
 
 @given(st.data())

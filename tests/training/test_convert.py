@@ -1,6 +1,7 @@
 """vae-train convert."""
 
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import pytest
@@ -35,14 +36,18 @@ def test_the_articles_file_becomes_a_checkpoint(
 def test_a_checkpoint_keeps_what_it_has(model: vae.VAE, tmp_path: Path) -> None:
     """In place, with the latents that lie beside it."""
     path = tmp_path / "m.safetensors"
-    calibration = vae.Calibration.of(np.ones(3, np.float32), "neg_elbo", draws=10, samples=0, seed=0)
-    vae.save(path, model, training={"epochs": 3}, metrics={"elbo": -1.0}, calibration=calibration)
+    calibration = vae.Calibration.of(np.ones(3, np.float32), "outlier_factor", draws=10, samples=0, seed=0)
+    references = vae.References.of(np.random.default_rng(0).random((12, CONFIG.latent_dim), np.float32))
+    described: dict[str, Any] = {"training": {"epochs": 3}, "metrics": {"elbo": -1.0}}
+    vae.save(path, model, **described, calibration=calibration, references=references)
     before = vae.load(path)
     latents = vae.LatentSet(np.ones((3, 2), np.float32), np.arange(3))
     latents.save(path, before.sha256)
     assert main(["convert", str(path), str(path)]) == 0
     after = vae.load(path)
     assert (after.training, after.metrics, after.calibration) == ({"epochs": 3}, {"elbo": -1.0}, calibration)
+    assert after.references is not None
+    np.testing.assert_array_equal(after.references.mean, references.mean)
     kept = vae.LatentSet.load(path, after.sha256)
     assert kept is not None
     assert np.array_equal(kept.mean, latents.mean)

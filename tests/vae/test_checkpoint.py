@@ -71,6 +71,24 @@ def test_a_calibration_is_kept(path: Path, small: vae.VAE) -> None:
     assert vae.load(path).calibration == calibration
 
 
+def test_references_are_kept(path: Path, small: vae.VAE) -> None:
+    assert vae.load(path).references is None
+    scores = np.linspace(0.5, 2, 50, dtype=np.float32)
+    calibration = vae.Calibration.of(scores, "outlier_factor", draws=10, samples=0, seed=0)
+    with pytest.raises(ValueError, match="give the references"):
+        vae.save(path, small, training=TRAINING, metrics=METRICS, calibration=calibration)
+    mean = np.random.default_rng(0).random((30, small.config.latent_dim), np.float32)
+    references = vae.References.of(mean)
+    vae.save(path, small, training=TRAINING, metrics=METRICS, calibration=calibration, references=references)
+    loaded = vae.load(path)
+    assert loaded.references is not None
+    np.testing.assert_array_equal(loaded.references.outlier_factor(mean), references.outlier_factor(mean))
+    assert loaded.model.metadata is not None
+    assert loaded.model.metadata.references is loaded.references
+    rewrite(path, lambda _, metadata: metadata.pop("references"))
+    assert "its calibration is of outlier factors, but it lacks the metadata field references." in load_error(path)
+
+
 def test_a_latent_map_is_saved_whatever_the_memory_format(tmp_path: Path) -> None:
     config = vae.VAEConfig("resnet", (3, 8, 8), hidden_dim=16, latent_map=(2, 4, 4))
     model = vae.VAE(config).to(memory_format=torch.channels_last)
@@ -150,6 +168,8 @@ def test_newer_format_version(path: Path) -> None:
         ("figures", "[]", "figures is not a JSON object"),
         ("calibration", "[]", "calibration is not a JSON object"),
         ("calibration", '{"score": "neg_elbo"}', "calibration cannot be used: it must have the fields score, draws"),
+        ("references", "?", "references is damaged"),
+        ("references", "AAAA", "references is damaged"),
         ("config", "{}", "image_shape"),
         ("config", '{"image_shape": 28}', "configuration"),
         ("config", '{"image_shape": [1, 28, 28], "layers": 3}', "layers"),

@@ -1,6 +1,7 @@
 """Scores of images as tensors."""
 
 import math
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -50,6 +51,18 @@ def test_scores_do_not_depend_on_the_batch(
     for name, values in whole.items():
         torch.testing.assert_close(alone[name], values[7:8], rtol=1e-4, atol=1e-4)
         torch.testing.assert_close(parts[name], values, rtol=1e-4, atol=1e-4)
+
+
+def test_a_model_with_references_has_outlier_factors(bundled: vae.Checkpoint, x: torch.Tensor, tmp_path: Path) -> None:
+    mean = bundled.model.encode(x)[0].numpy()
+    references = vae.References.of(mean[:150])
+    vae.save(tmp_path / "m.safetensors", bundled.model, training={}, metrics={}, references=references)
+    model = vae.load(tmp_path / "m.safetensors").model
+    scores = model.score(x, draws=2)
+    assert list(scores.as_dict()) == [*NAMES, "outlier_factor"]
+    assert scores.outlier_factor is not None
+    np.testing.assert_allclose(scores.outlier_factor.numpy(), references.outlier_factor(mean), rtol=1e-5)
+    assert scores.outlier_factor[:150].mean() < scores.outlier_factor[150:].mean()  # a reference is its own neighbour
 
 
 def test_more_draws_and_samples_improve_the_estimates(bundled: vae.Checkpoint, x: torch.Tensor) -> None:

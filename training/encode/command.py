@@ -62,7 +62,8 @@ def encode(
 
     """
     _check(batch_size, draws, seed, level)
-    scoring = Scoring(DRAWS if samples and draws is None else draws, samples, seed, checkpoint.calibration, level)
+    draws = DRAWS if samples and draws is None else draws
+    scoring = Scoring(draws, samples, seed, checkpoint.calibration, level, checkpoint.references)
     path, out = path.absolute(), out.absolute()  # workers on other machines have other working directories
     if out.resolve().is_relative_to(path.resolve()):
         raise ConfigError(f"--out {out} lies in {path}, which is read: give a folder that does not.")

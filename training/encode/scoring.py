@@ -9,7 +9,8 @@ import numpy.typing as npt
 import pyarrow as pa
 from torch import Tensor
 
-from vae import VAE, Calibration, kl_divergence
+from vae import VAE, Calibration, References, kl_divergence
+from vae.score import score
 
 
 @dataclass(frozen=True)
@@ -25,6 +26,8 @@ class Scoring:
     calibration: Calibration | None
     level: float
     """Percentile above which an image is anomalous."""
+    references: References | None
+    """Of the checkpoint, for outlier factors."""
 
     @property
     def columns(self) -> dict[str, pa.DataType]:
@@ -34,6 +37,8 @@ class Scoring:
             names += ["elbo", "elbo_standard_error"]
         if self.samples:
             names.append("importance_weighted_bound")
+        if self.references:
+            names.append("outlier_factor")
         columns = dict.fromkeys(names, pa.float32())
         if self.calibration and self.calibration.applies(names, self.samples):
             columns |= {"percentile": pa.float32(), "anomalous": pa.bool_()}
@@ -59,8 +64,10 @@ class Scoring:
             loss = model.reconstruction_loss(model.decode(mean), pixels)
             found = {"reconstruction_loss": loss, "kl_divergence": kl_divergence(mean, log_variance)}
         else:
-            found = model.score(pixels, draws=self.draws, samples=self.samples, seed=self.seed).as_dict()
+            found = score(model, pixels, draws=self.draws, samples=self.samples, seed=self.seed).as_dict()
         values = {name: tensor.cpu().numpy() for name, tensor in found.items()}
+        if self.references:
+            values["outlier_factor"] = self.references.outlier_factor(mean.cpu().numpy())
         columns = self.columns
         if self.calibration and "percentile" in columns:
             values["percentile"] = self.calibration.percentile(values)

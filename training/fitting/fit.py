@@ -35,6 +35,7 @@ from training.fitting.state import TrainingError, TrainingState
 from training.metrics.calibration import calibrate
 from training.metrics.elbo import Metrics, evaluate, latent_means
 from training.metrics.importance import importance_weighted_bound
+from training.metrics.references import collect_references
 from training.metrics.report import left_out
 from training.metrics.summary import measure
 from vae.files import write_atomically
@@ -297,10 +298,11 @@ def _finish(
         print(kept)
     seconds = math.inf if config.measure == "full" else max(MEASURE_LEAST_S, MEASURE_SHARE * state.seconds)
     figures = measure(model, train, test, importance_samples=IMPORTANCE_SAMPLES, seconds=seconds, progress=True)
-    calibration = calibrate(model, validation.images, progress=True) if len(validation) else None
+    references = collect_references(model, train, progress=True)
+    calibration = calibrate(model, validation.images, references=references, progress=True) if len(validation) else None
     out = outputs.checkpoint
     training = _training_metadata(config, state, train)
-    vae.save(out, model, training=training, metrics=figures, calibration=calibration)
+    vae.save(out, model, training=training, metrics=figures, calibration=calibration, references=references)
     checkpoint = vae.load(out)
     written_files = str(out)
     if model.config.latent_map is None:

@@ -7,26 +7,54 @@ from torch import Tensor
 from tqdm import tqdm
 
 from training.data.dataset import to_pixels
+from training.metrics.elbo import latent_means
 from training.metrics.posterior import BATCH
-from vae import VAE, Calibration
-from vae.calibration import score_of
+from vae import VAE, Calibration, References
+from vae.calibration import FloatArray, score_of
 from vae.noise import DRAWS, SEED
 
-SCORE = "neg_elbo"
-"""The score that is calibrated."""
+SCORE = "outlier_factor"
+"""The score that is calibrated: of those that were compared it finds a left-out digit best, see docs/training.md."""
 BOUND_SAMPLES = 100
 """Importance samples per image where the score is the bound."""
 
 
-def calibrate(model: VAE, images: Tensor, score: str = SCORE, *, progress: bool = False) -> Calibration:
-    """Compute the quantiles of a score over uint8 `images` (N, C, H, W), N ≥ 1.
+def calibrate(
+    model: VAE,
+    images: Tensor,
+    score: str = SCORE,
+    *,
+    references: References | None = None,
+    progress: bool = False,
+) -> Calibration:
+    """Compute the quantiles of a score over images.
 
-    `score` is one of `vae.calibration.SCORES`.
+    Args:
+        model: The model.
+        images: Validation images, uint8 (N, C, H, W), N ≥ 1.
+        score: One of `vae.calibration.SCORES`.
+        references: What outlier factors are computed from, such as those of
+            `training.metrics.references.collect_references`; no other score needs them.
+        progress: Whether to show a progress bar.
+
+    Returns:
+        The calibration.
+
+    Raises:
+        ValueError: The score is the outlier factor, and there are no references.
+
     """
-    device = model.mean_layer.weight.device
+    if score == "outlier_factor" and references is None:
+        raise ValueError("Outlier factors are computed from references: give them, or another score.")
     samples = BOUND_SAMPLES if score == "neg_importance_weighted_bound" else 0
-    scores = []
-    for batch in tqdm(images.split(BATCH), desc="calibrating", unit="batch", leave=False, disable=not progress):
-        found = model.score(to_pixels(batch.to(device)), draws=DRAWS, samples=samples, seed=SEED)
-        scores.append(score_of({name: values.cpu().numpy() for name, values in found.as_dict().items()}, score))
+    batches = tqdm(images.split(BATCH), desc="calibrating", unit="batch", leave=False, disable=not progress)
+    scores = [_compute(model, batch, score, samples, references) for batch in batches]
     return Calibration.of(np.concatenate(scores), score, draws=DRAWS, samples=samples, seed=SEED)
+
+
+def _compute(model: VAE, images: Tensor, score: str, samples: int, references: References | None) -> FloatArray:
+    if score == "outlier_factor" and references:
+        return references.outlier_factor(latent_means(model, images).numpy())
+    x = to_pixels(images.to(model.mean_layer.weight.device))
+    found = model.score(x, draws=DRAWS, samples=samples, seed=SEED).as_dict()
+    return score_of({name: values.cpu().numpy() for name, values in found.items()}, score)

@@ -22,6 +22,7 @@ from tests.service.pictures import Bytes
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
 from training.metrics.calibration import calibrate
+from training.metrics.elbo import latent_means
 
 INFER = "/v2/models/mnist/infer"
 
@@ -98,10 +99,15 @@ def test_a_calibrated_model_has_percentiles(images: Bytes, tmp_path: Path) -> No
     bundled = vae.load(BUNDLED)
     digits = torch.from_numpy(images[:20, None])
     calibration = calibrate(bundled.model, digits, "neg_importance_weighted_bound")
-    vae.save(tmp_path / "m.safetensors", bundled.model, training={}, metrics={}, calibration=calibration)
+    references = vae.References.of(latent_means(bundled.model, torch.from_numpy(images[:, None])).numpy())
+    described: dict[str, Any] = {"training": {}, "metrics": {}}
+    path = tmp_path / "m.safetensors"
+    vae.save(path, bundled.model, **described, calibration=calibration, references=references)
     with running(checkpoint=tmp_path / "m.safetensors", batch_limit=500) as service:
         asked = {"name": "image", "datatype": "UINT8", "shape": [5, 1, 28, 28], "data": digits[:5].flatten().tolist()}
-        names = ["percentile", "importance_weighted_bound"]
+        names = ["percentile", "importance_weighted_bound", "outlier_factor"]
+        outputs = service.client.get("/v2/models/m").json()["outputs"]
+        assert {output["name"] for output in outputs} > set(names)
         body = {"inputs": [asked], "outputs": [{"name": name} for name in names]}
         outputs = service.client.post("/v2/models/m/infer", json=body).json()["outputs"]
         headers = {"content-type": "application/x-npy", "accept": "application/json"}

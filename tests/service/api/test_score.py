@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import io
 import json
+import threading
 from collections.abc import Iterator
+from typing import Any
 
 import httpx
 import numpy as np
@@ -14,12 +16,13 @@ from pyarrow import ipc
 from safetensors.numpy import load as load_tensors
 
 import vae
+from service.api.request import Request
 from service.settings import BUNDLED
 from tests.service.pictures import Bytes, npy, png, read_npy, read_png
 from tests.service.problems import problem
 from tests.service.running import Running, running
 from training.metrics.calibration import calibrate
-from training.metrics.elbo import evaluate
+from training.metrics.elbo import evaluate, latent_means
 from training.metrics.importance import importance_weighted_bound
 
 pytestmark = pytest.mark.slow
@@ -40,11 +43,25 @@ def pixels(images: Bytes) -> torch.Tensor:
 
 @pytest.fixture(scope="module")
 def calibrated(images: Bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
-    """The bundled model, calibrated on the first 150 test digits."""
+    """The bundled model, calibrated by −ELBO on the first 150 test digits."""
     bundled = vae.load(BUNDLED)
     path = tmp_path_factory.mktemp("calibrated") / "mnist.safetensors"
-    calibration = calibrate(bundled.model, pixels(images[:150]))
+    calibration = calibrate(bundled.model, pixels(images[:150]), "neg_elbo")
     vae.save(path, bundled.model, training=bundled.training, metrics=bundled.metrics, calibration=calibration)
+    with running(checkpoint=path) as service:
+        yield service
+
+
+@pytest.fixture(scope="module")
+def referring(images: Bytes, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
+    """The same by its outlier factors among the latents of 2,500 turned and shifted digits."""
+    bundled = vae.load(BUNDLED)
+    path = tmp_path_factory.mktemp("referring") / "mnist.safetensors"
+    shifts = [(down, right) for down in range(-2, 3) for right in range(-2, 3)]
+    many = np.concatenate([np.roll(images[100:], shift, (1, 2)) for shift in shifts])
+    references = vae.References.of(latent_means(bundled.model, pixels(many)).numpy())
+    calibration = calibrate(bundled.model, pixels(images[:100]), references=references)
+    vae.save(path, bundled.model, training={}, metrics={}, calibration=calibration, references=references)
     with running(checkpoint=path) as service:
         yield service
 
@@ -140,6 +157,58 @@ def test_percentiles_are_shares_of_validation_images(calibrated: Running, images
     noise = np.random.default_rng(0).integers(0, 256, (28, 28), np.uint8)
     single = post(calibrated.client, noise, "?level=0.999").json()
     assert (single["percentile"], single["anomalous"]) == (1, True)
+
+
+def test_a_calibrated_outlier_factor(referring: Running, images: Bytes) -> None:
+    references = referring.app.state.model_context.references
+    answer = post(referring.client, images[:100], "?level=0.9").json()
+    assert list(answer) == [*NAMES, "outlier_factor", "percentile", "anomalous"]
+    headers = {"content-type": NPY, "accept": JSON}
+    encoded = referring.client.post("/encode", content=npy(images[:100]), headers=headers).json()
+    factor = references.outlier_factor(np.array(encoded["mean"], np.float32))
+    np.testing.assert_array_equal(np.array(answer["outlier_factor"], np.float32), factor)
+    assert answer["anomalous"] == (np.array(answer["percentile"]) > 0.9).tolist()
+    assert np.mean(answer["percentile"]) == pytest.approx(0.5, abs=0.01)
+    expected = {"score": "outlier_factor", "draws": 10, "samples": 0, "seed": 0, "images": 100}
+    assert referring.client.get("/model").json()["calibration"] == expected
+    for index in (0, 77):
+        alone = post(referring.client, images[index]).json()
+        assert alone["outlier_factor"] == answer["outlier_factor"][index]
+        assert alone["percentile"] == answer["percentile"][index]
+    blank = post(referring.client, np.full((28, 28), 255, np.uint8)).json()
+    assert (blank["percentile"], blank["anomalous"]) == (1, True)
+
+
+def test_outlier_factors_of_many_images_are_computed_beside_the_event_loop(
+    referring: Running, images: Bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    threads: list[str] = []
+    compute = vae.References.outlier_factor
+
+    def recorded(references: vae.References, mean: Bytes) -> Any:
+        threads.append(threading.current_thread().name)
+        return compute(references, mean)
+
+    monkeypatch.setattr(vae.References, "outlier_factor", recorded)
+    for batch in (images[0], images):
+        assert post(referring.client, batch).status_code == 200
+    assert not threads[0].startswith("short")
+    assert threads[1].startswith("short")
+
+
+def test_outlier_factors_are_charged_to_the_memory_budget(
+    referring: Running, images: Bytes, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    charged: list[int] = []
+    reserve = Request.reserve
+
+    def recorded(request: Request, size: int) -> None:
+        charged.append(size)
+        reserve(request, size)
+
+    monkeypatch.setattr(Request, "reserve", recorded)
+    assert post(referring.client, images).status_code == 200
+    assert referring.app.state.model_context.references.working_bytes(200) in charged
 
 
 def test_the_model_tells_whether_it_is_calibrated(client: httpx.Client, calibrated: Running) -> None:

@@ -13,6 +13,7 @@ import torch
 import vae
 from tests.training.encode.encoding import BUNDLED, Images, encode, last_line, pixels_of, rows_of
 from training.metrics.calibration import calibrate
+from training.metrics.elbo import latent_means
 from vae.noise import image_noise
 
 pytestmark = pytest.mark.slow
@@ -42,20 +43,27 @@ def test_importance_samples_add_the_bound(npy: Path, tmp_path: Path, images: Ima
         np.testing.assert_allclose([row[name] for row in rows], values.numpy(), rtol=1e-4)
 
 
-@pytest.mark.parametrize("score", ["neg_elbo", "reconstruction_loss", "neg_importance_weighted_bound"])
+@pytest.mark.parametrize(
+    "score", ["neg_elbo", "reconstruction_loss", "neg_importance_weighted_bound", "outlier_factor"]
+)
 def test_a_calibrated_checkpoint_adds_percentiles(npy: Path, tmp_path: Path, images: Images, score: str) -> None:
     bundled = vae.load(BUNDLED)
     digits = torch.from_numpy(images).unsqueeze(1)
-    calibration = calibrate(bundled.model, digits[:150], score)
+    references = None
+    if score == "outlier_factor":
+        references = vae.References.of(latent_means(bundled.model, digits[150:]).numpy())
+    calibration = calibrate(bundled.model, digits[:150], score, references=references)
     path = tmp_path / "calibrated.safetensors"
-    vae.save(path, bundled.model, training={}, metrics={}, calibration=calibration)
+    vae.save(path, bundled.model, training={}, metrics={}, calibration=calibration, references=references)
 
     def columns(name: str, *options: str) -> dict[str, list[Any]]:
         assert encode(npy, tmp_path / name, "--checkpoint", str(path), *options) == 0
         rows = rows_of(tmp_path / name)
         return {column: [row[column] for row in rows] for column in rows[0]}
 
-    own = {"neg_elbo": ["--draws", "10"], "reconstruction_loss": []}.get(score, ["--importance-samples", "100"])
+    own = {"neg_elbo": ["--draws", "10"], "neg_importance_weighted_bound": ["--importance-samples", "100"]}.get(
+        score, []
+    )
     found = columns("own", *own, "--level", "0.9")
     scores = {
         name: np.array(values, np.float32) for name, values in found.items() if name in vae.Scores.__annotations__
@@ -63,8 +71,12 @@ def test_a_calibrated_checkpoint_adds_percentiles(npy: Path, tmp_path: Path, ima
     percentile = calibration.percentile(scores)
     np.testing.assert_allclose(found["percentile"], percentile, atol=1e-6)
     assert found["anomalous"] == (percentile > 0.9).tolist()
-    assert 10 < sum(found["anomalous"]) < 30
-    assert ("percentile" in columns("losses")) == (score == "reconstruction_loss")
+    assert 10 < sum(found["anomalous"][:150]) < 20
+    assert ("percentile" in columns("losses")) == (not own)
+    if references:
+        mean = np.array(found["mean"], np.float32)
+        np.testing.assert_array_equal(found["outlier_factor"], references.outlier_factor(mean))
+        assert columns("drawn", "--draws", "2", "--level", "0.9")["outlier_factor"] == found["outlier_factor"]
 
 
 def test_an_output_of_an_earlier_release_is_not_continued(
