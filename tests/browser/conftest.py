@@ -116,10 +116,10 @@ def flat(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Running]:
 
 @pytest.fixture(scope="session")
 def calibrated(tmp_path_factory: pytest.TempPathFactory, images: NDArray[np.uint8]) -> Iterator[Running]:
-    """The bundled model with its latents, calibrated on the first 200 test digits."""
+    """The bundled model with its latents, calibrated by −ELBO on the first 200 test digits."""
     bundled, latents = vae.load(BUNDLED), LatentSet.load(BUNDLED, vae.load(BUNDLED).sha256)
     path = tmp_path_factory.mktemp("calibrated") / "mnist.safetensors"
-    calibration = calibrate(bundled.model, torch.from_numpy(images).unsqueeze(1))
+    calibration = calibrate(bundled.model, torch.from_numpy(images).unsqueeze(1), "neg_elbo")
     vae.save(path, bundled.model, training=bundled.training, metrics=bundled.metrics, calibration=calibration)
     assert latents
     latents.save(path, vae.load(path).sha256)

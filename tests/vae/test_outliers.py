@@ -28,7 +28,8 @@ def latents(count: int, dimensions: int, seed: int = 0) -> NDArray[np.float32]:
 
 def plain_distances(a: Floats, b: Floats) -> Floats:
     difference = a[:, None].astype(np.float64) - b[None].astype(np.float64)
-    return np.sqrt((difference**2).sum(2))
+    distances: Floats = np.sqrt((difference**2).sum(2))
+    return distances
 
 
 def plain_factor(mean: Floats, references: Floats, k: int) -> Floats:
@@ -128,7 +129,7 @@ def test_references_are_kept_as_text() -> None:
     assert len(str(references)) < 2 * 30 * 6 * 4
 
 
-SOUND = {"mean": np.zeros((5, 2), np.float16), "distance": np.ones(5, np.float32)}
+SOUND: dict[str, NDArray[Any]] = {"mean": np.zeros((5, 2), np.float16), "distance": np.ones(5, np.float32)}
 
 
 @pytest.mark.parametrize(
