@@ -104,7 +104,7 @@ class References:
 
     def working_bytes(self, count: int) -> int:
         """Return the bytes that `outlier_factor` takes for `count` latents beside its result, at most."""
-        return BLOCK_BYTES * self._row_size * min(count, self._rows) + NEIGHBOUR_BYTES * NEIGHBOURS * count
+        return BLOCK_BYTES * self.row_size * min(count, self._rows) + NEIGHBOUR_BYTES * NEIGHBOURS * count
 
     @cached_property
     def _squares(self) -> FloatArray:
@@ -112,7 +112,7 @@ class References:
         return squares
 
     @property
-    def _row_size(self) -> int:
+    def row_size(self) -> int:
         """Numbers that are held for one latent: its distances, or its differences from the candidates."""
         count, dimensions = map(int, self.mean.shape)
         return max(count, (NEIGHBOURS + SPARE) * dimensions)
@@ -120,7 +120,7 @@ class References:
     @property
     def _rows(self) -> int:
         """Latents of a block."""
-        return max(1, BLOCK // self._row_size)
+        return max(1, BLOCK // self.row_size)
 
     def _nearest(self, mean: FloatArray, own: npt.NDArray[np.int64]) -> tuple[FloatArray, npt.NDArray[np.int64]]:
         """Find the nearest references of latents (N, D): their mean distance (N,), and which they are (N, k).

@@ -48,7 +48,7 @@ async def score(
     losses = {"reconstruction_loss": posterior.reconstruction_loss, "kl_divergence": posterior.kl_divergence}
     values: dict[str, Array] = bounds | losses
     if references := context.references:
-        seconds = len(images) * references.mean.shape[0] * (VALUE_S + references.mean.shape[1] * PRODUCT_S)
+        seconds = len(images) * (references.row_size * VALUE_S + references.mean.size * PRODUCT_S)
         factor = await request.run(seconds, references.outlier_factor, posterior.mean)
         values["outlier_factor"] = factor
     calibration = context.calibration
