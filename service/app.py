@@ -269,7 +269,9 @@ def _calibration(calibration: Calibration | None) -> dict[str, object] | None:
     """How percentiles are computed, without the quantiles."""
     if calibration is None:
         return None
-    return {name: getattr(calibration, name) for name in ("score", "draws", "samples", "seed", "images")}
+    return {
+        name: getattr(calibration, name) for name in ("score", "draws", "samples", "seed", "images", "highest_loss")
+    }
 
 
 def _model_info(loaded: LoadedModel) -> dict[str, str]:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Collection, Mapping
 from dataclasses import dataclass, fields
+from math import isfinite
 from typing import Any
 
 import numpy as np
@@ -42,6 +43,8 @@ class Calibration:
     """Shares of the images, ascending from 0 to 1."""
     quantiles: tuple[float, ...]
     """The score that each share of the images does not exceed."""
+    highest_loss: float
+    """Highest reconstruction loss of these images, nats."""
 
     def __post_init__(self) -> None:
         if self.score not in SCORES:
@@ -53,12 +56,16 @@ class Calibration:
             values = np.array(getattr(self, name), np.float64)
             if values.shape != (len(self.levels),) or not np.isfinite(values).all() or (np.diff(values) < 0).any():
                 raise ValueError(f"{name} must be ascending numbers, as many as there are levels")
+        if type(self.highest_loss) is not float or not isfinite(self.highest_loss):
+            raise ValueError("highest_loss must be a finite number")
 
     @classmethod
-    def of(cls, scores: FloatArray, score: str, *, draws: int, samples: int, seed: int) -> Calibration:
-        """Return the quantiles of the scores (N,) of N ≥ 1 images."""
+    def of(
+        cls, scores: FloatArray, losses: FloatArray, score: str, *, draws: int, samples: int, seed: int
+    ) -> Calibration:
+        """Return the quantiles of the scores (N,) of N ≥ 1 images, and the highest of their losses (N,)."""
         quantiles = np.quantile(scores.astype(np.float64), LEVELS)
-        return cls(score, draws, samples, seed, len(scores), LEVELS, tuple(quantiles.tolist()))
+        return cls(score, draws, samples, seed, len(scores), LEVELS, tuple(quantiles.tolist()), losses.max().item())
 
     @classmethod
     def parse(cls, document: Mapping[str, Any]) -> Calibration:
@@ -83,10 +90,14 @@ class Calibration:
     def percentile(self, values: Mapping[str, FloatArray]) -> FloatArray:
         """Return the share, 0 to 1, of validation images with a lower score, interpolated: (N,).
 
+        It is 1 for an image whose reconstruction loss is higher than that of each validation image: the encoder may
+        give a usual latent to noise, which the decoder then does not reconstruct.
+
         `values` are N images' scores as of `vae.score.Scores`, (N,) each, to which the calibration applies.
         """
-        shares: FloatArray = np.interp(score_of(values, self.score), self.quantiles, self.levels).astype(np.float32)
-        return shares
+        shares = np.interp(score_of(values, self.score), self.quantiles, self.levels)
+        shares[values["reconstruction_loss"] > self.highest_loss] = 1
+        return shares.astype(np.float32)
 
 
 def score_of(values: Mapping[str, FloatArray], score: str) -> FloatArray:

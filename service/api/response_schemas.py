@@ -148,6 +148,7 @@ class CalibrationCard(BaseModel):
     samples: int = Field(description="Importance samples; 0 where the score needs none.")
     seed: int = Field(description="Seed of both.")
     images: int = Field(description="Number of validation images.")
+    highest_loss: float = Field(description="Highest reconstruction loss of these, nats; above it the percentile is 1.")
 
 
 class Status(BaseModel):

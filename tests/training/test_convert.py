@@ -36,7 +36,8 @@ def test_the_articles_file_becomes_a_checkpoint(
 def test_a_checkpoint_keeps_what_it_has(model: vae.VAE, tmp_path: Path) -> None:
     """In place, with the latents that lie beside it."""
     path = tmp_path / "m.safetensors"
-    calibration = vae.Calibration.of(np.ones(3, np.float32), "outlier_factor", draws=10, samples=0, seed=0)
+    ones = np.ones(3, np.float32)
+    calibration = vae.Calibration.of(ones, ones, "outlier_factor", draws=10, samples=0, seed=0)
     references = vae.References.of(np.random.default_rng(0).random((12, CONFIG.latent_dim), np.float32))
     described: dict[str, Any] = {"training": {"epochs": 3}, "metrics": {"elbo": -1.0}}
     vae.save(path, model, **described, calibration=calibration, references=references)

@@ -66,7 +66,7 @@ def test_load_returns_what_was_saved(path: Path, small: vae.VAE) -> None:
 def test_a_calibration_is_kept(path: Path, small: vae.VAE) -> None:
     assert vae.load(path).calibration is None
     scores = np.linspace(100, 200, 50, dtype=np.float32)
-    calibration = vae.Calibration.of(scores, "neg_elbo", draws=10, samples=0, seed=0)
+    calibration = vae.Calibration.of(scores, scores, "neg_elbo", draws=10, samples=0, seed=0)
     vae.save(path, small, training=TRAINING, metrics=METRICS, calibration=calibration)
     assert vae.load(path).calibration == calibration
 
@@ -74,7 +74,7 @@ def test_a_calibration_is_kept(path: Path, small: vae.VAE) -> None:
 def test_references_are_kept(path: Path, small: vae.VAE) -> None:
     assert vae.load(path).references is None
     scores = np.linspace(0.5, 2, 50, dtype=np.float32)
-    calibration = vae.Calibration.of(scores, "outlier_factor", draws=10, samples=0, seed=0)
+    calibration = vae.Calibration.of(scores, scores, "outlier_factor", draws=10, samples=0, seed=0)
     with pytest.raises(ValueError, match="give the references"):
         vae.save(path, small, training=TRAINING, metrics=METRICS, calibration=calibration)
     mean = np.random.default_rng(0).random((30, small.config.latent_dim), np.float32)

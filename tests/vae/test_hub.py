@@ -171,7 +171,7 @@ def test_metadata_that_was_set_to_none_is_not_written(tmp_path: Path) -> None:
 
 def test_the_calibration_of_a_checkpoint_is_kept(model: VAE, tmp_path: Path) -> None:
     scores = np.linspace(0.5, 2, 20, dtype=np.float32)
-    calibration = Calibration.of(scores, "outlier_factor", draws=2, samples=0, seed=0)
+    calibration = Calibration.of(scores, scores, "outlier_factor", draws=2, samples=0, seed=0)
     references = vae.References.of(np.random.default_rng(0).random((12, model.config.latent_dim), np.float32))
     path = tmp_path / "of.safetensors"
     vae.save(path, model, training={}, metrics={}, calibration=calibration, references=references)

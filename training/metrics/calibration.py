@@ -3,11 +3,11 @@
 from __future__ import annotations
 
 import numpy as np
+import torch
 from torch import Tensor
 from tqdm import tqdm
 
 from training.data.dataset import to_pixels
-from training.metrics.elbo import latent_means
 from training.metrics.posterior import BATCH
 from vae import VAE, Calibration, References
 from vae.calibration import FloatArray, score_of
@@ -48,13 +48,21 @@ def calibrate(
         raise ValueError("Outlier factors are computed from references: give them, or another score.")
     samples = BOUND_SAMPLES if score == "neg_importance_weighted_bound" else 0
     batches = tqdm(images.split(BATCH), desc="calibrating", unit="batch", leave=False, disable=not progress)
-    scores = [_compute(model, batch, score, samples, references) for batch in batches]
-    return Calibration.of(np.concatenate(scores), score, draws=DRAWS, samples=samples, seed=SEED)
+    computed = [_compute(model, batch, score, samples, references) for batch in batches]
+    scores, losses = (np.concatenate(each) for each in zip(*computed, strict=True))
+    return Calibration.of(scores, losses, score, draws=DRAWS, samples=samples, seed=SEED)
 
 
-def _compute(model: VAE, images: Tensor, score: str, samples: int, references: References | None) -> FloatArray:
-    if score == "outlier_factor" and references:
-        return references.outlier_factor(latent_means(model, images).numpy())
+@torch.inference_mode()
+def _compute(
+    model: VAE, images: Tensor, score: str, samples: int, references: References | None
+) -> tuple[FloatArray, FloatArray]:
+    """Return the score and the reconstruction loss of uint8 images (N, C, H, W), (N,) each."""
     x = to_pixels(images.to(model.mean_layer.weight.device))
+    if score == "outlier_factor" and references:  # no draws are decoded
+        mean, _ = model.encode(x)
+        loss = model.reconstruction_loss(model.decode(mean), x)
+        return references.outlier_factor(mean.cpu().numpy()), loss.cpu().numpy()
     found = model.score(x, draws=DRAWS, samples=samples, seed=SEED).as_dict()
-    return score_of({name: values.cpu().numpy() for name, values in found.items()}, score)
+    values = {name: each.cpu().numpy() for name, each in found.items()}
+    return score_of(values, score), values["reconstruction_loss"]
