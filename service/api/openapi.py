@@ -159,7 +159,14 @@ _CARD = {
     "format_version": 1,
     "training": {"epochs": 60},
     "figures": {"test_neg_elbo": 125.9},
-    "calibration": {"score": "outlier_factor", "draws": 10, "samples": 0, "seed": 0, "images": 5000, "highest_loss": 243.1},
+    "calibration": {
+        "score": "outlier_factor",
+        "draws": 10,
+        "samples": 0,
+        "seed": 0,
+        "images": 5000,
+        "highest_loss": 243.1,
+    },
 }
 
 BODIES: dict[str, dict[str, Any]] = {

@@ -8,6 +8,7 @@ from collections.abc import Callable
 from functools import partial
 from pathlib import Path
 
+import torch
 from matplotlib.figure import Figure
 from tqdm import tqdm
 
@@ -15,7 +16,7 @@ from training.data.dataset import Dataset
 from training.fitting.outputs import Outputs
 from training.metrics.posterior import Posterior
 from training.plots.curves import loss_curves, read_history
-from training.plots.grids import interpolations, reconstructions, samples
+from training.plots.grids import interpolations, reconstructions, samples, unusual
 from training.plots.manifold import DIMENSIONS, manifold, pairs_to_draw
 from training.plots.scatter import latent_panels, latent_scatter, project
 from vae import VAE
@@ -53,6 +54,11 @@ def draw_all(model: VAE, test: Dataset, checkpoint: Path, out: Path, seed: int) 
         "samples.png": lambda: samples(model, seed),
         "interpolations.png": lambda: interpolations(model, test),
     }
+    if model.metadata and model.metadata.references:
+        factors = torch.from_numpy(model.metadata.references.outlier_factor(posterior.mean.numpy()))
+        plots["unusual.png"] = lambda: unusual(model, test, factors)
+    else:
+        print("The checkpoint has no reference latents: the unusual images are omitted.", file=sys.stderr)
     pairs = [] if model.config.latent_map else pairs_to_draw(posterior.kl_per_dimension())
     for pair in pairs:
         names = "-".join(f"z{dimension + 1}" for dimension in pair)

@@ -68,6 +68,30 @@ def interpolations(model: VAE, test: Dataset, steps: int = 11) -> Figure:
     return figure
 
 
+def unusual(model: VAE, test: Dataset, factors: Tensor, count: int = SHOWN) -> Figure:
+    """Plot the `count` test images with the highest outlier `factors` (N,), the highest first.
+
+    Below each are its reconstruction from the mean of q(z|x) and its loss per pixel, from the lowest of the image,
+    black, to the highest, white.
+    """
+    chosen = factors.argsort(descending=True)[:count]
+    x = to_pixels(test.images[chosen])
+    with torch.inference_mode():
+        decoded = model.decode(model.encode(x)[0])
+        losses = model.pixel_losses(decoded, x)
+        images = model.to_image_(decoded)
+    lowest, highest = losses.amin((1, 2, 3), keepdim=True), losses.amax((1, 2, 3), keepdim=True)
+    rows = {"test image": x, "reconstruction": images, "loss per pixel": (losses - lowest) / (highest - lowest)}
+    figure, grid = _grid(len(rows), len(x), x)
+    for panels, (name, pictures) in zip(grid, rows.items(), strict=True):
+        for panel, picture in zip(panels, pictures, strict=True):
+            _show(panel, picture)
+        panels[0].text(-0.15, 0.5, name, ha="right", va="center", transform=panels[0].transAxes)
+    for panel, factor in zip(grid[0], factors[chosen].tolist(), strict=True):
+        panel.set_title(f"{factor:.1f}", fontsize=9)
+    return figure
+
+
 def samples(model: VAE, seed: int, side: int = 10) -> Figure:
     """Plot a grid of `side`×`side` images decoded from z ~ N(0, I)."""
     z = torch.randn(side * side, *model.config.latent_shape, generator=torch.Generator().manual_seed(seed))

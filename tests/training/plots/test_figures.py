@@ -19,7 +19,9 @@ from training.plots import curves, figures, grids, manifold, scatter
 
 pytestmark = pytest.mark.slow
 
-PICTURES = ["latents", "reconstructions", "samples", "interpolations", "manifold-z1-z2", "manifold-z2-z3", "losses"]
+PICTURES = [
+    "latents", "reconstructions", "samples", "interpolations", "unusual", "manifold-z1-z2", "manifold-z2-z3", "losses",
+]  # fmt: skip
 
 
 def shown(figure: Figure) -> list[NDArray[np.float64]]:
@@ -167,6 +169,19 @@ def test_an_interpolation_is_a_straight_line_between_two_digits(fitted: Path, da
     for step, image in enumerate(second_row[1:-1]):
         decoded = torch.sigmoid(model.decode(((1 - step / 4) * z0 + step / 4 * z1).unsqueeze(0)))
         assert np.allclose(image, decoded[0, 0], atol=1e-5)
+
+
+def test_the_most_unusual_image_comes_first(fitted: Path, data_dir: Path) -> None:
+    model, test = vae.load(fitted).model, load_builtin("mnist", data_dir, train=False)
+    factors = torch.arange(len(test)).float().roll(7)  # the highest is that of the image 6
+    panels = shown(grids.unusual(model, test, factors, 3))
+    x = to_pixels(test.images[[6, 5, 4]])
+    decoded = model.decode(model.encode(x)[0])
+    losses = model.pixel_losses(decoded, x).numpy()
+    for row, expected in enumerate((x.numpy(), model.to_image_(decoded).numpy(), losses)):
+        for panel, image in zip(panels[3 * row : 3 * row + 3], expected, strict=True):
+            scaled = (image - image.min()) / np.ptp(image) if row == 2 else image
+            assert np.allclose(panel.squeeze(), scaled[0], atol=1e-5)
 
 
 def test_a_single_test_image_can_be_drawn(fitted: Path) -> None:
