@@ -36,7 +36,8 @@ from torchvision.datasets import MNIST
 from torchvision.transforms import ToTensor
 
 from benchmarks.harness.pages import describe_machine, table
-from training.config import PRESETS, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.presets import PRESETS
 from training.data.dataset import Dataset
 from training.data.load import load
 from training.fitting.distributed import Processes

@@ -7,7 +7,9 @@ from importlib import import_module
 from typing import TYPE_CHECKING, Any
 
 if TYPE_CHECKING:
-    from training.config import PRESETS, ConfigError, FitConfig
+    from training.config.fit_config import FitConfig
+    from training.config.options import ConfigError
+    from training.config.presets import PRESETS
     from training.data.dataset import DataError, Dataset
     from training.fitting.fit import FitResult, fit
     from training.fitting.logger import Logger

@@ -11,7 +11,9 @@ from importlib.resources import files
 from pathlib import Path
 from typing import TYPE_CHECKING, NoReturn
 
-from training.config import NETWORK, ConfigError, FitConfig, add_options, from_options, replace_old_flags
+from training.config.command_line import add_options, from_options, replace_old_flags
+from training.config.fit_config import FitConfig
+from training.config.options import NETWORK, ConfigError
 from vae.calibration import LEVEL
 from vae.noise import SEED_LIMIT
 
@@ -146,7 +148,7 @@ def _parse(arguments: Sequence[str]) -> argparse.Namespace:
 
 def _add_file(options: argparse.Namespace) -> None:
     """Add to `options` those of the file that the command line does not give."""
-    from training.config_file import read_config  # noqa: PLC0415 - PyYAML is part of the extra
+    from training.config.file import read_config  # noqa: PLC0415 - PyYAML is part of the extra
 
     for name, value in read_config(options.config_file).items():
         if name not in options:
@@ -154,7 +156,7 @@ def _add_file(options: argparse.Namespace) -> None:
 
 
 def _print_config(options: argparse.Namespace) -> int:
-    from training.config_file import to_yaml  # noqa: PLC0415
+    from training.config.file import to_yaml  # noqa: PLC0415
 
     print(to_yaml(options.config), end="")
     return 0

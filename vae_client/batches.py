@@ -3,15 +3,19 @@
 from __future__ import annotations
 
 import os
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Sized
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
 
 from vae_client.inputs import is_picture, is_tensor
 from vae_client.optional import needs
+
+T = TypeVar("T")
 
 BATCH_BYTES = 8 * 2**20
 """Limit of one request's items, in bytes: a quarter of the service's default body limit."""
@@ -60,6 +64,31 @@ def progress_bar(items: Iterable[Any], *, shown: bool) -> Iterator[Callable[[int
 
     with tqdm(total=len(items) if isinstance(items, Sized) else None, unit=" items") as bar:
         yield bar.update
+
+
+def map_threads(
+    call: Callable[[Any], T], items: Iterable[Any], *, size: int, in_flight: int, progress: bool
+) -> Iterator[T]:
+    """Yield the results of `call` for batches of `items`, in order; `in_flight` threads call it at the same time."""
+    check_bounds(size, in_flight)
+    pending: deque[tuple[int, Future[T]]] = deque()
+
+    def next_result() -> T:
+        count, future = pending.popleft()
+        result = future.result()
+        advance(count)
+        return result
+
+    with progress_bar(items, shown=progress) as advance, ThreadPoolExecutor(in_flight) as pool:
+        try:
+            for batch in split(items, size):
+                pending.append((len(batch), pool.submit(call, batch)))
+                if len(pending) == in_flight:
+                    yield next_result()
+            while pending:
+                yield next_result()
+        finally:
+            pool.shutdown(wait=False, cancel_futures=True)
 
 
 def _size_in_bytes(item: Any) -> int:

@@ -3,16 +3,14 @@
 from __future__ import annotations
 
 import time
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from copy import copy
 from typing import TYPE_CHECKING, Any, Literal, Self, TypeVar, Unpack, overload
 
 import httpx
 
 from vae_client import calls
-from vae_client.batches import check_bounds, progress_bar, split
+from vae_client.batches import map_threads
 from vae_client.calls import Call, Fit
 from vae_client.deadline import Deadline
 from vae_client.errors import APIError
@@ -328,25 +326,7 @@ class Client:
             ValueError: `size` or `in_flight` is less than 1.
 
         """
-        check_bounds(size, in_flight)
-        pending: deque[tuple[int, Future[T]]] = deque()
-
-        def next_result() -> T:
-            count, future = pending.popleft()
-            result = future.result()
-            advance(count)
-            return result
-
-        with progress_bar(items, shown=progress) as advance, ThreadPoolExecutor(in_flight) as pool:
-            try:
-                for batch in split(items, size):
-                    pending.append((len(batch), pool.submit(call, batch)))
-                    if len(pending) == in_flight:
-                        yield next_result()
-                while pending:
-                    yield next_result()
-            finally:
-                pool.shutdown(wait=False, cancel_futures=True)
+        return map_threads(call, items, size=size, in_flight=in_flight, progress=progress)
 
     def _send(self, call: Call[T]) -> T:
         deadline = Deadline(self._options.timeout, self._options.max_retries)

@@ -10,8 +10,8 @@ from training.__main__ import main
 IMPORTS = """
 import sys
 sys.path.insert(0, sys.argv[1])
-import training.__main__, training.config
-assert training.FitConfig is training.config.FitConfig
+import training.__main__, training.config.fit_config
+assert training.FitConfig is training.config.fit_config.FitConfig
 print({"torch", "plotly", "torchvision", "yaml"} & set(sys.modules))
 import training.fitting.loop, training.metrics.elbo
 print({"plotly", "matplotlib"} & set(sys.modules))

@@ -12,7 +12,7 @@ from numpy.typing import NDArray
 from tests.live import ROOT
 from tests.training.conftest import RAW_NAMES
 from training import PRESETS
-from training.config_file import read_config
+from training.config.file import read_config
 
 pytestmark = pytest.mark.slow
 

@@ -12,7 +12,7 @@ from pathlib import Path
 import pyarrow.parquet as pq
 from tqdm import tqdm
 
-from training.config import ConfigError
+from training.config.options import ConfigError
 from training.data.dataset import DataError
 from training.encode.inputs import open_input
 from training.encode.rows import Shard

@@ -9,7 +9,7 @@ from collections.abc import Iterator, Sequence
 from pathlib import Path
 from typing import Any
 
-from training.config import ConfigError
+from training.config.options import ConfigError
 from training.data.dataset import DataError
 from training.encode.rows import Shard, read_groups
 from training.encode.shards import Encoding

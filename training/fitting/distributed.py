@@ -16,7 +16,7 @@ import torch
 from torch import Tensor, distributed, nn
 from torch.nn.parallel import DistributedDataParallel
 
-from training.config import ConfigError
+from training.config.options import ConfigError
 
 
 @dataclass(frozen=True)

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 import math
 import sys
 from collections.abc import Collection, Iterator, Sequence
@@ -10,31 +9,30 @@ from contextlib import ExitStack, contextmanager
 from dataclasses import dataclass, replace
 from pathlib import Path
 from tempfile import TemporaryDirectory
-from typing import Any
 
 import torch
-from torch import Tensor
-from tqdm import tqdm
 
 import vae
-from training.config import NETWORK, PRESETS, ConfigError, FitConfig
-from training.config_file import to_yaml
+from training.config.file import to_yaml
+from training.config.fit_config import FitConfig
+from training.config.options import NETWORK, ConfigError
+from training.config.presets import PRESETS
 from training.data.arrays import with_test_set
 from training.data.dataset import Dataset
 from training.data.load import load
 from training.fitting.distributed import Processes, join_processes
+from training.fitting.epochs import keep_epoch, measure_epoch, training_metadata
 from training.fitting.initialization import new_model, require_memory
 from training.fitting.lineage import describe_data, find_doubts, name_dataset
 from training.fitting.logger import Logger, started
 from training.fitting.loop import new_state, train_epochs
-from training.fitting.model_card import describe_latents, remove_card, write_card
+from training.fitting.model_card import describe_latents, write_card
 from training.fitting.optimizers import describe_optimizers, describe_warmup, require_precision
 from training.fitting.outputs import Outputs
-from training.fitting.selection import describe_kept, is_stalled, kept_epoch
+from training.fitting.selection import describe_kept
 from training.fitting.state import TrainingError, TrainingState
 from training.metrics.calibration import calibrate
-from training.metrics.elbo import Metrics, evaluate, latent_means
-from training.metrics.importance import importance_weighted_bound
+from training.metrics.elbo import Metrics, latent_means
 from training.metrics.references import collect_references
 from training.metrics.report import left_out
 from training.metrics.summary import measure
@@ -223,64 +221,14 @@ def _train(
         if processes.is_main_process:
             reconstruction, kl = losses[0].tolist()
             training = Metrics(reconstruction, kl)
-            record = _measure_epoch(config, state, validation, noise, training, losses[1].item())
-            _keep_epoch(config, outputs, state, train, validation, record)
+            record = measure_epoch(config, state, validation, noise, training, losses[1].item())
+            keep_epoch(config, outputs, state, train, validation, record)
             for logger in loggers:
                 logger.log({name: value for name, value in record.items() if name != "epoch"}, state.epoch)
         if config.patience:
             state.stopped = processes.any(state.stopped)
     if state.stopped:
         _print(processes, f"Stopped after epoch {state.epoch}: {config.patience} epochs had no lower validation loss.")
-
-
-def _measure_epoch(
-    config: FitConfig,
-    state: TrainingState,
-    validation: Dataset,
-    noise: Tensor,
-    training: Metrics,
-    training_loss: float,
-) -> dict[str, float]:
-    """Measure the validation images; return the losses of the epoch."""
-    state.require_finite()
-    figures = {"train": training}
-    bounds = {"train": training_loss} if config.importance_samples > 1 else {}
-    if len(validation):
-        figures["validation"] = evaluate(state.evaluated, validation.images, draws=1, seed=SEED, noise=noise)
-    if bounds and len(validation):
-        bound = importance_weighted_bound(state.evaluated, validation.images, config.importance_samples, SEED)
-        bounds["validation"] = -bound.mean().item()
-    record: dict[str, float] = {"epoch": state.epoch, "seconds": round(state.seconds, 2)}
-    record["learning_rate"] = state.optimizers[-1].param_groups[0]["lr"]  # of the last step
-    for part, figure in figures.items():
-        record |= figure.as_dict(f"{part}_")
-    record |= {f"{part}_neg_importance_weighted_bound": bound for part, bound in bounds.items()}
-    if not all(map(math.isfinite, record.values())):
-        raise TrainingError(f"The validation loss is not finite in epoch {state.epoch}: lower --learning-rate.")
-    words = "   ".join(f"{part}: {figure.describe()}" for part, figure in figures.items())
-    tqdm.write(f"epoch {state.epoch}/{config.all_epochs}   {words}   {state.seconds:.1f} s", file=sys.stdout)
-    return record
-
-
-def _keep_epoch(
-    config: FitConfig,
-    outputs: Outputs,
-    state: TrainingState,
-    train: Dataset,
-    validation: Dataset,
-    record: dict[str, float],
-) -> None:
-    """Write the history and, if this epoch is the one to keep, the checkpoint."""
-    out = outputs.checkpoint
-    state.history.append(record)
-    state.stopped = is_stalled(config, state.history)
-    if kept_epoch(config, state.history) is record:
-        vae.LatentSet.path_beside(out).unlink(missing_ok=True)  # they belong to the previous checkpoint
-        remove_card(outputs.card)
-        if config.keep == "best" and len(validation):
-            state.best = {name: tensor.clone() for name, tensor in state.evaluated.state_dict().items()}
-        vae.save(out, state.evaluated, training=_training_metadata(config, state, train), metrics={})
-    write_atomically(outputs.history, "".join(json.dumps(line) + "\n" for line in state.history).encode())
 
 
 def _finish(
@@ -301,7 +249,7 @@ def _finish(
     references = collect_references(model, train, progress=True)
     calibration = calibrate(model, validation.images, references=references, progress=True) if len(validation) else None
     out = outputs.checkpoint
-    training = _training_metadata(config, state, train)
+    training = training_metadata(config, state, train)
     vae.save(out, model, training=training, metrics=figures, calibration=calibration, references=references)
     checkpoint = vae.load(out)
     written_files = str(out)
@@ -323,22 +271,6 @@ def _finish(
     for logger in loggers:
         logger.log(figures, state.epoch)
     return FitResult(checkpoint.model, checkpoint.metrics, state.history)
-
-
-def _training_metadata(config: FitConfig, state: TrainingState, train: Dataset) -> dict[str, Any]:
-    """Return the checkpoint's `training` metadata."""
-    return config.to_metadata() | {
-        "data": state.data,
-        "classes": train.classes,
-        "training_images": len(train),
-        "pictures": {"fit": config.fit},
-        "epochs_finished": state.epoch,
-        "seconds": round(state.seconds, 2),
-        "torch": torch.__version__,
-        "last_epoch": state.history[-1],
-        "kept_epoch": kept_epoch(config, state.history),
-        "started_from": state.started_from,
-    }
 
 
 def _announce(config: FitConfig, processes: Processes, train: Dataset, validation: Dataset, test: Dataset) -> None:

@@ -9,7 +9,8 @@ from typing import cast
 import torch
 from torch import Tensor, nn
 
-from training.config import ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import ConfigError
 from training.data.dataset import Dataset, to_pixels
 from vae import VAE, VAEConfig, kl_divergence
 from vae.config import Architecture, Likelihood, Scale

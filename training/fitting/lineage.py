@@ -7,7 +7,8 @@ from dataclasses import asdict
 from pathlib import Path
 from typing import Any
 
-from training.config import DATASETS, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import DATASETS
 from training.data.dataset import DataError, Dataset
 from training.data.split import UNKNOWN
 from training.fitting.outputs import Outputs

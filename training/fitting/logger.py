@@ -6,7 +6,7 @@ from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
 from typing import Protocol
 
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 
 
 class Logger(Protocol):

@@ -13,7 +13,7 @@ from torch import Tensor, nn
 from torch.nn.utils import clip_grad_norm_
 from tqdm import tqdm
 
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from training.data.dataset import Dataset, to_pixels
 from training.fitting.augmentation import FLIP_CROP_NUMBERS, NUMBERS, random_affine, random_flip_crop
 from training.fitting.averaging import new_average, update_average

@@ -6,7 +6,9 @@ import shlex
 from dataclasses import fields
 from pathlib import Path
 
-from training.config import OLD_NAMES, PRESETS, FitConfig, as_argument, flag
+from training.config.fit_config import FitConfig
+from training.config.options import OLD_NAMES, as_argument, flag
+from training.config.presets import PRESETS
 from training.metrics.report import as_markdown
 from vae import Checkpoint, VAEConfig
 from vae.files import write_atomically

@@ -7,7 +7,8 @@ import math
 import torch
 from torch import nn
 
-from training.config import ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import ConfigError
 from training.fitting.muon import Muon, fast_dtype
 from vae import VAE, VAEConfig
 

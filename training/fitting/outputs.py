@@ -8,7 +8,7 @@ from contextlib import contextmanager
 from dataclasses import dataclass
 from pathlib import Path
 
-from training.config import ConfigError
+from training.config.options import ConfigError
 
 
 @dataclass(frozen=True)

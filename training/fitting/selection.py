@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 
 Record = dict[str, float]
 """Metrics of an epoch, as in the history."""

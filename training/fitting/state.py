@@ -13,7 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn.utils import get_total_norm
 
-from training.config import ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import ConfigError
 from training.data.dataset import DataError
 from vae import VAE
 from vae.files import write_atomically

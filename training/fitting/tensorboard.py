@@ -7,7 +7,7 @@ from pathlib import Path
 
 from torch.utils.tensorboard import SummaryWriter
 
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from vae.files import name_in_errors
 
 

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 import torch
 
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from training.data import npy
 from training.data.dataset import DataError
 from training.data.load import load

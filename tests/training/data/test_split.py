@@ -8,7 +8,8 @@ import pytest
 import torch
 from PIL import Image
 
-from training.config import ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import ConfigError
 from training.data.dataset import DataError, Dataset
 from training.data.load import load
 from training.data.split import fingerprint, positions

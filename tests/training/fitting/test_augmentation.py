@@ -10,7 +10,7 @@ import torch
 
 import vae
 from training.__main__ import main
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from training.data.dataset import to_pixels
 from training.data.load import load
 from training.fitting import loop

@@ -9,7 +9,7 @@ from torch import Tensor
 from torch._subclasses.fake_tensor import FakeTensorDeviceMismatchError, FakeTensorMode
 from torch.fx.experimental.symbolic_shapes import ShapeEnv
 
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from training.data.dataset import Dataset, to_pixels
 from training.fitting.augmentation import FLIP_CROP_NUMBERS, random_flip_crop
 from training.fitting.distributed import Processes

@@ -8,7 +8,8 @@ import pytest
 
 import vae
 from training.__main__ import _parse, main
-from training.config import NETWORK, ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import NETWORK, ConfigError
 from training.fitting.model_card import command
 
 CONV = vae.VAEConfig("conv", (1, 28, 28), hidden_dim=8, latent_dim=5, likelihood="logistic", scale="pixel")

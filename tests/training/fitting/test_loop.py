@@ -14,7 +14,7 @@ from torch import Tensor
 import vae
 from tests.training import processes
 from training.__main__ import main
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from training.data.builtin import load_builtin
 from training.data.dataset import Dataset, to_pixels
 from training.fitting import loop

@@ -11,7 +11,8 @@ from torch import Tensor
 
 import vae
 from training.__main__ import main
-from training.config import ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import ConfigError
 from training.data.builtin import load_builtin
 from training.data.dataset import Dataset, to_pixels
 from training.fitting import loop

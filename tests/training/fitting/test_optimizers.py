@@ -11,7 +11,7 @@ from torch import nn
 
 from tests.training import processes
 from training.__main__ import main
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from training.fitting.muon import FLOAT32_INTERVAL, ITERATIONS, Muon, fast_dtype, orthogonalize
 from training.fitting.optimizers import (
     ADAM_RATE,

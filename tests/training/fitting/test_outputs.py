@@ -11,7 +11,8 @@ import torch
 import vae
 from tests.training import processes
 from training.__main__ import main
-from training.config import ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import ConfigError
 from training.fitting import loop
 from training.fitting.outputs import Outputs
 from training.fitting.state import TrainingState

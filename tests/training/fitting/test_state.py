@@ -13,7 +13,7 @@ from safetensors.torch import load_file
 
 from tests.training import processes
 from training.__main__ import main
-from training.config import FitConfig
+from training.config.fit_config import FitConfig
 from training.data.dataset import Dataset
 from training.data.load import load
 from training.fitting import loop

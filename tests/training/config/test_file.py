@@ -7,10 +7,11 @@ from typing import Any
 import pytest
 import yaml
 
-from tests.training.test_config import ANOTHER, NEEDED
+from tests.training.config.test_command_line import ANOTHER, NEEDED
 from training.__main__ import _parse, main
-from training.config import PRESETS, FitConfig
-from training.config_file import read_config, to_yaml
+from training.config.file import read_config, to_yaml
+from training.config.fit_config import FitConfig
+from training.config.presets import PRESETS
 
 
 def parse(path: Path, content: str, *arguments: str) -> FitConfig:

@@ -10,7 +10,9 @@ from typing import Any, get_args, get_type_hints
 
 import yaml
 
-from training.config import GROUPS, PRESETS, ConfigError, FitConfig
+from training.config.fit_config import FitConfig
+from training.config.options import GROUPS, ConfigError
+from training.config.presets import PRESETS
 
 SIZES = tuple[int, int, int]
 KINDS = {

@@ -7,17 +7,10 @@ from typing import Any
 import pytest
 
 from training.__main__ import main
-from training.config import (
-    GROUPS,
-    OLD_NAMES,
-    PRESETS,
-    FitConfig,
-    add_options,
-    as_argument,
-    flag,
-    from_options,
-    replace_old_flags,
-)
+from training.config.command_line import add_options, from_options, replace_old_flags
+from training.config.fit_config import FitConfig
+from training.config.options import GROUPS, OLD_NAMES, as_argument, flag
+from training.config.presets import PRESETS
 
 ANOTHER: dict[str, Any] = {
     "preset": "article",
