@@ -18,7 +18,9 @@ if TYPE_CHECKING:
 __all__ = ["PRESETS", "ConfigError", "DataError", "Dataset", "FitConfig", "FitResult", "Logger", "TrainingError", "fit"]
 
 _MODULES = {
-    "config": ("PRESETS", "ConfigError", "FitConfig"),
+    "config.fit_config": ("FitConfig",),
+    "config.options": ("ConfigError",),
+    "config.presets": ("PRESETS",),
     "data.dataset": ("DataError", "Dataset"),
     "fitting.fit": ("FitResult", "fit"),
     "fitting.logger": ("Logger",),
