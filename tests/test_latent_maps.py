@@ -122,7 +122,7 @@ def test_plots_but_for_the_manifold(
     assert main(["plot", str(fitted), "--out", str(tmp_path), "--data-dir", str(data_dir)]) == 0
     assert "The latents are maps: the manifold" in capsys.readouterr().err
     names = {path.stem for path in tmp_path.iterdir()}
-    assert names == {"latent3d", "latents", "reconstructions", "samples", "interpolations", "losses"}
+    assert names == {"latent3d", "latents", "reconstructions", "samples", "interpolations", "losses", "unusual"}
 
 
 def test_the_bound_is_that_of_single_weights(model: vae.VAE, x: torch.Tensor) -> None:

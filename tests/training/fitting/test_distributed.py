@@ -79,7 +79,7 @@ def test_two_processes_give_the_losses_of_one(options: list[str], images: NDArra
 
 def torchrun_worse_and_worse(arguments: list[str]) -> None:
     losses = [Metrics(loss, 1.0) for loss in (200, 201, 202)]
-    with mock.patch("training.fitting.fit.evaluate", side_effect=losses):
+    with mock.patch("training.fitting.epochs.evaluate", side_effect=losses):
         torchrun(arguments)
 
 

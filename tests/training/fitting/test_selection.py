@@ -13,7 +13,7 @@ from training.__main__ import main
 from training.config.fit_config import FitConfig
 from training.data.dataset import Dataset
 from training.data.load import load
-from training.fitting import fit, loop
+from training.fitting import epochs, fit, loop
 from training.fitting.distributed import Processes
 from training.fitting.initialization import new_model
 from training.fitting.selection import best_epoch, describe_kept, is_stalled, kept_epoch
@@ -181,7 +181,7 @@ def test_an_epoch_that_is_not_kept_leaves_the_checkpoint_as_it_is(
             raise KeyboardInterrupt
         return Metrics(loss, 1.0)
 
-    monkeypatch.setattr(fit, "evaluate", worse)
+    monkeypatch.setattr(epochs, "evaluate", worse)
     out = tmp_path / "a.safetensors"
     assert main(["fit", "--data-dir", str(data_dir), "--out", str(out), *RISING, "--epochs", "4"]) == 130
     assert f"{out} holds epoch 2, whole" in capsys.readouterr().err
@@ -193,8 +193,8 @@ def test_the_test_images_are_measured_once_at_the_end(
     data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     measured: list[str] = []
-    for name in ("evaluate", "measure", "latent_means"):
-        function = getattr(fit, name)
+    for module, name in ((epochs, "evaluate"), (fit, "measure"), (fit, "latent_means")):
+        function = getattr(module, name)
 
         def recorded(*arguments: Any, name: str = name, function: Any = function, **options: Any) -> Any:
             measured.append(name)
@@ -202,6 +202,6 @@ def test_the_test_images_are_measured_once_at_the_end(
             assert name != "evaluate" or sizes == {99}, sizes  # the validation images
             return function(*arguments, **options)
 
-        monkeypatch.setattr(fit, name, recorded)
+        monkeypatch.setattr(module, name, recorded)
     start(data_dir, tmp_path / "a.safetensors", "--epochs", "2")
     assert measured == ["evaluate", "evaluate", "measure", "latent_means"]

@@ -96,8 +96,8 @@ def test_the_worked_example_of_the_page_runs(
     Path("data").symlink_to(data_dir)
     names: dict[str, Any] = {}
     for language, block in re.findall(r"^```(python|sh)\n(.*?)^```$", section, re.DOTALL | re.MULTILINE):
-        if language == "python":
-            exec(block, names)
+        if language == "python":  # a zero is easier to find: the sample has too few images for a four
+            exec(block.replace("!= 4", "!= 0").replace("== 4", "== 0"), names)
         for command in block.splitlines() if language == "sh" else ():
             assert main(command.split()[1:]) == 0
     assert re.search(r"AUROC 0\.\d{3}; anomalous are \d+\.\d% of the left-out digit", capsys.readouterr().out)
