@@ -57,26 +57,30 @@ PLAIN_IMAGES = 10_000
 """Training images of a round of the second table."""
 
 
-def article_epoch(data_dir: Path) -> Callable[[], None]:
-    """The article's loop, one epoch a call."""
+def article_epochs(data_dir: Path) -> tuple[VAE, Iterator[None]]:
+    """A model, and the article's loop, which trains it for an epoch a step."""
     model = VAE(VAEConfig())
     optimizer = torch.optim.Adam(model.parameters(), lr=1e-3)
     loader = DataLoader(MNIST(data_dir, transform=ToTensor()), batch_size=128, shuffle=True)
 
-    def epoch() -> None:
-        total = 0.0
-        for inputs, _ in loader:
-            optimizer.zero_grad()
-            logits, mean, log_variance = model(inputs)
-            reconstructed = torch.sigmoid(logits)
-            reconstruction = binary_cross_entropy(reconstructed.view(-1, 784), inputs.view(-1, 784), reduction="sum")
-            kl = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
-            loss = reconstruction + kl
-            loss.backward()
-            total += loss.item()
-            optimizer.step()
+    def train() -> Iterator[None]:
+        while True:
+            total = 0.0
+            for inputs, _ in loader:
+                optimizer.zero_grad()
+                logits, mean, log_variance = model(inputs)
+                reconstructed = torch.sigmoid(logits)
+                reconstruction = binary_cross_entropy(
+                    reconstructed.view(-1, 784), inputs.view(-1, 784), reduction="sum"
+                )
+                kl = -0.5 * torch.sum(1 + log_variance - mean.pow(2) - log_variance.exp())
+                loss = reconstruction + kl
+                loss.backward()
+                total += loss.item()
+                optimizer.step()
+            yield
 
-    return epoch
+    return model, train()
 
 
 def plain_epoch(config: FitConfig, train: Dataset) -> Callable[[], None]:
@@ -129,7 +133,8 @@ def our_epoch(config: FitConfig, train: Dataset) -> Callable[[], None]:
 def loop(name: str, data_dir: Path) -> Callable[[], None]:
     """One of LOOPS, kept for all epochs of this process."""
     if name == ARTICLE:
-        return article_epoch(data_dir)
+        _, epochs = article_epochs(data_dir)
+        return lambda: next(epochs)
     train, _ = load("mnist", data_dir)
     config = RECIPE_OF[name]
     return our_epoch(config, train.split(config.validation_share(len(train)))[0])
