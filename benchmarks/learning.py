@@ -113,7 +113,9 @@ def main() -> None:
     write_page(
         "learning",
         "How soon a training reaches a loss",
-        "The article's network (784-392-392-3 and back) on the 60,000 training images of MNIST, on all cores, "
+        "The network of Krishna Bhattarai's "
+        "[article on variational autoencoders](https://krishnabhattarai.com/variationalautoencoder) "
+        "(784-392-392-3 and back) on the 60,000 training images of MNIST, on all cores, "
         f"{options.rounds} trainings of each in turn. Seconds include the loading of the images, not that of the "
         "packages; the losses are means over the trainings, lowest to highest, in nats per image.",
         table(head, rows),
