@@ -23,7 +23,8 @@ COUNT_LIMIT = 10_000
 NUMBERS_LIMIT = 2**21
 """Most numbers of all references, 4 MiB in a checkpoint."""
 SPARE = 6
-"""References beyond the k nearest whose distances are computed exactly, as rounding changes the order of near ones."""
+"""Candidates beyond the k nearest: rounding in the product of matrices can change the order of near ones, so the exact
+distances to a few more are computed."""
 BLOCK = 2**18
 """Distances held at a time, 1 MiB."""
 BLOCK_BYTES = 16

@@ -21,10 +21,9 @@ ByteArray = npt.NDArray[np.uint8]
 LOSS_BYTES = 16
 """Bytes per loss: twice as float32, and as float64 in its standard deviation."""
 BOUND_COPIES = 4
-"""Arrays as large as the noise that the bound takes besides: latents, and terms of their densities."""
+"""Arrays of the size of the noise that the bound needs in addition: latents, and terms of their densities."""
 NOISE_IMAGE_S = 20e-6
 """Seconds to begin the noise of an image, on a slow core; its numbers come in addition."""
-
 PRODUCT_S = 0.1e-9
 """A term of a product of matrices, in seconds, on a slow core."""
 
