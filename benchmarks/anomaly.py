@@ -3,8 +3,8 @@
     python -m benchmarks.anomaly [--data-dir DIR] [--epochs N] [--latent-dim D]
 
 For each digit a model is trained on the other nine, and scores images of all ten: the validation images, which are held
-out of the training, with as many training images of the digit left out; and the test images. The outlier factor was first
-found in trials that looked at test images of the digits 1, 4, 7 and 9; the validation images give the same order.
+out of the training, with as many training images of the digit left out; and the test images. The outlier factor was
+first found in trials that looked at test images of the digits 1, 4, 7 and 9; the validation images give the same order.
 """
 
 from __future__ import annotations
@@ -143,8 +143,9 @@ def main() -> None:
         "AUROC of each score where a model was trained on nine digits of MNIST and the tenth is to be found: "
         f"`--latent-dim {options.latent_dim} --epochs {options.epochs}`, otherwise the default preset; one training "
         "a digit. 0.5 is chance.",
-        "Validation images, with training images of the digit left out. The outlier factor was first found in trials that "
-        "looked at test images of the digits 1, 4, 7 and 9; these images, which had no part in it, give the same order:",
+        "Validation images, with training images of the digit left out. The outlier factor was first found in trials "
+        "that looked at test images of the digits 1, 4, 7 and 9; these images, which had no part in it, give the same "
+        "order:",
         table(head, rows(on_validation)),
         "Test images:",
         table(head, rows(on_test)),

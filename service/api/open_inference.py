@@ -302,7 +302,7 @@ async def _outputs(
 
 
 def _scores(context: ModelContext) -> tuple[str, ...]:
-    """Return the scores that images have as outputs."""
+    """Return which scores the model offers as outputs."""
     available = {
         "importance_weighted_bound": context.samples > 0,
         "outlier_factor": context.references is not None,
