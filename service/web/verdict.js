@@ -15,7 +15,7 @@ const HIGH_LOSS_RATIO = 1.5; // to the loss expected of the model's own image; 5
 export async function scoreVerdict(found, scored, hasLatents) {
   const percent = scored.percentile * 100;
   const shareText = `the model finds ${percent.toFixed(percent < 99 ? 0 : 1)} % of validation images more usual`;
-  const reason = hasLatents ? `${shareText}; ${labelled(found.mean, await loadLatents())}.` : `${shareText}.`;
+  const reason = `${shareText}${hasLatents ? labelled(found.mean, await loadLatents()) : ""}.`;
   if (scored.anomalous) return ["Very unusual:", reason];
   return [scored.percentile > UNUSUAL_PERCENTILE ? "Unusual:" : "Usual:", reason];
 }
@@ -34,10 +34,10 @@ export async function verdict(found, hasLatents, likelihood) {
   const share = await shareMoreIsolated(found.mean, latents.mean);
   const shareText = `${Math.round(share * 100)} % of the test set are further from their neighbours`;
   const labelText = labelled(found.mean, latents);
-  if (share < VERY_UNUSUAL_SHARE) return ["Very unusual:", `${shareText}; ${labelText}.`];
-  if (share < UNUSUAL_SHARE) return ["Unusual:", `${shareText}; ${labelText}.`];
-  if (ratio > HIGH_LOSS_RATIO) return ["Unusual:", `${lossText}, although ${shareText}; ${labelText}.`];
-  return ["Usual:", `${shareText}; ${labelText}.`];
+  if (share < VERY_UNUSUAL_SHARE) return ["Very unusual:", `${shareText}${labelText}.`];
+  if (share < UNUSUAL_SHARE) return ["Unusual:", `${shareText}${labelText}.`];
+  if (ratio > HIGH_LOSS_RATIO) return ["Unusual:", `${lossText}, although ${shareText}${labelText}.`];
+  return ["Usual:", `${shareText}${labelText}.`];
 }
 
 /** For AutoencoderKL, which has no set of latents to compare with: the reconstruction's error. */
@@ -50,10 +50,11 @@ export function errorVerdict(found) {
 /** Expected loss, in nats, of a pixel that is 1 with probability p. */
 const binaryEntropy = (p) => (p <= 0 || p >= 1 ? 0 : -p * Math.log(p) - (1 - p) * Math.log(1 - p));
 
+/** The most frequent label of the nearest test images, as the end of a sentence; empty for images without labels. */
 function labelled(z, latents) {
   const labels = nearest(z, latents.mean).indices.map((row) => latents.label[row]);
   const [label, votes] = mostFrequent(labels);
-  return `${votes} of the ${labels.length} nearest test images are labelled ${label}`;
+  return label < 0 ? "" : `; ${votes} of the ${labels.length} nearest test images are labelled ${label}`;
 }
 
 function mostFrequent(labels) {
