@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from pathlib import Path
 
 import numpy as np
 import pytest
@@ -10,11 +11,14 @@ from numpy.typing import NDArray
 from PIL import Image
 from playwright.sync_api import FloatRect, expect
 
+import vae
+from service.settings import BUNDLED
 from tests.browser.conftest import Visitor
 from tests.browser.strokes import strokes
 from tests.browser.visit import Visit, given, nearest_labels, pixels, pixels_with_alpha, read_rgb, wait_until
 from tests.service.pictures import Bytes, picture, png
-from tests.service.running import Running
+from tests.service.running import Running, running
+from vae import LatentSet
 
 pytestmark = pytest.mark.browser
 
@@ -170,6 +174,21 @@ def test_a_calibrated_model_judges_by_its_score(visitor: Visitor, calibrated: Ru
         draw_line(visit, [(at, 0.1), (at, 0.9)])
         draw_line(visit, [(0.1, at), (0.9, at)])
     assert verdict(visit).startswith("Very unusual: the model finds 100.0 % of validation images more usual")
+
+
+def test_where_test_images_have_no_labels_the_verdict_names_none(
+    visitor: Visitor, images: Bytes, tmp_path: Path
+) -> None:
+    bundled = vae.load(BUNDLED)
+    latents = LatentSet.load(BUNDLED, bundled.sha256)
+    assert latents
+    path = tmp_path / "unlabelled.safetensors"
+    vae.save(path, bundled.model, training={}, metrics={})
+    LatentSet(latents.mean, np.full_like(latents.label, -1)).save(path, vae.load(path).sha256)
+    with running(checkpoint=path) as service:
+        visit = visitor(service)
+        write(visit, images[0])
+        assert re.fullmatch(r"Usual: \d+ % of the test set are further from their neighbours\.", verdict(visit))
 
 
 def test_a_finger_and_a_pen_draw_and_a_second_finger_does_not(visitor: Visitor, served: Running) -> None:
