@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from service import errors
-from service.api import diffusers, open_inference, routes, small_operations
+from service.api import open_inference, routes, small_operations
 from service.api.admission import Admission
 from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
@@ -26,6 +26,8 @@ from service.api.documentation import Documentation
 from service.api.offloading import Offloader
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
 from service.api.page import read_page
+from service.api.remote.decode import decode as remote_decode
+from service.api.remote.encode import encode as remote_encode
 from service.api.responses import error_response
 from service.api.small_operations import SmallOperation
 from service.api.small_requests import make_plan
@@ -58,8 +60,8 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/traverse": ("POST", routes.traverse),
     "/latents": ("GET", routes.latents),
     "/model": ("GET", routes.model),
-    "/remote/decode": ("POST", diffusers.decode),
-    "/remote/encode": ("POST", diffusers.encode),
+    "/remote/decode": ("POST", remote_decode),
+    "/remote/encode": ("POST", remote_encode),
 }
 SMALL: dict[str, Callable[..., SmallOperation | None]] = {
     "/encode": small_operations.encode,

@@ -19,11 +19,13 @@ from service import errors
 from service.api import open_inference_openapi, response_schemas, schemas
 from service.api.bodies import JSON, MULTIPART, NDJSON
 from service.api.operation import Operation, Probe
+from service.api.remote import openapi as remote_openapi
+from service.api.remote.bodies import BASE64, TENSOR
 from service.api.responses import OFFERS
 from service.formats.registry import ARRAY_FORMATS
 from service.version import TITLE, VERSION
 
-PNG, JPEG, TENSOR = "image/png", "image/jpeg", "tensor/binary"
+PNG, JPEG = "image/png", "image/jpeg"
 
 DESCRIPTION = """\
 Encode images to the latent space of a variational autoencoder, and decode latents to images.
@@ -43,7 +45,7 @@ TAGS = [
     {
         "name": "diffusers",
         "description": "For Hugging Face diffusers: what `remote_encode` and `remote_decode` of "
-        "`diffusers.utils.remote_utils` send.",
+        "`diffusers.utils.remote_utils` send; also for SD.Next and ComfyUI-HFRemoteVae.",
     },
     {
         "name": "open inference protocol",
@@ -179,16 +181,7 @@ BODIES: dict[str, dict[str, Any]] = {
         "content": {JSON: _json_body(schemas.Interpolation, _MAPS, an_arc=_INTERPOLATION)},
     },
     "/traverse": {"required": True, "content": {JSON: _json_body(schemas.Traversal, a_grid=_TRAVERSAL)}},
-    "/remote/decode": {
-        "description": "The bytes of a tensor.",
-        "required": True,
-        "content": {TENSOR: {"schema": BINARY}},
-    },
-    "/remote/encode": {
-        "description": "The bytes of a tensor if `shape` is given, otherwise a picture.",
-        "required": True,
-        "content": {media_type: {"schema": BINARY} for media_type in (TENSOR, *FORMATS)},
-    },
+    **remote_openapi.BODIES,
 }
 
 RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]]] = {
@@ -205,20 +198,18 @@ RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, An
     "/traverse": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
     "/latents": (OFFERS, response_schemas.TestLatents, {"mean": [Z], "label": [7]}),
     "/model": ((JSON,), response_schemas.ModelCard, _CARD),
-    "/remote/decode": ((JPEG, PNG, TENSOR), None, {}),
-    "/remote/encode": ((TENSOR,), None, {}),
+    "/remote/decode": ((JPEG, PNG, TENSOR, BASE64), None, {}),
+    "/remote/encode": ((TENSOR, BASE64), None, {}),
     "/livez": ((JSON,), response_schemas.Status, {"status": "ok"}),
     "/readyz": ((JSON,), response_schemas.Status, {"status": "ok"}),
 }
 
 _SEED = {"x-seed": {"description": "Seed of the random numbers, if any were drawn.", "schema": {"type": "integer"}}}
-_TENSOR = {
-    "shape": {"description": "Shape of a tensor, as a JSON list.", "schema": {"type": "string"}},
-    "dtype": {"description": "Data type of a tensor.", "schema": {"type": "string"}},
-}
+CONTENT = {BASE64: remote_openapi.BASE64_TENSOR}
+"""Media types of responses that are not bytes, the same on each route."""
 HEADERS = {
     **{path: {"headers": _SEED} for path in ("/encode", "/reconstruct", "/score", "/sample")},
-    **{path: {"headers": _TENSOR} for path in ("/remote/decode", "/remote/encode")},
+    **{path: {"headers": remote_openapi.HEADERS} for path in ("/remote/decode", "/remote/encode")},
 }
 
 NOT_FOUND = {
@@ -250,7 +241,7 @@ def describe(path: str) -> dict[str, Any]:
         unauthorized = _problem(ERRORS[errors.Unauthorized], errors.Unauthorized)
         return {**route, "responses": {200: done, 401: unauthorized}}
     media_types, model, example = RESPONSES[path]
-    content: dict[str, Any] = {media_type: {"schema": BINARY} for media_type in media_types}
+    content: dict[str, Any] = {media_type: CONTENT.get(media_type, {"schema": BINARY}) for media_type in media_types}
     if model:
         content[JSON] = {**_json_body(model), "example": example}
     if NDJSON in content:

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import json
+from base64 import b64encode
 from collections.abc import Iterator
 from typing import Any
 
@@ -25,11 +27,19 @@ pytestmark = pytest.mark.slow
 
 MEDIA_TYPES = {media_type for body in BODIES.values() for media_type in body["content"]} - {JSON, MULTIPART}
 PICTURES = {media_type: inputs.drawn(name) for media_type, name in FORMATS.items()}
+TENSORS = st.lists(st.floats(width=32), min_size=3, max_size=6).map(lambda z: np.array(z, "<f4").tobytes())
+
+
+def as_base64(tensor: bytes) -> dict[str, str]:
+    return {"inputs": b64encode(tensor).decode()}
+
+
 GENERATED: dict[str, st.SearchStrategy[bytes]] = {
     **PICTURES,
     **{media_type: st.sampled_from(sound) for media_type, sound in inputs.NAMED.items()},
     "application/x-npy": inputs.written(),
-    "tensor/binary": st.lists(st.floats(width=32), min_size=3, max_size=6).map(lambda z: np.array(z, "<f4").tobytes()),
+    "tensor/binary": TENSORS,
+    "tensor/base64": TENSORS.map(lambda tensor: json.dumps(as_base64(tensor)).encode()),
 }
 # A schema does not say the name of the model, the size of its latents, what a picture is, and when a product of two
 # numbers is too large.
@@ -42,6 +52,7 @@ DECODED: dict[str, Any] = {"name": "z", "datatype": "FP32", "shape": [1, 3]}
 FITTING: dict[str, st.SearchStrategy[Any]] = {
     "/decode": st.one_of(LATENT, st.lists(LATENT, min_size=1, max_size=4), LATENT.map(lambda z: {"z": z})),
     "/interpolate": st.fixed_dictionaries({"from": LATENT, "to": LATENT, "method": st.just("spherical")}),
+    "/remote/decode": TENSORS.map(as_base64),
     "/traverse": st.fixed_dictionaries({"at": LATENT, "dimensions": st.permutations([0, 1, 2]).map(lambda d: d[:2])}),
     **dict.fromkeys(
         (path for path in INFERENCE if path.endswith("/infer")),

@@ -10,7 +10,7 @@ import pytest
 from numpy.typing import NDArray
 
 from service.api import operation
-from service.api.diffusers import RemoteDecodeOptions
+from service.api.remote.options import RemoteDecodeOptions
 from service.api.schemas import EncodeOptions, ReconstructOptions, SampleOptions
 from tests.service.api.requests import (
     FORM,

@@ -43,9 +43,17 @@ ROUTES = {
 FOLDERS = {"/web", "/static-offline-docs"}
 IMAGES = {"image/png", "image/jpeg", "image/webp", "image/bmp", "image/gif"}
 JSON, NPY, FORM, PNG = "application/json", "application/x-npy", "multipart/form-data", "image/png"
-NDJSON, TENSOR = "application/x-ndjson", "tensor/binary"
+NDJSON, TENSOR, BASE64 = "application/x-ndjson", "tensor/binary", "tensor/base64"
 ARRAYS = (NPY, "application/x-safetensors", "application/vnd.apache.arrow.stream")
-REMOTE = {"shape", "dtype", "do_scaling", "scaling_factor", "shift_factor"}
+REMOTE = {
+    "shape",
+    "dtype",
+    "do_scaling",
+    "scaling_factor",
+    "shift_factor",
+    "input_tensor_type",
+    "output_tensor_type",
+}
 PARAMETERS = {
     "/encode": {"fit", "invert", "draw", "seed"},
     "/decode": {"columns", "scale"},
@@ -69,8 +77,8 @@ TAKEN = {
     "/score": {*IMAGES, FORM, *ARRAYS},
     "/interpolate": {JSON},
     "/traverse": {JSON},
-    "/remote/decode": {TENSOR},
-    "/remote/encode": {TENSOR, *IMAGES},
+    "/remote/decode": {TENSOR, BASE64, JSON},
+    "/remote/encode": {TENSOR, BASE64, JSON, *IMAGES},
 }
 GIVEN = {
     **dict.fromkeys(PARAMETERS, (JSON,)),
@@ -78,8 +86,8 @@ GIVEN = {
         ("/decode", "/reconstruct", "/score", "/sample", "/interpolate", "/traverse"), (PNG, JSON, *ARRAYS, NDJSON)
     ),
     **dict.fromkeys(("/encode", "/latents"), (JSON, *ARRAYS, NDJSON)),
-    "/remote/decode": ("image/jpeg", PNG, TENSOR),
-    "/remote/encode": (TENSOR,),
+    "/remote/decode": ("image/jpeg", PNG, TENSOR, BASE64),
+    "/remote/encode": (TENSOR, BASE64),
     "/metrics": ("text/plain",),
 }
 ALWAYS = {"200", "401", "406", "422", "429", "503", "504"}
@@ -195,7 +203,8 @@ def test_all_json_has_an_example_and_nothing_has_two_kinds_of_them(document: dic
     for media_type in found:
         assert "schema" in media_type
         examples = [name for name in ("example", "examples") if name in media_type]
-        assert len(examples) == ("json" in media_type["media_type"]), media_type
+        is_json = "json" in media_type["media_type"] or media_type["media_type"] == BASE64
+        assert len(examples) == is_json, media_type
         assert all(media_type[name] for name in examples)
 
 

@@ -1,0 +1,46 @@
+"""Which shapes are taken: errors for wrong ones, and for those whose computation or picture would be too large."""
+
+from __future__ import annotations
+
+from math import ceil, sqrt
+
+from service.api.remote.options import Config
+from service.errors import InvalidInput, Problem, TooLarge
+from vae.config import AutoencoderKLConfig
+
+MAX_TILES = 36
+"""Most tiles in which an image is computed: those of one four times as high and wide as the model's. The computation of
+an image cannot be cancelled."""
+JPEG_SIDE = 65_500
+"""Longest side in pixels; this is libjpeg's limit, the format's is 65,535."""
+
+
+def check_tiles(config: Config, image_shape: tuple[int, int, int]) -> None:
+    """Raise TooLarge for an image whose computation would occupy the engine for too long."""
+    if isinstance(config, AutoencoderKLConfig) and (tiles := config.tiles(image_shape)) > MAX_TILES:
+        _, height, width = image_shape
+        side = config.tile * config.stride
+        limit = f"{tiles} overlapping tiles of {side}×{side}; at most {MAX_TILES} are allowed"
+        raise TooLarge(f"An image of {height}×{width} pixels is computed in {limit}.")
+
+
+def check_jpeg(count: int, image_shape: tuple[int, int, int]) -> None:
+    """Raise TooLarge for a grid, as square as possible, that exceeds the size of a JPEG."""
+    _, height, width = image_shape
+    columns = ceil(sqrt(count))
+    height, width = ceil(count / columns) * height, columns * width
+    if max(height, width) > JPEG_SIDE:
+        sides = f"{height}×{width} pixels; a JPEG has at most {JPEG_SIDE} on a side"
+        raise TooLarge(f"The picture would have {sides}. Ask for image_format=png or output_type=pt.")
+
+
+def wrong_shape(shape: tuple[int, ...], expected: str) -> InvalidInput:
+    """Return the error for a tensor of another shape than `expected`."""
+    return InvalidInput(Problem("query", "/shape", f"shape is {list(shape)}; {expected} is expected."))
+
+
+def batch_of(shape: tuple[int, ...], config: Config, multiple: int = 1) -> str:
+    """Return the shape of a batch for an error, with what its height and width may be."""
+    multiples = f", multiples of {multiple}" if multiple > 1 else ""
+    sizes = f" (of any height and width{multiples})" if isinstance(config, AutoencoderKLConfig) else ""
+    return f"[{', '.join(map(str, ('N', *shape)))}]{sizes}"
