@@ -157,7 +157,7 @@ def _read_options(model: type[Options], query_string: bytes) -> Options:
         for name, value in parse_qsl(query_string.decode("latin-1"), keep_blank_values=True)
     ]
     fields: dict[str, object] = dict(pairs)
-    for name in _repeated(model):
+    for name in fields.keys() & _repeated(model):
         fields[name] = tuple(value for other, value in pairs if other == name)
     try:
         return model.model_validate(fields)
