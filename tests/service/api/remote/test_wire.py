@@ -16,7 +16,7 @@ import torch
 from diffusers.image_processor import VaeImageProcessor
 from PIL import Image
 
-from tests.service.api.remote.requests import BASE64, FLUX, JSON, SD, TENSOR, Answer, Layout, Sent
+from tests.service.api.remote.wire import BASE64, FLUX, JSON, SD, TENSOR, Answer, Layout, Sent
 from tests.service.problems import bad_fields, problem
 from tests.service.running import Running, running
 from tests.vae.autoencoder import write_folder
