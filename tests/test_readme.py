@@ -38,7 +38,8 @@ EVERY_PAGE = sorted(
     for path in ROOT.glob(pattern)
 )
 PYTHON_TESTED_ELSEWHERE = {
-    "docs/clients.md": "tests/client/test_clients_page.py, tests/service/api/test_diffusers.py",
+    "docs/clients.md": "tests/client/test_clients_page.py",
+    "docs/remote-vae.md": "tests/service/api/remote/test_diffusers.py",
     "docs/training.md": "tests/training/test_page.py, tests/training/encode/test_inputs.py",
 }
 ARTICLE = "[article on variational autoencoders](https://krishnabhattarai.com/variationalautoencoder)"

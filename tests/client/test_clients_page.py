@@ -52,7 +52,6 @@ def run_python(block: str, address: str) -> dict[str, Any]:
         ("Python", "python"),
         ("Arrays", "python"),
         ("JavaScript", "js"),
-        ("diffusers", "python"),
         ("Triton client", "python"),
     ],
 )

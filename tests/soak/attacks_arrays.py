@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import struct
+from base64 import b64encode
 from collections.abc import Iterator, Mapping
 from functools import partial
 
@@ -10,7 +11,20 @@ import numpy as np
 import pyarrow as pa
 from pyarrow import ipc
 
-from tests.soak.attack_requests import ARROW, INFER, OK, SAFETENSORS, SIZE, TENSOR, Attack, Make, is_slow, sent
+from tests.soak.attack_requests import (
+    ARROW,
+    BASE64,
+    INFER,
+    OK,
+    REFUSED,
+    SAFETENSORS,
+    SIZE,
+    TENSOR,
+    Attack,
+    Make,
+    is_slow,
+    sent,
+)
 from tests.soak.attacks_json import VALUES, infer
 from tests.soak.exchanges import JSON, NPY, npy
 
@@ -88,6 +102,11 @@ def array_attacks() -> Iterator[Attack]:
                 times=4,
                 brief=kind == "pil" and size == 4,
             )
+    target = "/remote/encode?shape=5000&shape=1&shape=28&shape=28"
+    request = partial(sent, target, partial(_as_base64, 5000 * 784 * 4), BASE64, "gzip", accept=BASE64)
+    yield Attack("tensor of 5,000 images as base64", request, OK, times=4, brief=True)
+    for name, make in _base64().items():
+        yield Attack(f"base64, {name}", partial(sent, "/remote/decode", make, BASE64, "gzip"), REFUSED, brief=True)
     images = {"name": "image", "datatype": "UINT8", "shape": [10_000, 1, 28, 28]}
     header = infer({**images, "parameters": {"binary_data_size": 7_840_000}})
     binary = partial(
@@ -102,6 +121,19 @@ def array_attacks() -> Iterator[Attack]:
     for length in ("0", "1", str(2**63), "9" * 18, str(SIZE)):
         request = partial(sent, INFER, VALUES["[0],[0],…"], JSON, "gzip", inference_header_content_length=length)
         yield Attack(f"JSON of {length} bytes, as its field says", request)
+
+
+def _as_base64(size: int) -> bytes:
+    return b'{"inputs":"%b"}' % b64encode(bytes(size))
+
+
+def _base64() -> dict[str, Make]:
+    return {
+        "30 MB of quotation marks": lambda: b'{"inputs":' + b'"' * SIZE,
+        "30 MB of escapes": lambda: b'{"inputs":"' + b"\\u0041" * (SIZE // 6) + b'"}',
+        "30 MB outside of strings": lambda: b'{"inputs":"",' + b" " * SIZE + b"}",
+        "parameters of 30 MB": lambda: b'{"inputs":"AAAA","parameters":' + VALUES["[0],[0],…"]() + b"}",
+    }
 
 
 def _safetensors() -> dict[str, Make]:

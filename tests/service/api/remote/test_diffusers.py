@@ -267,11 +267,11 @@ def test_pictures_and_tensors_are_encoded_to_vectors(bundled: Running) -> None:
 
 
 @pytest.mark.parametrize("kind", ["bundled", "served_maps"])
-def test_the_example_of_the_clients_page(
+def test_the_example_of_the_page(
     kind: str, request: pytest.FixtureRequest, tmp_path: Path, monkeypatch: pytest.MonkeyPatch
 ) -> None:
     service: Running = request.getfixturevalue(kind)
-    page = (ROOT / "docs" / "clients.md").read_text()
+    page = (ROOT / "docs" / "remote-vae.md").read_text()
     section = page.partition("\n## diffusers\n")[2].partition("\n## ")[0]
     (example,) = re.findall(r"^```python\n(.*?)^```$", section, re.DOTALL | re.MULTILINE)
     (tmp_path / "docs").symlink_to(ROOT / "docs")
