@@ -253,7 +253,7 @@ LONG = "A" * 60_000
         (b'{"inputs": "", "parameters": {"height": 0}}', 422, "height: Input should be greater than or equal to 1."),
         (f'{{"inputs": "{LONG}"}}'.encode(), 400, "The body has 45000 bytes"),
         (f'{{"inputs": "{LONG}'.encode(), 400, "The body is not JSON"),
-        (f'{{"inputs": "{LONG}*AAA"}}'.encode(), 400, "inputs is not base64: "),
+        (f'{{"inputs": "{LONG}*AAAA"}}'.encode(), 400, "inputs is not base64: "),
         (f'{{"inputs": "AAAA", "other": "{LONG}"}}'.encode(), 422, "inputs is not a text"),
         (f'{{"other": "{LONG}"}}'.encode(), 422, "inputs is not a text"),
         (b'{"inputs": "' + b'","' * 30_000 + b'"}', 400, "The body has more than 200 quotation marks"),
