@@ -18,7 +18,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Mount, Route, Router
 
 from service import errors
-from service.api import open_inference, routes, small_operations
+from service.api import open_inference, paths, routes, small_operations
 from service.api.admission import Admission
 from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
@@ -56,8 +56,8 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/reconstruct": ("POST", routes.reconstruct),
     "/score": ("POST", routes.score),
     "/sample": ("GET", routes.sample),
-    "/interpolate": ("POST", routes.interpolate),
-    "/traverse": ("POST", routes.traverse),
+    "/interpolate": ("POST", paths.interpolate),
+    "/traverse": ("POST", paths.traverse),
     "/latents": ("GET", routes.latents),
     "/model": ("GET", routes.model),
     "/remote/decode": ("POST", remote_decode),

@@ -11,7 +11,7 @@ import orjson
 from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
-from service.api.bodies import JSON, read_document, read_images, read_latents
+from service.api.bodies import JSON, read_images, read_latents
 from service.api.context import ModelContext, count_distances, model_context
 from service.api.negotiation import negotiate
 from service.api.offloading import VALUE_S
@@ -26,28 +26,23 @@ from service.api.responses import (
     array_response,
     png_response,
     reserve_response,
+    response_memory,
 )
 from service.api.schemas import (
     EncodeOptions,
-    Interpolation,
-    MapInterpolation,
     NoOptions,
     PngOptions,
     ReconstructOptions,
     SampleOptions,
     ScoreOptions,
-    Traversal,
 )
 from service.api.scoring import estimate_bounds, loss_scanlines, reserve_draws, reserve_scores
 from service.api.scoring import score as compute_scores
 from service.errors import InvalidInput, NotFound, Problem
 from service.formats import npy
-from service.formats.json_reader import VALUES
 from service.formats.png import grid
 from service.inference.engine import Engine
 from service.inference.noise import choose_seed, standard_normal
-from service.inference.paths import interpolate as interpolation
-from service.inference.paths import traverse as traversal
 from service.inference.posterior import draw_posterior
 from service.telemetry.prometheus import MEDIA_TYPE as METRICS
 
@@ -80,7 +75,7 @@ async def decode(request: Request, options: PngOptions) -> Response:
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
     batch = await read_latents(request, context.limits, context.engine.config.latent_shape)
-    _check_size(request, context, len(batch.rows), options, media_type)
+    request.reserve(check_size(context, len(batch.rows), options, media_type))
     await count_distances(request, context, batch.rows)
     if media_type == PNG:
         scanlines = await context.engine.decode_scanlines(batch.rows, timing=request.timing)
@@ -100,7 +95,7 @@ async def reconstruct(request: Request, options: ReconstructOptions) -> Response
     batch = await read_images(
         request, context.limits, engine.config.image_shape, fit=options.fit or context.fit, invert=options.invert
     )
-    _check_size(request, context, len(batch.rows), options, media_type)
+    request.reserve(check_size(context, len(batch.rows), options, media_type))
     if options.draws:
         reserve_draws(request, context, len(batch.rows), options.draws, samples=0)
     headers: dict[str, str] = {}
@@ -139,7 +134,7 @@ async def score(request: Request, options: ScoreOptions) -> Response:
     batch = await read_images(request, context.limits, shape, fit=options.fit or context.fit, invert=options.invert)
     count = len(batch.rows)
     if options.map:
-        _check_size(request, context, count, options, media_type)
+        request.reserve(check_size(context, count, options, media_type))
     if media_type in WITHOUT_LOSSES and options.map:
         losses = await engine.pixel_losses(batch.rows, timing=request.timing)
         if media_type == PNG:
@@ -171,55 +166,11 @@ async def sample(request: Request, options: SampleOptions) -> Response:
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
     context.limits.check_batch(options.n)
-    _check_size(request, context, options.n, options, media_type)
+    request.reserve(check_size(context, options.n, options, media_type))
     headers: dict[str, str] = {}
     z = await _noise(request, options.seed, options.n, context.engine, headers)
     z *= np.float32(options.temperature)
-    return await _image_response(request, context.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
-
-
-async def interpolate(request: Request, options: PngOptions) -> Response:
-    """Decode latents on a path from one to another, at equal steps."""
-    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
-    context = model_context(request)
-    shape = context.engine.config.latent_shape
-    asked: Interpolation | MapInterpolation
-    if len(shape) == 1:
-        asked = await read_document(request, context.limits, Interpolation)
-    else:
-        asked = await read_document(request, context.limits, MapInterpolation, VALUES + 2 * prod(shape))
-    ends = {"from": asked.start, "to": asked.stop}
-    await request.run(20 * prod(shape) * VALUE_S, _check_latent, context, ends)
-    context.limits.check_batch(asked.steps)
-    options = _with_columns(options, asked.steps)
-    _check_size(request, context, asked.steps, options, media_type)
-    seconds = (asked.steps + 20) * prod(shape) * VALUE_S
-    spherical = asked.method == "spherical"
-    z = await request.run(seconds, interpolation, asked.start, asked.stop, asked.steps, spherical)
-    return await _image_response(request, context.engine, media_type, z, options)
-
-
-async def traverse(request: Request, options: PngOptions) -> Response:
-    """Vary one dimension of a latent, or two over a grid, and decode each latent to its image."""
-    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
-    context = model_context(request)
-    latent_dim, *more = context.engine.config.latent_shape
-    if more:
-        raise NotFound("The latents of this model are maps, not vectors: they have no single dimension to vary.")
-    asked = await read_document(request, context.limits, Traversal)
-    _check_latent(context, {"at": asked.at})
-    for index, dimension in enumerate(asked.dimensions):
-        if dimension >= latent_dim or dimension in asked.dimensions[:index]:
-            problem = f"dimensions.{index} is {dimension}; distinct ones from 0 to {latent_dim - 1} are expected."
-            raise InvalidInput(Problem("body", f"/dimensions/{index}", problem))
-    context.limits.check_batch(asked.steps)
-    count = asked.steps ** len(asked.dimensions)
-    context.limits.check_batch(count)
-    options = _with_columns(options, asked.steps)
-    _check_size(request, context, count, options, media_type)
-    seconds = count * latent_dim * VALUE_S
-    z = await request.run(seconds, traversal, asked.at, asked.dimensions, asked.low, asked.high, asked.steps)
-    return await _image_response(request, context.engine, media_type, z, options)
+    return await image_response(request, context.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
 
 
 async def latents(request: Request, _: NoOptions) -> Response:
@@ -263,7 +214,7 @@ async def readyz(request: StarletteRequest) -> Response:
     return BytesResponse(orjson.dumps({"status": status}), JSON, status=200 if status == "ok" else 503)
 
 
-async def _image_response(
+async def image_response(
     request: Request,
     engine: Engine,
     media_type: str,
@@ -288,30 +239,13 @@ async def _noise(request: Request, seed: int | None, count: int, engine: Engine,
     return await request.run(count * prod(shape) * VALUE_S, standard_normal, seed, count, shape)
 
 
-def _check_latent(context: ModelContext, fields: Mapping[str, npt.ArrayLike]) -> None:
-    expected = "×".join(map(str, context.engine.config.latent_shape))
-    for field, latent in fields.items():
-        try:
-            size = "×".join(map(str, np.shape(latent)))
-        except ValueError:
-            size = "lists of several lengths, not"
-        if size != expected:
-            problem = f"{field} has {size} numbers; {expected} are expected."
-            raise InvalidInput(Problem("body", f"/{field}", problem))
-
-
-def _check_size(request: Request, context: ModelContext, count: int, options: PngOptions, media_type: str) -> None:
-    """Charge the response to the memory budget; raises TooLarge or Unavailable."""
+def check_size(context: ModelContext, count: int, options: PngOptions, media_type: str) -> int:
+    """Return the bytes of memory that a response of `count` images takes; raises TooLarge."""
     shape = context.engine.config.image_shape
     if media_type == PNG:
         columns, rows = grid(count, options.columns)
         images = columns * rows * options.scale**2
         context.limits.check_pixels(images, shape, "The PNG")
-        request.reserve(images * prod(shape) * PNG_COPIES)
-    else:
-        context.limits.check_pixels(count, shape)
-        reserve_response(request, media_type, count * (prod(shape) + prod(context.engine.config.latent_shape)))
-
-
-def _with_columns(options: PngOptions, columns: int) -> PngOptions:
-    return options if options.columns else PngOptions(columns=columns, scale=options.scale)
+        return images * prod(shape) * PNG_COPIES
+    context.limits.check_pixels(count, shape)
+    return response_memory(media_type, count * (prod(shape) + prod(context.engine.config.latent_shape)))
