@@ -15,7 +15,7 @@ from starlette.exceptions import HTTPException
 from starlette.middleware.cors import CORSMiddleware
 from starlette.requests import Request
 from starlette.responses import Response
-from starlette.routing import BaseRoute, Mount, Route, Router
+from starlette.routing import BaseRoute, Match, Mount, Route, Router
 
 from service import errors
 from service.api import open_inference, paths, routes, small_operations
@@ -23,6 +23,7 @@ from service.api.admission import Admission
 from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
 from service.api.documentation import Documentation
+from service.api.etags import CacheableOperation, model_digest
 from service.api.offloading import Offloader
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
 from service.api.page import read_page
@@ -63,6 +64,19 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/remote/decode": ("POST", remote_decode),
     "/remote/encode": ("POST", remote_encode),
 }
+QUERIES: dict[str, Callable[..., Awaitable[Response]]] = {
+    "/interpolate": paths.interpolate_query,
+    "/traverse": paths.traverse_query,
+}
+"""What answers GET where OPERATIONS has POST."""
+CHECKS: dict[str, Callable[..., str]] = {
+    "/sample": routes.check_sample,
+    "/interpolate": paths.check_interpolation,
+    "/traverse": paths.check_traversal,
+    "/latents": routes.check_latents,
+    "/model": routes.check_model,
+}
+"""What is checked of requests by GET before their ETag is known."""
 SMALL: dict[str, Callable[..., SmallOperation | None]] = {
     "/encode": small_operations.encode,
     "/decode": small_operations.decode,
@@ -76,8 +90,16 @@ INFERENCE: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     **{f"/v2/models/{{name}}{version}/infer": ("POST", open_inference.infer) for version in VERSIONS},
 }
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
-CORS_REQUEST_HEADERS = ("authorization", "content-encoding", "content-type", "x-api-key", open_inference.JSON_LENGTH)
+CORS_REQUEST_HEADERS = (
+    "authorization",
+    "content-encoding",
+    "content-type",
+    "if-none-match",
+    "x-api-key",
+    open_inference.JSON_LENGTH,
+)
 CORS_RESPONSE_HEADERS = (
+    "etag",
     "x-seed",
     "x-request-id",
     "server-timing",
@@ -129,6 +151,8 @@ def create_app(
             on_batch=tracer.trace_batch if tracer else None,
         )
         offloader = app.state.offloader = Offloader()
+        model_json = _model_json(loaded)
+        latents_json = orjson.dumps(latents, option=orjson.OPT_SERIALIZE_NUMPY) if latents else None
         app.state.model_context = ModelContext(
             metadata.name,
             engine,
@@ -136,9 +160,10 @@ def create_app(
             settings.limits,
             metadata.calibration,
             metadata.references,
-            _model_json(loaded),
+            model_json,
             latents,
-            orjson.dumps(latents, option=orjson.OPT_SERIALIZE_NUMPY) if latents else None,
+            latents_json,
+            model_digest(model_json, latents_json),
             metrics,
             settings.metrics == "key",
         )
@@ -202,7 +227,13 @@ def _routes(settings: Settings) -> list[BaseRoute]:
     if settings.metrics != "off":
         probes["/metrics"] = routes.metrics
     return [
-        *(Operation(path, handler, [method], SMALL.get(path)) for path, (method, handler) in OPERATIONS.items()),
+        *(
+            CacheableOperation(path, handler, CHECKS[path])
+            if method == "GET"
+            else Operation(path, handler, [method], SMALL.get(path))
+            for path, (method, handler) in OPERATIONS.items()
+        ),
+        *(CacheableOperation(path, handler, CHECKS[path]) for path, handler in QUERIES.items()),
         *(open_inference.InferenceOperation(path, handler, [method]) for path, (method, handler) in INFERENCE.items()),
         *(Probe(path, handler) for path, handler in probes.items()),
     ]
@@ -244,12 +275,20 @@ def _translate(request: Request, error: Exception) -> errors.ServiceError:
         case HTTPException(status_code=404):
             return errors.NotFound(f"There is no {path} here; /docs lists all routes.")
         case HTTPException(status_code=405):
-            allow = ", ".join(sorted((error.headers or {}).get("Allow", "GET, HEAD").split(", ")))
+            allow = ", ".join(sorted(_methods(request) or (error.headers or {}).get("Allow", "GET, HEAD").split(", ")))
             return errors.MethodNotAllowed(
                 f"{path} does not take {request.method}; it takes {allow}.", headers={"Allow": allow}
             )
         case _:
             return errors.InternalError()
+
+
+def _methods(request: Request) -> set[str]:
+    """Return what all routes at a path take, where Starlette's error has what the first of them takes."""
+    routes = (route for route in request.app.routes if isinstance(route, Route))
+    return {
+        method for route in routes if route.matches(request.scope)[0] is Match.PARTIAL for method in route.methods or ()
+    }
 
 
 def _model_json(loaded: LoadedModel) -> bytes:

@@ -38,6 +38,8 @@ class ModelContext:
     """Latents of the test set: `mean` (M, D) and `label` (M,)."""
     latents_json: bytes | None
     """`latents` as JSON."""
+    digest: bytes
+    """Hash of what responses depend on beside the request."""
     metrics: Metrics
     metrics_need_key: bool
 

@@ -16,8 +16,9 @@ from starlette.routing import BaseRoute
 
 from pictures.opening import FORMATS
 from service import errors
-from service.api import open_inference_openapi, response_schemas, schemas
+from service.api import etags_openapi, open_inference_openapi, response_schemas, schemas
 from service.api.bodies import JSON, MULTIPART, NDJSON
+from service.api.etags import CacheableOperation
 from service.api.operation import Operation, Probe
 from service.api.remote import openapi as remote_openapi
 from service.api.remote.bodies import BASE64, TENSOR
@@ -286,6 +287,9 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
 def _documented(route: Operation | Probe) -> APIRoute:
     """Return `route` as FastAPI documents it. It is without HEAD, which follows from GET."""
     module_describe = open_inference_openapi.describe if route.path.startswith("/v2") else describe
+    description = module_describe(route.path)
+    if isinstance(route, CacheableOperation):
+        etags_openapi.describe(description)
 
     def endpoint() -> None: ...
 
@@ -300,7 +304,7 @@ def _documented(route: Operation | Probe) -> APIRoute:
         name=route.name,
         description=getdoc(route.endpoint),
         response_class=Response,
-        **module_describe(route.path),
+        **description,
     )
 
 

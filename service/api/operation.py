@@ -31,8 +31,9 @@ logger = logging.getLogger("vae-service")
 
 VARY = (b"vary", b"accept")
 NO_STORE = (b"cache-control", b"no-store")
-"""Sent wherever an API key is required. RFC 9111, section 3.5, lets no shared cache store a response to a request with
-Authorization, but one to a request with x-api-key. Vary need not name the two, since nothing is stored."""
+"""Sent wherever an API key is required, unless the response has an ETag (CacheableOperation). RFC 9111, section 3.5,
+lets no shared cache store a response to a request with Authorization, but one to a request with x-api-key. Vary need
+not name the two, since nothing is stored."""
 MAX_PARAMETERS = 100
 """Most parameters in a query string; no route has more than about a dozen."""
 MAX_NAME = 60
@@ -87,7 +88,8 @@ class Operation(Route):
         self.small = small
         self.options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         """The model of its query string."""
-        self._defaults = self.options()
+        is_complete = not any(field.is_required() for field in self.options.model_fields.values())
+        self._defaults = self.options() if is_complete else None
         self._fields = (VARY,) if self.negotiated else ()
         self._fields_with_keys = (*self._fields, NO_STORE)
         self.app = self.asgi_app
@@ -130,7 +132,7 @@ class Operation(Route):
 
     def read_options(self, query_string: bytes) -> BaseModel:
         """Parse a query string; raises InvalidInput."""
-        return read_options(self.options, query_string) if query_string else self._defaults
+        return self._defaults if self._defaults and not query_string else read_options(self.options, query_string)
 
     def response_fields(self, access: AccessControl) -> Sequence[tuple[bytes, bytes]]:
         """Return the header fields that all its responses have."""

@@ -1,4 +1,4 @@
-"""/interpolate and /traverse: images of latents on a path, from one to another, or over a grid."""
+"""/interpolate and /traverse: images of latents on a path, from a document (POST) or a query (GET)."""
 
 from __future__ import annotations
 
@@ -17,10 +17,12 @@ from service.api.request import Request
 from service.api.responses import IMAGE_OFFERS
 from service.api.routes import check_size, image_response
 from service.api.schemas import (
+    InterpolateOptions,
     Interpolation,
     MapInterpolation,
     PngOptions,
     Traversal,
+    TraverseOptions,
 )
 from service.errors import InvalidInput, NotFound, Problem
 from service.formats.json_reader import VALUES
@@ -39,8 +41,28 @@ async def interpolate(request: Request, options: PngOptions) -> Response:
     else:
         asked = await read_document(request, context.limits, MapInterpolation, VALUES + 2 * prod(shape))
     ends = {"from": asked.start, "to": asked.stop}
-    await request.run(20 * prod(shape) * VALUE_S, _check_latent, context, ends)
+    await request.run(20 * prod(shape) * VALUE_S, _check_latent, context, ends, "body")
     return await _interpolation_response(request, media_type, asked, options)
+
+
+async def interpolate_query(request: Request, options: InterpolateOptions) -> Response:
+    """Decode latents on a path from one to another, as POST does, for latents that are vectors.
+
+    Clients can store the response.
+    """
+    return await _interpolation_response(request, check_interpolation(request, options), options, options)
+
+
+def check_interpolation(request: Request, options: InterpolateOptions) -> str:
+    """Check a request by GET, and return the media type of the response; raises ServiceError."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    context = model_context(request)
+    if len(context.engine.config.latent_shape) > 1:
+        problem = "from: The latents of this model are maps; send them to POST /interpolate, as JSON."
+        raise InvalidInput(Problem("query", "/from", problem))
+    _check_latent(context, {"from": options.start, "to": options.stop}, "query")
+    _check_images(context, options.steps, 1, options, media_type)
+    return media_type
 
 
 async def traverse(request: Request, options: PngOptions) -> Response:
@@ -49,12 +71,29 @@ async def traverse(request: Request, options: PngOptions) -> Response:
     context = model_context(request)
     _latent_dim(context)
     asked = await read_document(request, context.limits, Traversal)
-    _check_dimensions(context, asked)
+    _check_dimensions(context, asked, "body")
     return await _traversal_response(request, media_type, asked, options)
 
 
+async def traverse_query(request: Request, options: TraverseOptions) -> Response:
+    """Vary one dimension of a latent, or two over a grid, as POST does.
+
+    Clients can store the response.
+    """
+    return await _traversal_response(request, check_traversal(request, options), options, options)
+
+
+def check_traversal(request: Request, options: TraverseOptions) -> str:
+    """Check a request by GET, and return the media type of the response; raises ServiceError."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    context = model_context(request)
+    _check_dimensions(context, options, "query")
+    _check_images(context, options.steps, len(options.dimensions), options, media_type)
+    return media_type
+
+
 async def _interpolation_response(
-    request: Request, media_type: str, asked: Interpolation | MapInterpolation, options: PngOptions
+    request: Request, media_type: str, asked: Interpolation | MapInterpolation | InterpolateOptions, options: PngOptions
 ) -> Response:
     context = model_context(request)
     request.reserve(_check_images(context, asked.steps, 1, options, media_type))
@@ -64,7 +103,9 @@ async def _interpolation_response(
     return await image_response(request, context.engine, media_type, z, _with_columns(options, asked.steps))
 
 
-async def _traversal_response(request: Request, media_type: str, asked: Traversal, options: PngOptions) -> Response:
+async def _traversal_response(
+    request: Request, media_type: str, asked: Traversal | TraverseOptions, options: PngOptions
+) -> Response:
     context = model_context(request)
     request.reserve(_check_images(context, asked.steps, len(asked.dimensions), options, media_type))
     seconds = asked.steps ** len(asked.dimensions) * len(asked.at) * VALUE_S
@@ -79,7 +120,7 @@ def _check_images(context: ModelContext, steps: int, dimensions: int, options: P
     return check_size(context, steps**dimensions, _with_columns(options, steps), media_type)
 
 
-def _check_latent(context: ModelContext, fields: Mapping[str, npt.ArrayLike]) -> None:
+def _check_latent(context: ModelContext, fields: Mapping[str, npt.ArrayLike], location: str) -> None:
     expected = "×".join(map(str, context.engine.config.latent_shape))
     for field, latent in fields.items():
         try:
@@ -88,17 +129,17 @@ def _check_latent(context: ModelContext, fields: Mapping[str, npt.ArrayLike]) ->
             size = "lists of several lengths, not"
         if size != expected:
             problem = f"{field} has {size} numbers; {expected} are expected."
-            raise InvalidInput(Problem("body", f"/{field}", problem))
+            raise InvalidInput(Problem(location, f"/{field}", problem))
 
 
-def _check_dimensions(context: ModelContext, asked: Traversal) -> None:
+def _check_dimensions(context: ModelContext, asked: Traversal | TraverseOptions, location: str) -> None:
     """Check the latent of a traversal and its dimensions; raises InvalidInput, or NotFound as `_latent_dim`."""
     latent_dim = _latent_dim(context)
-    _check_latent(context, {"at": asked.at})
+    _check_latent(context, {"at": asked.at}, location)
     for index, dimension in enumerate(asked.dimensions):
         if dimension >= latent_dim or dimension in asked.dimensions[:index]:
             problem = f"dimensions.{index} is {dimension}; distinct ones from 0 to {latent_dim - 1} are expected."
-            raise InvalidInput(Problem("body", f"/dimensions/{index}", problem))
+            raise InvalidInput(Problem(location, f"/dimensions/{index}", problem))
 
 
 def _latent_dim(context: ModelContext) -> int:

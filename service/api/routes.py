@@ -40,6 +40,7 @@ from service.api.scoring import estimate_bounds, loss_scanlines, reserve_draws, 
 from service.api.scoring import score as compute_scores
 from service.errors import InvalidInput, NotFound, Problem
 from service.formats import npy
+from service.formats.arrays import Array
 from service.formats.png import grid
 from service.inference.engine import Engine
 from service.inference.noise import choose_seed, standard_normal
@@ -163,9 +164,8 @@ async def score(request: Request, options: ScoreOptions) -> Response:
 
 async def sample(request: Request, options: SampleOptions) -> Response:
     """Draw latents from the prior N(0, temperature²·I) and decode them to images."""
-    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    media_type = check_sample(request, options)
     context = model_context(request)
-    context.limits.check_batch(options.n)
     request.reserve(check_size(context, options.n, options, media_type))
     headers: dict[str, str] = {}
     z = await _noise(request, options.seed, options.n, context.engine, headers)
@@ -173,22 +173,48 @@ async def sample(request: Request, options: SampleOptions) -> Response:
     return await image_response(request, context.engine, media_type, z, options, headers, seed=int(headers["x-seed"]))
 
 
-async def latents(request: Request, _: NoOptions) -> Response:
+def check_sample(request: Request, options: SampleOptions) -> str:
+    """Check a request for samples, and return the media type of the response; raises ServiceError."""
+    media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
+    context = model_context(request)
+    context.limits.check_batch(options.n)
+    check_size(context, options.n, options, media_type)
+    return media_type
+
+
+async def latents(request: Request, options: NoOptions) -> Response:
     """Return the latents and labels of the test set that lie beside the checkpoint; npy has only the latents."""
+    media_type = check_latents(request, options)
+    arrays, latents_json = _stored_latents(request)
+    if media_type == JSON:
+        return BytesResponse(latents_json, JSON)
+    names = ("mean",) if media_type == npy.MEDIA_TYPE else ("mean", "label")
+    return await array_response(request, media_type, {name: arrays[name] for name in names}, single=False)
+
+
+def check_latents(request: Request, _: NoOptions) -> str:
+    """Check a request for the latents, and return the media type of the response; raises ServiceError."""
     media_type = negotiate(request.field(b"accept"), OFFERS)
+    _stored_latents(request)
+    return media_type
+
+
+def _stored_latents(request: Request) -> tuple[Mapping[str, Array], bytes]:
+    """Return the latents beside the checkpoint, as arrays and as JSON; raises NotFound."""
     context = model_context(request)
     if context.latents is None or context.latents_json is None:
         raise NotFound("This checkpoint has no latents; vae-train fit writes them beside it.")
-    if media_type == JSON:
-        return BytesResponse(context.latents_json, JSON)
-    names = ("mean",) if media_type == npy.MEDIA_TYPE else ("mean", "label")
-    return await array_response(request, media_type, {name: context.latents[name] for name in names}, single=False)
+    return context.latents, context.latents_json
 
 
-async def model(request: Request, _: NoOptions) -> Response:
+async def model(request: Request, options: NoOptions) -> Response:
     """Return the model's shapes, how it was trained, and the metrics that vae-train measured."""
-    negotiate(request.field(b"accept"), (JSON,))
-    return BytesResponse(model_context(request).model_json, JSON)
+    return BytesResponse(model_context(request).model_json, check_model(request, options))
+
+
+def check_model(request: Request, _: NoOptions) -> str:
+    """Check a request for the model's card, and return the media type of the response; raises NotAcceptable."""
+    return negotiate(request.field(b"accept"), (JSON,))
 
 
 async def metrics(request: StarletteRequest) -> Response:

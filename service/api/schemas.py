@@ -6,7 +6,7 @@ from collections.abc import Callable
 from functools import lru_cache
 from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, FailFast, Field, TypeAdapter
+from pydantic import BaseModel, BeforeValidator, ConfigDict, FailFast, Field, TypeAdapter, WithJsonSchema
 
 from vae.calibration import LEVEL
 from vae.metadata import DEFAULT_FIT, Fit
@@ -17,6 +17,25 @@ LATENT_BOUND = 1e6
 Coordinate = Annotated[float, Field(allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, strict=True)]
 FiniteVector = Annotated[list[Coordinate], FailFast()]
 """Validation stops at the first wrong number, of which there may be a million."""
+
+
+def _split(text: object) -> object:
+    return text.split(",") if isinstance(text, str) else text
+
+
+QueryVector = Annotated[
+    list[Annotated[float, Field(allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND)]],
+    FailFast(),
+    BeforeValidator(_split),
+    WithJsonSchema({"type": "string", "examples": ["0.1,-0.2,0.3"]}),
+]
+"""A latent (D,) in a query: numbers separated by commas."""
+QueryDimensions = Annotated[
+    list[Annotated[int, Field(ge=0)]],
+    Field(min_length=1, max_length=2),
+    BeforeValidator(_split),
+    WithJsonSchema({"type": "string", "examples": ["0,1"]}),
+]
 
 
 @lru_cache
@@ -60,6 +79,29 @@ class SampleOptions(PngOptions):
         allow_inf_nan=False,
         description="Standard deviation of the prior from which latents are drawn.",
     )
+
+
+class InterpolateOptions(PngOptions):
+    """Query of GET /interpolate."""
+
+    start: QueryVector = Field(alias="from", description="Latent to begin at: D numbers, separated by commas.")
+    stop: QueryVector = Field(alias="to", description="Latent to end at: D numbers, separated by commas.")
+    steps: int = Field(8, ge=2, description="Number of images, including both ends.")
+    method: Literal["linear", "spherical"] = Field("linear", description="On a straight line, or along the great arc.")
+
+
+class TraverseOptions(PngOptions):
+    """Query of GET /traverse."""
+
+    at: QueryVector = Field(description="Latent whose dimensions are varied: D numbers, separated by commas.")
+    dimensions: QueryDimensions = Field(
+        description="One dimension to vary (a row), or two, separated by a comma (a grid)."
+    )
+    low: float = Field(
+        -3, allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, description="First value of a varied dimension."
+    )
+    high: float = Field(3, allow_inf_nan=False, ge=-LATENT_BOUND, le=LATENT_BOUND, description="Its last value.")
+    steps: int = Field(15, ge=2, description="Values per dimension, including both ends.")
 
 
 class _PictureInput(_Options):

@@ -19,7 +19,7 @@ from schemathesis.config import SchemathesisConfig
 from pictures.opening import FORMATS
 from service.api.bodies import JSON, MULTIPART
 from service.api.openapi import BODIES, RESPONSES
-from service.app import INFERENCE
+from service.app import INFERENCE, QUERIES
 from tests.fuzz import inputs
 from tests.service.running import Running, running
 
@@ -42,10 +42,15 @@ GENERATED: dict[str, st.SearchStrategy[bytes]] = {
     "tensor/base64": TENSORS.map(lambda tensor: json.dumps(as_base64(tensor)).encode()),
 }
 # A schema does not say the name of the model, the size of its latents, what a picture is, and when a product of two
-# numbers is too large.
-REFUSED = ["2xx", 400, 404, 413, 422]
+# numbers is too large. If-None-Match may be *.
+EXPECTED = ["2xx", 304, 400, 404, 413, 422]
 
 PATHS = [*RESPONSES, "/metrics", *INFERENCE, "/v2/health/live", "/v2/health/ready"]
+POSTED = [path for path in PATHS if path in BODIES or path.endswith("/infer")]
+ROUTES = [
+    *(("POST" if path in POSTED else "GET", path) for path in PATHS),
+    *(("GET", path) for path in QUERIES),
+]
 MODEL = {"name": "mnist", "version": "1"}
 LATENT = st.lists(st.floats(-1e6, 1e6, width=32), min_size=3, max_size=3)
 DECODED: dict[str, Any] = {"name": "z", "datatype": "FP32", "shape": [1, 3]}
@@ -58,6 +63,10 @@ FITTING: dict[str, st.SearchStrategy[Any]] = {
         (path for path in INFERENCE if path.endswith("/infer")),
         LATENT.map(lambda z: {"inputs": [{**DECODED, "data": z}]}),
     ),
+}
+FITTING_QUERIES = {
+    "/interpolate": {"from": "0,0.5,-2", "to": "1,1,1"},
+    "/traverse": {"at": "0,0.5,-2", "dimensions": "2,0"},
 }
 """Latents of this model; the schema does not say their size."""
 
@@ -80,16 +89,20 @@ def services() -> Iterator[list[Running]]:
 
 @pytest.fixture(scope="module")
 def document(services: list[Running]) -> schemathesis.BaseSchema:
-    config = SchemathesisConfig.from_dict({"checks": {"positive_data_acceptance": {"expected-statuses": REFUSED}}})
+    config = SchemathesisConfig.from_dict({"checks": {"positive_data_acceptance": {"expected-statuses": EXPECTED}}})
     return schemathesis.openapi.from_url(f"http://127.0.0.1:{services[0].port}/openapi.json", config=config)
 
 
-@pytest.mark.parametrize("path", PATHS)
-def test_every_route_is_as_documented(services: list[Running], document: schemathesis.BaseSchema, path: str) -> None:
-    (operation,) = document[path].values()
+@pytest.mark.parametrize(("method", "path"), ROUTES)
+def test_every_route_is_as_documented(
+    services: list[Running], document: schemathesis.BaseSchema, method: str, path: str
+) -> None:
+    operation = document[path][method]
     good, bad = (operation.as_strategy(generation_mode=mode) for mode in GenerationMode)
 
-    @given(good | bad, FITTING.get(path, st.none()) | st.none(), st.booleans(), st.sampled_from(services))
+    bodies = FITTING.get(path, st.none()) if method == "POST" else st.none()
+
+    @given(good | bad, bodies | st.none(), st.booleans(), st.sampled_from(services))
     @settings(
         max_examples=settings().max_examples // 4,
         phases=[Phase.explicit, Phase.generate],
@@ -100,6 +113,8 @@ def test_every_route_is_as_documented(services: list[Running], document: schemat
             case.path_parameters |= {name: MODEL[name] for name in case.path_parameters if name in MODEL}
         if fitting is not None:
             case.body, case.media_type = fitting, JSON
+        if method == "GET" and path in FITTING_QUERIES and known:
+            case.query |= FITTING_QUERIES[path]
         if path == "/remote/decode" and known:
             case.query |= {"shape": [1, 3]}
         base_url = f"http://127.0.0.1:{service.port}"

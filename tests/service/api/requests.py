@@ -9,7 +9,7 @@ from typing import Any
 
 import httpx
 
-from service.app import INFERENCE, OPERATIONS
+from service.app import INFERENCE, OPERATIONS, QUERIES
 
 PNG, JSON, NPY, FORM = "image/png", "application/json", "application/x-npy", "multipart/form-data"
 Z = [0.3, 1.6, -2.4]
@@ -22,7 +22,10 @@ OPEN = {
 }
 """The routes that need no API key."""
 LOCKED = {"/metrics": "GET", **{path: method for path, (method, _) in {**OPERATIONS, **INFERENCE}.items()}}
-EVERY_LOCKED = [(method, path.format(name="mnist", version="1")) for path, method in LOCKED.items()]
+EVERY_LOCKED = [
+    *((method, path.format(name="mnist", version="1")) for path, method in LOCKED.items()),
+    *(("GET", path) for path in QUERIES),
+]
 EVERY_POST = [path for method, path in EVERY_LOCKED if method == "POST"]
 
 BODY_LIMIT, BATCH_LIMIT, PIXEL_LIMIT = 20_000, 4, 100 * 100

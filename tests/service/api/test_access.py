@@ -9,6 +9,7 @@ from pathlib import Path
 import httpx
 import pytest
 
+from service.app import QUERIES
 from service.settings import BUNDLED
 from tests.service.api.requests import (
     EVERY_LOCKED,
@@ -46,7 +47,7 @@ def test_every_operation_asks_for_the_key(locked: Running, method: str, path: st
 def test_a_route_is_open_or_asks_for_the_key(locked: Running) -> None:
     """One that is new has to be put on a list."""
     paths = [getattr(route, "path", "") for route in locked.app.routes]
-    assert sorted(paths) == sorted([*OPEN, *LOCKED])
+    assert sorted(paths) == sorted([*OPEN, *LOCKED, *QUERIES])
 
 
 def test_keys_of_a_file_are_asked_for_too(tmp_path: Path) -> None:
@@ -120,6 +121,8 @@ def test_what_is_said_of_a_host_is_not_repeated(served: Running, target: str) ->
 @pytest.mark.parametrize(("method", "path"), ROUTES)
 def test_wrong_methods(client: httpx.Client, method: str, path: str) -> None:
     wrong, allow = ("GET", "POST") if method == "POST" else ("POST", "GET, HEAD")
+    if path in QUERIES:
+        wrong, allow = "PUT", "GET, HEAD, POST"
     answer = client.request(wrong, path)
     assert problem(answer, 405)["detail"] == f"{path} does not take {wrong}; it takes {allow}."
     assert answer.headers["allow"] == allow

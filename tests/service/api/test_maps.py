@@ -202,8 +202,16 @@ def test_interpolate(client: httpx.Client, network: Any, z: np.ndarray[Any, Any]
 
 
 def test_traverse_makes_no_sense(client: httpx.Client) -> None:
-    answer = client.post("/traverse", json={"at": [0, 0], "dimensions": [0]})
-    assert "no single dimension" in problem(answer, 404)["detail"]
+    for answer in (
+        client.post("/traverse", json={"at": [0, 0], "dimensions": [0]}),
+        client.get("/traverse?at=0,0&dimensions=0", headers={"if-none-match": "*"}),
+    ):
+        assert "no single dimension" in problem(answer, 404)["detail"]
+
+
+def test_maps_are_too_long_for_a_query(client: httpx.Client) -> None:
+    answer = client.get("/interpolate?from=0,0&to=0,0", headers={"if-none-match": "*"})
+    assert "send them to POST /interpolate" in problem(answer, 422)["detail"]
 
 
 @pytest.mark.parametrize(

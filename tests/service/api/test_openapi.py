@@ -9,7 +9,7 @@ from starlette.routing import Mount, Route
 
 from service.api.openapi import RESPONSES
 from service.api.response_schemas import ProblemDocument
-from service.app import create_app
+from service.app import QUERIES, create_app
 from service.errors import MEDIA_TYPE
 from tests.service.pictures import Bytes, png
 from tests.service.running import Running
@@ -24,8 +24,8 @@ ROUTES = {
     "/reconstruct": {"POST"},
     "/score": {"POST"},
     "/sample": {"GET", "HEAD"},
-    "/interpolate": {"POST"},
-    "/traverse": {"POST"},
+    "/interpolate": {"GET", "HEAD", "POST"},
+    "/traverse": {"GET", "HEAD", "POST"},
     "/latents": {"GET", "HEAD"},
     "/model": {"GET", "HEAD"},
     "/remote/decode": {"POST"},
@@ -62,6 +62,8 @@ PARAMETERS = {
     "/sample": {"n", "seed", "temperature", "columns", "scale"},
     "/interpolate": {"columns", "scale"},
     "/traverse": {"columns", "scale"},
+    "GET /interpolate": {"from", "to", "steps", "method", "columns", "scale"},
+    "GET /traverse": {"at", "dimensions", "low", "high", "steps", "columns", "scale"},
     "/latents": set(),
     "/model": set(),
     "/remote/decode": REMOTE | {"output_type", "image_format", "partial_postprocess", "height", "width"},
@@ -70,6 +72,8 @@ PARAMETERS = {
     "/readyz": set(),
     "/metrics": set(),
 }
+REQUIRED = {"GET /interpolate": {"from", "to"}, "GET /traverse": {"at", "dimensions"}}
+CACHEABLE = ("/sample", "/latents", "/model", *REQUIRED)
 TAKEN = {
     "/encode": {*IMAGES, FORM, *ARRAYS},
     "/decode": {JSON, NDJSON, *ARRAYS},
@@ -83,7 +87,8 @@ TAKEN = {
 GIVEN = {
     **dict.fromkeys(PARAMETERS, (JSON,)),
     **dict.fromkeys(
-        ("/decode", "/reconstruct", "/score", "/sample", "/interpolate", "/traverse"), (PNG, JSON, *ARRAYS, NDJSON)
+        ("/decode", "/reconstruct", "/score", "/sample", "/interpolate", "/traverse", *REQUIRED),
+        (PNG, JSON, *ARRAYS, NDJSON),
     ),
     **dict.fromkeys(("/encode", "/latents"), (JSON, *ARRAYS, NDJSON)),
     "/remote/decode": ("image/jpeg", PNG, TENSOR, BASE64),
@@ -93,10 +98,12 @@ GIVEN = {
 ALWAYS = {"200", "401", "406", "422", "429", "503", "504"}
 STATUSES = {
     **dict.fromkeys(TAKEN, ALWAYS | {"400", "413", "415"}),
-    "/sample": ALWAYS | {"413"},
+    "/sample": ALWAYS | {"304", "413"},
+    "GET /interpolate": ALWAYS | {"304", "413"},
+    "GET /traverse": ALWAYS | {"304", "404", "413"},
     "/traverse": ALWAYS | {"400", "404", "413", "415"},
-    "/latents": ALWAYS | {"404"},
-    "/model": ALWAYS,
+    "/latents": ALWAYS | {"304", "404"},
+    "/model": ALWAYS | {"304"},
     "/livez": {"200"},
     "/readyz": {"200", "503"},
     "/metrics": {"200", "401"},
@@ -112,18 +119,22 @@ def document(client: httpx.Client) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The operations of the service's own API; other protocols have specifications."""
-    found = {path: list(item.items()) for path, item in document["paths"].items() if not path.startswith("/v2")}
-    assert {path: {method.upper() for method, _ in items} for path, items in found.items()} == {
-        path: ROUTES[path] - {"HEAD"} for path in PARAMETERS
+    found = {path: item for path, item in document["paths"].items() if not path.startswith("/v2")}
+    assert {path: {method.upper() for method in item} for path, item in found.items()} == {
+        path: ROUTES[path] - {"HEAD"} for path in PARAMETERS if path in ROUTES
     }
-    return {path: items[0][1] for path, items in found.items()}
+    by_query = {f"GET {path}": found[path].pop("get") for path in QUERIES}
+    return by_query | {path: operation for path, item in found.items() for operation in item.values()}
 
 
 def test_these_are_all_the_routes(served: Running) -> None:
-    routes = {route.path: route.methods for route in served.app.routes if isinstance(route, Route)}
+    routes: dict[str, set[str]] = {}
+    for route in served.app.routes:
+        if isinstance(route, Route):
+            routes[route.path] = routes.get(route.path, set()) | (route.methods or set())
     assert routes == ROUTES
     assert {route.path for route in served.app.routes if isinstance(route, Mount)} == FOLDERS
-    assert len(served.app.routes) == len(ROUTES) + len(FOLDERS)
+    assert len(served.app.routes) == len(ROUTES) + len(QUERIES) + len(FOLDERS)
 
 
 @pytest.mark.parametrize("path", PARAMETERS)
@@ -131,10 +142,12 @@ def test_every_route_is_described(operations: dict[str, dict[str, Any]], path: s
     operation = operations[path]
     assert len(operation["description"]) > 20
     parameters = {parameter["name"]: parameter for parameter in operation.get("parameters", ())}
+    assert ("If-None-Match" in parameters) == (path in CACHEABLE)
+    assert parameters.pop("If-None-Match", {"in": "header"})["in"] == "header"
     assert parameters.keys() == PARAMETERS[path]
-    for parameter in parameters.values():
+    for name, parameter in parameters.items():
         assert parameter["in"] == "query"
-        assert not parameter["required"]
+        assert parameter["required"] == (name in REQUIRED.get(path, ()))
         assert len(parameter["description"]) > 10
     assert operation.get("requestBody", {}).get("content", {}).keys() == TAKEN.get(path, set())
     assert tuple(operation["responses"]["200"]["content"]) == GIVEN[path]
@@ -145,7 +158,7 @@ def test_every_route_is_described(operations: dict[str, dict[str, Any]], path: s
 def test_every_error_is_described(operations: dict[str, dict[str, Any]], path: str) -> None:
     assert operations[path]["security"] == [{}, {"bearer": []}, {"key": []}]
     for status, response in operations[path]["responses"].items():
-        if status != "200":
+        if status not in ("200", "304"):
             assert len(response["description"]) > 20
             (content,) = response["content"].items()
             assert content[0] == MEDIA_TYPE
@@ -169,6 +182,13 @@ def test_seeds_are_told(operations: dict[str, dict[str, Any]]) -> None:
         path for path, operation in operations.items() if "x-seed" in operation["responses"]["200"].get("headers", {})
     }
     assert seeded == {path for path, parameters in PARAMETERS.items() if "seed" in parameters}
+
+
+@pytest.mark.parametrize("path", CACHEABLE)
+def test_fields_of_caching_are_described(operations: dict[str, dict[str, Any]], path: str) -> None:
+    done, not_modified = (operations[path]["responses"][status] for status in ("200", "304"))
+    assert not_modified["headers"].keys() == {"ETag", "Cache-Control"} <= done["headers"].keys()
+    assert "content" not in not_modified
 
 
 def references(part: object) -> set[str]:

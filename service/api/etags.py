@@ -1,0 +1,86 @@
+"""ETag and If-None-Match (RFC 9110, sections 8.8.3 and 13.1.2): 304 for a response that the client still has.
+
+The tag is known before the response is: it is a hash of all that the response depends on. It is weak, because equal
+requests get equal responses, but for rounding, which may differ between machines and batches.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Awaitable, Callable
+from hashlib import sha256
+
+from starlette.responses import Response
+
+from service.api.context import model_context
+from service.api.operation import NO_STORE, AccessControl, Operation
+from service.api.request import Request
+from service.api.schemas import SampleOptions
+from service.errors import ServiceError
+from service.version import VERSION
+
+REVALIDATED = (b"cache-control", b"no-cache")
+"""Caches may store a response, and ask each time whether it is still right: another model may be served at its URL."""
+REVALIDATED_PRIVATELY = (b"cache-control", b"private, no-cache")
+"""The same for the client's own cache alone, where an API key is required. Vary need not name its header fields, since
+the service checks the key each time."""
+
+
+def model_digest(model_json: bytes, latents_json: bytes | None) -> bytes:
+    """Hash what responses depend on beside the request: the model, its latents, and the version of the service."""
+    return _digest(VERSION.encode(), model_json, latents_json or b"")
+
+
+class CacheableOperation(Operation):
+    """An operation of GET, whose responses have an ETag. A match is answered without a slot in the queue.
+
+    Errors have none, nor have samples without a seed, which differ each time.
+    """
+
+    def __init__(self, path: str, endpoint: Callable[..., Awaitable[Response]], check: Callable[..., str]) -> None:
+        """`check` takes a request and its options. It raises their errors and returns the response's media type."""
+        super().__init__(path, endpoint, ["GET"])
+        self._check = check
+
+    async def respond(self, request: Request) -> Response:
+        """As Operation, or return 304."""
+        access: AccessControl = request.scope["app"].state["access_control"]
+        try:
+            tag = self._etag(request, access)
+        except ServiceError:  # Operation meets the same error and reports it
+            tag = None
+        if tag is None:
+            return await super().respond(request)
+        if _matches(request.field(b"if-none-match"), tag):
+            response = Response(status_code=304)
+            response.raw_headers += self._fields
+        else:
+            response = await super().respond(request)
+            if response.status_code != 200:
+                return response
+            if access.keyring:
+                response.raw_headers.remove(NO_STORE)
+        caching = REVALIDATED_PRIVATELY if access.keyring else REVALIDATED
+        response.raw_headers += (caching, (b"etag", b"W/" + tag))
+        return response
+
+    def _etag(self, request: Request, access: AccessControl) -> bytes | None:
+        """Return the opaque tag of the response, or None where it has none; raises ServiceError."""
+        if access.admission.status != "ok":  # starting, without a model, or draining
+            return None
+        if access.keyring:
+            access.identify(request)
+        options = self.read_options(request.scope["query_string"])
+        if isinstance(options, SampleOptions) and options.seed is None:
+            return None
+        media_type = self._check(request, options)
+        parts = (self.path, media_type, options.model_dump_json())
+        return b'"%b"' % _digest(model_context(request).digest, *(part.encode() for part in parts))
+
+
+def _matches(if_none_match: str, tag: bytes) -> bool:
+    """Compare weakly: without W/. A hash in quotes occurs in a list of tags only as one of them."""
+    return if_none_match.strip() == "*" or tag.decode() in if_none_match
+
+
+def _digest(*parts: bytes) -> bytes:
+    return sha256(b"\n".join(parts)).hexdigest()[:32].encode()
