@@ -13,7 +13,7 @@ import vae
 from service.api import etags
 from service.settings import BUNDLED
 from tests.service.problems import problem
-from tests.service.running import Running, Stalled, running
+from tests.service.running import Running, Stalled, running, wait_until
 from tests.service.telemetry.test_prometheus import scrape, value
 from vae.latents import LatentSet
 
@@ -165,7 +165,7 @@ def test_nothing_is_computed_and_no_place_is_taken() -> None:
         service.swap_engine(lambda _: engine)
         try:
             waiting = pool.submit(client.post, "/decode", json=[0, 0, 0])
-            service.wait_for(1)
+            wait_until(lambda: service.admission.confirmed == 1)
             for path, own in known.items():
                 assert problem(client.get(path), 503)
                 assert ask(client, path, own).status_code == ask(client, path, "*").status_code == 304
