@@ -49,7 +49,7 @@ from service.malloc import tune_malloc
 from service.processes.listener import bind
 from service.processes.server import Server
 from service.settings import read_settings
-from vae.autoencoder_kl import AutoencoderKL as Model
+from vae.diffusion.model import DiffusionModel as Model
 
 OUTPUTS: dict[str, dict[str, Any]] = {
     "pil, jpg": {},

@@ -16,7 +16,7 @@ STRIP_PIXELS = 2**18
 """Pixels converted by one call, which takes one or two milliseconds and may hold the GIL."""
 
 
-def to_pixels(image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, invert: bool, name: str) -> ByteArray:
+def to_pixels(image: Image.Image, shape: tuple[int, ...], *, fit: Fit, invert: bool, name: str) -> ByteArray:
     """Decode an opened picture and bring it to `shape` (C, H, W), uint8; C is 1 (grey) or 3 (RGB).
 
     Samples of 16 bits, and those of mode I clipped to 16 bits, are divided by 257; those of mode F are clipped to 0 to

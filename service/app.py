@@ -8,6 +8,7 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
+import numpy as np
 import orjson
 from PIL import Image
 from starlette.applications import Starlette
@@ -18,7 +19,7 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route, Router
 
 from service import errors
-from service.api import open_inference, paths, routes, small_operations
+from service.api import open_inference, paths, probes, routes, small_operations
 from service.api.admission import Admission
 from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
@@ -47,6 +48,8 @@ from service.telemetry.shared_memory import SharedSnapshots
 from service.telemetry.tracing import Tracer
 from service.version import VERSION
 from vae.calibration import Calibration
+from vae.config import VAEConfig
+from vae.diffusion.config import DiffusionConfig
 
 logger = logging.getLogger("vae-service")
 
@@ -222,10 +225,10 @@ def create_app(
 
 
 def _routes(settings: Settings) -> list[BaseRoute]:
-    probes = {"/livez": routes.livez, "/readyz": routes.readyz}
-    probes |= {"/v2/health/live": open_inference.live, "/v2/health/ready": open_inference.ready}
+    handlers = {"/livez": probes.livez, "/readyz": probes.readyz}
+    handlers |= {"/v2/health/live": open_inference.live, "/v2/health/ready": open_inference.ready}
     if settings.metrics != "off":
-        probes["/metrics"] = routes.metrics
+        handlers["/metrics"] = probes.metrics
     return [
         *(
             CacheableOperation(path, handler, CHECKS[path])
@@ -235,7 +238,7 @@ def _routes(settings: Settings) -> list[BaseRoute]:
         ),
         *(CacheableOperation(path, handler, CHECKS[path]) for path, handler in QUERIES.items()),
         *(open_inference.InferenceOperation(path, handler, [method]) for path, (method, handler) in INFERENCE.items()),
-        *(Probe(path, handler) for path, handler in probes.items()),
+        *(Probe(path, handler) for path, handler in handlers.items()),
     ]
 
 
@@ -297,6 +300,8 @@ def _model_json(loaded: LoadedModel) -> bytes:
         {
             "name": metadata.name,
             **{name: getattr(config, name) for name in ("architecture", "likelihood", "image_shape", "latent_shape")},
+            **_diffusion(config),
+            "dtype": config.dtype,
             "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
             "parameters": loaded.checkpoint.parameters,
             **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},
@@ -304,6 +309,22 @@ def _model_json(loaded: LoadedModel) -> bytes:
             "calibration": _calibration(metadata.calibration),
         }
     )
+
+
+def _diffusion(config: VAEConfig | DiffusionConfig) -> dict[str, object]:
+    """The fields that only autoencoders of diffusion models have; the others' are null."""
+    if not isinstance(config, DiffusionConfig):
+        return dict.fromkeys(("stride", "temporal_stride", "frame_rate", "normalisation"))
+    normalisation, channels = config.normalisation, config.latent_shape[0] * config.normalisation.patch_size**2
+    mean, scale = (
+        np.broadcast_to(values, (channels,)).tolist() for values in (normalisation.mean, normalisation.scale)
+    )
+    return {
+        "stride": config.stride,
+        "temporal_stride": config.temporal_stride,
+        "frame_rate": config.frame_rate if config.is_video else None,
+        "normalisation": {"mean": mean, "scale": scale, "patch_size": normalisation.patch_size},
+    }
 
 
 def _calibration(calibration: Calibration | None) -> dict[str, object] | None:

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from math import prod
 from reprlib import repr as brief
 
 from service.errors import TooLarge
@@ -26,7 +27,7 @@ class Limits:
         if pixels > self.image_pixels:
             raise TooLarge(f"The form's pictures have {pixels} pixels; at most {self.image_pixels} are allowed.")
 
-    def check_pixels(self, count: int, shape: tuple[int, int, int], what: str = "The images") -> None:
-        """Raise TooLarge where `count` images of `shape` (C, H, W) have more pixels than one request may have."""
-        if (pixels := count * shape[1] * shape[2]) > self.image_pixels:
+    def check_pixels(self, count: int, shape: tuple[int, ...], what: str = "The images") -> None:
+        """Raise TooLarge where `count` images of `shape` (C, …, H, W) have more pixels than one request may have."""
+        if (pixels := count * prod(shape[1:])) > self.image_pixels:
             raise TooLarge(f"{what} would have {pixels} pixels; at most {self.image_pixels} are allowed.")

@@ -16,6 +16,7 @@ from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 from service.keys import read_keys
 from service.limits import Limits
 from service.memory_budget import RECEIVING_SHARE
+from vae.diffusion.config import Dtype
 
 PREFIX = "VAE_"
 CLIENT_VARIABLE = "VAE_BASE_URL"
@@ -45,7 +46,7 @@ class Settings(BaseSettings):
 
     checkpoint: Path = Field(
         BUNDLED,
-        description="checkpoint to serve: .safetensors, the article's .pt, or a folder of diffusers' AutoencoderKL",
+        description="checkpoint to serve: .safetensors, the article's .pt, or a folder of diffusers",
     )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
@@ -83,6 +84,9 @@ class Settings(BaseSettings):
         "auto", description="what computes the network: ONNX Runtime, torch, or ONNX Runtime where it can"
     )
     device: str = Field("cpu", pattern=r"^(cpu|cuda(:\d+)?|mps)$", description="cpu, cuda, cuda:N or mps")
+    dtype: Dtype = Field(
+        "float32", description="what a folder of diffusers computes in; float32 for all other checkpoints"
+    )
     metrics: Literal["open", "key", "off"] = Field(
         "open", description="/metrics: open to all, for API keys only, or off"
     )

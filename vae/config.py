@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 from functools import cached_property
-from math import ceil, prod
+from math import prod
 from typing import ClassVar, Literal, get_args
 
 Architecture = Literal["mlp", "conv", "resnet"]
@@ -48,11 +48,14 @@ class VAEConfig:
     scale: Scale = "model"
     """Scale of a gaussian or logistic likelihood: one parameter, or a value per pixel that the decoder computes."""
 
+    is_video: ClassVar[bool] = False
     per_sample: ClassVar[bool] = False
     """Whether to compute the samples of a batch one by one; useful where one sample keeps all threads busy."""
     scaling_factor: ClassVar[float] = 1.0
     shift_factor: ClassVar[float] = 0.0
     """A latent diffusion model gets the latents as (z − shift_factor)·scaling_factor."""
+    dtype: ClassVar[Literal["float32"]] = "float32"
+    """In which the network computes."""
 
     def __post_init__(self) -> None:
         for name, kind in (("architecture", Architecture), ("likelihood", Likelihood), ("scale", Scale)):
@@ -122,6 +125,10 @@ class VAEConfig:
         """Return the shape (C, H, W) of the image decoded from such a latent; None if it cannot be decoded."""
         return self.image_shape if latent_shape == self.latent_shape else None
 
+    def latent_shape_of(self, _image_shape: tuple[int, ...]) -> tuple[int, ...]:
+        """Return the shape of the latent that an image of an accepted shape is encoded to."""
+        return self.latent_shape
+
     def accepts_shape(self, image_shape: tuple[int, ...]) -> bool:
         """Return whether an image of this shape can be encoded."""
         return image_shape == self.image_shape
@@ -129,57 +136,3 @@ class VAEConfig:
     def image_shape_near(self, _height: int, _width: int) -> tuple[int, int, int]:
         """Return the shape (C, H, W) that a picture is brought to before it is encoded."""
         return self.image_shape
-
-
-@dataclass(frozen=True)
-class AutoencoderKLConfig:
-    """The shapes and factors of diffusers' AutoencoderKL."""
-
-    architecture: ClassVar[str] = "autoencoder_kl"
-    likelihood: ClassVar[str] = "gaussian"
-    """Of variance 1, without its constant."""
-    per_sample: ClassVar[bool] = True
-
-    image_shape: tuple[int, int, int]
-    """(C, H, W), the nominal one: the network is convolutional and accepts other heights and widths."""
-    latent_shape: tuple[int, int, int]
-    """(C', h, w) for an image of the nominal shape."""
-    scaling_factor: float
-    shift_factor: float
-
-    @property
-    def tile(self) -> int:
-        """Side of a tile, in latent positions: the nominal side, rounded up to a multiple of 4."""
-        return ceil(self.latent_shape[1] / 4) * 4
-
-    def tiles(self, image_shape: tuple[int, int, int]) -> int:
-        """Return in how many tiles an image of this shape is computed; they overlap by a quarter of their side."""
-        _, *sides = image_shape
-        if max(sides) <= self.tile * self.stride:
-            return 1
-        return prod(ceil(side / (self.tile * self.stride * 3 // 4)) for side in sides)
-
-    @property
-    def stride(self) -> int:
-        """Image pixels per latent position, along each side."""
-        return self.image_shape[1] // self.latent_shape[1]
-
-    def image_shape_of(self, latent_shape: tuple[int, ...]) -> tuple[int, int, int] | None:
-        """Return the shape (C, H, W) of the image decoded from such a latent; None if it cannot be decoded."""
-        match latent_shape:
-            case (channels, height, width) if channels == self.latent_shape[0] and height > 0 and width > 0:
-                return self.image_shape[0], height * self.stride, width * self.stride
-        return None
-
-    def accepts_shape(self, image_shape: tuple[int, ...]) -> bool:
-        """Return whether an image of this shape can be encoded."""
-        match image_shape:
-            case (channels, height, width):
-                sides_fit = min(height, width) > 0 and height % self.stride == width % self.stride == 0
-                return channels == self.image_shape[0] and sides_fit
-        return False
-
-    def image_shape_near(self, height: int, width: int) -> tuple[int, int, int]:
-        """Return the shape (C, H, W) that a picture is brought to: its sides, rounded down to multiples of `stride`."""
-        side = self.stride
-        return self.image_shape[0], max(side, height - height % side), max(side, width - width % side)

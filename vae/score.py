@@ -73,7 +73,7 @@ def score(
     The scores of an image depend on no other one, apart from rounding: its noise is that of `vae.noise`.
 
     Args:
-        model: A VAE or an AutoencoderKL; its decoder is called max(draws, samples) + 1 times per image.
+        model: A VAE or an autoencoder of diffusers; its decoder is called max(draws, samples) + 1 times per image.
         x: Images (N, C, H, W) in [0, 1].
         draws: Posterior samples per image of the ELBO, 2 or more.
         samples: Importance samples per image, of which the first are the draws; 0 leaves out the bound.

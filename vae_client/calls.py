@@ -99,10 +99,13 @@ def encode(images: ImageInput, *, fit: Fit | None, invert: bool, draw: bool, see
     body = image_body(images)
 
     def parse(response: httpx.Response) -> Posterior:
-        stacked = _array(response)  # (2 or 3, *L) or (N, 2 or 3, *L), where L is (D,) or (C', h, w)
-        if body.single and stacked.ndim in (2, 4):
-            stacked = stacked[np.newaxis]
-        parts = np.moveaxis(stacked, 0 if stacked.ndim in (2, 4) else 1, 0)
+        count = 3 if draw else 2
+        stacked = _array(response)  # (count, *L) or (N, count, *L), where L is (D,), (C', h, w) or (C', t, h, w)
+        is_video = stacked.ndim == 5 and stacked.shape[:2] != (body.length, count)  # a single one
+        is_single = is_video or stacked.ndim in (2, 4)
+        if body.single and is_single:
+            stacked, is_single = stacked[np.newaxis], False
+        parts = np.moveaxis(stacked, 0 if is_single else 1, 0)
         return Posterior(mean=parts[0], log_variance=parts[1], z=parts[2] if draw else None, seed=_seed(response))
 
     return _post("/encode", body, NPY, parse, fit=fit, invert=invert, draw=draw, seed=seed)

@@ -47,6 +47,8 @@ class Body(NamedTuple):
     files: list[tuple[str, tuple[str, bytes, str]]] | None = None
     single: bool = False
     """A batch of one that the service may take for a single image: a form of one part, or an array (1, H, W)."""
+    length: int | None = None
+    """Of the array along its first axis, N if it is a batch."""
 
 
 def is_tensor(thing: object) -> TypeGuard[torch.Tensor]:
@@ -83,7 +85,7 @@ def image_body(images: ImageInput) -> Body:
     if not pictures:
         raise ValueError("The list of images is empty.")
     files = [("image", ("image", picture, _media_type(picture))) for picture in pictures]
-    return Body(None, "", files, single=len(files) == 1)
+    return Body(None, "", files, single=len(files) == 1, length=len(files))
 
 
 def latent_body(z: LatentInput) -> Body:
@@ -165,7 +167,7 @@ def _npy(array: npt.NDArray[Any]) -> Body:
             array = array.astype(np.float32)  # the service's precision, in half the bytes
     stream = io.BytesIO()
     np.save(stream, array, allow_pickle=False)
-    return Body(stream.getvalue(), NPY)
+    return Body(stream.getvalue(), NPY, length=len(array) if array.ndim else None)
 
 
 def _media_type(picture: bytes) -> str:

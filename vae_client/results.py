@@ -126,7 +126,7 @@ class Reconstruction(Images):
     mean: FloatArray
     log_variance: FloatArray
     reconstruction_loss: FloatArray
-    """−log p(x|z), summed over pixels, of the model's `likelihood`; half of the squared error for an autoencoder_kl.
+    """−log p(x|z), summed over pixels, of the model's `likelihood`; half of the squared error for models of diffusers.
 
     That of a Bernoulli likelihood, the binary cross-entropy, is not a negative log-density of grey pixels (Loaiza-Ganem
     & Cunningham 2019, arXiv:1907.06845).
@@ -204,11 +204,11 @@ class Model:
     name: str
     """Name of its file or folder."""
     architecture: str
-    """`mlp`, `conv`, `resnet` or `autoencoder_kl`."""
-    image_shape: tuple[int, int, int]
-    """(C, H, W)."""
+    """`mlp`, `conv` or `resnet`, or the name of a class of diffusers."""
+    image_shape: tuple[int, ...]
+    """(C, H, W), or (C, T, H, W) of videos."""
     latent_shape: tuple[int, ...]
-    """(D,), or (C', h, w) where latents are maps."""
+    """(D,), or (C', h, w) where latents are maps, or (C', t, h, w) of videos."""
     latent_dim: int | None
     """D; None where latents are maps."""
     parameters: int
@@ -225,6 +225,17 @@ class Model:
     """p(x|z): `bernoulli`, the only one of older services, `continuous-bernoulli`, `gaussian` or `logistic`."""
     calibration: dict[str, Any] | None = None
     """The score by which `Scores.percentile` goes, how it is computed, and over how many images; None without one."""
+    stride: int | None = None
+    """Pixels per latent position, along height and width. This and the next two are None unless the model is an
+    autoencoder of a diffusion model."""
+    temporal_stride: int | None = None
+    """Frames per latent frame after the first; 1 for images."""
+    frame_rate: int | None = None
+    """Frames per second of a video's file, unless a request says; None for images."""
+    normalisation: dict[str, Any] | None = None
+    """A diffusion model's latents are (z − mean)·scale, per channel, of the latents z; `patch_size` is of Flux 2."""
+    dtype: str = "float32"
+    """What the network computes in: `float32`, `bfloat16` or `float16`."""
 
 
 def _picture(image: FloatArray) -> Image:

@@ -17,6 +17,7 @@ from starlette.types import Message, Receive, Scope, Send
 
 from service.api.operation import Operation
 from service.api.request import Request
+from service.api.streaming import StreamedResponse
 from service.errors import MEDIA_TYPE, ServiceError
 from service.telemetry.access_log import AccessLog, AccessRecord
 from service.telemetry.counters import Counters
@@ -97,7 +98,8 @@ class Application:
             if self._cors:
                 send = partial(self._cors.send, send=send, request_headers=Headers(scope=scope))
             await response(scope, receive, send)
-            status, media_type, size = response.status_code, response.media_type or "", len(response.body)
+            status, media_type = response.status_code, response.media_type or ""
+            size = response.size if isinstance(response, StreamedResponse) else len(response.body)
         finally:
             if request.reservation is not None:
                 request.reservation.close()

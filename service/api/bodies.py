@@ -31,6 +31,8 @@ from vae.metadata import Fit
 
 FloatArray = npt.NDArray[np.float32]
 Document = TypeVar("Document", bound=BaseModel)
+Accepts = Callable[[tuple[int, ...]], bool]
+"""Whether a video, or its latent, may have a shape."""
 
 JSON = "application/json"
 NDJSON = "application/x-ndjson"
@@ -56,16 +58,20 @@ class Batch(NamedTuple):
 
 
 async def read_images(
-    request: Request, limits: Limits, shape: tuple[int, int, int], *, fit: Fit, invert: bool
+    request: Request, limits: Limits, shape: tuple[int, ...], *, fit: Fit, invert: bool, accepts: Accepts | None = None
 ) -> Batch:
-    """Read one image, several in a multipart form, or an array, as (N, C, H, W) in [0, 1]."""
+    """Read one image, several in a multipart form, or an array, as (N, C, H, W) in [0, 1].
+
+    With `accepts`, read an array of videos (N, C, T, H, W) of any shape that it accepts.
+    """
     content_type = request.media_type
-    if content_type not in IMAGE_TYPES:
-        raise _unsupported(content_type, IMAGE_TYPES)
+    types = IMAGE_TYPES if accepts is None else tuple(ARRAY_FORMATS)
+    if content_type not in types:
+        raise _unsupported(content_type, types)
     body = await request.read(limits.body)
     if array_format := ARRAY_FORMATS.get(content_type):
         seconds = _seconds(array_format, body)
-        return await request.run(seconds, _images_of_array, array_format, body, limits, shape, request.reserve)
+        return await request.run(seconds, _images_of_array, array_format, body, limits, shape, request.reserve, accepts)
     reader = PictureReader(request, limits, lambda *_: shape, fit=fit, invert=invert)
     if content_type != MULTIPART:
         limits.check_pixels(1, shape)
@@ -75,10 +81,13 @@ async def read_images(
     return Batch(await reader.read_all(pictures), single=len(pictures) == 1)
 
 
-async def read_latents(request: Request, limits: Limits, shape: tuple[int, ...]) -> Batch:
+async def read_latents(
+    request: Request, limits: Limits, shape: tuple[int, ...], *, accepts: Accepts | None = None
+) -> Batch:
     """Read latents as (N, *shape), finite: from JSON, NDJSON with one latent per line, or an array.
 
-    JSON is a list of `shape`, a list of such lists, or either as `{"z": …}`.
+    JSON is a list of `shape`, a list of such lists, or either as `{"z": …}`. With `accepts`, an array may have any
+    shape that it accepts.
     """
     content_type = request.media_type
     if content_type not in LATENT_TYPES:
@@ -86,11 +95,13 @@ async def read_latents(request: Request, limits: Limits, shape: tuple[int, ...])
     body = await request.read(limits.body)
     if array_format := ARRAY_FORMATS.get(content_type):
         seconds = _seconds(array_format, body)
-        return await request.run(seconds, _latents_of_array, array_format, body, limits, shape, request.reserve)
+        return await request.run(
+            seconds, _latents_of_array, array_format, body, limits, shape, request.reserve, accepts
+        )
     numbers = 0
     if len(body) > VALUES:  # it may have more values than a document without arrays
-        _, height, width = model_context(request).engine.config.image_shape
-        numbers = min(limits.batch, limits.image_pixels // (height * width)) * prod(shape)
+        pixels = prod(model_context(request).engine.config.image_shape[1:])
+        numbers = min(limits.batch, limits.image_pixels // pixels) * prod(shape)
     read = _latents_of_lines if content_type == NDJSON else latents_of_json
     seconds = len(body) * (LONG_JSON_BYTE_S if numbers else JSON_BYTE_S)
     if seconds <= INLINE_S:  # saves a coroutine
@@ -138,19 +149,34 @@ def _seconds(array_format: Format, body: bytes) -> float:
     return len(body) * VALUE_S + (2 * INLINE_S if array_format.is_table else 0)
 
 
+def _item_shape(found: tuple[int, ...], shape: tuple[int, ...], accepts: Accepts | None) -> tuple[int, ...]:
+    """Return the shape of the items of an array: its own where `accepts` has it, or else the expected one."""
+    own = found[-len(shape) :]
+    return own if accepts and len(own) == len(shape) and accepts(own) else shape
+
+
 def _images_of_array(
-    array_format: Format, body: bytes, limits: Limits, shape: tuple[int, int, int], reserve: Reserve
+    array_format: Format,
+    body: bytes,
+    limits: Limits,
+    shape: tuple[int, ...],
+    reserve: Reserve,
+    accepts: Accepts | None,
 ) -> Batch:
     reserve(array_format.copies * len(body))
     array = array_format.read(body, "pixels")
+    shape = _item_shape(array.shape, shape, accepts)
     grey = shape[0] == 1
     single = not array_format.is_table and (array.shape == shape or (grey and array.shape == shape[1:]))
     batch = array.shape[1:] == shape or (grey and array.shape[1:] == shape[1:])
     if not (single or batch) or not array.size:
-        c, h, w = shape
-        expected = f"({c}, {h}, {w}) or (N, {c}, {h}, {w})" + (f", or ({h}, {w}) or (N, {h}, {w})," if grey else "")
-        raise wrong(f"The array has the shape {array.shape}; {expected} is expected.")
+        sizes = ", ".join(map(str, shape[1:]))
+        expected = f"({shape[0]}, {sizes}) or (N, {shape[0]}, {sizes})"
+        expected += f", or ({sizes}) or (N, {sizes})," if grey else ""
+        raise wrong(f"The array has the shape {array.shape}; {expected} is expected{or_others(accepts)}.")
     limits.check_batch(1 if single else len(array))
+    if accepts:
+        limits.check_pixels(1 if single else len(array), shape, "The videos")
     reserve(CONVERTED_BYTES * array.size)
     if array.dtype == np.uint8:
         rows = array.astype(np.float32)
@@ -169,21 +195,32 @@ def without_subnormals(array: Array) -> FloatArray:
     return rows
 
 
+def or_others(accepts: Accepts | None) -> str:
+    """Return what an error says of shapes beside the nominal one."""
+    return "" if accepts is None else ", or another number of frames, height or width by the strides that /model has"
+
+
 def _latents_of_array(
-    array_format: Format, body: bytes, limits: Limits, shape: tuple[int, ...], reserve: Reserve
+    array_format: Format,
+    body: bytes,
+    limits: Limits,
+    shape: tuple[int, ...],
+    reserve: Reserve,
+    accepts: Accepts | None,
 ) -> Batch:
     reserve(array_format.copies * len(body))
     array = array_format.read(body, "z")
+    shape = _item_shape(array.shape, shape, accepts)
     single = not array_format.is_table and array.shape == shape
-    return _latents_of_numbers(array, limits, shape, reserve, single=single)
+    return _latents_of_numbers(array, limits, shape, reserve, single=single, others=or_others(accepts))
 
 
 def _latents_of_numbers(
-    array: Array, limits: Limits, shape: tuple[int, ...], reserve: Reserve, *, single: bool
+    array: Array, limits: Limits, shape: tuple[int, ...], reserve: Reserve, *, single: bool, others: str = ""
 ) -> Batch:
     if not (single or array.shape[1:] == shape) or not array.size:
         expected = f"{shape} or (N, {', '.join(map(str, shape))})"
-        raise wrong(f"The array has the shape {array.shape}; {expected} is expected.")
+        raise wrong(f"The array has the shape {array.shape}; {expected} is expected{others}.")
     limits.check_batch(1 if single else len(array))
     reserve(CONVERTED_BYTES * array.size)
     with np.errstate(over="ignore", invalid="ignore"):  # overflow gives infinity, which is refused

@@ -22,7 +22,7 @@ from starlette.requests import Request as StarletteRequest
 from starlette.responses import Response
 
 from service import version
-from service.api.bodies import CONVERTED_BYTES, JSON, invalid_input, without_subnormals
+from service.api.bodies import CONVERTED_BYTES, JSON, invalid_input, or_others, without_subnormals
 from service.api.context import ModelContext, count_distances, model_context
 from service.api.offloading import JSON_BYTE_S, JSON_VALUE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.api.operation import AccessControl, Operation
@@ -30,6 +30,7 @@ from service.api.request import Request
 from service.api.responses import BytesResponse, FloatArray, reserve_response, write_values
 from service.api.schemas import LATENT_BOUND, NoOptions
 from service.api.scoring import reserve_scores, score
+from service.api.videos import accepts_latents, accepts_videos
 from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
 from service.formats.json_reader import VALUES, read_json
 from service.memory_budget import Reserve
@@ -69,7 +70,7 @@ class Tensor(_Part):
     """An input."""
 
     name: Literal["image", "z"]
-    shape: list[Annotated[int, Field(ge=1)]] = Field(max_length=4)
+    shape: list[Annotated[int, Field(ge=1)]] = Field(max_length=5)
     datatype: Literal["UINT8", "FP32"]
     parameters: Parameters = Parameters()
     data: Any = None
@@ -137,7 +138,10 @@ async def server(_: Request, __: NoOptions) -> Response:
 async def model(request: Request, _: NoOptions) -> Response:
     """Return the names, datatypes and shapes of the model's inputs and outputs."""
     context = _model_context(request)
-    image, z = list(context.engine.config.image_shape), list(context.engine.config.latent_shape)
+    config = context.engine.config
+    image, z = list(config.image_shape), list(config.latent_shape)
+    if config.is_video:  # of any size
+        image[1:] = z[1:] = [-1] * 3
 
     def tensors(*described: tuple[str, list[int]]) -> list[dict[str, Any]]:
         return [{"name": name, "datatype": "FP32", "shape": [-1, *shape]} for name, shape in described]
@@ -169,8 +173,10 @@ async def infer(request: Request, _: NoOptions) -> Response:
     wanted: set[str] = {output.name for output in requested}
     if wanted.intersection(_scores(context)):
         reserve_scores(request, context, len(rows), DRAWS, context.samples)
+    is_latent = inference.inputs[0].name == "z"
+    image_shape = (config.image_shape_of(rows.shape[1:]) or config.image_shape) if is_latent else rows.shape[1:]
     for output in requested:
-        shape = config.image_shape if output.name == "image" else config.latent_shape
+        shape = image_shape if output.name == "image" else config.latent_shape_of(image_shape)
         reserve_response(request, BINARY if _is_binary(inference, output) else JSON, len(rows) * prod(shape))
     outputs = await _outputs(request, context, inference.inputs[0].name, rows, wanted)
     seconds = sum(array.size for array in outputs.values()) * JSON_VALUE_S
@@ -224,13 +230,13 @@ def _rows(tensor: Tensor, binary: memoryview, context: ModelContext, reserve: Re
     """Read and check the tensor's values: (N, …), float32."""
     config = context.engine.config
     shape = config.image_shape if tensor.name == "image" else config.latent_shape
-    if tuple(tensor.shape[1:]) != shape:
-        raise _invalid(
-            "shape",
-            f"{tensor.name} has the shape {brief(tensor.shape)}; [N, {', '.join(map(str, shape))}] is expected.",
-        )
+    is_image, found = tensor.name == "image", tuple(tensor.shape[1:])
+    accepts = accepts_videos(config) if is_image else accepts_latents(config)
+    if not (accepts(found) if accepts else found == shape):
+        expected = f"[N, {', '.join(map(str, shape))}] is expected{or_others(accepts)}"
+        raise _invalid("shape", f"{tensor.name} has the shape {brief(tensor.shape)}; {expected}.")
     context.limits.check_batch(tensor.shape[0])
-    context.limits.check_pixels(tensor.shape[0], config.image_shape)
+    context.limits.check_pixels(tensor.shape[0], (not is_image and config.image_shape_of(found)) or found)
     if tensor.name == "z" and tensor.datatype != "FP32":
         raise _invalid("datatype", f"z has the datatype {tensor.datatype}; FP32 is expected.")
     reserve(CONVERTED_BYTES * prod(tensor.shape))
@@ -303,6 +309,8 @@ async def _outputs(
 
 def _scores(context: ModelContext) -> tuple[str, ...]:
     """Return which scores the model offers as outputs."""
+    if context.engine.config.is_video:
+        return ()
     available = {
         "importance_weighted_bound": context.samples > 0,
         "outlier_factor": context.references is not None,

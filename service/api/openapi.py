@@ -24,6 +24,7 @@ from service.api.remote import openapi as remote_openapi
 from service.api.remote.bodies import BASE64, TENSOR
 from service.api.responses import OFFERS
 from service.formats.registry import ARRAY_FORMATS
+from service.formats.videos import MP4, VIDEO_TYPES
 from service.version import TITLE, VERSION
 
 PNG, JPEG = "image/png", "image/jpeg"
@@ -34,7 +35,7 @@ Encode images to the latent space of a variational autoencoder, and decode laten
 - **Items and batches.** One image gives one latent, a batch of N gives N; the same holds for the other direction.
 - **Formats.** The `Accept` header chooses the format of a response: a PNG; JSON, or NDJSON with one item per line; or
   arrays: one as npy, or all that JSON has, under the same names, as safetensors or an Arrow IPC stream (one item per
-  row).
+  row). Models of videos give an MP4 or an animated WebP too.
 - **Units.** Losses are in nats per image.
 - **Errors** are `application/problem+json` (RFC 9457): `detail` says how to correct the request, `errors` points to
   each wrong field.
@@ -156,6 +157,11 @@ _CARD = {
     "likelihood": "bernoulli",
     "image_shape": [1, 28, 28],
     "latent_shape": [3],
+    "stride": None,
+    "temporal_stride": None,
+    "frame_rate": None,
+    "normalisation": None,
+    "dtype": "float32",
     "latent_dim": 3,
     "parameters": 927870,
     "sha256": "9f86d081884c7d659a2feaa0c55ad015a3bf4f1b2b0b822cd15d6c15b0f00a08",
@@ -187,19 +193,19 @@ BODIES: dict[str, dict[str, Any]] = {
 
 RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]]] = {
     "/encode": (OFFERS, response_schemas.Posterior, _POSTERIOR),
-    "/decode": ((PNG, *OFFERS), response_schemas.Images, {"pixels": PIXELS}),
+    "/decode": ((PNG, *OFFERS, *VIDEO_TYPES), response_schemas.Images, {"pixels": PIXELS}),
     "/reconstruct": (
-        (PNG, *OFFERS),
+        (PNG, *OFFERS, *VIDEO_TYPES),
         response_schemas.ReconstructionAnswer,
         {**_POSTERIOR, **_LOSSES, "pixels": PIXELS},
     ),
     "/score": ((PNG, *OFFERS), response_schemas.ScoreAnswer, _SCORES),
-    "/sample": ((PNG, *OFFERS), response_schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
+    "/sample": ((PNG, *OFFERS, *VIDEO_TYPES), response_schemas.Samples, {"seed": 7, "z": [Z], "pixels": [PIXELS]}),
     "/interpolate": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
     "/traverse": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
     "/latents": (OFFERS, response_schemas.TestLatents, {"mean": [Z], "label": [7]}),
     "/model": ((JSON,), response_schemas.ModelCard, _CARD),
-    "/remote/decode": ((JPEG, PNG, TENSOR, BASE64), None, {}),
+    "/remote/decode": ((JPEG, PNG, MP4, TENSOR, BASE64), None, {}),
     "/remote/encode": ((TENSOR, BASE64), None, {}),
     "/livez": ((JSON,), response_schemas.Status, {"status": "ok"}),
     "/readyz": ((JSON,), response_schemas.Status, {"status": "ok"}),
@@ -215,6 +221,7 @@ HEADERS = {
 
 NOT_FOUND = {
     "/latents": "The checkpoint has no latents of a test set.",
+    **dict.fromkeys(("/score", "/interpolate"), "The model is of videos."),
     "/traverse": "The model's latents are maps, which have no single dimension to vary.",
 }
 

@@ -4,8 +4,9 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
+from contextlib import ExitStack
 from dataclasses import dataclass
-from functools import lru_cache
+from functools import lru_cache, partial
 from typing import ClassVar, TypeVar, get_origin, get_type_hints
 from urllib.parse import parse_qsl
 
@@ -20,8 +21,9 @@ from service.api.bodies import invalid_input
 from service.api.request import Request
 from service.api.responses import error_response
 from service.api.small_operations import SmallOperation
+from service.api.streaming import StreamedResponse
 from service.errors import InternalError, InvalidInput, Problem, ServiceError
-from service.inference.engine import NonFiniteOutput
+from service.inference.backend import NonFiniteOutput
 from service.keys import Keyring
 from service.telemetry.access_log import printable
 from service.telemetry.counters import Counters
@@ -112,23 +114,32 @@ class Operation(Route):
         response: Response
         try:
             key = access.identify(request) if access.keyring else b""
-            with access.admission.slot(key, provisional=request.awaits_body) as slot:
+            with ExitStack() as stack:
+                slot = stack.enter_context(access.admission.slot(key, provisional=request.awaits_body))
                 if slot.provisional:
                     await request.receive_body(state["model_context"].limits.body)
                     slot.confirm()
                 response = await self.endpoint(request, self.read_options(scope["query_string"]))
                 if timing.compute:
                     response.raw_headers.append((b"server-timing", server_timing(timing)))
-        except ServiceError as error:
-            access.counters.count_refusal(error)
-            response = self.error_response(error)
+                if isinstance(response, StreamedResponse):
+                    response.slot = stack.pop_all()
+                    response.report = partial(self._translate, scope, access)
         except Exception as error:
-            access.counters.refusals["unsound_output" if isinstance(error, NonFiniteOutput) else "failure"] += 1
-            name = scope["request_id"].decode()
-            logger.exception("The service failed at %s %s, %s.", scope["method"], printable(scope["raw_path"]), name)
-            response = self.error_response(InternalError())
+            response = self.error_response(self._translate(scope, access, error))
         response.raw_headers += self.response_fields(access)
         return response
+
+    def _translate(self, scope: Scope, access: AccessControl, error: Exception) -> ServiceError:
+        """Count an error, log it unless the client sees it, and return it as a ServiceError."""
+        if isinstance(error, ServiceError):
+            access.counters.count_refusal(error)
+            return error
+        access.counters.refusals["unsound_output" if isinstance(error, NonFiniteOutput) else "failure"] += 1
+        name = scope["request_id"].decode()
+        message = "The service failed at %s %s, %s."
+        logger.error(message, scope["method"], printable(scope["raw_path"]), name, exc_info=error)
+        return InternalError()
 
     def read_options(self, query_string: bytes) -> BaseModel:
         """Parse a query string; raises InvalidInput."""

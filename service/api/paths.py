@@ -24,6 +24,7 @@ from service.api.schemas import (
     Traversal,
     TraverseOptions,
 )
+from service.api.videos import refuse_videos
 from service.errors import InvalidInput, NotFound, Problem
 from service.formats.json_reader import VALUES
 from service.inference.paths import interpolate as interpolation
@@ -35,6 +36,7 @@ async def interpolate(request: Request, options: PngOptions) -> Response:
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
     shape = context.engine.config.latent_shape
+    refuse_videos(context.engine.config, "/interpolate")
     asked: Interpolation | MapInterpolation
     if len(shape) == 1:
         asked = await read_document(request, context.limits, Interpolation)
@@ -57,6 +59,7 @@ def check_interpolation(request: Request, options: InterpolateOptions) -> str:
     """Check a request by GET, and return the media type of the response; raises ServiceError."""
     media_type = negotiate(request.field(b"accept"), IMAGE_OFFERS)
     context = model_context(request)
+    refuse_videos(context.engine.config, "/interpolate")
     if len(context.engine.config.latent_shape) > 1:
         problem = "from: The latents of this model are maps; send them to POST /interpolate, as JSON."
         raise InvalidInput(Problem("query", "/from", problem))

@@ -19,7 +19,8 @@ from service.limits import Limits
 from vae.metadata import Fit
 
 FloatArray = npt.NDArray[np.float32]
-Shape = tuple[int, int, int]
+Shape = tuple[int, ...]
+"""(C, H, W)"""
 Result = TypeVar("Result")
 
 SLICE_S = 0.05

@@ -41,8 +41,8 @@ class ReconstructionAnswer(Posterior, Images):
         "cross-entropy of `pixels`, which treats grey values as probabilities and is not a negative log-density of the "
         "image (Loaiza-Ganem & Cunningham 2019, arXiv:1907.06845). `continuous-bernoulli`, `gaussian`: negative "
         "log-density of pixels in [0, 1], which can be negative. `logistic`: negative log-probability of the image "
-        "with 8 bits per value. For autoencoder_kl it is half of the squared error: −log p(x|z) of a Gaussian of "
-        "variance 1, without its constant."
+        "with 8 bits per value. For autoencoders of diffusion models it is half of the squared error: "
+        "−log p(x|z) of a Gaussian of variance 1, without its constant."
     )
     kl_divergence: float | Vector = Field(description="KL divergence of the posterior from N(0, I), exact.")
     plug_in_elbo: float | Vector | None = Field(
@@ -120,12 +120,22 @@ class ModelCard(BaseModel):
     """Response of /model."""
 
     name: str
-    architecture: str
+    architecture: str = Field(description="mlp, conv or resnet, or the name of a class of diffusers.")
     likelihood: Literal["bernoulli", "continuous-bernoulli", "gaussian", "logistic"] = Field(
-        description="p(x|z), whose −log is the reconstruction loss; `gaussian` of variance 1 for autoencoder_kl."
+        description="p(x|z), whose −log is the reconstruction loss; `gaussian` of variance 1 for models of diffusers."
     )
-    image_shape: list[int] = Field(min_length=3, max_length=3, description="C, H, W")
-    latent_shape: tuple[int, ...] = Field(description="[D], or [C', h, w] where latents are maps.")
+    image_shape: list[int] = Field(min_length=3, max_length=4, description="[C, H, W], or [C, T, H, W] of videos.")
+    latent_shape: tuple[int, ...] = Field(
+        description="[D], or [C', h, w] where latents are maps, or [C', t, h, w] of videos."
+    )
+    stride: int | None = Field(
+        description="Pixels per latent position, along height and width. This and the next three are null unless it is "
+        "an autoencoder of a diffusion model."
+    )
+    temporal_stride: int | None = Field(description="Frames per latent frame after the first; 1 for images.")
+    frame_rate: int | None = Field(description="Frames per second of videos, unless a request says; null for images.")
+    normalisation: NormalisationCard | None = Field(description="How a diffusion model's latents are made of z.")
+    dtype: Literal["float32", "bfloat16", "float16"] = Field(description="What the network computes in.")
     latent_dim: int | None = Field(description="D, or null where latents are maps.")
     parameters: int
     sha256: str = Field(description="Hash of the checkpoint's bytes.")
@@ -138,6 +148,14 @@ class ModelCard(BaseModel):
         "pixels compare models on the same images, and are not negative log-densities."
     )
     calibration: CalibrationCard | None = Field(description="Null where vae-train fit had no validation images.")
+
+
+class NormalisationCard(BaseModel):
+    """A diffusion model's latents are (z − mean)·scale."""
+
+    mean: list[float] = Field(description="Per channel.")
+    scale: list[float] = Field(description="Per channel.")
+    patch_size: int = Field(description="p: the channels are those of p×p patches of z.")
 
 
 class CalibrationCard(BaseModel):

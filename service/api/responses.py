@@ -80,7 +80,11 @@ def response_memory(media_type: str, count: int) -> int:
 async def png_response(
     request: Request, scanlines: ByteArray, channels: int, options: PngOptions, headers: Mapping[str, str] | None = None
 ) -> BytesResponse:
-    """Return a PNG of a grid of images, from scanlines as `write_png` takes them."""
+    """Return a PNG of a grid of images, from scanlines as `write_png` takes them.
+
+    Those of videos, (N, T, H, 1 + W·C), become a grid of frames.
+    """
+    scanlines = scanlines.reshape(-1, *scanlines.shape[-2:])
     seconds = scanlines.size * options.scale**2 * PIXEL_S
     if seconds <= INLINE_S:  # saves a coroutine
         return BytesResponse(write_png(scanlines, channels, options.columns, options.scale), PNG, headers)

@@ -65,12 +65,27 @@ class PngOptions(_Options):
     scale: int = Field(1, ge=1, le=64, description="Enlarge each pixel of the PNG to a square with this side.")
 
 
-class SampleOptions(PngOptions):
+class VideoOptions(PngOptions):
+    """Query of the routes that give a PNG, or the file of a video."""
+
+    fps: float | None = Field(
+        None,
+        ge=1,
+        le=240,
+        allow_inf_nan=False,
+        description="Frames per second of a video; by default those of the model's videos, which /model has.",
+    )
+
+
+class SampleOptions(VideoOptions):
     """Query of /sample."""
 
     n: int = Field(1, ge=1, description="Number of images.")
     seed: int | None = Field(
         None, ge=0, lt=2**64, description="Seed of the random numbers; by default a random one, returned as x-seed."
+    )
+    frames: int | None = Field(
+        None, ge=1, le=100_000, description="Frames of each video; by default those of the model's nominal shape."
     )
     temperature: float = Field(
         1,
@@ -104,7 +119,9 @@ class TraverseOptions(PngOptions):
     steps: int = Field(15, ge=2, description="Values per dimension, including both ends.")
 
 
-class _PictureInput(_Options):
+class PictureInput(_Options):
+    """Query of the routes that take pictures."""
+
     fit: Fit | None = Field(
         None,
         description="How a picture of another shape is fitted to the model's: with black bars, cropped, or distorted. "
@@ -115,7 +132,7 @@ class _PictureInput(_Options):
     )
 
 
-class _ImageInput(_PictureInput):
+class _ImageInput(PictureInput):
     draw: bool = Field(
         False, description="Draw a sample of the posterior, in addition to the mean (encode) or instead of it."
     )
@@ -128,7 +145,7 @@ class EncodeOptions(_ImageInput):
     """Query of /encode."""
 
 
-class ReconstructOptions(PngOptions, _ImageInput):
+class ReconstructOptions(VideoOptions, _ImageInput):
     """Query of /reconstruct."""
 
     draws: int | None = Field(
@@ -139,7 +156,7 @@ class ReconstructOptions(PngOptions, _ImageInput):
     )
 
 
-class ScoreOptions(PngOptions, _PictureInput):
+class ScoreOptions(PngOptions, PictureInput):
     """Query of /score."""
 
     draws: int = Field(

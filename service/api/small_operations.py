@@ -43,7 +43,7 @@ class SmallOperation:
 def decode(request: Request, context: ModelContext, options: PngOptions) -> SmallOperation | None:
     """/decode of one latent, as PNG or JSON."""
     engine, limits = context.engine, context.limits
-    shape, (_, height, width) = engine.config.latent_shape, engine.config.image_shape
+    shape, (*_, height, width) = engine.config.latent_shape, engine.config.image_shape
     if request.media_type != JSON or len(shape) > 1 or height * width > limits.image_pixels:
         return None
     distances = context.metrics.counters.histogram("vae_latent_distance")

@@ -54,7 +54,7 @@ def open_image(body: bytes, pixel_limit: int, name: str = "The body") -> Image.I
     return image
 
 
-def memory_of(image: Image.Image, shape: tuple[int, int, int], body: bytes) -> int:
+def memory_of(image: Image.Image, shape: tuple[int, ...], body: bytes) -> int:
     """Estimate the memory of `to_array` for an image opened from `body`, in bytes."""
     tables = 0
     if image.format == "WEBP" and (b"VP8L" in body or b"ALPH" in body):
@@ -97,7 +97,7 @@ def open_plain_png(body: bytes, pixel_limit: int) -> Image.Image | None:
 
 
 def to_array(
-    image: Image.Image, shape: tuple[int, int, int], *, fit: Fit, invert: bool, name: str = "The body"
+    image: Image.Image, shape: tuple[int, ...], *, fit: Fit, invert: bool, name: str = "The body"
 ) -> FloatArray:
     """Decode an opened image to `shape` (C, H, W), float32 in [0, 1]; raises UnreadableBody."""
     try:

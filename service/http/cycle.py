@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import asyncio
 import logging
+import sys
 from collections.abc import Iterable
 from functools import lru_cache
 from http import HTTPStatus
@@ -184,6 +185,8 @@ class Cycle:
             fields.append((b"connection", b"close"))
         if self.scope["method"] == "HEAD" or status in WITHOUT_BODY:
             self._remaining = 0
+        elif self._remaining is None and self.scope["http_version"] == "1.0":
+            self._remaining = sys.maxsize  # it has no chunks: the body ends with the connection (RFC 9112, section 6.3)
         elif self._remaining is None:
             fields.append((b"transfer-encoding", b"chunked"))
         lines = b"\r\n".join(map(b": ".join, fields))

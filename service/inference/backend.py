@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import cache
 from typing import Any, Protocol
 
 import numpy as np
 import numpy.typing as npt
 
-from vae.config import AutoencoderKLConfig, VAEConfig
+from vae.config import VAEConfig
+from vae.diffusion.config import DiffusionConfig
 
 FloatArray = npt.NDArray[np.float32]
 ByteArray = npt.NDArray[np.uint8]
@@ -17,6 +19,10 @@ Arrays = tuple[npt.NDArray[Any], ...]
 
 DTYPES = ("float16", "bfloat16", "float32")
 """dtypes of the tensors in requests and responses, by torch's names."""
+
+
+class NonFiniteOutput(Exception):
+    """The model computed a number that is not finite."""
 
 
 @cache
@@ -39,7 +45,7 @@ class Backend(Protocol):
     """Batches that are best computed at the same time, each in a thread."""
 
     @property
-    def config(self) -> VAEConfig | AutoencoderKLConfig:
+    def config(self) -> VAEConfig | DiffusionConfig:
         """The model's configuration."""
 
     def find_row_multiple(self, limit: int) -> int:
@@ -68,3 +74,13 @@ class Backend(Protocol):
 
     def begin_thread(self) -> None:
         """Prepare a thread of the engine; called there before its first batch."""
+
+
+class VideoBackend(Backend, Protocol):
+    """A backend of videos (N, C, T, H, W)."""
+
+    def decode_pieces(self, z: FloatArray, take: Callable[[FloatArray], None]) -> None:
+        """Decode one video and give its frames, (1, C, t, H, W) in [0, 1], to `take` as soon as they are computed.
+
+        What `take` raises ends the computation.
+        """

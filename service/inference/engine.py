@@ -7,18 +7,28 @@ form a batch), `Engine._compute` (one batch as one array) and an operation, whic
 from __future__ import annotations
 
 import time
-from collections.abc import Awaitable, Callable, Sequence
+from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from functools import partial
 from itertools import chain
 from math import isfinite
+from typing import Any, cast
 
 import numpy as np
 
-from service.inference.backend import DTYPES, Arrays, Backend, ByteArray, FloatArray
+from service.inference.backend import (
+    DTYPES,
+    Arrays,
+    Backend,
+    ByteArray,
+    FloatArray,
+    NonFiniteOutput,
+    VideoBackend,
+)
 from service.inference.batching import MicroBatcher
 from service.inference.chunks import CHUNKS_IN_FLIGHT, Chunker
+from service.inference.pieces import PieceDecoder
 from service.inference.posterior import draw_posterior, kl_divergence
 from service.telemetry.counters import Counters
 from service.telemetry.timing import Timing
@@ -39,10 +49,6 @@ LOSSES = {
 """Operation → which of its results are losses → the histogram of each."""
 
 
-class NonFiniteOutput(Exception):
-    """The model computed a number that is not finite."""
-
-
 @dataclass(frozen=True)
 class Reconstruction:
     """Results of `reconstruct` for N images; losses in nats, (N,) each."""
@@ -57,6 +63,8 @@ class Reconstruction:
 
 class Engine:
     """Runs one model; all arrays are float32, images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape.
+
+    Models of videos have these, (N, C, T, H, W), in the place of images.
 
     Each method raises NonFiniteOutput where its results are not finite, and Unavailable where too many large requests
     wait.
@@ -100,7 +108,7 @@ class Engine:
         self._chunker = Chunker(self._limit, deadline / 3)
         self._counters = counters or Counters()
         self._on_batch = on_batch
-        self._batchers: list[MicroBatcher[Arrays, Arrays]] = []
+        self._batchers: list[MicroBatcher[Any, Any]] = []
         self.encoder = self._create_batcher("encode", self._encode)
         self.decoder = self._create_batcher("decode", self._decode)
         self.scanline_decoder = self._create_batcher("draw", self._decode_scanlines)
@@ -108,6 +116,9 @@ class Engine:
         self.scanline_reconstructor = self._create_batcher("redraw", self._reconstruct_scanlines)
         self._loss_sampler = self._create_batcher("losses", self._losses)
         self._loss_mapper = self._create_batcher("loss_map", self._pixel_losses)
+        video_backend = cast("VideoBackend", backend)  # used where the configuration is of videos
+        self._piece_decoder = PieceDecoder(video_backend, self._threads, self._observer("pieces"))
+        self._batchers.append(self._piece_decoder.batcher)
         self._raw_decoders = {
             dtype: self._create_batcher("signed", partial(backend.decode_raw, dtype=dtype)) for dtype in DTYPES
         }
@@ -132,8 +143,15 @@ class Engine:
         (pixels,) = await self._run(self.decoder, (z,), timing)
         return pixels
 
+    def decode_pieces(self, z: FloatArray, *, timing: Timing | None = None) -> AsyncGenerator[ByteArray]:
+        """Frames of the video of one latent z (1, …), uint8 (T, H, W, C), as soon as some of them are decoded."""
+        return self._piece_decoder.decode(z, timing)
+
     async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
-        """As `decode`, as a PNG's scanlines: uint8 (N, H, 1 + W·C), each row of pixels after a zero."""
+        """As `decode`, as a PNG's scanlines: uint8 (N, H, 1 + W·C), each row of pixels after a zero.
+
+        Those of videos are (N, T, H, 1 + W·C).
+        """
         scanlines, _ = await self._run(self.scanline_decoder, (z,), timing)
         return scanlines
 
@@ -146,14 +164,14 @@ class Engine:
         self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
     ) -> Reconstruction:
         """Images decoded from the posterior's mean, or from its sample with `noise` (N, …) ~ N(0, I)."""
-        noise = self._or_zeros(noise, len(images))
+        noise = self._or_zeros(noise, images)
         return Reconstruction(*await self._run(self._reconstructor, (images, noise), timing))
 
     async def reconstruct_scanlines(
         self, images: FloatArray, noise: FloatArray | None = None, *, timing: Timing | None = None
     ) -> ByteArray:
         """The images of `reconstruct` as a PNG's scanlines, like those of `decode_scanlines`."""
-        noise = self._or_zeros(noise, len(images))
+        noise = self._or_zeros(noise, images)
         scanlines, _, _ = await self._run(self.scanline_reconstructor, (images, noise), timing)
         return scanlines
 
@@ -195,32 +213,17 @@ class Engine:
     def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Awaitable[Arrays]:
         return self._chunker.run(batcher, rows, timing)
 
-    def _or_zeros(self, noise: FloatArray | None, count: int) -> FloatArray:
-        return np.zeros((count, *self.config.latent_shape), np.float32) if noise is None else noise
+    def _or_zeros(self, noise: FloatArray | None, images: FloatArray) -> FloatArray:
+        shape = self.config.latent_shape_of(images.shape[1:])
+        return np.zeros((len(images), *shape), np.float32) if noise is None else noise
 
     # Batches
 
     def _create_batcher(self, name: str, operation: Operation) -> MicroBatcher[Arrays, Arrays]:
         """A batcher of `operation`; `name` is its label in the metrics and the traces."""
-        queued, computed, sizes = (
-            self._counters.histogram(f"vae_{what}", name)
-            for what in ("queue_duration_seconds", "compute_duration_seconds", "batch_rows")
-        )
 
         def compute(items: Sequence[Arrays]) -> list[Arrays | Exception]:
             return self._compute(operation, items)
-
-        def observe(
-            results: Sequence[Arrays | Exception], timings: Sequence[Timing], seconds: float, rows: int
-        ) -> None:
-            queued.add_all([timing.queue for timing in timings if timing.batches == 1])
-            computed.add(seconds)
-            sizes.add(rows)
-            for column, loss in LOSSES.get(name, {}).items():
-                values = (result[column].tolist() for result in results if not isinstance(result, Exception))
-                self._counters.histogram(loss).add_all(list(chain.from_iterable(values)))
-            if self._on_batch:
-                self._on_batch(name, timings, seconds, rows)
 
         batcher: MicroBatcher[Arrays, Arrays] = MicroBatcher(
             compute,
@@ -228,10 +231,33 @@ class Engine:
             size=lambda item: len(item[0]),
             executor=self._threads,
             max_concurrent_batches=self._backend.max_concurrent_batches,
-            observe=observe,
+            observe=self._observer(name),
         )
         self._batchers.append(batcher)
         return batcher
+
+    def _observer(
+        self, name: str
+    ) -> Callable[[Sequence[Arrays | Exception | None], Sequence[Timing], float, int], None]:
+        """What counts the batches of the operation `name`."""
+        queued, computed, sizes = (
+            self._counters.histogram(f"vae_{what}", name)
+            for what in ("queue_duration_seconds", "compute_duration_seconds", "batch_rows")
+        )
+
+        def observe(
+            results: Sequence[Arrays | Exception | None], timings: Sequence[Timing], seconds: float, rows: int
+        ) -> None:
+            queued.add_all([timing.queue for timing in timings if timing.batches == 1])
+            computed.add(seconds)
+            sizes.add(rows)
+            for column, loss in LOSSES.get(name, {}).items():
+                values = (result[column].tolist() for result in results if isinstance(result, tuple))
+                self._counters.histogram(loss).add_all(list(chain.from_iterable(values)))
+            if self._on_batch:
+                self._on_batch(name, timings, seconds, rows)
+
+        return observe
 
     @np.errstate(all="ignore")  # numbers that are not finite are reported as NonFiniteOutput
     def _compute(self, operation: Operation, items: Sequence[Arrays]) -> list[Arrays | Exception]:
@@ -277,10 +303,10 @@ class Engine:
         pixels = self._backend.decode(z)
         pixels *= 255
         pixels += 0.5
-        count, channels, height, width = pixels.shape
-        scanlines = np.zeros((count, height, 1 + width * channels), np.uint8)
-        scanlines[:, :, 1:] = pixels.transpose(0, 2, 3, 1).reshape(count, height, -1)
-        return scanlines, pixels.sum((1, 2, 3))  # the sum is finite where all pixels are
+        lines = np.moveaxis(pixels, 1, -1).reshape(len(pixels), *pixels.shape[2:-1], -1)
+        scanlines = np.zeros((*lines.shape[:-1], 1 + lines.shape[-1]), np.uint8)
+        scanlines[..., 1:] = lines
+        return scanlines, pixels.sum(tuple(range(1, pixels.ndim)))  # the sum is finite where all pixels are
 
     def _reconstruct(self, images: FloatArray, noise: FloatArray) -> Arrays:
         mean, log_variance = self._backend.encode(images)

@@ -61,6 +61,8 @@ def load_checkpoint(settings: Settings) -> LoadedModel:
     path = settings.checkpoint
     if settings.runtime == "onnx" and (path.is_dir() or settings.device != "cpu"):
         raise StartError("ONNX Runtime computes checkpoints of vae-train, on the CPU. Leave VAE_RUNTIME unset.")
+    if settings.dtype != "float32" and not path.is_dir():
+        raise StartError(f"VAE_DTYPE {settings.dtype} is for folders of diffusers; leave it unset for {path.name}.")
     checkpoint: CheckpointMetadata
     backend: Backend
     try:

@@ -2,8 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
-from typing import Any
+from collections.abc import Callable, Sequence
+from typing import Any, cast
 
 import numpy as np
 import torch
@@ -11,10 +11,10 @@ from torch import Tensor, nn
 
 from service.inference.backend import Arrays, ByteArray, FloatArray
 from service.malloc import tune_malloc
-from vae.autoencoder_kl import AutoencoderKL
+from vae.diffusion.model import DiffusionModel
 from vae.model import VAE
 
-Model = VAE | AutoencoderKL
+Model = VAE | DiffusionModel
 
 ROW_MULTIPLES = (4, 12)
 """Rows, to a multiple of which batches may be padded. BLAS computes the last rows of a matrix with other kernels than
@@ -104,8 +104,17 @@ class TorchBackend:
             images = self.model.decode_raw(self._tensor(z))
             wanted: torch.dtype = getattr(torch, dtype)
             values = images.to(wanted, memory_format=torch.contiguous_format).flatten(1).view(torch.uint8)
-            raw, sums = self._arrays(values, images.sum((1, 2, 3)))
+            raw, sums = self._arrays(values, images.sum(tuple(range(1, images.ndim))))
             return raw, sums
+
+    def decode_pieces(self, z: FloatArray, take: Callable[[FloatArray], None]) -> None:
+        """As VideoBackend."""
+
+        def take_tensor(frames: Tensor) -> None:
+            take(*self._arrays(self.model.to_image_(frames)))
+
+        with torch.inference_mode():
+            cast("DiffusionModel", self.model).decode_pieces(self._tensor(z), take_tensor)
 
     def begin_thread(self) -> None:
         """As Backend. In a thread that torch did not create, BLAS uses all cores unless the number is set there."""

@@ -2,14 +2,24 @@
 
 from __future__ import annotations
 
+import logging
+
 import torch
 
 from service.inference.torch_backend import TorchBackend
 from service.settings import Settings
 from vae.arrays import CheckpointArrays
-from vae.autoencoder_kl import DiffusersCheckpoint, load_diffusers
 from vae.checkpoint import to_model
+from vae.diffusion.loading import DiffusersCheckpoint, load_diffusers
 from vae.metadata import CheckpointError
+
+logger = logging.getLogger("vae-service")
+
+INSTRUCTIONS = {
+    "bfloat16": ("avx512_bf16", "amx_bf16", "bf16", "sve_bf16"),
+    "float16": ("avx512_fp16", "amx_fp16", "fp16_arith"),
+}
+"""What processors that compute in a dtype have, by the names of `torch.cpu.get_capabilities`."""
 
 
 def create_backend(stored: CheckpointArrays, settings: Settings) -> TorchBackend:
@@ -21,9 +31,20 @@ def create_backend(stored: CheckpointArrays, settings: Settings) -> TorchBackend
 def load_folder(settings: Settings) -> tuple[DiffusersCheckpoint, int, TorchBackend]:
     """Load a folder of diffusers; returns it with the number of its weights. Raises CheckpointError."""
     _prepare(settings)
-    checkpoint = load_diffusers(settings.checkpoint, settings.device)
+    checkpoint = load_diffusers(settings.checkpoint, settings.device, settings.dtype)
+    config = checkpoint.model.config
+    if config.dtype != settings.dtype:
+        logger.warning("%s computes in %s: its configuration has force_upcast.", checkpoint.name, config.dtype)
+    _warn_if_slow(config.dtype, settings.device)
     parameters = sum(weights.numel() for weights in checkpoint.model.parameters())
     return checkpoint, parameters, TorchBackend(checkpoint.model, settings.device)
+
+
+def _warn_if_slow(dtype: str, device: str) -> None:
+    """Log that the processor has no instructions for `dtype`, so that each number is converted to float32."""
+    names = INSTRUCTIONS.get(dtype, ())
+    if device == "cpu" and names and not any(map(torch.cpu.get_capabilities().get, names)):
+        logger.warning("This processor has no instructions for %s: VAE_DTYPE float32 is probably faster.", dtype)
 
 
 def _prepare(settings: Settings) -> None:

@@ -43,7 +43,7 @@ export function draw(model, spread) {
       const scored = await requestJson("score", { method: "POST", body, type: "image/png", isStale });
       return scoreVerdict(found, scored, spread !== null);
     }
-    const isSquaredError = model.architecture === "autoencoder_kl";
+    const isSquaredError = model.stride !== null;
     return isSquaredError ? errorVerdict(found) : verdict(found, spread !== null, model.likelihood);
   };
   const judge = new LatestOnly(async ({ body, found, edit }, isStale) => {

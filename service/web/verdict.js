@@ -40,7 +40,7 @@ export async function verdict(found, hasLatents, likelihood) {
   return ["Usual:", `${shareText}${labelText}.`];
 }
 
-/** For AutoencoderKL, which has no set of latents to compare with: the reconstruction's error. */
+/** For models of diffusers, which have no set of latents to compare with: the reconstruction's error. */
 export function errorVerdict(found) {
   const values = imageShape().reduce((count, side) => count * side);
   const error = 255 * Math.sqrt((2 * found.reconstruction_loss) / values); // the loss is half of the squared error

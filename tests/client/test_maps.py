@@ -65,7 +65,7 @@ def near(actual: FloatArray, expected: FloatArray) -> None:
 
 def test_model(client: AnyClient) -> None:
     model = client.call("model")
-    assert (model.architecture, model.image_shape) == ("autoencoder_kl", (3, 32, 32))
+    assert (model.architecture, model.image_shape) == ("AutoencoderKL", (3, 32, 32))
     assert (model.latent_shape, model.latent_dim) == ((4, 16, 16), None)
 
 

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 from typing import Any
 
+import av
 import numpy as np
 from numpy.typing import ArrayLike, NDArray
 from PIL import Image
@@ -51,6 +52,24 @@ def npy(array: ArrayLike) -> bytes:
 def read_npy(body: bytes) -> NDArray[Any]:
     array: NDArray[Any] = np.load(io.BytesIO(body), allow_pickle=False)
     return array
+
+
+def read_mp4(body: bytes) -> Bytes:
+    """The frames, (T, H, W, 3)."""
+    with av.open(io.BytesIO(body), "r") as container:
+        return np.stack([frame.to_ndarray(format="rgb24") for frame in container.decode(video=0)]).astype(np.uint8)
+
+
+def psnr(found: NDArray[Any], expected: NDArray[Any]) -> float:
+    """Peak signal-to-noise ratio in dB."""
+    assert found.shape == expected.shape
+    return float(10 * np.log10(255**2 / np.square(found.astype(float) - expected).mean()))
+
+
+def check_mp4(body: bytes, frames: Bytes) -> None:
+    """Compare the frames (T, H, W, 3) of an MP4; their colours have half of their resolution."""
+    found, expected = (array.mean(3, keepdims=True) for array in (read_mp4(body), frames))
+    assert psnr(found, expected) > 22
 
 
 def phone_photo(digit: Bytes, orientation: int, width: int = 4000, height: int = 3000, **options: Any) -> bytes:

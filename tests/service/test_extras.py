@@ -8,7 +8,7 @@ from pathlib import Path
 
 ROOT = Path(__file__).parents[2]
 EXTRAS = (
-    *("diffusers", "httpx", "matplotlib", "onnxscript", "opentelemetry.exporter", "opentelemetry.sdk", "plotly"),
+    *("av", "diffusers", "httpx", "matplotlib", "onnxscript", "opentelemetry.exporter", "opentelemetry.sdk", "plotly"),
     *("pyarrow", "ray", "tensorboard", "torch", "torchvision", "tqdm", "training", "vae_client"),
 )
 HIDE = f"import sys; sys.path.insert(0, {str(ROOT)!r}); sys.modules.update(dict.fromkeys({EXTRAS!r}))"

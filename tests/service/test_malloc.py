@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from service.inference.torch_backend import TorchBackend
-from vae.autoencoder_kl import load_diffusers
+from vae.diffusion.loading import load_diffusers
 
 torch.set_num_threads(1)
 network = TorchBackend(load_diffusers(Path(sys.argv[1])).model)

@@ -30,6 +30,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "compute": ("thread", "thread"),
     "runtime": ("torch", "torch"),
     "device": ("cuda:1", "cuda:1"),
+    "dtype": ("bfloat16", "bfloat16"),
     "metrics": ("key", "key"),
     "tracing": ("true", True),
     "log_level": ("debug", "debug"),
@@ -206,6 +207,7 @@ BAD = [
     ("compute", "never"),
     ("device", "tpu"),
     ("device", "cuda:"),
+    ("dtype", "float64"),
     ("log_level", "loud"),
     ("log_format", "xml"),
 ]

@@ -2,42 +2,54 @@
 
 from __future__ import annotations
 
+import numpy as np
+
 from service.api.remote.options import Config, RemoteDecodeOptions
-from service.api.remote.shapes import batch_of, check_tiles, wrong_shape
+from service.api.remote.shapes import batch_of, check_patches, check_tiles, wrong_shape
 from service.api.responses import FloatArray
 from service.api.schemas import LATENT_BOUND
 from service.errors import InvalidInput, Problem
 from service.limits import Limits
-from vae.config import AutoencoderKLConfig
+from vae.diffusion.config import DiffusionConfig
 
 
 def read_latents(
     z: FloatArray, options: RemoteDecodeOptions, config: Config, limits: Limits
-) -> tuple[FloatArray, tuple[int, int, int]]:
+) -> tuple[FloatArray, tuple[int, ...]]:
     """Check latents and undo their scaling; return them as (N, …), and the shape of their images.
 
     Raises InvalidInput or TooLarge.
     """
     z = _batch(z, options, config)
+    if isinstance(config, DiffusionConfig) and z.ndim == 4 and z.shape[1] == _patch_channels(config):
+        z = config.normalisation.unpatch(z)
     image_shape = config.image_shape_of(z.shape[1:])
     if image_shape is None:
         raise wrong_shape(options.shape, batch_of(config.latent_shape, config))
     limits.check_batch(len(z))
     limits.check_pixels(len(z), image_shape)
     check_tiles(config, image_shape)
-    factor, shift = options.scaling(config)
-    extremes = (float(extreme) / factor + shift for extreme in (z.min(), z.max()))
-    if not all(-LATENT_BOUND <= extreme <= LATENT_BOUND for extreme in extremes):  # refuses NaN too
+    normalisation = options.normalisation(config)
+    check_patches(normalisation, z.shape)
+    z = normalisation.patch(z)
+    with np.errstate(over="ignore", invalid="ignore"):
+        z = normalisation.denormalise(z)
+    if not -LATENT_BOUND <= z.min() <= z.max() <= LATENT_BOUND:  # refuses NaN too
         problem = f"The tensor has numbers that are not finite or, scaled, beyond ±{LATENT_BOUND:g}."
         raise InvalidInput(Problem("body", "", problem))
-    return z / factor + shift, image_shape
+    return z, image_shape
+
+
+def _patch_channels(config: DiffusionConfig) -> int:
+    """Return the channels of latents that are in patches, as of Flux 2."""
+    return config.latent_shape[0] * config.normalisation.patch_size**2
 
 
 def _batch(z: FloatArray, options: RemoteDecodeOptions, config: Config) -> FloatArray:
     """Add a missing batch axis, and unpack what Flux's pipeline has packed: SD.Next sends its latents without it."""
     single = config.image_shape_of(z.shape) is not None
     if (
-        isinstance(config, AutoencoderKLConfig)
+        isinstance(config, DiffusionConfig)
         and z.ndim in (2, 3)
         and z.shape[-1] == 4 * config.latent_shape[0]
         and (not single or _is_packed(z.shape, options, config))
@@ -46,7 +58,7 @@ def _batch(z: FloatArray, options: RemoteDecodeOptions, config: Config) -> Float
     return z[None] if single else z
 
 
-def _is_packed(shape: tuple[int, ...], options: RemoteDecodeOptions, config: AutoencoderKLConfig) -> bool:
+def _is_packed(shape: tuple[int, ...], options: RemoteDecodeOptions, config: DiffusionConfig) -> bool:
     """Return whether (C', h, 4·C') is a batch of packed latents, rather than one latent; its image's sides tell."""
     count, height, width = shape
     rows, columns = _patches(options, config)
@@ -58,7 +70,7 @@ def _is_packed(shape: tuple[int, ...], options: RemoteDecodeOptions, config: Aut
     return packed
 
 
-def _unpack(z: FloatArray, options: RemoteDecodeOptions, config: AutoencoderKLConfig) -> FloatArray:
+def _unpack(z: FloatArray, options: RemoteDecodeOptions, config: DiffusionConfig) -> FloatArray:
     """Unpack (h/2·w/2, C'·2·2), or a batch of them, to (N, C', h, w)."""
     rows, columns = _patches(options, config)
     if z.shape[-2] != rows * columns:
@@ -70,7 +82,7 @@ def _unpack(z: FloatArray, options: RemoteDecodeOptions, config: AutoencoderKLCo
     return patches.reshape(-1, channels, 2 * rows, 2 * columns)
 
 
-def _patches(options: RemoteDecodeOptions, config: AutoencoderKLConfig) -> tuple[int, int]:
+def _patches(options: RemoteDecodeOptions, config: DiffusionConfig) -> tuple[int, int]:
     """Return the rows and columns of 2×2 latent positions in the image; 0 where its height and width are missing."""
     side = 2 * config.stride
     return (options.height or 0) // side, (options.width or 0) // side

@@ -6,7 +6,8 @@ from math import ceil, sqrt
 
 from service.api.remote.options import Config
 from service.errors import InvalidInput, Problem, TooLarge
-from vae.config import AutoencoderKLConfig
+from vae.diffusion.config import DiffusionConfig
+from vae.diffusion.normalisation import Normalisation
 
 MAX_TILES = 36
 """Most tiles in which an image is computed: those of one four times as high and wide as the model's. The computation of
@@ -15,16 +16,24 @@ JPEG_SIDE = 65_500
 """Longest side in pixels; this is libjpeg's limit, the format's is 65,535."""
 
 
-def check_tiles(config: Config, image_shape: tuple[int, int, int]) -> None:
+def check_tiles(config: Config, image_shape: tuple[int, ...]) -> None:
     """Raise TooLarge for an image whose computation would occupy the engine for too long."""
-    if isinstance(config, AutoencoderKLConfig) and (tiles := config.tiles(image_shape)) > MAX_TILES:
+    if isinstance(config, DiffusionConfig) and (tiles := config.tiles(image_shape)) > MAX_TILES:
         _, height, width = image_shape
         side = config.tile * config.stride
         limit = f"{tiles} overlapping tiles of {side}×{side}; at most {MAX_TILES} are allowed"
         raise TooLarge(f"An image of {height}×{width} pixels is computed in {limit}.")
 
 
-def check_jpeg(count: int, image_shape: tuple[int, int, int]) -> None:
+def check_patches(normalisation: Normalisation, latents_shape: tuple[int, ...]) -> None:
+    """Raise InvalidInput for latents (N, C', h, w) that do not consist of whole patches."""
+    *_, height, width = latents_shape
+    if height % (size := normalisation.patch_size) or width % size:
+        problem = f"Latents of {height}×{width} cannot be scaled in patches of {size}×{size}; send do_scaling=false."
+        raise InvalidInput(Problem("query", "/do_scaling", problem))
+
+
+def check_jpeg(count: int, image_shape: tuple[int, ...]) -> None:
     """Raise TooLarge for a grid, as square as possible, that exceeds the size of a JPEG."""
     _, height, width = image_shape
     columns = ceil(sqrt(count))
@@ -34,6 +43,20 @@ def check_jpeg(count: int, image_shape: tuple[int, int, int]) -> None:
         raise TooLarge(f"The picture would have {sides}. Ask for image_format=png or output_type=pt.")
 
 
+def check_single(count: int) -> None:
+    """Raise InvalidInput for several videos where the response has the frames of one."""
+    if count != 1:
+        problem = f"shape has {count} videos; send them one by one, or ask for output_type=pt."
+        raise InvalidInput(Problem("query", "/shape", problem))
+
+
+def refuse_images(config: Config) -> None:
+    """Raise InvalidInput for a model of images, which makes no video."""
+    if not config.is_video:
+        problem = f"output_type is mp4; {config.architecture} is a model of images: ask for pil or pt."
+        raise InvalidInput(Problem("query", "/output_type", problem))
+
+
 def wrong_shape(shape: tuple[int, ...], expected: str) -> InvalidInput:
     """Return the error for a tensor of another shape than `expected`."""
     return InvalidInput(Problem("query", "/shape", f"shape is {list(shape)}; {expected} is expected."))
@@ -41,6 +64,8 @@ def wrong_shape(shape: tuple[int, ...], expected: str) -> InvalidInput:
 
 def batch_of(shape: tuple[int, ...], config: Config, multiple: int = 1) -> str:
     """Return the shape of a batch for an error, with what its height and width may be."""
+    if config.is_video:
+        return f"[{', '.join(map(str, ('N', *shape)))}] (or other frames, heights and widths, by the model's strides)"
     multiples = f", multiples of {multiple}" if multiple > 1 else ""
-    sizes = f" (of any height and width{multiples})" if isinstance(config, AutoencoderKLConfig) else ""
+    sizes = f" (of any height and width{multiples})" if isinstance(config, DiffusionConfig) else ""
     return f"[{', '.join(map(str, ('N', *shape)))}]{sizes}"

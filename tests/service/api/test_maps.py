@@ -84,7 +84,7 @@ def near(given: Any, expected: np.ndarray[Any, Any]) -> None:
 
 def test_model_card(client: httpx.Client, network: Any) -> None:
     card = client.get("/model").json()
-    assert (card["name"], card["architecture"]) == ("small", "autoencoder_kl")
+    assert (card["name"], card["architecture"]) == ("small", "AutoencoderKL")
     assert (card["image_shape"], card["latent_shape"], card["latent_dim"]) == ([3, 32, 32], [4, 16, 16], None)
     assert card["parameters"] == sum(parameter.numel() for parameter in network.parameters())
     problem(client.get("/latents"), 404)
@@ -335,5 +335,5 @@ def test_latents_are_no_folder_s(folder: Path, network: Any, monkeypatch: pytest
 
 
 def test_a_folder_that_cannot_be_served(tmp_path: Path) -> None:
-    with pytest.raises(StartError, match=r"the folder has no config\.json"):
+    with pytest.raises(StartError, match=r"has no config\.json"):
         load_checkpoint(read_settings(["--checkpoint", str(tmp_path)]))

@@ -56,17 +56,17 @@ REMOTE = {
 }
 PARAMETERS = {
     "/encode": {"fit", "invert", "draw", "seed"},
-    "/decode": {"columns", "scale"},
-    "/reconstruct": {"fit", "invert", "draw", "draws", "seed", "columns", "scale"},
+    "/decode": {"columns", "scale", "fps"},
+    "/reconstruct": {"fit", "invert", "draw", "draws", "seed", "columns", "scale", "fps"},
     "/score": {"fit", "invert", "draws", "samples", "seed", "level", "map", "columns", "scale"},
-    "/sample": {"n", "seed", "temperature", "columns", "scale"},
+    "/sample": {"n", "seed", "temperature", "columns", "scale", "frames", "fps"},
     "/interpolate": {"columns", "scale"},
     "/traverse": {"columns", "scale"},
     "GET /interpolate": {"from", "to", "steps", "method", "columns", "scale"},
     "GET /traverse": {"at", "dimensions", "low", "high", "steps", "columns", "scale"},
     "/latents": set(),
     "/model": set(),
-    "/remote/decode": REMOTE | {"output_type", "image_format", "partial_postprocess", "height", "width"},
+    "/remote/decode": REMOTE | {"output_type", "image_format", "partial_postprocess", "height", "width", "fps"},
     "/remote/encode": REMOTE,
     "/livez": set(),
     "/readyz": set(),
@@ -86,12 +86,10 @@ TAKEN = {
 }
 GIVEN = {
     **dict.fromkeys(PARAMETERS, (JSON,)),
-    **dict.fromkeys(
-        ("/decode", "/reconstruct", "/score", "/sample", "/interpolate", "/traverse", *REQUIRED),
-        (PNG, JSON, *ARRAYS, NDJSON),
-    ),
+    **dict.fromkeys(("/decode", "/reconstruct", "/sample"), (PNG, JSON, *ARRAYS, NDJSON, "video/mp4", "image/webp")),
+    **dict.fromkeys(("/score", "/interpolate", "/traverse", *REQUIRED), (PNG, JSON, *ARRAYS, NDJSON)),
     **dict.fromkeys(("/encode", "/latents"), (JSON, *ARRAYS, NDJSON)),
-    "/remote/decode": ("image/jpeg", PNG, TENSOR, BASE64),
+    "/remote/decode": ("image/jpeg", PNG, "video/mp4", TENSOR, BASE64),
     "/remote/encode": (TENSOR, BASE64),
     "/metrics": ("text/plain",),
 }
@@ -99,9 +97,9 @@ ALWAYS = {"200", "401", "406", "422", "429", "503", "504"}
 STATUSES = {
     **dict.fromkeys(TAKEN, ALWAYS | {"400", "413", "415"}),
     "/sample": ALWAYS | {"304", "413"},
-    "GET /interpolate": ALWAYS | {"304", "413"},
+    "GET /interpolate": ALWAYS | {"304", "404", "413"},
     "GET /traverse": ALWAYS | {"304", "404", "413"},
-    "/traverse": ALWAYS | {"400", "404", "413", "415"},
+    **dict.fromkeys(("/score", "/interpolate", "/traverse"), ALWAYS | {"400", "404", "413", "415"}),
     "/latents": ALWAYS | {"304", "404"},
     "/model": ALWAYS | {"304"},
     "/livez": {"200"},

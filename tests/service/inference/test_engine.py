@@ -16,8 +16,8 @@ from numpy.typing import NDArray
 
 import vae
 from service.inference import engine as engine_module
-from service.inference.backend import Arrays, FloatArray
-from service.inference.engine import Engine, NonFiniteOutput, Reconstruction
+from service.inference.backend import Arrays, FloatArray, NonFiniteOutput
+from service.inference.engine import Engine, Reconstruction
 from service.inference.noise import standard_normal
 from service.inference.posterior import draw_posterior
 from service.inference.torch_backend import TorchBackend

@@ -188,7 +188,7 @@ def test_workers_count_together_and_go_on_where_a_dead_one_was(tmp_path: Path) -
         with httpx.Client(base_url=server.url) as client:
             wait_until(lambda: value(scrape(client), "vae_worker_replacements_total") == 1)
         assert answered() == 10
-        assert server.get("/model").json()["architecture"] == "autoencoder_kl"
+        assert server.get("/model").json()["architecture"] == "AutoencoderKL"
     assert len(set(samples)) == 1
 
 

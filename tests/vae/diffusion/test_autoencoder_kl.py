@@ -12,7 +12,8 @@ from torch import nn
 from torch.nn import functional
 
 from tests.vae.autoencoder import write_folder
-from vae.autoencoder_kl import CONFIG, WEIGHTS, AutoencoderKL, load_diffusers
+from vae.diffusion.loading import CONFIG, WEIGHTS, load_diffusers
+from vae.diffusion.model import DiffusionModel
 from vae.metadata import CheckpointError
 
 
@@ -27,11 +28,11 @@ def network(folder: Path) -> Any:
 
 
 @pytest.fixture(scope="module")
-def model(network: Any, folder: Path) -> AutoencoderKL:
+def model(network: Any, folder: Path) -> DiffusionModel:
     return load_diffusers(folder).model
 
 
-def test_encode_and_decode_match_diffusers(network: Any, model: AutoencoderKL) -> None:
+def test_encode_and_decode_match_diffusers(network: Any, model: DiffusionModel) -> None:
     x = torch.rand(2, 3, 32, 32)
     posterior = network.encode(2 * x - 1).latent_dist
     mean, log_variance = model.encode(x)
@@ -48,7 +49,7 @@ def test_encode_and_decode_match_diffusers(network: Any, model: AutoencoderKL) -
     )
 
 
-def test_images_larger_than_the_nominal_size_are_computed_in_tiles(network: Any, model: AutoencoderKL) -> None:
+def test_images_larger_than_the_nominal_size_are_computed_in_tiles(network: Any, model: DiffusionModel) -> None:
     z, x = torch.randn(1, 4, 30, 23), torch.rand(1, 3, 60, 46)
     whole = network.decode(z).sample
     network.enable_tiling()
@@ -82,7 +83,7 @@ def test_tiles_join_where_the_nominal_side_is_not_a_multiple_of_four(tmp_path: P
         torch.testing.assert_close(model.decode_raw(z), functional.interpolate(z, scale_factor=2))
 
 
-def test_the_number_of_tiles_is_that_of_diffusers(model: AutoencoderKL) -> None:
+def test_the_number_of_tiles_is_that_of_diffusers(model: DiffusionModel) -> None:
     count = 0
 
     def count_call(*_: object) -> None:
@@ -99,7 +100,7 @@ def test_the_number_of_tiles_is_that_of_diffusers(model: AutoencoderKL) -> None:
         handle.remove()
 
 
-def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: AutoencoderKL) -> None:
+def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: DiffusionModel) -> None:
     x, decoded = torch.rand(2, 3, 4, 5, dtype=torch.float64), torch.randn(2, 3, 4, 5, dtype=torch.float64)
     image = decoded.clamp(0, 1)
     gaussian = torch.distributions.Normal(image, torch.ones(()))
@@ -107,7 +108,7 @@ def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: Au
     torch.testing.assert_close(model.reconstruction_loss(decoded, x), expected)
 
 
-def test_load_returns_model_and_metadata(model: AutoencoderKL, folder: Path) -> None:
+def test_load_returns_model_and_metadata(model: DiffusionModel, folder: Path) -> None:
     checkpoint = load_diffusers(folder)
     assert checkpoint.name == "small"
     assert checkpoint.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
@@ -118,7 +119,7 @@ def test_load_returns_model_and_metadata(model: AutoencoderKL, folder: Path) -> 
     assert (config.scaling_factor, config.shift_factor) == (0.18215, 0.25)
 
 
-def test_shapes(model: AutoencoderKL) -> None:
+def test_shapes(model: DiffusionModel) -> None:
     config = model.config
     assert config.image_shape_of((4, 3, 5)) == (3, 6, 10)
     assert all(config.image_shape_of(shape) is None for shape in [(3, 4, 4), (4, 0, 4), (4, 4), (1, 4, 4, 4)])
@@ -152,7 +153,7 @@ def edit(folder: Path, **changes: Any) -> None:
 def test_a_file_is_missing(tmp_path: Path, name: str) -> None:
     write_folder(tmp_path)
     (tmp_path / name).unlink()
-    assert f"the folder has no {name}" in load_error(tmp_path)
+    assert f"has no {name}" in load_error(tmp_path)
 
 
 @pytest.mark.parametrize(

@@ -1,0 +1,1 @@
+"""Autoencoders of diffusion models, as Hugging Face diffusers saves them."""
