@@ -25,6 +25,7 @@ from service.api.application import Application, path_below_root
 from service.api.context import ModelContext
 from service.api.documentation import Documentation
 from service.api.etags import CacheableOperation, model_digest
+from service.api.events import EVENTS, EventOperation
 from service.api.offloading import Offloader
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
 from service.api.page import read_page
@@ -233,7 +234,7 @@ def _routes(settings: Settings) -> list[BaseRoute]:
         *(
             CacheableOperation(path, handler, CHECKS[path])
             if method == "GET"
-            else Operation(path, handler, [method], SMALL.get(path))
+            else (EventOperation if path in EVENTS else Operation)(path, handler, [method], SMALL.get(path))
             for path, (method, handler) in OPERATIONS.items()
         ),
         *(CacheableOperation(path, handler, CHECKS[path]) for path, handler in QUERIES.items()),

@@ -65,6 +65,12 @@ class Settings(BaseSettings):
     memory_limit: int = Field(
         2**30, validate_default=True, description="most memory for the requests of one worker, bytes"
     )
+    compute_memory: int | None = Field(
+        None,
+        ge=1,
+        description="most memory to compute an image of a model of diffusers, bytes: larger images are computed in "
+        "tiles; by default those of more than 1024x1024 pixels, and what does not fit into half of the free memory",
+    )
     queue_limit: int = Field(1024, ge=1, description="most requests in flight in one worker")
     request_deadline: float = Field(30, gt=0, description="longest time until a response, seconds")
     client_timeout: float = Field(

@@ -49,8 +49,6 @@ class VAEConfig:
     """Scale of a gaussian or logistic likelihood: one parameter, or a value per pixel that the decoder computes."""
 
     is_video: ClassVar[bool] = False
-    per_sample: ClassVar[bool] = False
-    """Whether to compute the samples of a batch one by one; useful where one sample keeps all threads busy."""
     scaling_factor: ClassVar[float] = 1.0
     shift_factor: ClassVar[float] = 0.0
     """A latent diffusion model gets the latents as (z − shift_factor)·scaling_factor."""

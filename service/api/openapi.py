@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import json
 from collections.abc import Sequence
 from inspect import Parameter, Signature, getdoc
 from typing import Any
@@ -19,10 +18,12 @@ from service import errors
 from service.api import etags_openapi, open_inference_openapi, response_schemas, schemas
 from service.api.bodies import JSON, MULTIPART, NDJSON
 from service.api.etags import CacheableOperation
+from service.api.events import EVENT_STREAM
 from service.api.operation import Operation, Probe
 from service.api.remote import openapi as remote_openapi
 from service.api.remote.bodies import BASE64, TENSOR
 from service.api.responses import OFFERS
+from service.api.text_examples import text_contents
 from service.formats.registry import ARRAY_FORMATS
 from service.formats.videos import MP4, VIDEO_TYPES
 from service.version import TITLE, VERSION
@@ -36,6 +37,8 @@ Encode images to the latent space of a variational autoencoder, and decode laten
 - **Formats.** The `Accept` header chooses the format of a response: a PNG; JSON, or NDJSON with one item per line; or
   arrays: one as npy, or all that JSON has, under the same names, as safetensors or an Arrow IPC stream (one item per
   row). Models of videos give an MP4 or an animated WebP too.
+- **Events.** With `Accept: text/event-stream` a computation is followed by `progress` events; the last event is
+  `result`, with the JSON of the response, or `error`.
 - **Units.** Losses are in nats per image.
 - **Errors** are `application/problem+json` (RFC 9457): `detail` says how to correct the request, `errors` points to
   each wrong field.
@@ -192,10 +195,10 @@ BODIES: dict[str, dict[str, Any]] = {
 }
 
 RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, Any]]] = {
-    "/encode": (OFFERS, response_schemas.Posterior, _POSTERIOR),
-    "/decode": ((PNG, *OFFERS, *VIDEO_TYPES), response_schemas.Images, {"pixels": PIXELS}),
+    "/encode": ((*OFFERS, EVENT_STREAM), response_schemas.Posterior, _POSTERIOR),
+    "/decode": ((PNG, *OFFERS, *VIDEO_TYPES, EVENT_STREAM), response_schemas.Images, {"pixels": PIXELS}),
     "/reconstruct": (
-        (PNG, *OFFERS, *VIDEO_TYPES),
+        (PNG, *OFFERS, *VIDEO_TYPES, EVENT_STREAM),
         response_schemas.ReconstructionAnswer,
         {**_POSTERIOR, **_LOSSES, "pixels": PIXELS},
     ),
@@ -252,8 +255,7 @@ def describe(path: str) -> dict[str, Any]:
     content: dict[str, Any] = {media_type: CONTENT.get(media_type, {"schema": BINARY}) for media_type in media_types}
     if model:
         content[JSON] = {**_json_body(model), "example": example}
-    if NDJSON in content:
-        content[NDJSON] = {"schema": {"type": "string"}, "example": _line(example)}
+    content |= text_contents(media_types, example)
     responses: dict[int | str, dict[str, Any]] = {
         200: {"description": "Done.", "content": content, **HEADERS.get(path, {})}
     }
@@ -274,13 +276,6 @@ def describe(path: str) -> dict[str, Any]:
         responses[int(error.status)] = _problem(ERRORS[error], error)
     extra["security"] = [{}, *({name: []} for name in SECURITY)]
     return {**route, "responses": dict(sorted(responses.items(), key=lambda r: int(r[0]))), "openapi_extra": extra}
-
-
-def _line(example: dict[str, Any]) -> str:
-    """Return the first item of `example` as a line of NDJSON, without fields that describe all items."""
-    is_batch = "z" in example or "label" in example
-    fields = {name: value[0] if is_batch else value for name, value in example.items() if name != "seed"}
-    return json.dumps(fields) + "\n"
 
 
 def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, Any]:

@@ -23,7 +23,7 @@ from service.api.responses import error_response
 from service.api.small_operations import SmallOperation
 from service.api.streaming import StreamedResponse
 from service.errors import InternalError, InvalidInput, Problem, ServiceError
-from service.inference.backend import NonFiniteOutput
+from service.inference.finite import NonFiniteOutput
 from service.keys import Keyring
 from service.telemetry.access_log import printable
 from service.telemetry.counters import Counters

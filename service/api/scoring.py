@@ -11,8 +11,9 @@ from service.api.context import ModelContext
 from service.api.offloading import VALUE_S
 from service.api.request import Request
 from service.formats.arrays import Array
-from service.inference.engine import Engine, Reconstruction
+from service.inference.engine import Engine
 from service.inference.posterior import estimate_elbo, importance_weighted_bound
+from service.inference.reconstruction import Reconstruction
 from vae.noise import image_noise
 
 FloatArray = npt.NDArray[np.float32]

@@ -11,6 +11,7 @@ from starlette.types import Message, Scope
 from service.api.admission import Admission
 from service.api.application import CLIENT_CLOSED_REQUEST, Application
 from service.api.context import model_context
+from service.api.events import wants_events
 from service.api.operation import AccessControl, server_timing
 from service.api.request import Request
 from service.api.small_operations import SmallOperation
@@ -140,6 +141,8 @@ def make_plan(application: Application, scope: Scope) -> SmallPlan | None:
     if operation is None or operation.small is None:
         return None
     request = Request({**scope, "app": application.api, "whole_body": b""}, _receive_nothing)
+    if wants_events(request):
+        return None
     context = model_context(request)
     length = int(request.field(b"content-length") or 0)
     if not 0 < length <= min(MAX_BODY, context.limits.body) or any(name in request.fields for name in UNPLANNED):

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 import numpy.typing as npt
 
+from service.inference.compute_memory import ComputeMemory
 from vae.config import VAEConfig
 from vae.diffusion.config import DiffusionConfig
 
@@ -19,10 +20,6 @@ Arrays = tuple[npt.NDArray[Any], ...]
 
 DTYPES = ("float16", "bfloat16", "float32")
 """dtypes of the tensors in requests and responses, by torch's names."""
-
-
-class NonFiniteOutput(Exception):
-    """The model computed a number that is not finite."""
 
 
 @cache
@@ -43,6 +40,8 @@ class Backend(Protocol):
 
     max_concurrent_batches: int
     """Batches that are best computed at the same time, each in a thread."""
+    memory: ComputeMemory | None
+    """What is computed whole, in tiles, or not at all, where images may be of any size; it is then slow, too."""
 
     @property
     def config(self) -> VAEConfig | DiffusionConfig:

@@ -6,7 +6,7 @@ import asyncio
 import logging
 import time
 from collections import deque
-from collections.abc import Callable, Sequence
+from collections.abc import Callable, Hashable, Sequence
 from concurrent.futures import Executor, Future
 from contextlib import suppress
 from typing import Generic, NamedTuple, Protocol, TypeVar
@@ -64,6 +64,8 @@ class MicroBatcher(Generic[Item, Result]):
         size: Callable[[Item], int],
         executor: Executor | None = None,
         max_concurrent_batches: int = 1,
+        kind: Callable[[Item], Hashable] | None = None,
+        kind_limit: Callable[[Item], int] | None = None,
         observe: Callable[[Sequence[Result | Exception], Sequence[Timing], float, int], None] | None = None,
     ) -> None:
         """Create a batcher without items.
@@ -74,6 +76,8 @@ class MicroBatcher(Generic[Item, Result]):
             size: Returns the size of an item.
             executor: Where `compute` runs; on the event loop if None.
             max_concurrent_batches: Batches that `executor` computes at the same time.
+            kind: Returns the kind of an item: a batch has items of one kind. All are of one kind if None.
+            kind_limit: Returns the limit of a batch of the kind of an item, where it is not `limit`.
             observe: Called on the event loop after each batch with the results and timings of its items, its duration
                 in seconds and its size. What it raises is logged.
 
@@ -83,7 +87,10 @@ class MicroBatcher(Generic[Item, Result]):
         self._size = size
         self._executor = executor
         self._max_concurrent_batches = max_concurrent_batches
+        self._kind = kind or (lambda _: None)
+        self._kind_limit = kind_limit or (lambda _: limit)
         self._observe = observe
+        self._in_progress: dict[int, Sequence[_Pending[Item, Result]]] = {}
         self._queue: deque[_Pending[Item, Result]] = deque()
         self.waiting = 0
         """Sum of the sizes of the items in the queue."""
@@ -93,6 +100,14 @@ class MicroBatcher(Generic[Item, Result]):
         """Is a batch being collected or computed?"""
         self._computing = 0
         """Batches in the executor."""
+
+    def is_wanted(self) -> bool:
+        """Whether an item of the batches that are being computed still waits for its result; for any thread."""
+        return any(not pending.future.done() for batch in tuple(self._in_progress.values()) for pending in batch)
+
+    def timings(self) -> list[Timing]:
+        """Those of the items that are being computed; for any thread."""
+        return [pending.timing for batch in tuple(self._in_progress.values()) for pending in batch]
 
     def submit(self, item: Item, timing: Timing | None = None) -> asyncio.Future[Result]:
         """Queue `item` and return the future of its result; an item whose future is cancelled in time is not computed.
@@ -146,6 +161,7 @@ class MicroBatcher(Generic[Item, Result]):
         def finish(done: Future[Sequence[Result | Exception]]) -> None:
             self._deliver(batch, start, done.result)
             self._computing -= 1
+            del self._in_progress[id(batch)]
             if self._can_add_full_batch():
                 self._start_batch()
             elif not self._computing:
@@ -155,6 +171,7 @@ class MicroBatcher(Generic[Item, Result]):
             with suppress(RuntimeError):  # the loop is closed: no client waits for the results
                 loop.call_soon_threadsafe(finish, done)
 
+        self._in_progress[id(batch)] = batch
         computation = self._executor.submit(self._compute, items)
         self._computing += 1
         computation.add_done_callback(return_to_loop)
@@ -164,18 +181,25 @@ class MicroBatcher(Generic[Item, Result]):
     def _take_batch(self) -> list[_Pending[Item, Result]]:
         """Remove from the queue the items of the next batch, and those that are cancelled."""
         batch: list[_Pending[Item, Result]] = []
-        total = 0
+        others: list[_Pending[Item, Result]] = []
+        total, limit, kind = 0, 0, None
         while self._queue:
             pending = self._queue[0]
             if pending.timing.failed:
                 pending.future.cancel()
             if not pending.future.done():
-                total += pending.size
-                if batch and total > self._limit:
+                if not batch:
+                    limit, kind = self._kind_limit(pending.item), self._kind(pending.item)
+                elif self._kind(pending.item) != kind:
+                    others.append(self._queue.popleft())
+                    continue
+                elif total + pending.size > limit:
                     break
+                total += pending.size
                 batch.append(pending)
             self._queue.popleft()
             self.waiting -= pending.size
+        self._queue.extendleft(reversed(others))
         return batch
 
     def _deliver(
@@ -197,6 +221,7 @@ class MicroBatcher(Generic[Item, Result]):
             if not timing.batches:
                 timing.queue += start - since
             timing.batches += 1
+            timing.pieces += 1
             timing.compute += seconds
             if isinstance(result, Exception):
                 timing.failed = True

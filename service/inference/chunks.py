@@ -25,23 +25,24 @@ first chunks would have left the CPU's caches by then."""
 
 
 class Chunker:
-    """Runs requests of any number of rows on micro-batchers whose limit is `limit` rows."""
+    """Runs requests of any number of rows on micro-batchers."""
 
-    def __init__(self, limit: int, max_wait: float) -> None:
+    def __init__(self, max_wait: float) -> None:
         """A request of several chunks waits at most `max_wait` seconds for its turn."""
-        self._limit = limit
         self._max_wait = max_wait
         self._turns = asyncio.Semaphore(LARGE_REQUESTS)
 
-    def run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Awaitable[Arrays]:
-        """The results of `rows`; raises Unavailable where too many large requests wait."""
-        if len(rows[0]) <= self._limit:
+    def run(
+        self, batcher: MicroBatcher[Arrays, Arrays], limit: int, rows: Arrays, timing: Timing | None
+    ) -> Awaitable[Arrays]:
+        """The results of `rows`, in chunks of `limit`; raises Unavailable where too many large requests wait."""
+        if len(rows[0]) <= limit:
             return batcher.submit(rows, timing)
 
         def cut(start: int) -> Arrays:
-            return tuple(array[start : start + self._limit] for array in rows)
+            return tuple(array[start : start + limit] for array in rows)
 
-        starts = range(0, len(rows[0]), self._limit)
+        starts = range(0, len(rows[0]), limit)
         return self.run_chunks(batcher, len(rows[0]), starts, cut, timing)
 
     async def run_chunks(
@@ -69,7 +70,7 @@ class Chunker:
                     result[start : start + len(array)] = array
 
         since = time.perf_counter()
-        async with self._turn() if count > self._limit else nullcontext():
+        async with self._turn() if len(starts) > 1 else nullcontext():
             timing.queue += time.perf_counter() - since
             tasks = [asyncio.create_task(run_each(starts[first::in_flight])) for first in range(in_flight)]
             try:

@@ -8,11 +8,8 @@ from __future__ import annotations
 
 import time
 from collections.abc import AsyncGenerator, Awaitable, Callable, Sequence
-from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass
 from functools import partial
 from itertools import chain
-from math import isfinite
 from typing import Any, cast
 
 import numpy as np
@@ -23,13 +20,17 @@ from service.inference.backend import (
     Backend,
     ByteArray,
     FloatArray,
-    NonFiniteOutput,
     VideoBackend,
 )
 from service.inference.batching import MicroBatcher
 from service.inference.chunks import CHUNKS_IN_FLIGHT, Chunker
+from service.inference.finite import NonFiniteOutput, all_finite
+from service.inference.lanes import Lanes
 from service.inference.pieces import PieceDecoder
 from service.inference.posterior import draw_posterior, kl_divergence
+from service.inference.progress import Progress
+from service.inference.reconstruction import Reconstruction
+from service.inference.turns import Turns
 from service.telemetry.counters import Counters
 from service.telemetry.timing import Timing
 
@@ -49,25 +50,13 @@ LOSSES = {
 """Operation → which of its results are losses → the histogram of each."""
 
 
-@dataclass(frozen=True)
-class Reconstruction:
-    """Results of `reconstruct` for N images; losses in nats, (N,) each."""
-
-    mean: FloatArray
-    log_variance: FloatArray
-    z: FloatArray
-    pixels: FloatArray
-    reconstruction_loss: FloatArray
-    kl_divergence: FloatArray
-
-
 class Engine:
     """Runs one model; all arrays are float32, images (N, C, H, W) in [0, 1], latents (N, …) of the model's shape.
 
     Models of videos have these, (N, C, T, H, W), in the place of images.
 
-    Each method raises NonFiniteOutput where its results are not finite, and Unavailable where too many large requests
-    wait.
+    Each method raises NonFiniteOutput where its results are not finite, Unavailable where too many large requests wait,
+    and TooLarge where the memory for computations does not suffice for an image.
     """
 
     def __init__(
@@ -84,9 +73,10 @@ class Engine:
 
         Args:
             backend: Computes the model.
-            micro_batch_limit: Most rows of a batch; a model that is computed per sample has batches of one.
+            micro_batch_limit: Most rows of a batch; `backend.memory` may allow fewer.
             deadline: Of a request, in seconds; one larger than a batch waits at most a third of it for its turn.
-            threaded: Compute batches in a thread instead of on the event loop; by default if the model is slow.
+            threaded: Compute batches in a thread instead of on the event loop; by default if the model is slow, and
+                always if `backend.memory` says that its images may be large.
             counters: Where batches, and the losses of encoded images, are counted.
             on_batch: Called after each batch with the operation's name, the timings of its requests, its duration in
                 seconds and its rows.
@@ -94,39 +84,41 @@ class Engine:
         """
         self.config = backend.config
         self._backend = backend
-        self._limit = 1 if self.config.per_sample else micro_batch_limit
-        self._row_multiple = 1 if self.config.per_sample else backend.find_row_multiple(self._limit)
-        if threaded is None:
+        memory = backend.memory
+        self._lanes = Lanes(self.config, memory, micro_batch_limit)
+        self._limit = self._lanes.batch_limit(self.config.image_shape)
+        self._row_multiple = backend.find_row_multiple(self._limit) if memory is None else 1
+        if memory:
+            threaded = True
+        elif threaded is None:
             threaded = (
-                self.config.per_sample
-                or self._measure_seconds(1) > BLOCKING_LIMIT_S
+                self._measure_seconds(1) > BLOCKING_LIMIT_S
                 or self._measure_seconds(self._limit) > BATCH_BLOCKING_LIMIT_S
             )
-        self._threads = (
-            ThreadPoolExecutor(backend.max_concurrent_batches, "engine", backend.begin_thread) if threaded else None
-        )
-        self._chunker = Chunker(self._limit, deadline / 3)
+        self.is_inline = not threaded
+        """Whether batches are computed on the event loop."""
+        self._turns = Turns(backend.max_concurrent_batches, backend.begin_thread)
+        self._progress = Progress(self._turns)
+        if memory:
+            memory.breaks = self._progress
+        self._chunker = Chunker(deadline / 3)
         self._counters = counters or Counters()
         self._on_batch = on_batch
         self._batchers: list[MicroBatcher[Any, Any]] = []
         self.encoder = self._create_batcher("encode", self._encode)
-        self.decoder = self._create_batcher("decode", self._decode)
-        self.scanline_decoder = self._create_batcher("draw", self._decode_scanlines)
-        self._reconstructor = self._create_batcher("reconstruct", self._reconstruct)
-        self.scanline_reconstructor = self._create_batcher("redraw", self._reconstruct_scanlines)
+        self.decoder = self._create_batcher("decode", self._decode, takes_latents=True)
+        self.scanline_decoder = self._create_batcher("draw", self._decode_scanlines, takes_latents=True)
+        self._reconstructor = self._create_batcher("reconstruct", self._reconstruct, passes=2)
+        self.scanline_reconstructor = self._create_batcher("redraw", self._reconstruct_scanlines, passes=2)
         self._loss_sampler = self._create_batcher("losses", self._losses)
-        self._loss_mapper = self._create_batcher("loss_map", self._pixel_losses)
+        self._loss_mapper = self._create_batcher("loss_map", self._pixel_losses, passes=2)
         video_backend = cast("VideoBackend", backend)  # used where the configuration is of videos
-        self._piece_decoder = PieceDecoder(video_backend, self._threads, self._observer("pieces"))
+        self._piece_decoder = PieceDecoder(video_backend, self._turns, self._observer("pieces"))
         self._batchers.append(self._piece_decoder.batcher)
         self._raw_decoders = {
-            dtype: self._create_batcher("signed", partial(backend.decode_raw, dtype=dtype)) for dtype in DTYPES
+            dtype: self._create_batcher("signed", partial(backend.decode_raw, dtype=dtype), takes_latents=True)
+            for dtype in DTYPES
         }
-
-    @property
-    def is_inline(self) -> bool:
-        """Whether batches are computed on the event loop."""
-        return self._threads is None
 
     @property
     def waiting(self) -> int:
@@ -145,6 +137,8 @@ class Engine:
 
     def decode_pieces(self, z: FloatArray, *, timing: Timing | None = None) -> AsyncGenerator[ByteArray]:
         """Frames of the video of one latent z (1, …), uint8 (T, H, W, C), as soon as some of them are decoded."""
+        if memory := self._backend.memory:
+            memory.check(self.config.image_shape_of(z.shape[1:]) or self.config.image_shape)
         return self._piece_decoder.decode(z, timing)
 
     async def decode_scanlines(self, z: FloatArray, *, timing: Timing | None = None) -> ByteArray:
@@ -189,15 +183,16 @@ class Engine:
         `noise` (N, K, …) is that of `vae.noise`, so that no image's losses depend on the others.
         """
         count, samples = noise.shape[:2]
+        lane = self._lanes.choose(self._loss_sampler, (images,), timing, count * samples)
 
         def cut(start: int) -> Arrays:
             sample, first = divmod(start, count)
-            rows = slice(first, first + self._limit)
+            rows = slice(first, first + lane.limit)
             return images[rows], mean[rows], log_variance[rows], noise[rows, sample]
 
-        starts = [sample * count + first for sample in range(samples) for first in range(0, count, self._limit)]
-        in_flight = CHUNKS_IN_FLIGHT * max(1, self._limit // count)
-        (losses,) = await self._chunker.run_chunks(self._loss_sampler, samples * count, starts, cut, timing, in_flight)
+        starts = [sample * count + first for sample in range(samples) for first in range(0, count, lane.limit)]
+        in_flight = CHUNKS_IN_FLIGHT * max(1, lane.limit // count)
+        (losses,) = await self._chunker.run_chunks(lane.batcher, samples * count, starts, cut, timing, in_flight)
         return losses.reshape(samples, count)
 
     async def pixel_losses(self, images: FloatArray, *, timing: Timing | None = None) -> FloatArray:
@@ -207,11 +202,11 @@ class Engine:
 
     def close(self) -> None:
         """End the threads, if there are any, without waiting for what they compute."""
-        if self._threads is not None:
-            self._threads.shutdown(wait=False, cancel_futures=True)
+        self._turns.close()
 
     def _run(self, batcher: MicroBatcher[Arrays, Arrays], rows: Arrays, timing: Timing | None) -> Awaitable[Arrays]:
-        return self._chunker.run(batcher, rows, timing)
+        lane = self._lanes.choose(batcher, rows, timing)
+        return self._chunker.run(lane.batcher, lane.limit, rows, timing)
 
     def _or_zeros(self, noise: FloatArray | None, images: FloatArray) -> FloatArray:
         shape = self.config.latent_shape_of(images.shape[1:])
@@ -219,22 +214,42 @@ class Engine:
 
     # Batches
 
-    def _create_batcher(self, name: str, operation: Operation) -> MicroBatcher[Arrays, Arrays]:
-        """A batcher of `operation`; `name` is its label in the metrics and the traces."""
+    def _create_batcher(
+        self, name: str, operation: Operation, *, takes_latents: bool = False, passes: int = 1
+    ) -> MicroBatcher[Arrays, Arrays]:
+        """A batcher of `operation`; `name` is its label in the metrics and the traces.
+
+        The operation takes latents or images, and computes each by so many passes of the encoder or the decoder.
+        """
 
         def compute(items: Sequence[Arrays]) -> list[Arrays | Exception]:
             return self._compute(operation, items)
 
-        batcher: MicroBatcher[Arrays, Arrays] = MicroBatcher(
-            compute,
-            limit=self._limit,
+        def compute_long(items: Sequence[Arrays]) -> list[Arrays | Exception]:
+            with self._progress.follow(name, long, self._lanes.pieces(short, items[0])):
+                return compute(items)
+
+        create = partial(
+            MicroBatcher[Arrays, Arrays],
             size=lambda item: len(item[0]),
-            executor=self._threads,
             max_concurrent_batches=self._backend.max_concurrent_batches,
             observe=self._observer(name),
         )
-        self._batchers.append(batcher)
-        return batcher
+        if self._backend.memory is None:
+            short = create(compute, limit=self._limit, executor=None if self.is_inline else self._turns.short)
+        else:
+            short = create(
+                compute,
+                limit=self._limit,
+                executor=self._turns.short,
+                kind=lambda item: item[0].shape[1:],
+                kind_limit=lambda item: self._lanes.batch_limit(self._lanes.image_shape(short, item)),
+            )
+            long = create(compute_long, limit=1, executor=self._turns.long)
+            self._batchers.append(long)
+            self._lanes.add(short, long, takes_latents=takes_latents, passes=passes)
+        self._batchers.append(short)
+        return short
 
     def _observer(
         self, name: str
@@ -265,12 +280,12 @@ class Engine:
         rows = sum(len(item[0]) for item in items)
         arrays = operation(*(self._concatenate(column, rows) for column in zip(*items, strict=True)))
         results: list[Arrays | Exception] = []
-        all_finite = _all_finite(arrays)
+        are_finite = all_finite(arrays)
         start = 0
         for item in items:
             stop = start + len(item[0])
             part = tuple([array[start:stop] for array in arrays])
-            results.append(part if all_finite or _all_finite(part) else NonFiniteOutput())
+            results.append(part if are_finite or all_finite(part) else NonFiniteOutput())
             start = stop
         return results
 
@@ -326,14 +341,3 @@ class Engine:
     def _pixel_losses(self, images: FloatArray) -> Arrays:
         mean, _ = self._backend.encode(images)
         return (np.ascontiguousarray(self._backend.pixel_losses(mean, images)),)
-
-
-def _all_finite(arrays: Arrays) -> bool:
-    return all(array.dtype == np.uint8 or _is_finite(array) for array in arrays)
-
-
-def _is_finite(array: FloatArray) -> bool:
-    """A finite sum has finite terms; a sum of finite terms may overflow, so that then each is looked at."""
-    if array.ndim == 1:
-        return all(map(isfinite, array.tolist()))
-    return isfinite(array.sum()) or bool(np.isfinite(array).all())

@@ -12,6 +12,7 @@ import numpy as np
 import onnxruntime
 
 from service.inference.backend import ByteArray, FloatArray, numpy_dtype
+from service.inference.compute_memory import ComputeMemory
 from service.inference.likelihoods import pixel_losses, to_image
 from service.inference.onnx_graph import Graph
 from vae.architectures import network
@@ -24,6 +25,7 @@ class OnnxBackend:
     """A VAE on the CPU."""
 
     max_concurrent_batches = 1
+    memory: ComputeMemory | None = None
 
     def __init__(self, config: VAEConfig, arrays: WeightArrays, threads: int = 1) -> None:
         """Create the network of `config` with the tensors of its checkpoint."""

@@ -4,12 +4,13 @@ from __future__ import annotations
 
 import asyncio
 from collections.abc import AsyncGenerator, Callable, Sequence
-from concurrent.futures import Executor
 
 import numpy as np
 
-from service.inference.backend import ByteArray, FloatArray, NonFiniteOutput, VideoBackend
+from service.inference.backend import ByteArray, FloatArray, VideoBackend
 from service.inference.batching import MicroBatcher
+from service.inference.finite import NonFiniteOutput
+from service.inference.turns import Turns
 from service.telemetry.timing import Timing
 
 Take = Callable[[FloatArray], None]
@@ -20,17 +21,18 @@ class _Abandoned(Exception):
 
 
 class PieceDecoder:
-    """Decodes one video after the other in the threads of the engine, between its batches."""
+    """Decodes one video after the other in the threads of the engine; small batches go between two pieces."""
 
     def __init__(
         self,
         backend: VideoBackend,
-        executor: Executor | None,
+        turns: Turns,
         observe: Callable[[Sequence[Exception | None], Sequence[Timing], float, int], None],
     ) -> None:
         self._backend = backend
+        self._turns = turns
         self.batcher: MicroBatcher[tuple[FloatArray, Take], None] = MicroBatcher(
-            self._compute, limit=1, size=lambda _: 1, executor=executor, observe=observe
+            self._compute, limit=1, size=lambda _: 1, executor=turns.long, observe=observe
         )
 
     async def decode(self, z: FloatArray, timing: Timing | None) -> AsyncGenerator[ByteArray]:
@@ -46,6 +48,7 @@ class PieceDecoder:
             if computation.cancelled():
                 raise _Abandoned
             loop.call_soon_threadsafe(pieces.put_nowait, to_frames(pixels)[0])
+            self._turns.yield_turn()
 
         computation = self.batcher.submit((z, take), timing)
         computation.add_done_callback(lambda _: pieces.put_nowait(None))

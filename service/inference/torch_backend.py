@@ -2,19 +2,26 @@
 
 from __future__ import annotations
 
+import logging
 from collections.abc import Callable, Sequence
-from typing import Any, cast
+from typing import Any, Concatenate, ParamSpec, TypeVar, cast
 
 import numpy as np
 import torch
 from torch import Tensor, nn
 
+from service.errors import Unavailable
 from service.inference.backend import Arrays, ByteArray, FloatArray
+from service.inference.compute_memory import ComputeMemory
 from service.malloc import tune_malloc
 from vae.diffusion.model import DiffusionModel
 from vae.model import VAE
 
+logger = logging.getLogger("vae-service")
+
 Model = VAE | DiffusionModel
+Parameters = ParamSpec("Parameters")
+Result = TypeVar("Result")
 
 ROW_MULTIPLES = (4, 12)
 """Rows, to a multiple of which batches may be padded. BLAS computes the last rows of a matrix with other kernels than
@@ -24,6 +31,34 @@ COMPARED_ROWS = 64
 """Rows of the largest batch that is compared, so that the start does not take long."""
 
 
+def _retry_in_tiles(
+    compute: Callable[Concatenate[TorchBackend, Parameters], Result],
+) -> Callable[Concatenate[TorchBackend, Parameters], Result]:
+    """Where the device has not enough memory for a pass of a model of diffusers, compute it again in smaller tiles.
+
+    Raises Unavailable where that fails too: other processes may use the device.
+    """
+
+    def retry(backend: TorchBackend, /, *args: Parameters.args, **kwargs: Parameters.kwargs) -> Result:
+        try:
+            return compute(backend, *args, **kwargs)
+        except torch.OutOfMemoryError as error:
+            if not isinstance(backend.model, DiffusionModel):
+                raise
+            logger.warning("The device's memory did not suffice: %s", error)
+        torch.cuda.empty_cache()  # here, as the exception's traceback held the tensors of the pass
+        tiling = backend.model.tiling
+        backend.model.tiling = tiling.smaller()
+        try:
+            return compute(backend, *args, **kwargs)
+        except torch.OutOfMemoryError:
+            raise Unavailable("The device's memory is in use; try again in a moment.", "memory") from None
+        finally:
+            backend.model.tiling = tiling
+
+    return retry
+
+
 class TorchBackend:
     """A model on any device.
 
@@ -31,15 +66,20 @@ class TorchBackend:
     another is copied.
     """
 
-    def __init__(self, model: Model, device: torch.device | str = "cpu") -> None:
-        """Take `model`, which is on `device` already; its weights are laid out anew."""
+    def __init__(self, model: Model, device: torch.device | str = "cpu", memory: ComputeMemory | None = None) -> None:
+        """Take `model`, which is on `device` already; its weights are laid out anew. `memory`: as Backend."""
         self.config = model.config
         self.model = model
         self._device = torch.device(device)
         self._threads = torch.get_num_threads()
         self._cuda = self._device.type == "cuda"
-        self.max_concurrent_batches = 2 if self._cuda and not self.config.per_sample else 1
+        self.memory = memory
+        self.max_concurrent_batches = 2 if self._cuda and memory is None else 1
         lay_out(model)
+        if memory and isinstance(model, DiffusionModel):
+            model.tiling = memory.tiling
+            model.between_tiles = memory.between_tiles
+            model.network.decoder.register_forward_pre_hook(lambda *_: memory.before_piece())
         if self._cuda:
             torch.cuda.synchronize(self._device)  # the threads' streams do not wait for the weights
 
@@ -70,12 +110,14 @@ class TorchBackend:
             for part, expected in zip(compute(slice(1, size + 1)), whole, strict=True)
         )
 
+    @_retry_in_tiles
     def encode(self, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Backend."""
         with torch.inference_mode():
             mean, log_variance = self._arrays(*self.model.encode(self._tensor(images)))
             return mean, log_variance
 
+    @_retry_in_tiles
     def decode(self, z: FloatArray) -> FloatArray:
         """As Backend."""
         with torch.inference_mode():
@@ -83,6 +125,7 @@ class TorchBackend:
             (images,) = self._arrays(self.model.to_image_(self.model.decode(self._tensor(z))))
             return images
 
+    @_retry_in_tiles
     def reconstruct(self, z: FloatArray, images: FloatArray) -> tuple[FloatArray, FloatArray]:
         """As Backend."""
         with torch.inference_mode():
@@ -91,6 +134,7 @@ class TorchBackend:
             image, loss_array = self._arrays(self.model.to_image_(decoded), loss)
             return image, loss_array
 
+    @_retry_in_tiles
     def pixel_losses(self, z: FloatArray, images: FloatArray) -> FloatArray:
         """As Backend."""
         with torch.inference_mode():
@@ -98,6 +142,7 @@ class TorchBackend:
             (losses,) = self._arrays(self.model.pixel_losses(self.model.decode(self._tensor(z)), self._tensor(images)))
             return losses
 
+    @_retry_in_tiles
     def decode_raw(self, z: FloatArray, dtype: str) -> tuple[ByteArray, FloatArray]:
         """As Backend."""
         with torch.inference_mode():

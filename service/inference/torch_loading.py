@@ -6,7 +6,8 @@ import logging
 
 import torch
 
-from service.inference.torch_backend import TorchBackend
+from service.inference.torch_backend import TorchBackend, lay_out
+from service.inference.torch_memory import measure_memory
 from service.settings import Settings
 from vae.arrays import CheckpointArrays
 from vae.checkpoint import to_model
@@ -37,7 +38,10 @@ def load_folder(settings: Settings) -> tuple[DiffusersCheckpoint, int, TorchBack
         logger.warning("%s computes in %s: its configuration has force_upcast.", checkpoint.name, config.dtype)
     _warn_if_slow(config.dtype, settings.device)
     parameters = sum(weights.numel() for weights in checkpoint.model.parameters())
-    return checkpoint, parameters, TorchBackend(checkpoint.model, settings.device)
+    model, device = checkpoint.model, torch.device(settings.device)
+    lay_out(model)
+    memory = measure_memory(model, device, settings.compute_memory, settings.workers)
+    return checkpoint, parameters, TorchBackend(model, device, memory)
 
 
 def _warn_if_slow(dtype: str, device: str) -> None:

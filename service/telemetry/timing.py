@@ -6,7 +6,7 @@ from __future__ import annotations
 class Timing:
     """Queue and compute times of a request, and whether a batch of it failed."""
 
-    __slots__ = ("batches", "compute", "failed", "queue", "span")
+    __slots__ = ("batches", "compute", "failed", "pieces", "queue", "span", "total_pieces")
 
     def __init__(self, span: object | None = None) -> None:
         self.span = span
@@ -17,5 +17,9 @@ class Timing:
         """Seconds until the first batch started."""
         self.compute = 0.0
         """Seconds of all batches."""
+        self.pieces = 0
+        """Pieces computed so far: batches, and tiles of large images."""
+        self.total_pieces = 0
+        """Pieces of all that the engine was asked for so far."""
         self.failed = False
         """Whether a batch failed; the others are then not computed."""

@@ -21,6 +21,7 @@ VALUES: dict[str, tuple[str, Any]] = {
     "batch_limit": ("30", 30),
     "micro_batch_limit": ("4", 4),
     "memory_limit": ("200000000", 200_000_000),
+    "compute_memory": ("5000000000", 5_000_000_000),
     "queue_limit": ("50", 50),
     "request_deadline": ("0.5", 0.5),
     "client_timeout": ("1.5", 1.5),

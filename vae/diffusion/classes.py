@@ -37,7 +37,6 @@ class DiffusionClass:
     temporal_stride: Callable[[Any], int] = lambda _: 1
     even_latents_whole: bool = False
     has_frame_axis: bool = False
-    tiled: bool = False
     frame_rate: Callable[[Any], int] = lambda _: 24
     """Frames per second of the videos that its diffusion models are trained on."""
     piece: Callable[[Any, Any], Any] | None = None
@@ -116,7 +115,7 @@ def _batch_norm(network: Any) -> Normalisation:
 
 
 CLASSES = {
-    "AutoencoderKL": DiffusionClass(_halvings("block_out_channels"), _sample_size, _factors, tiled=True),
+    "AutoencoderKL": DiffusionClass(_halvings("block_out_channels"), _sample_size, _factors),
     "AutoencoderTiny": DiffusionClass(
         _halvings("encoder_block_out_channels"), _fixed(512, 512), _factors, encoded="latents"
     ),
@@ -204,7 +203,6 @@ def configuration(network: Any, dtype: Dtype = "float32") -> DiffusionConfig:
         temporal_stride=temporal_stride,
         even_latents_whole=row.even_latents_whole,
         has_frame_axis=row.has_frame_axis,
-        tiled=row.tiled,
         frame_rate=row.frame_rate(network),
         dtype="float32" if dtype == "float16" and config.get("force_upcast") else dtype,
     )

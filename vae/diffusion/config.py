@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
-from math import ceil, prod
+from math import ceil
 from typing import ClassVar, Literal
 
 from vae.diffusion.normalisation import Normalisation
@@ -17,7 +17,6 @@ class DiffusionConfig:
 
     likelihood: ClassVar[str] = "gaussian"
     """Of variance 1, without its constant."""
-    per_sample: ClassVar[bool] = True
 
     architecture: str
     """The name of its class in diffusers."""
@@ -38,8 +37,6 @@ class DiffusionConfig:
     """Whether the network of images computes videos of one frame: their latents (C', 1, h, w) are accepted too."""
     frame_rate: int = 24
     """Frames per second of a video, unless a request says."""
-    tiled: bool = False
-    """Whether images larger than the nominal shape are computed in tiles."""
     dtype: Dtype = "float32"
     """In which the network computes."""
 
@@ -57,18 +54,6 @@ class DiffusionConfig:
     def shift_factor(self) -> float | None:
         """The normalisation's mean where it is the same for all channels."""
         return self.normalisation.mean if isinstance(self.normalisation.mean, float) else None
-
-    @property
-    def tile(self) -> int:
-        """Side of a tile, in latent positions: the nominal side, rounded up to a multiple of 4."""
-        return ceil(self.latent_shape[-1] / 4) * 4
-
-    def tiles(self, image_shape: tuple[int, ...]) -> int:
-        """Return in how many tiles an image of this shape is computed; they overlap by a quarter of their side."""
-        sides = image_shape[-2:]
-        if not self.tiled or max(sides) <= self.tile * self.stride:
-            return 1
-        return prod(ceil(side / (self.tile * self.stride * 3 // 4)) for side in sides)
 
     def image_shape_of(self, latent_shape: tuple[int, ...]) -> tuple[int, ...] | None:
         """Return the shape of the image or video decoded from such a latent; None if it cannot be decoded."""

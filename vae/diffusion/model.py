@@ -13,6 +13,8 @@ from torch import Tensor, nn
 
 from vae.diffusion.classes import CLASSES, configuration
 from vae.diffusion.config import Dtype
+from vae.diffusion.tiles import decode_tiles, encode_tiles
+from vae.diffusion.tiling import Tiling
 
 LOWEST_LOG_VARIANCE = -30.0
 """The least log-variance of a posterior in diffusers: that of an encoder without noise, whose latent is the mean."""
@@ -30,9 +32,12 @@ class DiffusionModel(nn.Module):
     (N, C', t, h, w). Latents are the network's: `config.normalisation` makes them of a diffusion model's. Arguments and
     results are float32 on the network's device; the network computes in `config.dtype`.
 
-    An AutoencoderKL computes images larger than the nominal shape in tiles, which limits the memory. Tiles overlap and
-    are blended; each has its own normalisation statistics, so their borders can be visible.
+    Images larger than `tiling` lets be computed whole are computed in tiles, which limits the memory.
     """
+
+    tiling: Tiling
+    between_tiles: Callable[[], None]
+    """Called between two tiles; what it raises ends the computation."""
 
     def __init__(self, network: Any, dtype: Dtype = "float32") -> None:
         """Wrap `network`, an object of one of `classes.CLASSES`, which then computes in `dtype` (see `configuration`).
@@ -49,10 +54,8 @@ class DiffusionModel(nn.Module):
         self._has_noise = settings.get("timestep_conditioning") or any(settings.get("decoder_inject_noise", ()))
         self.network = network
         self.to(self._dtype)
-        if self.config.tiled:
-            network.enable_tiling()
-            network.tile_latent_min_size = self.config.tile
-            network.tile_sample_min_size = self.config.tile * self.config.stride
+        self.tiling = Tiling(self.config.stride)
+        self.between_tiles = lambda: None
 
     def encode(self, x: Tensor) -> tuple[Tensor, Tensor]:
         """Compute mean and log-variance of q(z|x) from images or videos in [0, 1].
@@ -60,15 +63,19 @@ class DiffusionModel(nn.Module):
         Of an encoder without noise (AutoencoderTiny, AutoencoderDC) the mean is the latent, and the log-variance
         LOWEST_LOG_VARIANCE.
         """
+        mean, log_variance = encode_tiles(self._encode, x, self.tiling, self.between_tiles).float().chunk(2, 1)
+        return mean.contiguous(), log_variance.contiguous()
+
+    def _encode(self, x: Tensor) -> Tensor:
+        """Return mean and log-variance, along the channels."""
         x = (2 * x - 1).to(self._dtype)
         encoded = getattr(self.network.encode(x.unsqueeze(2) if self.config.has_frame_axis else x), self._encoded)
         if self._encoded == "latent_dist":
             mean, log_variance = encoded.mean, encoded.logvar
         else:
             mean, log_variance = encoded, torch.full_like(encoded, LOWEST_LOG_VARIANCE)
-        if self.config.has_frame_axis:
-            mean, log_variance = mean.squeeze(2), log_variance.squeeze(2)
-        return mean.float().contiguous(), log_variance.float().contiguous()
+        moments = torch.cat([mean, log_variance], 1)
+        return moments.squeeze(2) if self.config.has_frame_axis else moments
 
     def decode(self, z: Tensor) -> Tensor:
         """Decode latents to images or videos, approximately in [0, 1]."""
@@ -79,10 +86,13 @@ class DiffusionModel(nn.Module):
 
         Their memory format can be channels_last.
         """
+        return decode_tiles(self._decode, z, self.tiling, self.between_tiles).float()
+
+    def _decode(self, z: Tensor) -> Tensor:
         has_frame_axis = self.config.has_frame_axis
         z = (z.unsqueeze(2) if has_frame_axis and z.ndim == 4 else z).to(self._dtype)
         images = self._decode_noisy(z) if self._has_noise else self.network.decode(z).sample
-        image: Tensor = (images[:, :, 0] if has_frame_axis else images).float()
+        image: Tensor = images[:, :, 0] if has_frame_axis else images
         return image
 
     def _decode_noisy(self, z: Tensor) -> Tensor:
@@ -106,7 +116,8 @@ class DiffusionModel(nn.Module):
     def decode_pieces(self, z: Tensor, take: Callable[[Tensor], None]) -> None:
         """Decode the latents of videos and give their frames to `take` as soon as they are computed.
 
-        Frames that are taken are not kept. Of a class that computes all frames at once they are one piece.
+        Frames that are taken are not kept. They are one piece where a class computes all frames at once, and where
+        they are computed in tiles.
 
         Args:
             z: Latents (N, C', t, h, w).
@@ -114,7 +125,7 @@ class DiffusionModel(nn.Module):
 
         """
         piece = CLASSES[self.config.architecture].piece
-        if piece is None:
+        if piece is None or len(self.tiling.tiles(*z.shape[-2:])) > 1:
             take(self.decode(z))
             return
 

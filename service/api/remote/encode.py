@@ -12,7 +12,7 @@ from service.api.offloading import VALUE_S
 from service.api.pictures import PictureReader
 from service.api.remote.bodies import TENSOR, read_body
 from service.api.remote.options import Config, TensorOptions
-from service.api.remote.shapes import batch_of, check_patches, check_tiles, wrong_shape
+from service.api.remote.shapes import batch_of, check_patches, wrong_shape
 from service.api.remote.tensors import array_response, little_endian, read_tensor, tensor_memory, tensor_types
 from service.api.request import Request
 from service.api.responses import FloatArray
@@ -69,7 +69,6 @@ def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
         raise wrong_shape(x.shape, batch_of(config.image_shape, config, multiple))
     limits.check_batch(len(x))
     limits.check_pixels(len(x), x.shape[1:])
-    check_tiles(config, x.shape[1:])
     if not (np.abs(x) <= PIXEL_BOUND).all():
         raise InvalidInput(Problem("body", "", "The tensor has numbers far outside [-1, 1]; scale it to this range."))
     return (x + np.float32(1)) / np.float32(2)
@@ -78,11 +77,5 @@ def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
 def _picture_reader(request: Request, context: ModelContext) -> PictureReader:
     """Return a reader that keeps a picture's size where the model takes any size."""
     config = context.engine.config
-
-    def shape_for(height: int, width: int) -> tuple[int, ...]:
-        shape = config.image_shape_near(height, width)
-        check_tiles(config, shape)
-        return shape
-
     fit: Fit = "stretch" if isinstance(config, DiffusionConfig) else context.fit
-    return PictureReader(request, context.limits, shape_for, fit=fit, invert=False)
+    return PictureReader(request, context.limits, config.image_shape_near, fit=fit, invert=False)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import numpy as np
 
 from service.api.remote.options import Config, RemoteDecodeOptions
-from service.api.remote.shapes import batch_of, check_patches, check_tiles, wrong_shape
+from service.api.remote.shapes import batch_of, check_patches, wrong_shape
 from service.api.responses import FloatArray
 from service.api.schemas import LATENT_BOUND
 from service.errors import InvalidInput, Problem
@@ -28,7 +28,6 @@ def read_latents(
         raise wrong_shape(options.shape, batch_of(config.latent_shape, config))
     limits.check_batch(len(z))
     limits.check_pixels(len(z), image_shape)
-    check_tiles(config, image_shape)
     normalisation = options.normalisation(config)
     check_patches(normalisation, z.shape)
     z = normalisation.patch(z)

@@ -1,4 +1,4 @@
-"""Which shapes are taken: errors for wrong ones, and for those whose computation or picture would be too large."""
+"""Which shapes are taken: errors for wrong ones, and for pictures that would be too large."""
 
 from __future__ import annotations
 
@@ -9,20 +9,8 @@ from service.errors import InvalidInput, Problem, TooLarge
 from vae.diffusion.config import DiffusionConfig
 from vae.diffusion.normalisation import Normalisation
 
-MAX_TILES = 36
-"""Most tiles in which an image is computed: those of one four times as high and wide as the model's. The computation of
-an image cannot be cancelled."""
 JPEG_SIDE = 65_500
 """Longest side in pixels; this is libjpeg's limit, the format's is 65,535."""
-
-
-def check_tiles(config: Config, image_shape: tuple[int, ...]) -> None:
-    """Raise TooLarge for an image whose computation would occupy the engine for too long."""
-    if isinstance(config, DiffusionConfig) and (tiles := config.tiles(image_shape)) > MAX_TILES:
-        _, height, width = image_shape
-        side = config.tile * config.stride
-        limit = f"{tiles} overlapping tiles of {side}×{side}; at most {MAX_TILES} are allowed"
-        raise TooLarge(f"An image of {height}×{width} pixels is computed in {limit}.")
 
 
 def check_patches(normalisation: Normalisation, latents_shape: tuple[int, ...]) -> None:

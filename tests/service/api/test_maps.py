@@ -307,24 +307,6 @@ def test_long_json_is_read_beside_the_event_loop(
     assert len(set(readers)) == 2
 
 
-def test_rows_are_computed_one_by_one_whatever_their_size(maps: Running) -> None:
-    """Side by side, larger images among them: none waits for others to make a batch, nor is joined with them."""
-    engine = maps.app.state.model_context.engine
-    sizes: list[int] = []
-    compute = engine._compute
-
-    def watched(operation: Any, items: Any) -> Any:
-        sizes.append(sum(len(item[0]) for item in items))
-        return compute(operation, items)
-
-    engine._compute = watched
-    try:
-        maps.client.get("/sample?n=4", headers={"accept": NPY})
-    finally:
-        engine._compute = compute
-    assert sizes == [1, 1, 1, 1]
-
-
 def test_latents_are_no_folder_s(folder: Path, network: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
     (tmp_path / "sd.v1").symlink_to(folder)
     (tmp_path / "sd.latents.safetensors").write_bytes(b"another's")

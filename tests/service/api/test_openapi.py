@@ -7,6 +7,7 @@ from pydantic import BaseModel
 from starlette.responses import HTMLResponse, JSONResponse
 from starlette.routing import Mount, Route
 
+from service.api.events import EVENT_STREAM
 from service.api.openapi import RESPONSES
 from service.api.response_schemas import ProblemDocument
 from service.app import QUERIES, create_app
@@ -86,9 +87,11 @@ TAKEN = {
 }
 GIVEN = {
     **dict.fromkeys(PARAMETERS, (JSON,)),
-    **dict.fromkeys(("/decode", "/reconstruct", "/sample"), (PNG, JSON, *ARRAYS, NDJSON, "video/mp4", "image/webp")),
+    "/sample": (PNG, JSON, *ARRAYS, NDJSON, "video/mp4", "image/webp"),
+    **dict.fromkeys(("/decode", "/reconstruct"), (PNG, JSON, *ARRAYS, NDJSON, "video/mp4", "image/webp", EVENT_STREAM)),
     **dict.fromkeys(("/score", "/interpolate", "/traverse", *REQUIRED), (PNG, JSON, *ARRAYS, NDJSON)),
-    **dict.fromkeys(("/encode", "/latents"), (JSON, *ARRAYS, NDJSON)),
+    "/encode": (JSON, *ARRAYS, NDJSON, EVENT_STREAM),
+    "/latents": (JSON, *ARRAYS, NDJSON),
     "/remote/decode": ("image/jpeg", PNG, "video/mp4", TENSOR, BASE64),
     "/remote/encode": (TENSOR, BASE64),
     "/metrics": ("text/plain",),
@@ -221,8 +224,8 @@ def test_all_json_has_an_example_and_nothing_has_two_kinds_of_them(document: dic
     for media_type in found:
         assert "schema" in media_type
         examples = [name for name in ("example", "examples") if name in media_type]
-        is_json = "json" in media_type["media_type"] or media_type["media_type"] == BASE64
-        assert len(examples) == is_json, media_type
+        is_text = "json" in media_type["media_type"] or media_type["media_type"] in (BASE64, EVENT_STREAM)
+        assert len(examples) == is_text, media_type
         assert all(media_type[name] for name in examples)
 
 

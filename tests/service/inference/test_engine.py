@@ -16,10 +16,12 @@ from numpy.typing import NDArray
 
 import vae
 from service.inference import engine as engine_module
-from service.inference.backend import Arrays, FloatArray, NonFiniteOutput
-from service.inference.engine import Engine, Reconstruction
+from service.inference.backend import Arrays, FloatArray
+from service.inference.engine import Engine
+from service.inference.finite import NonFiniteOutput
 from service.inference.noise import standard_normal
 from service.inference.posterior import draw_posterior
+from service.inference.reconstruction import Reconstruction
 from service.inference.torch_backend import TorchBackend
 from service.settings import BUNDLED
 from service.telemetry.counters import Counters, Histogram

@@ -156,11 +156,7 @@ def test_several_latents(network: Any, decode_at: str) -> None:
 @pytest.mark.parametrize("size", [(1, 1), (7, 12), (16, 16), (40, 24)])
 def test_latents_of_any_size(network: Any, decode_at: str, size: tuple[int, int]) -> None:
     latent = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(4))
-    network.enable_tiling()
-    try:
-        expected = decoded(network, latent)
-    finally:
-        network.disable_tiling()
+    expected = decoded(network, latent)
     tensor = remote_decode(decode_at, latent, do_scaling=False, output_type="pt", return_type="pt")
     torch.testing.assert_close(tensor, expected, atol=1e-4, rtol=0)
 
@@ -207,9 +203,7 @@ def test_encode_pictures(network: Any, encode_at: str, size: tuple[int, int], mo
     assert (latents.dtype, latents.shape) == (torch.float32, (1, 4, height // 2, width // 2))
     if (width, height) == size:
         x = VaeImageProcessor(vae_scale_factor=2).preprocess(picture.convert("RGB"))
-        network.enable_tiling()
         expected = network.encode(x).latent_dist.mean * FACTOR
-        network.disable_tiling()
         torch.testing.assert_close(latents, expected, atol=1e-4, rtol=0)
 
 
@@ -375,21 +369,20 @@ def test_pixels_from_0_to_255(served_maps: Running) -> None:
         ("/remote/decode", (4, 4, 51, 50), "40800 pixels"),
         ("/remote/encode", (5, 3, 2, 2), "5 items"),
         ("/remote/encode", (1, 3, 202, 200), "40400 pixels"),
-        ("/remote/decode", (1, 4, 1, 433), "2×866 pixels is computed in 37 overlapping tiles of 32×32; at most 36"),
-        ("/remote/encode", (1, 3, 866, 2), "866×2 pixels is computed in 37 overlapping tiles"),
     ],
 )
 def test_too_much(served_maps: Running, path: str, shape: tuple[int, ...], said: str) -> None:
     assert said in problem(ask(served_maps, path, shape), 413)["detail"]
 
 
-def test_as_many_tiles_as_are_taken(served_maps: Running) -> None:
-    assert ask(served_maps, "/remote/decode", (1, 4, 1, 432)).status_code == 200
-
-
-def test_a_picture_of_too_many_tiles(encode_at: str) -> None:
-    with pytest.raises(RuntimeError, match="37 overlapping tiles"):
-        remote_encode(encode_at, Image.new("RGB", (866, 3)))
+@pytest.mark.parametrize(("path", "shape"), [("/remote/decode", (1, 4, 40, 30)), ("/remote/encode", (1, 3, 80, 60))])
+def test_an_image_that_takes_too_much_memory(
+    served_maps: Running, monkeypatch: pytest.MonkeyPatch, path: str, shape: tuple[int, ...]
+) -> None:
+    memory = served_maps.app.state.model_context.engine._backend.memory
+    monkeypatch.setattr(memory, "limit", 1e6)
+    said = r"80×60 pixels takes about \d+ MB to compute, in 1 tiles; 1 MB are allowed"
+    assert re.search(said, problem(ask(served_maps, path, shape), 413)["detail"])
 
 
 @pytest.mark.parametrize("size", [(32, 49), (33, 32), (1, 2)])
