@@ -33,3 +33,4 @@ def test_it_trains_serves_compares_and_measures(
     assert "\n| highest | " in page
     assert "\n| log-variance | " in page
     assert "\n| 4096 | " in page
+    assert "\n| bfloat16 | no | yes | 2 | " in page
