@@ -25,7 +25,6 @@ from diffusers import AutoencoderKL
 
 from benchmarks.harness.load import CALLS, free_port, wait_until_ready
 from benchmarks.harness.pages import table, write_page
-from service.inference.loading import load_checkpoint
 from service.inference.torch_backend import lay_out
 from service.inference.torch_memory import measure_memory, peak_memory
 from service.malloc import map_large_blocks, tune_malloc
@@ -76,8 +75,7 @@ def serve(folder: Path, port: int, dtype: str) -> None:
     """Run the service."""
     arguments = {"checkpoint": folder, "port": port, "dtype": dtype, "request-deadline": 3600, "log-level": "warning"}
     settings = read_settings([f"--{name}={value}" for name, value in arguments.items()])
-    loaded = load_checkpoint(settings)
-    Server(settings, lambda: loaded).serve_forever(bind(settings))
+    Server(settings).serve_forever(bind(settings))
 
 
 def ask(port: int, side: int) -> float:

@@ -37,9 +37,9 @@ from PIL import Image
 from benchmarks.harness.load import CALLS, Call, ask, connect, free_port, wait_until_ready
 from benchmarks.harness.pages import table, write_section
 from service.formats.images import JPEG_QUALITY
-from service.inference.loading import load_checkpoint
 from service.inference.torch_backend import lay_out
 from service.malloc import tune_malloc
+from service.models.opening import open_models
 from service.processes.listener import bind
 from service.processes.server import Server
 from service.settings import read_settings
@@ -62,10 +62,11 @@ GOALS_MS = {"pil, jpg": 4, "pil, png": 5, "pt": 2, "pt, partial_postprocess": 2}
 def serve(folder: Path, port: int, own: Synchronized[float]) -> None:
     """The service, with `own` set to the seconds of the network's last batch."""
     settings = read_settings(["--checkpoint", str(folder), "--port", str(port), "--log-level", "warning"])
-    loaded = load_checkpoint(settings)
+    opened = open_models(settings)
+    (loaded,) = opened.loaded.values()
     backend: Any = loaded.backend
     _time_network(backend.model.network, own)
-    Server(settings, lambda: loaded).serve_forever(bind(settings))
+    Server(settings, lambda: opened).serve_forever(bind(settings))
 
 
 def serve_barely(folder: Path, port: int, own: Synchronized[float]) -> None:

@@ -8,8 +8,6 @@ from collections.abc import AsyncIterator, Awaitable, Callable
 from contextlib import asynccontextmanager
 from functools import partial
 
-import numpy as np
-import orjson
 from PIL import Image
 from starlette.applications import Starlette
 from starlette.exceptions import HTTPException
@@ -19,12 +17,13 @@ from starlette.responses import Response
 from starlette.routing import BaseRoute, Match, Mount, Route, Router
 
 from service import errors
-from service.api import open_inference, paths, probes, routes, small_operations
+from service.api import models, open_inference, open_inference_repository, paths, probes, routes, small_operations
 from service.api.admission import Admission
 from service.api.application import Application, path_below_root
-from service.api.context import ModelContext
+from service.api.context import Models
+from service.api.creation import Creator
 from service.api.documentation import Documentation
-from service.api.etags import CacheableOperation, model_digest
+from service.api.etags import CacheableOperation
 from service.api.events import EVENTS, EventOperation
 from service.api.offloading import Offloader
 from service.api.operation import NO_STORE, AccessControl, Operation, Probe
@@ -37,20 +36,19 @@ from service.api.small_requests import make_plan
 from service.http.fast_path import FastPath
 from service.http.inbox import Inbox
 from service.http.timeouts import Timeouts
-from service.inference.engine import Engine
-from service.inference.loading import Load, LoadedModel, StartError, load_checkpoint
+from service.inference.loading import StartError
 from service.keys import Keyring
 from service.malloc import map_large_blocks
 from service.memory_budget import MemoryBudget
+from service.models.follower import follow
+from service.models.opening import Open, Opened, open_models
+from service.models.registry import Registry
 from service.settings import Settings, read_settings
 from service.telemetry.access_log import AccessLog
-from service.telemetry.prometheus import Metrics
+from service.telemetry.prometheus import NO_MODEL, Metrics
 from service.telemetry.shared_memory import SharedSnapshots
 from service.telemetry.tracing import Tracer
 from service.version import VERSION
-from vae.calibration import Calibration
-from vae.config import VAEConfig
-from vae.diffusion.config import DiffusionConfig
 
 logger = logging.getLogger("vae-service")
 
@@ -67,6 +65,7 @@ OPERATIONS: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/model": ("GET", routes.model),
     "/remote/decode": ("POST", remote_decode),
     "/remote/encode": ("POST", remote_encode),
+    "/models": ("GET", models.models),
 }
 QUERIES: dict[str, Callable[..., Awaitable[Response]]] = {
     "/interpolate": paths.interpolate_query,
@@ -89,10 +88,13 @@ SMALL: dict[str, Callable[..., SmallOperation | None]] = {
 """What the fast path takes."""
 INFERENCE: dict[str, tuple[str, Callable[..., Awaitable[Response]]]] = {
     "/v2": ("GET", open_inference.server),
+    "/v2/repository/index": ("POST", open_inference_repository.repository_index),
     **{f"/v2/models/{{name}}{version}": ("GET", open_inference.model) for version in VERSIONS},
     **{f"/v2/models/{{name}}{version}/ready": ("GET", open_inference.model_ready) for version in VERSIONS},
     **{f"/v2/models/{{name}}{version}/infer": ("POST", open_inference.infer) for version in VERSIONS},
 }
+OF_NO_MODEL = ("/models", "/v2", "/v2/repository/index")
+"""Operations that no model answers."""
 LOOPBACK = ("127.0.0.1", "::1", "localhost")
 CORS_REQUEST_HEADERS = (
     "authorization",
@@ -116,14 +118,14 @@ CORS_RESPONSE_HEADERS = (
 
 
 def create_app(
-    settings: Settings | None = None, load: Load | None = None, metrics: Metrics | None = None
+    settings: Settings | None = None, open_: Open | None = None, metrics: Metrics | None = None
 ) -> Application:
-    """Create the service as an ASGI application for any server; its lifespan loads the checkpoint.
+    """Create the service as an ASGI application for any server; its lifespan loads the models.
 
     Without `settings` they are read from the environment, so that this is a factory for servers other than vae-serve:
     `uvicorn --factory service.app:create_app`. Address, workers and time limits of connections are then the server's.
 
-    `load` replaces `load_checkpoint`. `metrics` is given where several workers share counters.
+    `open_` replaces `open_models`. `metrics` is given where several workers share counters.
 
     Raises SettingsError for a wrong environment variable.
     """
@@ -144,60 +146,35 @@ def create_app(
 
     @asynccontextmanager
     async def lifespan(app: Starlette) -> AsyncIterator[dict[str, object]]:
-        loaded = load() if load else load_checkpoint(settings)
-        metadata, latents = loaded.checkpoint.metadata, loaded.checkpoint.latents
-        engine = Engine(
-            loaded.backend,
-            micro_batch_limit=settings.micro_batch_limit,
-            deadline=settings.request_deadline,
-            threaded={"inline": False, "thread": True, "auto": None}[settings.compute],
-            counters=metrics.counters,
-            on_batch=tracer.trace_batch if tracer else None,
+        opened = open_() if open_ else open_models(settings)
+        create = Creator(settings, metrics.by_model, tracer.trace_batch if tracer else None)
+        served: Models = Registry(
+            opened.commit, opened.catalogue, opened.loaded, create, memory_limit=settings.models_memory
         )
+        fast_path = FastPath(partial(make_plan, application), opened.commit.generation)
         offloader = app.state.offloader = Offloader()
-        model_json = _model_json(loaded)
-        latents_json = orjson.dumps(latents, option=orjson.OPT_SERIALIZE_NUMPY) if latents else None
-        app.state.model_context = ModelContext(
-            metadata.name,
-            engine,
-            metadata.fit,
-            settings.limits,
-            metadata.calibration,
-            metadata.references,
-            model_json,
-            latents,
-            latents_json,
-            model_digest(model_json, latents_json),
-            metrics,
-            settings.metrics == "key",
-        )
-        metrics.info = _model_info(loaded)
-        metrics.gauges = {
-            "vae_queue_rows": ("Images and latents that wait to be computed", lambda: engine.waiting),
-            "vae_requests_in_flight": ("Requests let in and not answered yet", lambda: admission.confirmed),
-            "vae_places": ("Requests that may be in flight", lambda: settings.queue_limit),
-            "vae_memory_bytes": ("Memory that requests take, and answers that wait to be read", lambda: memory.used),
-            "vae_memory_limit_bytes": ("Memory that requests may take", lambda: memory.limit),
-        }
+        app.state.models = served
+        served.on_change = partial(_adapt, served, fast_path, admission, metrics)
+        served.on_change()
+        stop_following = _follow(opened, served)
+        _describe(metrics, served, memory, settings.queue_limit)
         metrics.keep_publishing()
-        model = ", ".join(f"{label} {value}" for label, value in metrics.info.items())
-        logger.info("Serving %s%s: %s.", settings.checkpoint, address, model)
-        logger.info("Metrics of the model: %s", orjson.dumps(metadata.metrics).decode())
+        _log_models(served, address)
         logger.info("Settings: %s", settings.model_dump_json())
         if not (keyring or (address and settings.host in LOOPBACK)):
             logger.warning("No VAE_API_KEYS are set: anyone who can reach the service%s may call it.", address)
         admission.start()
-        is_fast = engine.is_inline and settings.compute == "auto"  # a slow model needs deadlines
-        fast_path = FastPath(partial(make_plan, application))
+        is_fast = settings.compute == "auto" and not (tracer or settings.cors_origins)
         yield {
             "admission": admission,
             "memory": memory,
-            "fast_path": fast_path if is_fast and not (tracer or settings.cors_origins) else None,
+            "fast_path": fast_path if is_fast else None,
             "inbox": Inbox(asyncio.get_running_loop(), settings.micro_batch_limit),
             "timeouts": Timeouts(settings.client_timeout, settings.keep_alive),
             "record_refusal": application.record_refusal,
         }
-        engine.close()
+        stop_following()
+        served.close()
         offloader.close()
         if access_log:
             access_log.flush()
@@ -218,9 +195,10 @@ def create_app(
     )
     app.router.redirect_slashes = False  # a redirect would go to any address in the Host header
     app.state.memory = memory
-    app.state.access_control = AccessControl(keyring, admission, metrics.counters)
+    app.state.metrics, app.state.metrics_need_key = metrics, settings.metrics == "key"
+    app.state.access_control = AccessControl(keyring, admission, metrics.by_model, settings.limits)
     application = Application(
-        app, cors=_cors(app, settings), access_log=access_log, counters=metrics.counters, tracer=tracer
+        app, cors=_cors(app, settings), access_log=access_log, counters=metrics.by_model, tracer=tracer
     )
     return application
 
@@ -231,16 +209,74 @@ def _routes(settings: Settings) -> list[BaseRoute]:
     if settings.metrics != "off":
         handlers["/metrics"] = probes.metrics
     return [
-        *(
-            CacheableOperation(path, handler, CHECKS[path])
-            if method == "GET"
-            else (EventOperation if path in EVENTS else Operation)(path, handler, [method], SMALL.get(path))
-            for path, (method, handler) in OPERATIONS.items()
-        ),
+        *(_operation(path, method, handler) for path, (method, handler) in OPERATIONS.items()),
         *(CacheableOperation(path, handler, CHECKS[path]) for path, handler in QUERIES.items()),
-        *(open_inference.InferenceOperation(path, handler, [method]) for path, (method, handler) in INFERENCE.items()),
+        *(
+            open_inference.InferenceOperation(path, handler, [method], of_model=path not in OF_NO_MODEL)
+            for path, (method, handler) in INFERENCE.items()
+        ),
         *(Probe(path, handler) for path, handler in handlers.items()),
     ]
+
+
+def _operation(path: str, method: str, handler: Callable[..., Awaitable[Response]]) -> Operation:
+    if method == "GET" and path in CHECKS:
+        return CacheableOperation(path, handler, CHECKS[path])
+    kind = EventOperation if path in EVENTS else Operation
+    return kind(path, handler, [method], SMALL.get(path), of_model=path not in OF_NO_MODEL)
+
+
+def _adapt(served: Models, fast_path: FastPath, admission: Admission, metrics: Metrics) -> None:
+    """Forget what is known of models that are served no longer."""
+    fast_path.forget()
+    admission.are_several_models = len(served) > 1
+    metrics.by_model.keep(served.catalogue.by_key.keys())
+    metrics.by_model.update({model.key: model.context.counters for model in served if model.context})
+
+
+def _follow(opened: Opened, served: Models) -> Callable[[], None]:
+    """Begin to change the models as the rollout says, if there is one; return what stops it."""
+    changes, stop = opened.changes, _do_nothing
+    if opened.rollout:
+        from service.models.watch import watch  # noqa: PLC0415 - most services have none, or a supervisor has it
+
+        changes, stop = watch(opened.rollout)
+    if changes:
+        follow(changes, served)
+    return stop
+
+
+def _do_nothing() -> None:
+    """End nothing: no thread of this process watches the models."""
+
+
+def _log_models(served: Models, address: str) -> None:
+    for model in served:
+        info = model.context.info if model.context else {"load": "at its first use"}
+        labels = ", ".join(f"{label} {value}" for label, value in info.items())
+        logger.info("Serving %s%s: %s.", model.entry.path, address, labels)
+
+
+def _describe(metrics: Metrics, served: Models, memory: MemoryBudget, places: int) -> None:
+    """Let the metrics tell the state of the models and of the requests."""
+    metrics.info = lambda: [model.context.info for model in served if model.context]
+    metrics.failed = lambda: models.failed(served)
+    metrics.gauges = {
+        "vae_queue_rows": (
+            "Images and latents that wait to be computed",
+            lambda: {model.key: model.context.engine.waiting for model in served if model.context},
+        ),
+        "vae_requests_in_flight": (
+            "Requests let in and not answered yet",
+            lambda: {model.key: model.places for model in (*served, served.no_model)},
+        ),
+        "vae_places": ("Requests that may be in flight", lambda: {NO_MODEL: places}),
+        "vae_memory_bytes": (
+            "Memory that requests take, and answers that wait to be read",
+            lambda: {NO_MODEL: memory.used},
+        ),
+        "vae_memory_limit_bytes": ("Memory that requests may take", lambda: {NO_MODEL: memory.limit}),
+    }
 
 
 def _cors(app: Starlette, settings: Settings) -> CORSMiddleware | None:
@@ -292,58 +328,4 @@ def _methods(request: Request) -> set[str]:
     routes = (route for route in request.app.routes if isinstance(route, Route))
     return {
         method for route in routes if route.matches(request.scope)[0] is Match.PARTIAL for method in route.methods or ()
-    }
-
-
-def _model_json(loaded: LoadedModel) -> bytes:
-    metadata, config = loaded.checkpoint.metadata, loaded.backend.config
-    return orjson.dumps(
-        {
-            "name": metadata.name,
-            **{name: getattr(config, name) for name in ("architecture", "likelihood", "image_shape", "latent_shape")},
-            **_diffusion(config),
-            "dtype": config.dtype,
-            "latent_dim": config.latent_shape[0] if len(config.latent_shape) == 1 else None,
-            "parameters": loaded.checkpoint.parameters,
-            **{name: getattr(metadata, name) for name in ("sha256", "format_version", "training")},
-            "figures": metadata.metrics,
-            "calibration": _calibration(metadata.calibration),
-        }
-    )
-
-
-def _diffusion(config: VAEConfig | DiffusionConfig) -> dict[str, object]:
-    """The fields that only autoencoders of diffusion models have; the others' are null."""
-    if not isinstance(config, DiffusionConfig):
-        return dict.fromkeys(("stride", "temporal_stride", "frame_rate", "normalisation"))
-    normalisation, channels = config.normalisation, config.latent_shape[0] * config.normalisation.patch_size**2
-    mean, scale = (
-        np.broadcast_to(values, (channels,)).tolist() for values in (normalisation.mean, normalisation.scale)
-    )
-    return {
-        "stride": config.stride,
-        "temporal_stride": config.temporal_stride,
-        "frame_rate": config.frame_rate if config.is_video else None,
-        "normalisation": {"mean": mean, "scale": scale, "patch_size": normalisation.patch_size},
-    }
-
-
-def _calibration(calibration: Calibration | None) -> dict[str, object] | None:
-    """How percentiles are computed, without the quantiles."""
-    if calibration is None:
-        return None
-    return {
-        name: getattr(calibration, name) for name in ("score", "draws", "samples", "seed", "images", "highest_loss")
-    }
-
-
-def _model_info(loaded: LoadedModel) -> dict[str, str]:
-    metadata, config = loaded.checkpoint.metadata, loaded.backend.config
-    return {
-        "name": metadata.name,
-        "architecture": config.architecture,
-        "image_shape": "×".join(map(str, config.image_shape)),
-        "latent_dim": "×".join(map(str, config.latent_shape)),
-        "sha256": metadata.sha256,
-        "version": VERSION,
     }

@@ -48,6 +48,12 @@ class Settings(BaseSettings):
         BUNDLED,
         description="checkpoint to serve: .safetensors, the article's .pt, or a folder of diffusers",
     )
+    models: Path | None = Field(
+        None, description="folder of models to serve instead of one checkpoint; it is watched for changes"
+    )
+    models_memory: int | None = Field(
+        None, ge=1, description="most bytes of models in the memory of one worker; by default any number"
+    )
     host: str = Field("127.0.0.1", description="address to listen on")
     port: int = Field(8000, ge=0, le=65535, description="port to listen on; 0 lets the system choose")
     workers: int = Field(1, ge=1, le=256, description="processes that serve")
@@ -147,7 +153,14 @@ class Settings(BaseSettings):
     def _read(cls, value: object) -> object:
         return read_keys(Path(value)) if isinstance(value, str | Path) else value
 
-    @field_validator("checkpoint", "host", "api_keys_file", mode="before")
+    @field_validator("models")
+    @classmethod
+    def _check_models(cls, value: Path | None, info: ValidationInfo) -> Path | None:
+        if value and info.data.get("checkpoint") != BUNDLED:
+            raise ValueError("It takes the place of checkpoint; set one of the two")
+        return value
+
+    @field_validator("checkpoint", "models", "host", "api_keys_file", mode="before")
     @classmethod
     def _refuse_empty(cls, value: object) -> object:
         if value == "":

@@ -70,7 +70,7 @@ def model(fitted: Path) -> vae.VAE:
 @pytest.fixture(scope="module")
 def client(fitted: Path) -> Iterator[httpx.Client]:
     with running(checkpoint=fitted) as service:
-        assert isinstance(service.app.state.model_context.engine._backend, OnnxBackend)
+        assert isinstance(service.context.engine._backend, OnnxBackend)
         yield service.client
 
 

@@ -9,7 +9,7 @@ from ray import serve
 
 from service.api.application import Application
 from service.app import create_app
-from service.inference.loading import load_checkpoint
+from service.models.opening import open_models
 from service.processes.supervisor import STUCK_AFTER_S
 from service.settings import Settings, read_settings
 from service.telemetry.log_config import log_config
@@ -26,8 +26,8 @@ class Replica:
 
     def __serve_build_asgi_app__(self) -> Application:
         """Create the application; Serve runs its lifespan."""
-        model = load_checkpoint(self._settings)
-        return create_app(self._settings, lambda: model)
+        opened = open_models(self._settings)
+        return create_app(self._settings, lambda: opened)
 
     async def check_health(self) -> None:
         """Return at once: that Serve's event loop runs this is the check."""
@@ -46,7 +46,7 @@ def build(arguments: Mapping[str, object]) -> serve.Application:
 
     """
     settings = read_settings([f"--{name.replace('_', '-')}={value}" for name, value in arguments.items()])
-    load_checkpoint(settings.model_copy(update={"device": "cpu"}))  # this machine may have no GPU
+    open_models(settings.model_copy(update={"device": "cpu"}))  # this machine may have no GPU
     deployment = serve.deployment(
         serve.ingress()(Replica),
         name="vae",

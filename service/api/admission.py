@@ -1,19 +1,24 @@
-"""Admission control: how many requests are in flight, how many of each API key, and for how long."""
+"""Admission control: how many requests are in flight, how many of each API key and model, and for how long."""
 
 from __future__ import annotations
 
 import asyncio
 import time
 from types import TracebackType
-from typing import Literal, Self, cast
+from typing import Any, Literal, Self, cast
 
 from service.errors import DeadlineExceeded, TooManyRequests, Unavailable
+from service.models.registry import Model
 
 RETRY_AFTER = {"Retry-After": "1"}
 
 
 class Admission:
-    """Limits the requests in flight, each API key's share of them, and the time that each may take.
+    """Limits the requests in flight, each API key's and model's share of them, and the time that each may take.
+
+    Where there are several models, one of them gets a place only if it has fewer than are free, so that a flood of
+    requests for one leaves half of the places to the others, a flood for two a third, and so on. These are the dynamic
+    thresholds of Choudhury and Hahne, https://doi.org/10.1109/90.664262.
 
     A request whose body is still to come has a provisional slot, which counts towards no limit: slow uploads keep
     nobody out.
@@ -30,6 +35,8 @@ class Admission:
         self._confirmed = 0
         self._confirmed_by_key: dict[bytes, int] = {}
         self._timer: asyncio.TimerHandle | None = None
+        self.are_several_models = False
+        """Whether there are several models, which share the places."""
         self.loop: asyncio.AbstractEventLoop
         """The event loop of the requests."""
 
@@ -49,70 +56,88 @@ class Admission:
         """Requests in flight whose slots are not provisional."""
         return self._confirmed
 
-    def slot(self, key: bytes, *, provisional: bool = False) -> Slot:
-        """Return a slot for a request with the API key `key`.
+    def slot(self, key: bytes, model: Model[Any], *, provisional: bool = False) -> Slot:
+        """Return a slot for a request for `model` with the API key `key`.
 
         Entering it, and confirming a provisional one, raise Unavailable or TooManyRequests.
         """
-        return Slot(self, key, self._deadline, provisional)
+        return Slot(self, key, model, self._deadline, provisional)
+
+    def check_status(self) -> None:
+        """Raise Unavailable where no requests are admitted, because the service starts or drains."""
+        if self.status != "ok":
+            raise Unavailable(f"The service is {self.status}; try again in a moment.", self.status)
 
     def enter(self, slot: Slot) -> None:
         """Admit the request of `slot`, or raise Unavailable or TooManyRequests."""
-        if self.status != "ok":
-            raise Unavailable(f"The service is {self.status}; try again in a moment.", self.status)
+        self.check_status()
         if slot.provisional:
-            self._check(slot.key)
+            self._check(slot.key, slot.model)
         else:
             self.confirm(slot)
+        slot.model.enter()
         self._deadlines[slot] = time.monotonic() + self._deadline
         if self._timer is None:
             self._timer = self.loop.call_later(self._deadline, self._cancel_overdue)
 
     def confirm(self, slot: Slot) -> None:
         """Count `slot` towards the limits, or raise Unavailable or TooManyRequests."""
-        self._check(slot.key)
-        self._count(slot.key)
+        self._check(slot.key, slot.model)
+        self._count(slot.key, slot.model)
         slot.provisional = False
 
     def leave(self, slot: Slot) -> None:
         """Free `slot`."""
         del self._deadlines[slot]
         if not slot.provisional:
-            self._uncount(slot.key)
+            self._uncount(slot.key, slot.model)
+        slot.model.leave()
 
-    def admit(self, key: bytes) -> bool:
+    def admit(self, key: bytes, model: Model[Any]) -> bool:
         """Admit a request that is computed at once, without a deadline; return False where none is admitted."""
         can_enter = (
-            self.status == "ok" and self._confirmed < self._limit and self._confirmed_by_key.get(key, 0) < self._share
+            self.status == "ok"
+            and self._confirmed < self._limit
+            and self._confirmed_by_key.get(key, 0) < self._share
+            and not (self.are_several_models and model.places >= self._limit - self._confirmed)
         )
         if can_enter:
             self._without_deadline += 1
-            self._count(key)
+            self._count(key, model)
+            model.enter()
         return can_enter
 
-    def release(self, key: bytes) -> None:
+    def release(self, key: bytes, model: Model[Any]) -> None:
         """Free the place of a request that `admit` has admitted."""
         self._without_deadline -= 1
-        self._uncount(key)
+        self._uncount(key, model)
+        model.leave()
 
-    def _uncount(self, key: bytes) -> None:
+    def _uncount(self, key: bytes, model: Model[Any]) -> None:
+        model.places -= 1
         self._confirmed -= 1
         if confirmed := self._confirmed_by_key[key] - 1:
             self._confirmed_by_key[key] = confirmed
         else:
             del self._confirmed_by_key[key]
 
-    def _count(self, key: bytes) -> None:
+    def _count(self, key: bytes, model: Model[Any]) -> None:
+        model.places += 1
         self._confirmed += 1
         self._confirmed_by_key[key] = self._confirmed_by_key.get(key, 0) + 1
 
-    def _check(self, key: bytes) -> None:
+    def _check(self, key: bytes, model: Model[Any]) -> None:
         if self._confirmed >= self._limit:
             raise Unavailable(f"All {self._limit} places in the queue are taken; try again in a moment.", "queue_full")
         if self._confirmed_by_key.get(key, 0) >= self._share:
             raise TooManyRequests(
                 f"This API key has {self._share} requests in flight, its share of the queue; wait for a response.",
                 headers=RETRY_AFTER,
+            )
+        if self.are_several_models and model.places >= self._limit - self._confirmed:
+            raise Unavailable(
+                f"The model has {model.places} requests in flight, its share of the queue; try again in a moment.",
+                "queue_full",
             )
 
     def _cancel_overdue(self) -> None:
@@ -128,10 +153,11 @@ class Admission:
 class Slot:
     """A request's slot in the queue: a context manager whose block is cancelled at the deadline."""
 
-    __slots__ = ("_admission", "_cancelling", "_deadline", "_task", "_timed_out", "key", "provisional")
+    __slots__ = ("_admission", "_cancelling", "_deadline", "_task", "_timed_out", "key", "model", "provisional")
 
-    def __init__(self, admission: Admission, key: bytes, deadline: float, provisional: bool) -> None:
+    def __init__(self, admission: Admission, key: bytes, model: Model[Any], deadline: float, provisional: bool) -> None:
         self.key = key
+        self.model = model
         self.provisional = provisional
         """Whether it counts towards no limit yet."""
         self._admission = admission

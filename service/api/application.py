@@ -15,12 +15,14 @@ from starlette.middleware.cors import CORSMiddleware
 from starlette.routing import Route
 from starlette.types import Message, Receive, Scope, Send
 
+from service.api.context import ServedModel
+from service.api.model_paths import split_path, split_query
 from service.api.operation import Operation
 from service.api.request import Request
 from service.api.streaming import StreamedResponse
 from service.errors import MEDIA_TYPE, ServiceError
 from service.telemetry.access_log import AccessLog, AccessRecord
-from service.telemetry.counters import Counters
+from service.telemetry.counters import CountersByModel
 from service.telemetry.tracing import Tracer
 
 METHODS = ("GET", "HEAD", "POST", "OPTIONS", "PUT", "DELETE", "PATCH")
@@ -49,7 +51,7 @@ class Application:
         *,
         cors: CORSMiddleware | None,
         access_log: AccessLog | None,
-        counters: Counters,
+        counters: CountersByModel,
         tracer: Tracer | None,
     ) -> None:
         """`cors` is a middleware around `api`; it adds its header fields to the responses of operations too."""
@@ -67,6 +69,7 @@ class Application:
         self._patterns = [
             (method, route.path_regex, route) for (method, _), route in self._operations.items() if "{" in route.path
         ]
+        self._model_paths = {route.path for route in self._operations.values() if route.has_model_path}
         self._paths = {route.path for route in api.routes if isinstance(route, Route)}
         self._id_prefix = secrets.token_hex(6).encode()
         self._id_numbers = itertools.count(1)
@@ -121,15 +124,18 @@ class Application:
             size += len(message.get("body", b""))
             await send(message)
 
+        starlette_scope = scope
+        if (names := split_path(path_below_root(scope))) and names[1] in self._model_paths:  # with another method
+            starlette_scope = {**scope, "path": scope.get("root_path", "") + names[1]}
         try:
-            await (self._cors or self.api)(scope, receive, send_with_id)
+            await (self._cors or self.api)(starlette_scope, receive, send_with_id)
         finally:
             route, traceparent = self._route(scope), fields.get(b"traceparent", b"")
             self._record(scope, route, status, media_type.partition(";")[0], 0, size, started, traceparent)
 
     def record_refusal(self, error: ServiceError, scope: Scope) -> bytes:
         """Count and log an error that a connection answers without the application; return the request id."""
-        self._counters.count_refusal(error)
+        self._counters["", ""].count_refusal(error)
         if "request_id" in scope:
             scope["refused"] = error.status
         else:
@@ -145,21 +151,32 @@ class Application:
         return b"%b-%x" % (self._id_prefix, next(self._id_numbers))
 
     def find(self, scope: Scope) -> Operation | None:
-        """Return the operation of a request; parameters of its path are put into `scope`."""
-        if operation := self._operations.get((scope["method"], scope["path"])):
+        """Return the operation of a request; what its path says of the model is put into `scope`, as `meant`."""
+        method = scope["method"]
+        if operation := self._operations.get((method, scope["path"])):
             return operation
         path = path_below_root(scope)
-        if operation := self._operations.get((scope["method"], path)):
+        if operation := self._operations.get((method, path)):
             return operation
-        for method, pattern, operation in self._patterns:
-            if method == scope["method"] and (match := pattern.match(path)):
-                scope["path_params"] = match.groupdict()
+        if (names := split_path(path)) and names[1] in self._model_paths:
+            if not (operation := self._operations.get((method, names[1]))):
+                return None
+            version, query = split_query(scope["query_string"])
+            if "meant" not in scope:
+                scope["meant"] = names[0], version
+                scope["query_string"] = query
+            return operation
+        for of_method, pattern, operation in self._patterns:
+            if of_method == method and (match := pattern.match(path)):
+                scope["meant"] = match["name"], match.groupdict().get("version")
                 return operation
         return None
 
     def _route(self, scope: Scope) -> str:
         """Return the route's path as a metric's label; unknown paths share one, since there may be any number."""
         path = path_below_root(scope)
+        if (names := split_path(path)) and names[1] in self._model_paths:
+            path = names[1]
         if path in self._paths:
             return path
         patterns = (operation.path for _, pattern, operation in self._patterns if pattern.match(path))
@@ -180,6 +197,7 @@ class Application:
         if status == CLIENT_CLOSED_REQUEST and "refused" in scope:
             status, media_type = scope["refused"], MEDIA_TYPE
         method, client = scope["method"], scope.get("client")
+        model: ServedModel | None = scope.get("model")
         self.record(
             AccessRecord(
                 time.time(),
@@ -194,6 +212,7 @@ class Application:
                 scope.get("timing"),
                 scope["request_id"],
                 traceparent,
+                *((model.name, model.version) if model else ("", "")),
             ),
             media_type,
         )
@@ -201,7 +220,8 @@ class Application:
     def record(self, record: AccessRecord, media_type: str) -> None:
         """Count and log a request; `media_type` is that of the response."""
         method = record.method if record.method in METHODS else "other"
-        self._counters.requests[record.route, method, record.status, media_type] += 1
-        self._counters.histogram("vae_request_duration_seconds", record.route).add(record.seconds)
+        counters = self._counters[record.model, record.version]
+        counters.requests[record.route, method, record.status, media_type] += 1
+        counters.histogram("vae_request_duration_seconds", record.route).add(record.seconds)
         if self._access_log:
             self._access_log.add(record)

@@ -45,17 +45,15 @@ class CacheableOperation(Operation):
         """As Operation, or return 304."""
         access: AccessControl = request.scope["app"].state["access_control"]
         try:
-            tag = self._etag(request, access)
+            tag = self._tag(request) if self._is_ready(request, access) else None
         except ServiceError:  # Operation meets the same error and reports it
             tag = None
-        if tag is None:
-            return await super().respond(request)
-        if _matches(request.field(b"if-none-match"), tag):
+        if tag and _matches(request.field(b"if-none-match"), tag):
             response = Response(status_code=304)
             response.raw_headers += self._fields
         else:
             response = await super().respond(request)
-            if response.status_code != 200:
+            if response.status_code != 200 or not (tag := tag or self._tag(request)):
                 return response
             if access.keyring:
                 response.raw_headers.remove(NO_STORE)
@@ -63,12 +61,18 @@ class CacheableOperation(Operation):
         response.raw_headers += (caching, (b"etag", b"W/" + tag))
         return response
 
-    def _etag(self, request: Request, access: AccessControl) -> bytes | None:
-        """Return the opaque tag of the response, or None where it has none; raises ServiceError."""
+    def _is_ready(self, request: Request, access: AccessControl) -> bool:
+        """Choose the model, and return whether it is loaded; raises ServiceError."""
         if access.admission.status != "ok":  # starting, without a model, or draining
-            return None
+            return False
         if access.keyring:
             access.identify(request)
+        model = self.find_model(request, request.scope["app"].state["models"])
+        request.scope["model_context"] = model.context
+        return model.context is not None
+
+    def _tag(self, request: Request) -> bytes | None:
+        """Return the opaque tag of the response of the chosen model, or None where it has none; raises ServiceError."""
         options = self.read_options(request.scope["query_string"])
         if isinstance(options, SampleOptions) and options.seed is None:
             return None

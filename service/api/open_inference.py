@@ -1,8 +1,9 @@
 """The Open Inference Protocol, version 2 (KServe, Triton, Seldon), with the binary tensor extension.
 
-The model has its checkpoint's name. It takes `image`, (N, C, H, W), UINT8 (0 to 255) or FP32 (0 to 1), or `z`, (N, …),
-FP32. For an image it gives `mean`, `log_variance` and `image`, its reconstruction from the mean; if they are requested
-also the scores of /score with its default options, (N,); for a latent `image`: FP32 (N, C, H, W) in [0, 1].
+A model has its checkpoint's name, or that in the folder of models. It takes `image`, (N, C, H, W), UINT8 (0 to 255) or
+FP32 (0 to 1), or `z`, (N, …), FP32. For an image it gives `mean`, `log_variance` and `image`, its reconstruction from
+the mean; if they are requested also the scores of /score with its default options, (N,); for a latent `image`: FP32
+(N, C, H, W) in [0, 1].
 https://github.com/kserve/open-inference-protocol and Triton's extension_binary_data.
 """
 
@@ -23,7 +24,7 @@ from starlette.responses import Response
 
 from service import version
 from service.api.bodies import CONVERTED_BYTES, JSON, invalid_input, or_others, without_subnormals
-from service.api.context import ModelContext, count_distances, model_context
+from service.api.context import ModelContext, Models, count_distances, model_context
 from service.api.offloading import JSON_BYTE_S, JSON_VALUE_S, LONG_JSON_BYTE_S, VALUE_S
 from service.api.operation import AccessControl, Operation
 from service.api.request import Request
@@ -31,7 +32,7 @@ from service.api.responses import BytesResponse, FloatArray, reserve_response, w
 from service.api.schemas import LATENT_BOUND, NoOptions
 from service.api.scoring import reserve_scores, score
 from service.api.videos import accepts_latents, accepts_videos
-from service.errors import InvalidInput, NotFound, Problem, ServiceError, UnreadableBody
+from service.errors import InvalidInput, Problem, ServiceError, UnreadableBody
 from service.formats.json_reader import VALUES, read_json
 from service.memory_budget import Reserve
 from vae.calibration import LEVEL
@@ -49,7 +50,6 @@ RANGES = {
     "z": (-LATENT_BOUND, LATENT_BOUND, f"finite numbers within ±{LATENT_BOUND:g}"),
 }
 """Lowest and highest FP32, and both in words."""
-VERSION = "1"
 
 Array = npt.NDArray[Any]
 
@@ -113,6 +113,7 @@ class InferenceOperation(Operation):
 
     error_response = staticmethod(error_response)
     negotiated = False
+    has_model_path = False
 
 
 async def live(_: StarletteRequest) -> Response:
@@ -129,7 +130,7 @@ async def ready(request: StarletteRequest) -> Response:
 
 async def server(_: Request, __: NoOptions) -> Response:
     """Return the name, version and extensions of the server."""
-    extensions = ["binary_tensor_data"]
+    extensions = ["binary_tensor_data", "model_repository"]
     return BytesResponse(
         orjson.dumps({"name": version.TITLE, "version": version.VERSION, "extensions": extensions}), JSON
     )
@@ -137,7 +138,8 @@ async def server(_: Request, __: NoOptions) -> Response:
 
 async def model(request: Request, _: NoOptions) -> Response:
     """Return the names, datatypes and shapes of the model's inputs and outputs."""
-    context = _model_context(request)
+    context = model_context(request)
+    served: Models = request.scope["app"].state["models"]
     config = context.engine.config
     image, z = list(config.image_shape), list(config.latent_shape)
     if config.is_video:  # of any size
@@ -149,7 +151,7 @@ async def model(request: Request, _: NoOptions) -> Response:
     scores: list[tuple[str, list[int]]] = [(name, []) for name in _scores(context)]
     document = {
         "name": context.name,
-        "versions": [VERSION],
+        "versions": [version for name, version in served.catalogue.by_key if name == context.name],
         "platform": "pytorch_vae",
         "inputs": tensors(("image", image), ("z", z)),
         "outputs": tensors(("mean", z), ("log_variance", z), ("image", image), *scores),
@@ -159,12 +161,12 @@ async def model(request: Request, _: NoOptions) -> Response:
 
 async def model_ready(request: Request, _: NoOptions) -> Response:
     """Return 200 if the model is served under this name."""
-    return BytesResponse(orjson.dumps({"name": _model_context(request).name, "ready": True}), JSON)
+    return BytesResponse(orjson.dumps({"name": model_context(request).name, "ready": True}), JSON)
 
 
 async def infer(request: Request, _: NoOptions) -> Response:
     """Encode and reconstruct images, or decode latents."""
-    context = _model_context(request)
+    context = model_context(request)
     body = await request.read(context.limits.body)
     length = _json_length(request, body)
     seconds = length * (LONG_JSON_BYTE_S if length > VALUES else JSON_BYTE_S) + (len(body) - length) * VALUE_S
@@ -180,19 +182,7 @@ async def infer(request: Request, _: NoOptions) -> Response:
         reserve_response(request, BINARY if _is_binary(inference, output) else JSON, len(rows) * prod(shape))
     outputs = await _outputs(request, context, inference.inputs[0].name, rows, wanted)
     seconds = sum(array.size for array in outputs.values()) * JSON_VALUE_S
-    return await request.run(seconds, _response, context.name, inference, requested, outputs)
-
-
-def _model_context(request: Request) -> ModelContext:
-    """Return the context of the model; raises NotFound if the path has another name or version."""
-    context = model_context(request)
-    parameters = request.scope["path_params"]
-    name, version = parameters["name"], parameters.get("version", VERSION)
-    if (name, version) != (context.name, VERSION):
-        raise NotFound(
-            f"There is no model {name!r}, version {version!r}; this is {context.name!r}, version {VERSION!r}."
-        )
-    return context
+    return await request.run(seconds, _response, context, inference, requested, outputs)
 
 
 def _json_length(request: Request, body: bytes) -> int:
@@ -325,7 +315,7 @@ def _is_binary(inference: Inference, output: RequestedOutput) -> bool:
 
 
 def _response(
-    name: str, inference: Inference, requested: Sequence[RequestedOutput], outputs: Mapping[str, Array]
+    context: ModelContext, inference: Inference, requested: Sequence[RequestedOutput], outputs: Mapping[str, Array]
 ) -> BytesResponse:
     tensors: list[bytes] = []
     binary: list[bytes] = []
@@ -339,7 +329,9 @@ def _response(
             binary.append(array.tobytes())
         else:
             tensors += orjson.dumps(tensor)[:-1], b',"data":', *write_values(array.reshape(-1)), b"}"
-    document = {"model_name": name, "model_version": VERSION, **({} if inference.id is None else {"id": inference.id})}
+    document = {"model_name": context.name, "model_version": context.version}
+    if inference.id is not None:
+        document["id"] = inference.id
     head = b"".join((orjson.dumps(document)[:-1], b',"outputs":[', *tensors[1:], b"]}"))
     if not binary:
         return BytesResponse(head, JSON)

@@ -5,27 +5,29 @@ from __future__ import annotations
 from typing import Any
 
 from service.api.bodies import JSON
-from service.api.open_inference import BINARY, JSON_LENGTH, VERSION
+from service.api.open_inference import BINARY, JSON_LENGTH
 
 _ERROR = {"type": "object", "required": ["error"], "properties": {"error": {"type": "string"}}}
 _READY = {"name": "mnist", "ready": True}
 _TENSOR = {"name": "z", "datatype": "FP32", "shape": [-1, 3]}
-_CARD = {"name": "mnist", "versions": [VERSION], "platform": "pytorch_vae", "inputs": [_TENSOR], "outputs": [_TENSOR]}
+_CARD = {"name": "mnist", "versions": ["1"], "platform": "pytorch_vae", "inputs": [_TENSOR], "outputs": [_TENSOR]}
 _REQUEST = {"inputs": [{"name": "z", "datatype": "FP32", "shape": [1, 3], "data": [0.1, -0.2, 0.3]}]}
 _RESPONSE = {
     "model_name": "mnist",
-    "model_version": VERSION,
+    "model_version": "1",
     "outputs": [{"name": "image", "datatype": "FP32", "shape": [1, 1, 2, 2], "data": [0.0, 0.02, 0.97, 0.4]}],
 }
-_EXAMPLES: dict[str, dict[str, Any]] = {
-    "/v2": {"name": "VAE service", "version": "0.1.0", "extensions": ["binary_tensor_data"]},
+_EXAMPLES: dict[str, Any] = {
+    "/v2": {"name": "VAE service", "version": "0.1.0", "extensions": ["binary_tensor_data", "model_repository"]},
     "/v2/health/live": {"live": True},
     "/v2/health/ready": {"ready": True},
     "ready": _READY,
     "infer": _RESPONSE,
+    "/v2/repository/index": [{"name": "mnist", "version": "2", "state": "READY", "reason": ""}],
 }
 _SUMMARIES = {
     "/v2": "Name, version and extensions of the server",
+    "/v2/repository/index": "All models, or those that are ready → their names, versions and states",
     "/v2/health/live": "200 as long as the process can respond",
     "/v2/health/ready": "200 while the service takes requests, 503 while it starts or drains",
     "ready": "200 where the model is served under this name",
@@ -50,7 +52,7 @@ def describe(path: str) -> dict[str, Any]:
     example = _EXAMPLES.get(path) or _EXAMPLES.get(kind, _CARD)
     summary = _SUMMARIES.get(path) or _SUMMARIES.get(kind, _SUMMARIES["model"])
     route = {"tags": ["open inference protocol"], "summary": summary}
-    done: dict[str, Any] = {JSON: {"schema": {"type": "object"}, "example": example}}
+    done: dict[str, Any] = {JSON: {"schema": {"type": "array" if kind == "index" else "object"}, "example": example}}
     responses: dict[int | str, dict[str, Any]] = {200: {"description": "Done.", "content": done}}
     if "/health/" in path:
         if kind == "ready":
@@ -58,10 +60,14 @@ def describe(path: str) -> dict[str, Any]:
             responses[503] = {"description": "Starting or draining.", "content": not_ready}
         return {**route, "responses": responses}
     extra: dict[str, Any] = {"security": [{}, {"bearer": []}, {"key": []}]}
-    possible = set(_STATUSES) - ({400, 413} if kind != "infer" else set()) - ({404} if path == "/v2" else set())
+    possible = set(_STATUSES) - ({400, 413} if kind not in ("infer", "index") else set())
+    possible -= {404} if "{name}" not in path else set()
     for status in sorted(possible):
         content = {JSON: {"schema": _ERROR, "example": {"error": _STATUSES[status]}}}
         responses[status] = {"description": _STATUSES[status], "content": content}
+    if kind == "index":
+        content = {JSON: {"schema": {"type": "object"}, "example": {"ready": True}}}
+        extra["requestBody"] = {"description": "Whether to leave out what is not ready.", "content": content}
     if kind == "infer":
         binary = {"schema": {"type": "string", "format": "binary"}}
         done[BINARY] = binary

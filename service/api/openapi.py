@@ -19,6 +19,7 @@ from service.api import etags_openapi, open_inference_openapi, response_schemas,
 from service.api.bodies import JSON, MULTIPART, NDJSON
 from service.api.etags import CacheableOperation
 from service.api.events import EVENT_STREAM
+from service.api.openapi_models import MODEL_PARAMETERS, MODEL_PREFIX, STATE
 from service.api.operation import Operation, Probe
 from service.api.remote import openapi as remote_openapi
 from service.api.remote.bodies import BASE64, TENSOR
@@ -40,13 +41,16 @@ Encode images to the latent space of a variational autoencoder, and decode laten
 - **Events.** With `Accept: text/event-stream` a computation is followed by `progress` events; the last event is
   `result`, with the JSON of the response, or `error`.
 - **Units.** Losses are in nats per image.
+- **Models.** Where the service has several, `/models` lists them. `/models/NAME/decode` is `/decode` of one of them, in
+  its highest version or that of `?version=`; NAME may be an alias. The routes without a name are those of the default
+  model.
 - **Errors** are `application/problem+json` (RFC 9457): `detail` says how to correct the request, `errors` points to
   each wrong field.
 - **API keys**, where the service has any: `Authorization: Bearer KEY` or `x-api-key: KEY`.
 """
 TAGS = [
     {"name": "latent space", "description": "Encode, decode and generate images."},
-    {"name": "model", "description": "The model that is served, and the latents of its test set."},
+    {"name": "model", "description": "The models that are served, and the latents of their test sets."},
     {
         "name": "diffusers",
         "description": "For Hugging Face diffusers: what `remote_encode` and `remote_decode` of "
@@ -70,6 +74,7 @@ SUMMARIES = {
     "/sample": ("latent space", "Seed → images of latents drawn from the prior"),
     "/interpolate": ("latent space", "Two latents → images on the path from one to the other"),
     "/traverse": ("latent space", "Latent → images along one of its dimensions, or over a grid of two"),
+    "/models": ("model", "Names, versions and states of all models"),
     "/latents": ("model", "Latents and labels of the test set"),
     "/model": ("model", "Shapes, training and metrics of the model"),
     "/remote/decode": ("diffusers", "Latent tensor → image, for remote_decode of diffusers"),
@@ -208,6 +213,7 @@ RESPONSES: dict[str, tuple[tuple[str, ...], type[BaseModel] | None, dict[str, An
     "/traverse": ((PNG, *OFFERS), response_schemas.Walk, {"z": [Z, Z], "pixels": [PIXELS, PIXELS]}),
     "/latents": (OFFERS, response_schemas.TestLatents, {"mean": [Z], "label": [7]}),
     "/model": ((JSON,), response_schemas.ModelCard, _CARD),
+    "/models": ((JSON,), response_schemas.ModelList, {"models": [STATE]}),
     "/remote/decode": ((JPEG, PNG, MP4, TENSOR, BASE64), None, {}),
     "/remote/encode": ((TENSOR, BASE64), None, {}),
     "/livez": ((JSON,), response_schemas.Status, {"status": "ok"}),
@@ -286,8 +292,11 @@ def _problem(description: str, error: type[errors.ServiceError]) -> dict[str, An
     }
 
 
-def _documented(route: Operation | Probe) -> APIRoute:
-    """Return `route` as FastAPI documents it. It is without HEAD, which follows from GET."""
+def _documented(route: Operation | Probe, prefix: str = "") -> APIRoute:
+    """Return `route` as FastAPI documents it. It is without HEAD, which follows from GET.
+
+    With MODEL_PREFIX it is that of one model, which the path and the query name.
+    """
     module_describe = open_inference_openapi.describe if route.path.startswith("/v2") else describe
     description = module_describe(route.path)
     if isinstance(route, CacheableOperation):
@@ -298,9 +307,11 @@ def _documented(route: Operation | Probe) -> APIRoute:
     if isinstance(route, Operation):
         kind = Parameter.POSITIONAL_OR_KEYWORD
         parameter = Parameter("options", kind, default=Query(), annotation=route.options)
-        endpoint.__signature__ = Signature([parameter])  # type: ignore[attr-defined]  # which FastAPI reads
+        endpoint.__signature__ = Signature([parameter, *(MODEL_PARAMETERS if prefix else ())])  # type: ignore[attr-defined]  # which FastAPI reads
+    if prefix:
+        description["responses"][404] = _problem("There is no such model or version.", errors.NotFound)
     return APIRoute(
-        route.path,
+        prefix + route.path,
         endpoint,
         methods=(route.methods or set()) - {"HEAD"},
         name=route.name,
@@ -312,7 +323,9 @@ def _documented(route: Operation | Probe) -> APIRoute:
 
 def openapi(described: Sequence[BaseRoute]) -> dict[str, Any]:
     """Return the OpenAPI document of those of `described` that are operations or probes."""
-    routes = [_documented(route) for route in described if isinstance(route, Operation | Probe)]
+    documented = [route for route in described if isinstance(route, Operation | Probe)]
+    of_models = [route for route in documented if isinstance(route, Operation) and route.has_model_path]
+    routes = [*map(_documented, documented), *(_documented(route, MODEL_PREFIX) for route in of_models)]
     document = get_openapi(title=TITLE, version=VERSION, description=DESCRIPTION, routes=routes, tags=TAGS)
     components = document.setdefault("components", {})
     components["securitySchemes"] = SECURITY

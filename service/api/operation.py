@@ -18,6 +18,7 @@ from starlette.types import Receive, Scope, Send
 
 from service.api.admission import Admission
 from service.api.bodies import invalid_input
+from service.api.context import Models, ServedModel
 from service.api.request import Request
 from service.api.responses import error_response
 from service.api.small_operations import SmallOperation
@@ -25,8 +26,10 @@ from service.api.streaming import StreamedResponse
 from service.errors import InternalError, InvalidInput, Problem, ServiceError
 from service.inference.finite import NonFiniteOutput
 from service.keys import Keyring
+from service.limits import Limits
 from service.telemetry.access_log import printable
-from service.telemetry.counters import Counters
+from service.telemetry.counters import CountersByModel
+from service.telemetry.prometheus import NO_MODEL
 from service.telemetry.timing import Timing
 
 logger = logging.getLogger("vae-service")
@@ -52,7 +55,8 @@ class AccessControl:
 
     keyring: Keyring
     admission: Admission
-    counters: Counters
+    counters: CountersByModel
+    limits: Limits
 
     def identify(self, request: Request) -> bytes:
         """Return the digest of the client's API key; raises Unauthorized where it has none that is known."""
@@ -77,6 +81,8 @@ class Operation(Route):
     """Create the response to an error."""
     negotiated: ClassVar[bool] = True
     """Whether responses depend on the Accept header."""
+    has_model_path: bool = True
+    """Whether it is found below /models/NAME too, if a model answers it."""
 
     def __init__(
         self,
@@ -84,10 +90,17 @@ class Operation(Route):
         endpoint: Callable[..., Awaitable[Response]],
         methods: Collection[str],
         small: Callable[..., SmallOperation | None] | None = None,
+        *,
+        of_model: bool = True,
     ) -> None:
-        """`small` returns the SmallOperation for requests with the head of one, a context and options."""
+        """`small` returns the SmallOperation for requests with the head of one, a context and options.
+
+        With `of_model`, a model answers it.
+        """
         super().__init__(path, endpoint, methods=methods)
         self.small = small
+        self.of_model = of_model
+        self.has_model_path = of_model and self.has_model_path
         self.options: type[BaseModel] = list(get_type_hints(endpoint).values())[1]
         """The model of its query string."""
         is_complete = not any(field.is_required() for field in self.options.model_fields.values())
@@ -114,11 +127,16 @@ class Operation(Route):
         response: Response
         try:
             key = access.identify(request) if access.keyring else b""
+            access.admission.check_status()
+            models: Models = state["models"]
+            model = self.find_model(request, models) if self.of_model else models.no_model
             with ExitStack() as stack:
-                slot = stack.enter_context(access.admission.slot(key, provisional=request.awaits_body))
+                slot = stack.enter_context(access.admission.slot(key, model, provisional=request.awaits_body))
                 if slot.provisional:
-                    await request.receive_body(state["model_context"].limits.body)
+                    await request.receive_body(access.limits.body)
                     slot.confirm()
+                if self.of_model:
+                    scope["model_context"] = model.context or await models.load(model)
                 response = await self.endpoint(request, self.read_options(scope["query_string"]))
                 if timing.compute:
                     response.raw_headers.append((b"server-timing", server_timing(timing)))
@@ -130,12 +148,21 @@ class Operation(Route):
         response.raw_headers += self.response_fields(access)
         return response
 
+    def find_model(self, request: Request, models: Models) -> ServedModel:
+        """Return the model that answers a request: what the first call has found, in the request's scope."""
+        scope = request.scope
+        if "model" not in scope:
+            scope["model"] = models.find(*scope.get("meant", ()))
+        model: ServedModel = scope["model"]
+        return model
+
     def _translate(self, scope: Scope, access: AccessControl, error: Exception) -> ServiceError:
         """Count an error, log it unless the client sees it, and return it as a ServiceError."""
+        counters = access.counters[scope["model"].key if "model" in scope else NO_MODEL]
         if isinstance(error, ServiceError):
-            access.counters.count_refusal(error)
+            counters.count_refusal(error)
             return error
-        access.counters.refusals["unsound_output" if isinstance(error, NonFiniteOutput) else "failure"] += 1
+        counters.refusals["unsound_output" if isinstance(error, NonFiniteOutput) else "failure"] += 1
         name = scope["request_id"].decode()
         message = "The service failed at %s %s, %s."
         logger.error(message, scope["method"], printable(scope["raw_path"]), name, exc_info=error)

@@ -23,6 +23,7 @@ from starlette.responses import Response
 from starlette.routing import Route
 
 from service.api.bodies import JSON
+from service.api.context import Models
 from service.api.negotiation import accepts_gzip
 from service.api.operation import AccessControl
 from service.api.responses import BytesResponse
@@ -76,7 +77,9 @@ async def spread(request: Request) -> Response:
     """
     access: AccessControl = request.app.state.access_control
     access.check_key(request.headers)
-    body = await asyncio.to_thread(_spread, request.app.state.model_context.latents_json)
+    models: Models = request.app.state.models
+    context = await models.load(models.find())
+    body = await asyncio.to_thread(_spread, context.latents_json)
     return BytesResponse(
         body, JSON, {"cache-control": "no-store" if access.keyring else "no-cache", **SECURITY_HEADERS}
     )

@@ -7,21 +7,20 @@ from starlette.requests import Request
 from starlette.responses import Response
 
 from service.api.bodies import JSON
-from service.api.context import ModelContext
 from service.api.operation import AccessControl
 from service.api.responses import BytesResponse
-from service.telemetry.prometheus import MEDIA_TYPE
+from service.telemetry.prometheus import MEDIA_TYPE, Metrics
 
 
 async def metrics(request: Request) -> Response:
     """Return the metrics of all workers since the start of the service, in Prometheus' text format."""
-    context: ModelContext = request.app.state.model_context
-    if context.metrics_need_key:
+    values: Metrics = request.app.state.metrics
+    if request.app.state.metrics_need_key:
         access: AccessControl = request.app.state.access_control
         access.check_key(request.headers)
         if access.keyring:
-            return BytesResponse(await context.metrics.exposition(), MEDIA_TYPE, {"cache-control": "no-store"})
-    return BytesResponse(await context.metrics.exposition(), MEDIA_TYPE)
+            return BytesResponse(await values.exposition(), MEDIA_TYPE, {"cache-control": "no-store"})
+    return BytesResponse(await values.exposition(), MEDIA_TYPE)
 
 
 async def livez(_: Request) -> Response:

@@ -150,6 +150,24 @@ class ModelCard(BaseModel):
     calibration: CalibrationCard | None = Field(description="Null where vae-train fit had no validation images.")
 
 
+class ModelState(BaseModel):
+    """A version of a model, in the response of /models."""
+
+    name: str
+    version: str
+    aliases: list[str] = Field(description="Other names of it; the routes without a name are those of `default`.")
+    state: Literal["ready", "loading", "failed"] = Field(description="State of its newest files.")
+    reason: str | None = Field(description="Why its newest files are not served; null where they are.")
+    sha256: str | None = Field(description="Hash of the checkpoint that is served; null where none is.")
+    load: Literal["start", "first-use"] | None = Field(description="When it is loaded; null where it is not served.")
+
+
+class ModelList(BaseModel):
+    """Response of /models."""
+
+    models: list[ModelState]
+
+
 class NormalisationCard(BaseModel):
     """A diffusion model's latents are (z − mean)·scale."""
 

@@ -46,7 +46,7 @@ def decode(request: Request, context: ModelContext, options: PngOptions) -> Smal
     shape, (*_, height, width) = engine.config.latent_shape, engine.config.image_shape
     if request.media_type != JSON or len(shape) > 1 or height * width > limits.image_pixels:
         return None
-    distances = context.metrics.counters.histogram("vae_latent_distance")
+    distances = context.counters.histogram("vae_latent_distance")
 
     def read(body: bytes) -> Arrays | None:
         if len(body) > NUMBER_CHARACTERS * (1 + shape[0]):  # most likely it is refused, and would be parsed twice

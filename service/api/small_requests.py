@@ -10,7 +10,7 @@ from starlette.types import Message, Scope
 
 from service.api.admission import Admission
 from service.api.application import CLIENT_CLOSED_REQUEST, Application
-from service.api.context import model_context
+from service.api.context import Models, ServedModel
 from service.api.events import wants_events
 from service.api.operation import AccessControl, server_timing
 from service.api.request import Request
@@ -35,6 +35,7 @@ class SmallPlan:
     admission: Admission
     key: bytes
     """Digest of the client's API key."""
+    model: ServedModel
     content_length: int
     small: SmallOperation
     route: str
@@ -46,14 +47,14 @@ class SmallPlan:
     def begin(self, client: Client, data: bytes, body: bytes, varying: Mapping[bytes, bytes]) -> SmallRequest | None:
         """Queue the request for the next batch."""
         started = time.perf_counter()
-        if not self.admission.admit(self.key):
+        if not self.admission.admit(self.key, self.model):
             return None
         try:
             row = self.small.read(body)
         except Exception:
             row = None  # the application meets the same error and reports it
         if row is None:
-            self.admission.release(self.key)
+            self.admission.release(self.key, self.model)
             return None
         request = SmallRequest(self, client, data, varying, started)
         self.small.batcher.submit_for(request, row, request)
@@ -112,7 +113,7 @@ class SmallRequest(Timing, FastRequest):
 
     def _end(self) -> None:
         self._done = True
-        self._plan.admission.release(self._plan.key)
+        self._plan.admission.release(self._plan.key, self._plan.model)
 
     def _record(self, request_id: bytes, status: int, media_type: str, size: int) -> None:
         plan, client = self._plan, self._client.address
@@ -130,6 +131,8 @@ class SmallRequest(Timing, FastRequest):
                 self,
                 request_id,
                 self._varying.get(b"traceparent", b""),
+                plan.model.name,
+                plan.model.version,
             ),
             media_type,
         )
@@ -141,15 +144,18 @@ def make_plan(application: Application, scope: Scope) -> SmallPlan | None:
     if operation is None or operation.small is None:
         return None
     request = Request({**scope, "app": application.api, "whole_body": b""}, _receive_nothing)
-    if wants_events(request):
-        return None
-    context = model_context(request)
-    length = int(request.field(b"content-length") or 0)
-    if not 0 < length <= min(MAX_BODY, context.limits.body) or any(name in request.fields for name in UNPLANNED):
-        return None
     access: AccessControl = application.api.state.access_control
+    models: Models = application.api.state.models
+    length = int(request.field(b"content-length") or 0)
+    is_small = 0 < length <= min(MAX_BODY, access.limits.body)
+    if not is_small or wants_events(request) or any(name in request.fields for name in UNPLANNED):
+        return None
     try:
         key = access.identify(request)
+        model = models.find(*scope.get("meant", ()))
+        context = model.context
+        if context is None or not context.engine.is_inline:  # a slow model needs deadlines
+            return None
         small = operation.small(request, context, operation.read_options(scope["query_string"]))
     except ServiceError:
         return None
@@ -158,7 +164,16 @@ def make_plan(application: Application, scope: Scope) -> SmallPlan | None:
     fields = b"".join(b"%b: %b\r\n" % field for field in operation.response_fields(access))
     content_type = b"content-type: %b\r\n" % small.media_type.encode()
     return SmallPlan(
-        application, access.admission, key, length, small, operation.path, scope["raw_path"], content_type, fields
+        application,
+        access.admission,
+        key,
+        model,
+        length,
+        small,
+        operation.path,
+        scope["raw_path"],
+        content_type,
+        fields,
     )
 
 

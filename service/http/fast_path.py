@@ -72,16 +72,26 @@ class Plan(Protocol):
         """
 
 
+class Generation(Protocol):
+    """A number that changes when all plans become invalid."""
+
+    value: int
+
+
 class FastPath:
     """Finds the plan of a request by its head; all connections share it."""
 
-    def __init__(self, plan: Callable[[Scope], Plan | None]) -> None:
+    def __init__(self, plan: Callable[[Scope], Plan | None], generation: Generation) -> None:
         """`plan` returns None for a head whose requests are answered as any other."""
         self._plan = plan
+        self._generation = generation
+        self._planned_for = generation.value
         self._plans: dict[bytes, Plan | None] = {}
 
     def begin(self, client: Client, data: bytes) -> FastRequest | None:
         """Begin to answer `data` if it is a whole request with a plan."""
+        if self._generation.value != self._planned_for:
+            self.forget()
         end = _end_of_head(data)
         plan, varying = self._plans.get(data[:end]), NO_FIELDS
         if plan is None:
@@ -90,6 +100,11 @@ class FastPath:
         if plan is None or plan.content_length != len(data) - end:
             return None
         return plan.begin(client, data, data[end:], varying)
+
+    def forget(self) -> None:
+        """Forget all plans."""
+        self._planned_for = self._generation.value
+        self._plans.clear()
 
     def learn(self, data: bytes, scope: Scope) -> None:
         """Plan for the head of `data`, which was parsed as one whole request."""

@@ -132,6 +132,11 @@ class MicroBatcher(Generic[Item, Result]):
         elif self._can_add_full_batch():
             self._start_batch()
 
+    def close(self) -> None:
+        """Drop what computes the batches; no item may be submitted any more."""
+        del self._compute, self._kind, self._kind_limit
+        self._observe = None
+
     def _can_add_full_batch(self) -> bool:
         """Is a batch being computed, and may a full one start beside it?"""
         return 0 < self._computing < self._max_concurrent_batches and self.waiting >= self._limit

@@ -14,8 +14,11 @@ from service.malloc import KEEP_FREE, map_large_blocks, trim_malloc
 from vae.diffusion.model import DiffusionModel
 from vae.metadata import CheckpointError
 
-SIDES = (64, 128)
-"""Sides of the two images in pixels, or twice as many where the network's stride is more than a quarter of them."""
+SIDES = (128, 256)
+"""Sides of the two images in pixels, of 8 per latent position at most; videos have half of them. Of smaller ones, the
+buffers of convolutions, which grow with an image's width, are too large a part to tell its growth with the pixels."""
+COMPARED_SIDE = 64
+"""Side, likewise, of the images by which rows of batches are compared."""
 LATENT_FRAMES = 3
 """Latent frames of a video that is computed: it has a first frame and others."""
 FEATURE_MAPS = 4
@@ -34,14 +37,15 @@ def measure_memory(model: DiffusionModel, device: torch.device, setting: int | N
     encoded: list[tuple[int, float]] = []
     map_large_blocks()  # free blocks that malloc keeps would not be counted when they are used again
     with torch.inference_mode():
-        for index, side in enumerate(SIDES):
-            z = _latent(model, max(-(-side // config.stride), 2 * index + 2), device)
-            x = model.decode(z)
-            model.encode(x)  # the first passes of a shape choose kernels, and allocate what they keep
-            pixels = x[0, 0].numel()
-            decoded.append((pixels, kept + peak_memory(model, device, partial(model.decode_raw, z))))
-            encoded.append((pixels, kept + peak_memory(model, device, partial(model.encode, x))))
-        batches = _rows_are_independent(model, _latent(model, max(-(-SIDES[0] // config.stride), 2), device))
+        sides = [side // 2 if config.is_video else side for side in SIDES]
+        latents = [_latent(model, side, index + 1, device) for index, side in enumerate(sides)]
+        model.encode(model.decode(latents[0]))  # the first pass chooses kernels, and allocates what they keep
+        for z in latents:
+            shape = config.image_shape_of(tuple(z.shape[1:])) or config.image_shape
+            x = torch.rand(1, *shape, device=device)
+            decoded.append((x[0, 0].numel(), kept + peak_memory(model, device, partial(model.decode_raw, z))))
+            encoded.append((x[0, 0].numel(), kept + peak_memory(model, device, partial(model.encode, x))))
+        batches = _rows_are_independent(model, _latent(model, COMPARED_SIDE, 1, device))
     least = 2.0 * x.shape[1] * x.element_size()  # the image, and a copy
     try:
         return ComputeMemory.plan(
@@ -56,10 +60,12 @@ def measure_memory(model: DiffusionModel, device: torch.device, setting: int | N
         raise CheckpointError(f"{error} Set VAE_COMPUTE_MEMORY, or give the service more memory.") from error
 
 
-def _latent(model: DiffusionModel, side: int, device: torch.device) -> Tensor:
+def _latent(model: DiffusionModel, side: int, least: int, device: torch.device) -> Tensor:
+    """Return a latent of about `side`×`side` pixels, of 2·least×2·least positions at least."""
     frames = (LATENT_FRAMES,) if model.config.is_video else ()
-    generator = torch.Generator().manual_seed(0)
-    return torch.randn(1, model.config.latent_shape[0], *frames, side, side, generator=generator).to(device)
+    positions = max(side // max(8, model.config.stride), 2 * least)
+    shape = 1, model.config.latent_shape[0], *frames, positions, positions
+    return torch.randn(shape, generator=torch.Generator().manual_seed(0)).to(device)
 
 
 def _rows_are_independent(model: DiffusionModel, z: Tensor) -> bool:

@@ -55,11 +55,18 @@ class Turns:
             job.run()
 
     def close(self) -> None:
-        """End the threads after their jobs; those that wait are cancelled."""
+        """End the threads after their jobs; those that wait, or come later, are cancelled."""
         self.closed = True
+        with self._lock:
+            while self._jobs:
+                self._jobs.popleft().future.cancel()
         self._threads.shutdown(wait=False, cancel_futures=True)
+        del self.short, self.long, self._threads  # cycles, by which the model would be freed much later
 
     def _submit(self, job: _Job) -> None:
+        if self.closed:
+            job.future.cancel()
+            return
         with self._lock:
             self._jobs.append(job)
         self._threads.submit(self._run_next)

@@ -5,6 +5,7 @@ from __future__ import annotations
 import asyncio
 import logging
 import os
+import signal
 import sys
 import threading
 import time
@@ -20,8 +21,9 @@ import uvicorn
 
 from service.app import create_app
 from service.http.connection import Connection
-from service.inference.loading import Load, StartError, load_checkpoint
+from service.inference.loading import StartError
 from service.malloc import freeze_gc, trim_malloc
+from service.models.opening import Open, open_models
 from service.settings import Settings
 from service.telemetry.log_config import log_config
 from service.telemetry.prometheus import Metrics
@@ -52,22 +54,22 @@ class Server(uvicorn.Server):
     def __init__(
         self,
         settings: Settings,
-        load: Load | None = None,
+        open_: Open | None = None,
         metrics: Metrics | None = None,
         beat: Callable[[], None] = lambda: None,
         *,
         has_supervisor: bool = False,
         all_stop: Callable[[], bool] = lambda: True,
     ) -> None:
-        """`load` is given if the checkpoint is loaded already, or is being loaded.
+        """`open_` is given if a supervisor has opened the models.
 
         `beat` is called regularly by the event loop. With `has_supervisor`, it is the supervisor that stops this
         process at a second signal. `all_stop` returns whether all processes that accept on the same socket are
         stopping, and not only this one.
         """
-        self._load = cache(load or partial(load_checkpoint, settings))
+        self._open = cache(open_ or partial(open_models, settings))
         config = uvicorn.Config(
-            partial(create_app, settings, self._load, metrics),
+            partial(create_app, settings, self._open, metrics),
             factory=True,
             host=settings.host,
             port=settings.port,
@@ -91,7 +93,9 @@ class Server(uvicorn.Server):
         try:
             self.config.load()
             with self.capture_signals():
-                self._load()  # here: for a StartError in the lifespan, uvicorn logs a traceback
+                opened = self._open()  # here: for a StartError in the lifespan, uvicorn logs a traceback
+                if rollout := opened.rollout:
+                    signal.signal(signal.SIGHUP, lambda *_: rollout.look_soon())
             with asyncio.Runner(loop_factory=self.config.get_loop_factory()) as runner:
                 runner.run(self.serve([listener]))
                 self._end_threads()

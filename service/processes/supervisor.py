@@ -9,15 +9,19 @@ import os
 import signal
 import sys
 import time
-from dataclasses import dataclass
+from dataclasses import dataclass, replace
+from functools import partial
 from logging.config import dictConfig
-from multiprocessing.connection import wait
+from multiprocessing.connection import Connection, wait
 from multiprocessing.process import BaseProcess
 from socket import socket
 from types import FrameType
 
-from service.inference.loading import LoadedModel, StartError, load_checkpoint
+from service.inference.loading import StartError
 from service.malloc import freeze_gc
+from service.models.loader import load_entry
+from service.models.opening import Opened, entry_of_checkpoint, open_checkpoint, open_rollout
+from service.models.rollout import Rollout
 from service.processes.server import Server
 from service.settings import Settings
 from service.telemetry.log_config import log_config
@@ -45,6 +49,8 @@ class Worker:
     process: BaseProcess
     heartbeat: ctypes.c_double
     """Time of the last one, seconds of the monotonic clock; in the future until the worker serves."""
+    changes: Connection
+    """Where the rollout tells it of new models."""
 
     @property
     def has_served(self) -> bool:
@@ -58,10 +64,10 @@ class Worker:
 
 
 class Supervisor:
-    """Runs `settings.workers` processes, and replaces each that has ended or is stuck.
+    """Runs `settings.workers` processes, replaces each that has ended or is stuck, and changes the models of all.
 
-    They are forked, so that they share the memory of the checkpoint. Neither a GPU nor threads, such as OpenMP's,
-    survive a fork; a service that uses them loads the checkpoint in each worker.
+    They are forked, so that they share the memory of the models. Neither a GPU nor threads, such as OpenMP's, survive a
+    fork; a service that uses them loads the models in each worker.
     """
 
     def __init__(self, settings: Settings, listener: socket) -> None:
@@ -77,18 +83,21 @@ class Supervisor:
         self._restart_delay = MIN_RESTART_DELAY_S
         self._next_start = 0.0
         self._snapshots = SharedSnapshots(settings.workers)
+        self._rollout: Rollout | None = None
+        self._woken, self._wake = multiprocessing.Pipe(duplex=False)  # ends a wait when there is something to look at
 
     def run(self) -> int:
         """Serve until a signal stops it, or until a worker cannot start; return the exit status."""
         try:
-            is_shared = self._settings.device == "cpu" and self._settings.torch_threads == 1
-            self._loaded = load_checkpoint(self._settings) if is_shared else None
+            self._opened = self._open()
         except StartError as error:
             logger.error("%s", error)  # noqa: TRY400 - the message suffices
             return START_FAILED
         freeze_gc()
         for stop in STOPS:
             signal.signal(stop, self._handle_stop)
+        if rollout := self._rollout:
+            signal.signal(signal.SIGHUP, partial(self._handle_look, rollout))
         while not self._stopping:
             while self._lacks_workers():
                 self._start()
@@ -99,13 +108,29 @@ class Supervisor:
             worker.process.kill()
         return self._status
 
+    def _open(self) -> Opened:
+        """Open the models, and load them where the workers can share them."""
+        settings = self._settings
+        is_shared = settings.device == "cpu" and settings.torch_threads == 1
+        if settings.models is None:
+            entry = entry_of_checkpoint(settings)
+            return open_checkpoint(entry, load_entry(settings, entry) if is_shared else None)
+        load = partial(load_entry, settings) if is_shared else None
+        self._rollout = rollout = open_rollout(settings.models, settings, load)
+        return Opened(rollout.catalogue, rollout.loaded, rollout.commit)
+
     def _lacks_workers(self) -> bool:
         missing = len(self._workers) < self._settings.workers
         return missing and not self._stopping and time.monotonic() >= self._next_start
 
     def _check_workers(self) -> None:
-        """Wait until a worker ends, or for half a second; drop those that have ended, and kill those that are stuck."""
-        wait([worker.process.sentinel for worker in self._workers], timeout=0.5)
+        """Wait until a worker ends or reports, or for half a second; drop those that have ended, kill those stuck."""
+        reports = self._rollout.workers if self._rollout else []
+        ready = wait([self._woken, *reports, *(worker.process.sentinel for worker in self._workers)], timeout=0.5)
+        if self._woken in ready:
+            self._woken.recv_bytes()
+        if self._rollout:
+            self._rollout.turn(ready)
         if len(self._workers) == self._settings.workers and all(worker.has_served for worker in self._workers):
             self._all_served = True
             self._restart_delay = MIN_RESTART_DELAY_S
@@ -118,6 +143,8 @@ class Supervisor:
             if process.is_alive():
                 continue
             self._workers.remove(worker)
+            if self._rollout:
+                self._rollout.remove(worker.changes)
             if process.exitcode == START_FAILED and not self._all_served:
                 self._status = START_FAILED
                 self._stop()
@@ -141,12 +168,19 @@ class Supervisor:
         context = multiprocessing.get_context("fork")
         heartbeat = context.RawValue(ctypes.c_double, time.monotonic() + START_LIMIT_S)
         slot = min(set(range(self._settings.workers)) - {worker.slot for worker in self._workers})
-        arguments = (self._settings, self._loaded, self._snapshots, slot, self._listener, heartbeat, self._all_stop)
-        worker = Worker(slot, context.Process(target=_work, args=arguments), heartbeat)
+        ours, theirs = context.Pipe()
+        opened = self._opened
+        if rollout := self._rollout:
+            opened = replace(opened, catalogue=rollout.catalogue, loaded=rollout.loaded, changes=theirs)
+        arguments = (self._settings, opened, self._snapshots, slot, self._listener, heartbeat, self._all_stop)
+        worker = Worker(slot, context.Process(target=_work, args=arguments), heartbeat, ours)
         signal.pthread_sigmask(signal.SIG_BLOCK, STOPS)  # the worker unblocks them once it can handle them
         if not self._stopping:  # a stop before this has reached only the other workers
             worker.process.start()
             self._workers.append(worker)
+            if rollout:
+                rollout.add(ours)
+        theirs.close()
         signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
 
     def _handle_stop(self, sig: int, frame: FrameType | None) -> None:
@@ -157,6 +191,11 @@ class Supervisor:
         else:
             self._stop()
 
+    def _handle_look(self, rollout: Rollout, sig: int, frame: FrameType | None) -> None:
+        """Look at the folder of models now."""
+        rollout.look_soon()
+        self._wake.send_bytes(b"look")
+
     def _stop(self) -> None:
         self._stopping = True
         self._all_stop.value = True
@@ -166,7 +205,7 @@ class Supervisor:
 
 def _work(
     settings: Settings,
-    loaded: LoadedModel | None,
+    opened: Opened,
     snapshots: SharedSnapshots,
     slot: int,
     listener: socket,
@@ -185,10 +224,11 @@ def _work(
 
     for stop in STOPS:
         signal.signal(stop, signal.SIG_DFL)
+    signal.signal(signal.SIGHUP, signal.SIG_IGN)  # the supervisor looks for new models
     signal.pthread_sigmask(signal.SIG_UNBLOCK, STOPS)
     server = Server(
         settings,
-        (lambda: loaded) if loaded else None,
+        lambda: opened,
         Metrics(snapshots, slot),
         beat,
         has_supervisor=True,

@@ -45,6 +45,9 @@ class AccessRecord(NamedTuple):
     request_id: bytes
     traceparent: bytes
     """As the client sent it, empty if it did not."""
+    model: str = ""
+    """Name of the model that answered, empty if none did."""
+    version: str = ""
 
 
 class AccessLog:
@@ -100,17 +103,18 @@ def _second(ended: int) -> str:
     return time.strftime("%Y-%m-%d %H:%M:%S", time.localtime(ended))
 
 
-_TEXT = "%s,%03d INFO    %s %s %s %d, %d bytes in, %d out, %.1f ms, %s%s\n"
+_TEXT = "%s,%03d INFO    %s %s %s %d, %d bytes in, %d out, %.1f ms, %s%s%s\n"
 _COMPUTED = _TEXT.replace("ms", "ms (%.1f queued, %.1f computed)")
 
 
 def _text_line(record: AccessRecord) -> str:
-    ended, client, method, path, _, status, bytes_in, bytes_out, seconds, timing, request_id, traceparent = record
+    ended, client, method, path, _, status, bytes_in, bytes_out, seconds, timing, request_id, traceparent, *of = record
     second = int(ended)
     at, ms, took, name = _second(second), (ended - second) * 1000, seconds * 1000, request_id.decode()
     trace = f", trace {trace_id}" if traceparent and (trace_id := _trace_id(traceparent)) else ""
+    model = ", model {}/{}".format(*of) if of[0] else ""
     if not (timing and timing.compute):
-        return _TEXT % (at, ms, client, method, printable(path), status, bytes_in, bytes_out, took, name, trace)
+        return _TEXT % (at, ms, client, method, printable(path), status, bytes_in, bytes_out, took, name, trace, model)
     computed = timing.queue * 1000, timing.compute * 1000
     return _COMPUTED % (
         at,
@@ -125,11 +129,14 @@ def _text_line(record: AccessRecord) -> str:
         *computed,
         name,
         trace,
+        model,
     )
 
 
 def _json_line(record: AccessRecord) -> str:
-    ended, client, method, path, route, status, bytes_in, bytes_out, seconds, timing, request_id, traceparent = record
+    ended, client, method, path, route, status, bytes_in, bytes_out, seconds, timing, request_id, traceparent, *of = (
+        record
+    )
     line: dict[str, Any] = {
         "time": datetime.fromtimestamp(ended, UTC).isoformat(timespec="milliseconds"),
         "level": "info",
@@ -145,6 +152,8 @@ def _json_line(record: AccessRecord) -> str:
         "seconds": round(seconds, 6),
         "request_id": request_id.decode(),
     }
+    if of[0]:
+        line["model"], line["version"] = of
     if timing and timing.compute:
         line |= {"queue_seconds": round(timing.queue, 6), "compute_seconds": round(timing.compute, 6)}
     if trace_id := _trace_id(traceparent):

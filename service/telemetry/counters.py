@@ -5,6 +5,7 @@ from __future__ import annotations
 from bisect import bisect_left
 from collections import Counter
 from collections.abc import Sequence
+from collections.abc import Set as AbstractSet
 from typing import Any
 
 import numpy as np
@@ -76,14 +77,12 @@ class Histogram:
 
 
 class Counters:
-    """All counters and histograms of a worker."""
+    """The counters and histograms of one version of a model in a worker, or those of no model."""
 
     def __init__(self) -> None:
         self.requests: Counter[tuple[str, str, int, str]] = Counter()
         """By route, method, status, and media type of the response."""
         self.refusals = Counter(dict.fromkeys(REASONS, 0))
-        self.starts = 0
-        """Starts of workers."""
         self.histograms: dict[tuple[str, str], Histogram] = {}
         """By name and value of the label, empty for a histogram without one."""
 
@@ -104,7 +103,6 @@ class Counters:
         return {
             "requests": [[*labels, count] for labels, count in self.requests.items()],
             "refusals": self.refusals,
-            "starts": self.starts,
             "histograms": [[*key, each.counts, each.total] for key, each in self.histograms.items()],
         }
 
@@ -113,6 +111,30 @@ class Counters:
         for route, method, status, media_type, count in snapshot["requests"]:
             self.requests[route, method, status, media_type] += count
         self.refusals.update(snapshot["refusals"])
-        self.starts += snapshot["starts"]
         for name, label, counts, total in snapshot["histograms"]:
             self.histogram(name, label).merge(counts, total)
+
+
+class CountersByModel(dict[tuple[str, str], Counters]):
+    """The counters of each model, by its name and version; those of no model are at ("", "")."""
+
+    def __init__(self) -> None:
+        super().__init__({("", ""): Counters()})
+
+    def __missing__(self, model: tuple[str, str]) -> Counters:
+        counters = self[model] = Counters()
+        return counters
+
+    def keep(self, models: AbstractSet[tuple[str, str]]) -> None:
+        """Drop the counters of models that are served no longer: else there would be more with each version."""
+        for model in self.keys() - models - {("", "")}:
+            del self[model]
+
+    def snapshot(self) -> list[Any]:
+        """Return all values, for JSON."""
+        return [[*model, counters.snapshot()] for model, counters in list(self.items())]
+
+    def add(self, snapshot: list[Any]) -> None:
+        """Add the values of a snapshot."""
+        for name, version, values in snapshot:
+            self[name, version].add(values)

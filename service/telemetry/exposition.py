@@ -13,12 +13,14 @@ from prometheus_client.core import CounterMetricFamily, GaugeMetricFamily, Histo
 from prometheus_client.registry import Collector
 from prometheus_client.samples import Sample
 
-from service.telemetry.counters import BOUNDS, Counters
+from service.telemetry.counters import BOUNDS, CountersByModel
 
 RELEASE_EVERY = 32
 """Samples that are rendered, in less than a millisecond, before the GIL is released."""
 RELEASE_S = 0.0001
 """Seconds to sleep with the GIL released: `time.sleep(0)` takes it again before another thread has woken up."""
+MODEL = ("model", "version")
+"""Labels of what belongs to a model; empty for what belongs to none."""
 HISTOGRAMS = {
     "vae_request_duration_seconds": ("From a request's head to the end of its answer", "route"),
     "vae_queue_duration_seconds": ("What a request waited to be computed", "operation"),
@@ -36,35 +38,58 @@ PROCESS = {
 }
 
 
-def render(snapshots: Sequence[bytes], gauges: Mapping[str, str], info: Mapping[str, str]) -> bytes:
+def render(
+    snapshots: Sequence[bytes],
+    gauges: Mapping[str, str],
+    info: Sequence[Mapping[str, str]],
+    failed: Mapping[tuple[str, str], bool],
+) -> bytes:
     """Render the sum of the workers' snapshots.
 
     Args:
         snapshots: As `Metrics.publish` writes them.
         gauges: Help text of each gauge.
-        info: Labels of vae_model_info.
+        info: Labels of vae_model_info for each model.
+        failed: Whether the newest files of each model cannot be served.
 
     """
-    counters, values, process = Counters(), Counter[str](), Counter[str]()
+    counters, values, process = CountersByModel(), Counter[tuple[str, str, str]](), Counter[str]()
+    starts = 0
     for each in snapshots:
         time.sleep(RELEASE_S)
         snapshot = orjson.loads(each)
         counters.add(snapshot["counters"])
-        values.update(snapshot["gauges"])
+        starts += snapshot["starts"]
+        values.update({(name, model, version): value for name, model, version, value in snapshot["gauges"]})
         process.update(snapshot["process"])
     replacements = CounterMetricFamily(
         "vae_worker_replacements",
         "Workers started in the place of one that died or was stuck",
-        value=counters.starts - len(snapshots),
+        value=starts - len(snapshots),
     )
-    model = GaugeMetricFamily("vae_model_info", "The model that is served", labels=list(info))
-    model.add_metric(list(info.values()), 1)
-    of_gauges = (GaugeMetricFamily(name, text, value=values[name]) for name, text in gauges.items())
+    models = GaugeMetricFamily("vae_model_info", "The models that are served", labels=list(info[0]) if info else [])
+    for labels in info:
+        models.add_metric(list(labels.values()), 1)
+    failures = GaugeMetricFamily("vae_model_failed", "Models whose newest files cannot be served", labels=MODEL)
+    for model, has_failed in failed.items():
+        failures.add_metric(model, has_failed)
+    of_gauges = (_gauge(name, text, values) for name, text in gauges.items())
     registry = CollectorRegistry()
     registry.register(
-        _Families(itertools.chain(_families_of(counters), [replacements], of_gauges, _of_process(process), [model]))
+        _Families(
+            itertools.chain(_families_of(counters), [replacements], of_gauges, _of_process(process), [models, failures])
+        )
     )
     return generate_latest(registry)
+
+
+def _gauge(name: str, text: str, values: Mapping[tuple[str, str, str], float]) -> Metric:
+    of_models = any(model for other, model, _ in values if other == name)
+    family = GaugeMetricFamily(name, text, labels=MODEL if of_models else [])
+    for (other, *model), value in sorted(values.items()):
+        if other == name:
+            family.add_metric(model if of_models else [], value)
+    return family
 
 
 def _of_process(values: Mapping[str, float]) -> Iterator[Metric]:
@@ -93,22 +118,28 @@ def _releasing(samples: Iterable[Sample]) -> Iterator[Sample]:
         yield sample
 
 
-def _families_of(counters: Counters) -> Iterator[Metric]:
+def _families_of(by_model: CountersByModel) -> Iterator[Metric]:
+    models = sorted(by_model.items())
     requests = CounterMetricFamily(
-        "vae_requests", "Requests answered", labels=["route", "method", "status", "media_type"]
+        "vae_requests", "Requests answered", labels=["route", "method", "status", "media_type", *MODEL]
     )
-    for labels, count in sorted(counters.requests.items()):
-        requests.add_metric([str(label) for label in labels], count)
+    for model, counters in models:
+        for labels, count in sorted(counters.requests.items()):
+            requests.add_metric([*map(str, labels), *model], count)
     yield requests
-    refusals = CounterMetricFamily("vae_refusals", "Requests refused, and answers that failed", labels=["reason"])
-    for reason, count in sorted(counters.refusals.items()):
-        refusals.add_metric([reason], count)
+    refusals = CounterMetricFamily(
+        "vae_refusals", "Requests refused, and answers that failed", labels=["reason", *MODEL]
+    )
+    for model, counters in models:
+        for reason, count in sorted(counters.refusals.items()):
+            refusals.add_metric([reason, *model], count)
     yield refusals
     for name, (documentation, label) in HISTOGRAMS.items():
-        family = HistogramMetricFamily(name, documentation, labels=[label] if label else [])
-        of_this = sorted((value, each) for (other, value), each in counters.histograms.items() if other == name)
-        for value, each in of_this:
-            bounds = [*(f"{bound:g}" for bound in BOUNDS[name]), "+Inf"]
-            buckets = list(zip(bounds, itertools.accumulate(each.counts), strict=True))
-            family.add_metric([value] if label else [], buckets, each.total)
+        family = HistogramMetricFamily(name, documentation, labels=[*([label] if label else []), *MODEL])
+        bounds = [*(f"{bound:g}" for bound in BOUNDS[name]), "+Inf"]
+        for model, counters in models:
+            of_this = sorted((value, each) for (other, value), each in counters.histograms.items() if other == name)
+            for value, each in of_this:
+                buckets = list(zip(bounds, itertools.accumulate(each.counts), strict=True))
+                family.add_metric([*([value] if label else []), *model], buckets, each.total)
         yield family

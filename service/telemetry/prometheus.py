@@ -4,14 +4,14 @@ from __future__ import annotations
 
 import asyncio
 import time
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from contextlib import suppress
 from mmap import PAGESIZE
 from pathlib import Path
 
 import orjson
 
-from service.telemetry.counters import Counters
+from service.telemetry.counters import Counters, CountersByModel
 from service.telemetry.shared_memory import SharedSnapshots
 
 MEDIA_TYPE = "text/plain; version=0.0.4; charset=utf-8"
@@ -19,17 +19,26 @@ PUBLISH_INTERVAL_S = 1
 """Seconds between two snapshots, and so the age of other workers' values in a scrape."""
 CPU = "process_cpu_seconds_total"
 
+Model = tuple[str, str]
+"""Name and version of a model."""
+NO_MODEL: Model = ("", "")
+Gauge = tuple[str, Callable[[], Mapping[Model, float]]]
+"""Help text, and the value for each model; for NO_MODEL alone if it belongs to none."""
+
 
 class Metrics:
     """The metrics of one worker, which publishes them each second, so that every worker can give those of all."""
 
     def __init__(self, snapshots: SharedSnapshots, worker: int) -> None:
         """`worker` is an index into `snapshots`; its counters continue those of its predecessor."""
-        self.counters = Counters()
-        self.gauges: dict[str, tuple[str, Callable[[], float]]] = {}
-        """Help text and value of each gauge."""
-        self.info: Mapping[str, str] = {}
-        """Labels of vae_model_info."""
+        self.by_model = CountersByModel()
+        self.starts = 1
+        """Starts of this worker and its predecessors."""
+        self.gauges: dict[str, Gauge] = {}
+        self.info: Callable[[], Iterable[Mapping[str, str]]] = lambda: ()
+        """Returns the labels of vae_model_info, for each model."""
+        self.failed: Callable[[], Mapping[Model, bool]] = dict
+        """Returns whether the newest files of each model cannot be served."""
         self._snapshots = snapshots
         self._worker = worker
         self._process: dict[str, float] = {}
@@ -41,9 +50,14 @@ class Metrics:
         """The rendering that waits for the current one."""
         if before := snapshots.read(worker):
             snapshot = orjson.loads(before)
-            self.counters.add(snapshot["counters"])
+            self.by_model.add(snapshot["counters"])
+            self.starts += snapshot["starts"]
             self._cpu_before = snapshot["process"].get(CPU, 0)
-        self.counters.starts += 1
+
+    @property
+    def counters(self) -> Counters:
+        """The counters of what belongs to no model."""
+        return self.by_model[NO_MODEL]
 
     def keep_publishing(self) -> None:
         """Publish now and each second, even if this time fails."""
@@ -54,8 +68,9 @@ class Metrics:
         """Publish a snapshot for the other workers."""
         self._process |= _read_process()
         snapshot = {
-            "counters": self.counters.snapshot(),
-            "gauges": {name: value() for name, (_, value) in self.gauges.items()},
+            "counters": self.by_model.snapshot(),
+            "starts": self.starts,
+            "gauges": [[name, *model, n] for name, (_, value) in self.gauges.items() for model, n in value().items()],
             "process": self._process | {CPU: self._process[CPU] + self._cpu_before},
         }
         self._snapshots.publish(self._worker, orjson.dumps(snapshot))
@@ -73,12 +88,15 @@ class Metrics:
         async with self._is_rendering:
             self._next = None
             self.publish()
-            return await asyncio.to_thread(self._render, self._snapshots.read_all())
+            state = list(self.info()), self.failed()
+            return await asyncio.to_thread(self._render, self._snapshots.read_all(), *state)
 
-    def _render(self, snapshots: Sequence[bytes]) -> bytes:
+    def _render(
+        self, snapshots: Sequence[bytes], info: Sequence[Mapping[str, str]], failed: Mapping[Model, bool]
+    ) -> bytes:
         from service.telemetry.exposition import render  # noqa: PLC0415 - slow, and not every service is scraped
 
-        return render(snapshots, {name: text for name, (text, _) in self.gauges.items()}, self.info)
+        return render(snapshots, {name: text for name, (text, _) in self.gauges.items()}, info, failed)
 
 
 def _read_process() -> dict[str, float]:

@@ -218,12 +218,12 @@ def assert_accessible(page: Page) -> None:
 @contextmanager
 def swapped(service: Running, make: Callable[[Engine], E]) -> Iterator[E]:
     """Within it, the service computes with `make(engine)`."""
-    loaded = service.app.state.model_context
+    loaded = service.context
     service.swap_engine(make)
     try:
-        yield service.app.state.model_context.engine
+        yield service.context.engine
     finally:
-        service.app.state.model_context = loaded
+        service.swap_context(loaded)
 
 
 def nearest_labels(service: Running, z: Any, count: int = 10) -> NDArray[np.int64]:

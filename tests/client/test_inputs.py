@@ -172,7 +172,7 @@ def test_a_list_of_latents(client: AnyClient) -> None:
 
 
 def test_float64_is_sent_as_float32(client: AnyClient, served: Running) -> None:
-    limit = served.app.state.model_context.limits.body
+    limit = served.context.limits.body
     count = limit // (28 * 28 * 8) + 100
     assert count < 10_000
     assert client.call("encode", np.zeros((count, 28, 28))).mean.shape == (count, 3)

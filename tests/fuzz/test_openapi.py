@@ -46,7 +46,7 @@ GENERATED: dict[str, st.SearchStrategy[bytes]] = {
 EXPECTED = ["2xx", 304, 400, 404, 413, 422]
 
 PATHS = [*RESPONSES, "/metrics", *INFERENCE, "/v2/health/live", "/v2/health/ready"]
-POSTED = [path for path in PATHS if path in BODIES or path.endswith("/infer")]
+POSTED = [path for path in PATHS if path in BODIES or INFERENCE.get(path, ("GET",))[0] == "POST"]
 ROUTES = [
     *(("POST" if path in POSTED else "GET", path) for path in PATHS),
     *(("GET", path) for path in QUERIES),

@@ -16,6 +16,7 @@ import uvicorn
 from starlette.applications import Starlette
 
 from service.api.admission import Admission
+from service.api.context import ModelContext
 from service.app import create_app
 from service.http.connection import Connection
 from service.inference.backend import ByteArray, FloatArray
@@ -39,10 +40,21 @@ class Running:
         admission: Admission = self.app.state.access_control.admission
         return admission
 
+    @property
+    def context(self) -> Any:
+        """The default model's ModelContext."""
+        return self.app.state.models.find().context
+
+    def swap_context(self, context: ModelContext) -> None:
+        """Answer by `context` instead of the default model's."""
+        self.app.state.models.find().context = context
+
     def swap_engine(self, make: Callable[[Engine], Engine]) -> None:
         """Put `make(engine)` in the place of the engine."""
-        loaded = self.app.state.model_context
-        self.app.state.model_context = replace(loaded, engine=make(loaded.engine))
+        before = self.context.engine
+        engine = make(before)
+        engine.__dict__ = {**before.__dict__, **engine.__dict__}
+        self.swap_context(replace(self.context, engine=engine))
         if fast_path := self.state["fast_path"]:  # its plans have the engine's batchers
             fast_path._plans.clear()
             fast_path._plan = lambda _: None

@@ -210,7 +210,9 @@ def test_pixels_are_charged_while_a_picture_is_decoded(monkeypatch: pytest.Monke
         refused = next(each.result() for each in asked if each.result().status_code == 503)
         assert problem(refused, 503)["detail"].startswith("The memory for requests is in use")
         assert refused.headers["retry-after"] == "1"
-        assert 'vae_refusals_total{reason="memory"} 1.0' in service.client.get("/metrics").text
+        assert (
+            'vae_refusals_total{model="mnist",reason="memory",version="1"} 1.0' in service.client.get("/metrics").text
+        )
         assert used(service) == 0
 
 

@@ -35,7 +35,7 @@ class Held:
     """Keeps an engine from computing until it is let go, and counts the items that it computes."""
 
     def __init__(self, service: Running) -> None:
-        engine = service.app.state.model_context.engine
+        engine = service.context.engine
         compute: Callable[..., Any] = engine._compute
         self.batches: list[int] = []
         self.released = Event()
@@ -85,7 +85,7 @@ def test_a_bad_item_spoils_no_other() -> None:
 
 def test_a_row_that_the_model_makes_nan_of_spoils_no_other() -> None:
     with running(compute="thread", runtime="torch") as service, ThreadPoolExecutor(40) as pool:
-        weights = service.app.state.model_context.engine._backend.model.state_dict()  # shared with the model
+        weights = service.context.engine._backend.model.state_dict()  # shared with the model
         weights["decoder.0.weight"][0] = torch.tensor([1e38, 0, 0])  # only a large first number gets through
         weights["decoder.0.bias"][0] = 0
         weights["decoder.2.weight"][:, 0] = 1e38
@@ -106,7 +106,9 @@ def test_a_row_that_the_model_makes_nan_of_spoils_no_other() -> None:
         problem(unsound, 500)
         assert [answer.content for answer in others] == alone
         figures = service.client.get("/metrics").text
-        assert 'vae_refusals_total{reason="unsound_output"} 2.0' in figures  # the one that was being computed is too
+        assert (
+            'vae_refusals_total{model="mnist",reason="unsound_output",version="1"} 2.0' in figures
+        )  # the one that was being computed is too
     assert held.batches == [1, 32]
 
 
@@ -206,6 +208,13 @@ def test_a_greedy_key_makes_nobody_wait_for_all_that_it_asks() -> None:
         client = service.client
         client.headers["x-api-key"] = "polite"
         answers = [post(client, "/decode", Z, JSON) for _ in range(5)]
-        assert float(re.findall(r"^vae_requests_in_flight (\S+)", client.get("/metrics").text, re.MULTILINE)[0]) > 10
+        assert (
+            float(
+                re.findall(
+                    r"^vae_requests_in_flight\{model=\"mnist\".* (\S+)", client.get("/metrics").text, re.MULTILINE
+                )[0]
+            )
+            > 10
+        )
     assert {answer.status_code for answer in answers} == {200}
     assert max(answer.elapsed.total_seconds() for answer in answers) < 5  # all that was asked for takes longer

@@ -17,6 +17,8 @@ VALUES: dict[str, tuple[str, Any]] = {
     "api_keys": ("one, two,", (SecretStr("one"), SecretStr("two"))),
     "api_keys_file": ("keys", (SecretStr("three"), SecretStr("four, five"))),
     "body_limit": ("1000", 1000),
+    "models": ("models", Path("models")),
+    "models_memory": ("1000000", 1_000_000),
     "image_pixel_limit": ("2000", 2000),
     "batch_limit": ("30", 30),
     "micro_batch_limit": ("4", 4),

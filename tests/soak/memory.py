@@ -125,7 +125,11 @@ async def press(port: int, pids: Collection[int], clients: int, seconds: float, 
             if status >= 500 and status not in (503, MISSED_DEADLINE)
         ),
         "refused": pressure.statuses[503],
-        "refused, as counted": sum(metrics.get(f'vae_refusals_total{{reason="{why}"}}', 0) for why in REASONS),
+        "refused, as counted": sum(
+            count
+            for name, count in metrics.items()
+            if name.startswith("vae_refusals_total{") and any(f'reason="{why}"' in name for why in REASONS)
+        ),
         "without Retry-After": pressure.without_retry_after,
         "lost": pressure.lost,
         "good clients": pressure.good,

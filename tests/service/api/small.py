@@ -64,7 +64,7 @@ def known(service: Running, begun: bytes, body: bytes = Z) -> bytes:
 @contextmanager
 def held(service: Running, count: int = 0) -> Iterator[MicroBatcher[Arrays, Arrays]]:
     """Let no image be drawn before the end of the block, when `count` of them wait."""
-    batcher: MicroBatcher[Arrays, Arrays] = service.app.state.model_context.engine.scanline_decoder
+    batcher: MicroBatcher[Arrays, Arrays] = service.context.engine.scanline_decoder
     start = batcher._start_batch
     is_over = False
 
@@ -86,5 +86,6 @@ def held(service: Running, count: int = 0) -> Iterator[MicroBatcher[Arrays, Arra
 
 def counts(service: Running, status: int, reason: str = "", media_type: str = PROBLEM) -> tuple[int, int]:
     """Requests to /decode with this status, and refusals."""
-    counters = service.app.state.access_control.counters
-    return counters.requests["/decode", "POST", status, media_type], counters.refusals[reason]
+    every = service.app.state.access_control.counters.values()
+    requests = sum(counters.requests["/decode", "POST", status, media_type] for counters in every)
+    return requests, sum(counters.refusals[reason] for counters in every)

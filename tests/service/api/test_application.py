@@ -87,8 +87,9 @@ def test_every_request_has_its_line_whichever_way_it_took(log: Log) -> None:
         ("GET", "/nowhere", lost),
     ):
         size, request_id = response.headers["content-length"], response.headers["x-request-id"]
+        model = ", model mnist/1" if path == "/decode" else ""
         sizes = f"{len(response.request.content)} bytes in, {size} out"
-        line = rf"127\.0\.0\.1 {method} {path} {response.status_code}, {sizes}, \d+\.\d ms.*, {request_id}$"
+        line = rf"127\.0\.0\.1 {method} {path} {response.status_code}, {sizes}, \d+\.\d ms.*, {request_id}{model}$"
         assert re.search(line, log.text, re.MULTILINE)
     assert "seed" not in log.text
 
@@ -107,8 +108,9 @@ def test_what_a_connection_refuses_is_counted_and_logged_with_its_id(log: Log) -
         (line,) = (line for line in log.access_lines if line["status"] == status)
         assert (line["method"], line["route"], line["request_id"]) == (method, route, match[1].decode())
         kind = "other" if method == "-" else method
-        labels = f'media_type="application/problem+json",method="{kind}",route="{route}",status="{status}"'
-        assert f"{{{labels}}} 1.0" in metrics
+        model, version = ("mnist", "1") if method == "POST" else ("", "")
+        labels = f'media_type="application/problem+json",method="{kind}",model="{model}",route="{route}"'
+        assert f'{{{labels},status="{status}",version="{version}"}} 1.0' in metrics
 
 
 def test_cors_changes_nothing_in_what_is_counted_and_logged(monkeypatch: pytest.MonkeyPatch, images: Bytes) -> None:

@@ -20,6 +20,7 @@ JSON: dict[str, Any] = {
     "/decode": [0, 0, 0],
     "/interpolate": {"from": [0, 0, 0], "to": [1, 1, 1]},
     "/traverse": {"at": [0, 0, 0], "dimensions": [0]},
+    "/v2/repository/index": {},
 }
 
 

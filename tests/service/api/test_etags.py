@@ -161,7 +161,7 @@ def test_nothing_is_computed_and_no_place_is_taken() -> None:
         client = service.client
         known = {path: tag(client, path) for path in PATHS}
         before = scrape(client)
-        engine = Stalled(service.app.state.model_context.engine)
+        engine = Stalled(service.context.engine)
         service.swap_engine(lambda _: engine)
         try:
             waiting = pool.submit(client.post, "/decode", json=[0, 0, 0])

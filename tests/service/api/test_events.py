@@ -79,13 +79,13 @@ def test_wrong_requests_have_their_status(client: httpx.Client) -> None:
 
 def test_a_late_error_is_an_event(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(events, "QUICK_S", 0.01)
-    with running(compute="thread", request_deadline=0.2) as service:
+    with running(compute="thread", request_deadline=0.2) as service, pytest.MonkeyPatch.context() as patch:
         released = asyncio.Event()
 
         async def stall(*_: object, **__: object) -> None:
             await released.wait()
 
-        monkeypatch.setattr(service.app.state.model_context.engine, "decode", stall)
+        patch.setattr(service.context.engine, "decode", stall)
         ((name, document),) = read_events(service.client.post("/decode", json=Z, headers=HEADERS))
     assert name == "error"
     assert document["status"] == 504
@@ -101,7 +101,7 @@ def test_the_computation_ends_with_the_connection(service: Running, monkeypatch:
             cancelled.append(True)
             raise
 
-    monkeypatch.setattr(service.app.state.model_context.engine, "decode", stall)
+    monkeypatch.setattr(service.context.engine, "decode", stall)
     with pytest.raises(httpx.ReadTimeout):
         service.client.post("/decode", json=Z, headers=HEADERS, timeout=1)
     service.wait_for(0)
@@ -109,7 +109,7 @@ def test_the_computation_ends_with_the_connection(service: Running, monkeypatch:
 
 
 def test_proxies_keep_the_connection_open(service: Running, monkeypatch: pytest.MonkeyPatch) -> None:
-    engine = service.app.state.model_context.engine
+    engine = service.context.engine
     decode = engine.decode
 
     async def wait(*arguments: Any, **options: Any) -> Any:

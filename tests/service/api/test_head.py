@@ -14,7 +14,7 @@ from tests.service.telemetry.test_prometheus import scrape, value
 
 PATHS = [
     *("/", "/docs", "/docs/oauth2-redirect", "/openapi.json", "/static-offline-docs/favicon.png", "/web/spread.json"),
-    *("/livez", "/readyz", "/metrics", "/model", "/latents", "/sample?seed=1&n=3"),
+    *("/livez", "/readyz", "/metrics", "/model", "/models", "/latents", "/sample?seed=1&n=3"),
     *("/interpolate?from=0,0,0&to=1,1,1", "/traverse?at=0,0,0&dimensions=0"),
     *("/v2", "/v2/health/live", "/v2/health/ready"),
     *("/v2/models/mnist", "/v2/models/mnist/ready", "/v2/models/mnist/versions/1", "/v2/models/mnist/versions/1/ready"),

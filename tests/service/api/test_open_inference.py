@@ -46,7 +46,7 @@ def test_health_and_metadata(client: Any) -> None:
     assert client.is_model_ready("mnist")
     assert client.is_model_ready("mnist", "1")
     assert not client.is_model_ready("mnist", "2")
-    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data"]
+    assert client.get_server_metadata()["extensions"] == ["binary_tensor_data", "model_repository"]
     card = client.get_model_metadata("mnist")
     assert card["inputs"] == [
         {"name": "image", "datatype": "FP32", "shape": [-1, 1, 28, 28]},
@@ -255,7 +255,7 @@ def test_errors_are_the_protocols(served: Running, body: object, status: int, sa
         ("POST", "/v2", 405),
         ("POST", "/v2/health/live", 405),
         ("GET", "/v2/models/mnist/stats", 404),
-        ("POST", "/v2/repository/index", 404),
+        ("POST", "/v2/repository/models/mnist/load", 404),
     ],
 )
 def test_paths_and_methods_that_are_not_there(served: Running, method: str, path: str, status: int) -> None:
@@ -314,8 +314,8 @@ def test_decoded_latents_are_counted() -> None:
     with running() as service:
         infer(service, {"inputs": [{**Z, "shape": [2, 3], "data": [3, 4, 0, 0, 0, 2]}]})
         lines = service.client.get("/metrics").text.splitlines()
-    assert "vae_latent_distance_count 2.0" in lines
-    assert "vae_latent_distance_sum 7.0" in lines
+    assert 'vae_latent_distance_count{model="mnist",version="1"} 2.0' in lines
+    assert 'vae_latent_distance_sum{model="mnist",version="1"} 7.0' in lines
 
 
 def test_the_key_is_asked_for() -> None:

@@ -29,12 +29,14 @@ ROUTES = {
     "/traverse": {"GET", "HEAD", "POST"},
     "/latents": {"GET", "HEAD"},
     "/model": {"GET", "HEAD"},
+    "/models": {"GET", "HEAD"},
     "/remote/decode": {"POST"},
     "/remote/encode": {"POST"},
     "/livez": {"GET", "HEAD"},
     "/readyz": {"GET", "HEAD"},
     "/metrics": {"GET", "HEAD"},
     "/v2": {"GET", "HEAD"},
+    "/v2/repository/index": {"POST"},
     "/v2/health/live": {"GET", "HEAD"},
     "/v2/health/ready": {"GET", "HEAD"},
     **{f"/v2/models/{{name}}{version}": {"GET", "HEAD"} for version in ("", "/versions/{version}")},
@@ -67,6 +69,7 @@ PARAMETERS = {
     "GET /traverse": {"at", "dimensions", "low", "high", "steps", "columns", "scale"},
     "/latents": set(),
     "/model": set(),
+    "/models": set(),
     "/remote/decode": REMOTE | {"output_type", "image_format", "partial_postprocess", "height", "width", "fps"},
     "/remote/encode": REMOTE,
     "/livez": set(),
@@ -105,6 +108,7 @@ STATUSES = {
     **dict.fromkeys(("/score", "/interpolate", "/traverse"), ALWAYS | {"400", "404", "413", "415"}),
     "/latents": ALWAYS | {"304", "404"},
     "/model": ALWAYS | {"304"},
+    "/models": ALWAYS,
     "/livez": {"200"},
     "/readyz": {"200", "503"},
     "/metrics": {"200", "401"},
@@ -120,7 +124,11 @@ def document(client: httpx.Client) -> dict[str, Any]:
 @pytest.fixture(scope="module")
 def operations(document: dict[str, Any]) -> dict[str, dict[str, Any]]:
     """The operations of the service's own API; other protocols have specifications."""
-    found = {path: item for path, item in document["paths"].items() if not path.startswith("/v2")}
+    found = {
+        path: dict(item)
+        for path, item in document["paths"].items()
+        if not path.startswith(("/v2", "/models/"))  # the latter are the same routes of one model
+    }
     assert {path: {method.upper() for method in item} for path, item in found.items()} == {
         path: ROUTES[path] - {"HEAD"} for path in PARAMETERS if path in ROUTES
     }
@@ -176,6 +184,24 @@ def test_every_operation_says_what_it_gives_and_every_tag_for_whom_it_is(documen
     assert {tag for operation in operations for tag in operation["tags"]} == described.keys()
     assert "Hugging Face diffusers" in described["diffusers"]
     assert "KServe, Triton or Seldon" in described["open inference protocol"]
+
+
+def test_the_routes_of_one_model_are_described_with_its_name(
+    document: dict[str, Any], operations: dict[str, dict[str, Any]]
+) -> None:
+    of_one = {path for path in operations if path not in ("/models", "/livez", "/readyz", "/metrics")}
+    prefix = "/models/{name}"
+    found = {path.removeprefix(prefix): item for path, item in document["paths"].items() if path.startswith(prefix)}
+    assert {
+        f"GET {path}" if path in QUERIES and method == "get" else path for path in found for method in found[path]
+    } == of_one
+    for path in of_one:
+        item = found[path.removeprefix("GET ")]
+        operation = item["get" if path in CACHEABLE else "post"]
+        parameters = {parameter["name"]: parameter["in"] for parameter in operation["parameters"]}
+        caching = {"If-None-Match": "header"} if path in CACHEABLE else {}
+        assert parameters == {**dict.fromkeys(PARAMETERS[path], "query"), "name": "path", "version": "query", **caching}
+        assert "404" in operation["responses"]
 
 
 def test_seeds_are_told(operations: dict[str, dict[str, Any]]) -> None:

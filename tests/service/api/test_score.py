@@ -160,7 +160,7 @@ def test_percentiles_are_shares_of_validation_images(calibrated: Running, images
 
 
 def test_a_calibrated_outlier_factor(referring: Running, images: Bytes) -> None:
-    references = referring.app.state.model_context.references
+    references = referring.context.references
     answer = post(referring.client, images[:100], "?level=0.9").json()
     assert list(answer) == [*NAMES, "outlier_factor", "percentile", "anomalous"]
     headers = {"content-type": NPY, "accept": JSON}
@@ -207,7 +207,7 @@ def test_outlier_factors_are_charged_to_the_memory_budget(
 
     monkeypatch.setattr(Request, "reserve", recorded)
     assert post(referring.client, images).status_code == 200
-    assert referring.app.state.model_context.references.working_bytes(200) in charged
+    assert referring.context.references.working_bytes(200) in charged
 
 
 def test_the_model_tells_whether_it_is_calibrated(client: httpx.Client, calibrated: Running) -> None:

@@ -206,7 +206,7 @@ def test_metrics_count_requests_by_route(other: tuple[httpx.Client, Application]
     client, _ = other
     client.get("/v2/models/other", headers=KEY)
     text = client.get("/metrics", headers=KEY).text
-    assert 'route="/v2/models/{name}",status="404"} ' in text
+    assert 'route="/v2/models/{name}",status="404",version=""} ' in text
     assert 'vae_model_info{architecture="mlp"' in text
 
 

@@ -68,7 +68,7 @@ def test_a_bad_body_behind_a_known_head(
     served: Running, records: list[tuple[AccessRecord, str]], heads_and_bodies: tuple[bytes, bytes, bytes]
 ) -> None:
     begun, good, bad = heads_and_bodies
-    distances = served.app.state.access_control.counters.histogram("vae_latent_distance")
+    distances = served.context.counters.histogram("vae_latent_distance")
     (expected,) = settled(served, whole(b"%ba: b\r\n" % begun, bad))
     assert re.match(rb"HTTP/1\.1 (400|422) ", expected)
     known(served, begun, good)
@@ -159,7 +159,7 @@ def test_a_failure_fails_one_request_once(
     status: int,
     reason: str,
 ) -> None:
-    backend = served.app.state.model_context.engine._backend
+    backend = served.context.engine._backend
     compute = backend.decode
 
     def compute_marked(z: FloatArray) -> FloatArray:
@@ -196,7 +196,7 @@ def test_a_failure_fails_one_request_once(
 
 
 def test_a_client_that_is_gone_before_its_batch(served: Running, records: list[tuple[AccessRecord, str]]) -> None:
-    rows = served.app.state.access_control.counters.histogram("vae_batch_rows", "draw")
+    rows = served.context.counters.histogram("vae_batch_rows", "draw")
     begun = known(served, decode())
     before = rows.total
     records.clear()

@@ -36,6 +36,8 @@ from tests.service.http.wire import connect, exchange, receive_response, settle
 from tests.service.pictures import npy, picture
 from tests.service.running import Running, running, wait_until
 
+OF_MODEL = 'model="mnist",version="1"'
+
 
 @pytest.mark.parametrize("key", [(), (RIGHT,), (b"authorization: Bearer right",)])
 @pytest.mark.parametrize(
@@ -227,7 +229,8 @@ def test_metrics_are_those_of_other_requests(parsed: list[Cycle]) -> None:
     samples = dict(line.rsplit(" ", 1) for line in lines if not line.startswith("#"))
     requests = {name: count for name, count in samples.items() if name.startswith("vae_requests_total")}
     assert requests == {
-        f'vae_requests_total{{media_type="{media_type}",method="POST",route="{route}",status="200"}}': "3.0"
+        f'vae_requests_total{{media_type="{media_type}",method="POST",model="mnist",route="{route}",status="200",'
+        'version="1"}': "3.0"
         for route, media_type in (
             ("/decode", "image/png"),
             ("/decode", "application/json"),
@@ -235,12 +238,13 @@ def test_metrics_are_those_of_other_requests(parsed: list[Cycle]) -> None:
             ("/reconstruct", "image/png"),
         )
     }
-    assert samples["vae_requests_in_flight"] == samples["vae_queue_rows"] == "0.0"
-    assert samples['vae_request_duration_seconds_count{route="/decode"}'] == "6.0"
-    assert samples["vae_latent_distance_count"] == samples["vae_kl_divergence_nats_count"] == "6.0"
+    assert samples[f"vae_requests_in_flight{{{OF_MODEL}}}"] == samples[f"vae_queue_rows{{{OF_MODEL}}}"] == "0.0"
+    assert samples['vae_request_duration_seconds_count{model="mnist",route="/decode",version="1"}'] == "6.0"
+    for name in ("vae_latent_distance", "vae_kl_divergence_nats"):
+        assert samples[f"{name}_count{{{OF_MODEL}}}"] == "6.0"
     for operation in ("draw", "decode", "encode", "redraw"):
         for name in ("vae_batch_rows_sum", "vae_queue_duration_seconds_count", "vae_compute_duration_seconds_count"):
-            assert samples[f'{name}{{operation="{operation}"}}'] == "3.0"
+            assert samples[f'{name}{{model="mnist",operation="{operation}",version="1"}}'] == "3.0"
 
 
 @pytest.mark.parametrize("log_format", ["text", "json"])

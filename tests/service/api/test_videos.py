@@ -235,7 +235,7 @@ class Paused:
 
 @pytest.fixture
 def paused(served: Running) -> Iterator[Paused]:
-    paused = Paused(served.app.state.model_context.engine)
+    paused = Paused(served.context.engine)
     yield paused
     paused.undo()
 
@@ -300,7 +300,7 @@ def test_whoever_has_gone_is_computed_for_no_further(served: Running, paused: Pa
 def test_an_error_after_the_first_frames_cuts_the_response(
     served: Running, z: Floats, caplog: pytest.LogCaptureFixture
 ) -> None:
-    paused = Paused(served.app.state.model_context.engine, RuntimeError("the secret"))
+    paused = Paused(served.context.engine, RuntimeError("the secret"))
     paused.released.set()
     try:
         received = served.exchange(request_of(z[0]))
@@ -314,7 +314,7 @@ def test_an_error_after_the_first_frames_cuts_the_response(
 
 
 def test_an_error_before_the_first_frames_has_a_status(served: Running) -> None:
-    engine = served.app.state.model_context.engine
+    engine = served.context.engine
     backend = engine._piece_decoder._backend
     decode_pieces = backend.decode_pieces
     backend.decode_pieces = lambda z, take: take(np.full((1, 3, 1, 8, 8), np.nan, np.float32))
@@ -323,15 +323,15 @@ def test_an_error_before_the_first_frames_has_a_status(served: Running) -> None:
     finally:
         backend.decode_pieces = decode_pieces
     assert answer.status_code == 500
-    assert served.app.state.access_control.counters.refusals["unsound_output"] == 1
+    assert served.context.counters.refusals["unsound_output"] == 1
 
 
 def test_the_deadline_cuts_the_response(model: DiffusionModel, folder: Path, z: Floats) -> None:
     with running(checkpoint=folder, request_deadline=1) as service:
-        paused = Paused(service.app.state.model_context.engine)
+        paused = Paused(service.context.engine)
         received = service.exchange(request_of(z[0, :, :, :2, :2]))
         paused.released.set()
         assert received.startswith(b"HTTP/1.1 200 ")
         assert not received.endswith(b"\r\n0\r\n\r\n")
-        assert service.app.state.access_control.counters.refusals["deadline"] == 1
+        assert service.context.counters.refusals["deadline"] == 1
         service.wait_for(0)

@@ -24,6 +24,7 @@ HEAD, BODY = LINES + b"\r\n", b"[1, 2, 3]"
 TRACE = b"00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01"
 ANSWER = b"HTTP/1.1 200 OK\r\ndate: today\r\na: b\r\n\r\nfast"
 LAST_ANSWER = ANSWER.replace(b"a: b\r\n", b"a: b\r\nconnection: close\r\n")
+GENERATION = Mock(value=1)
 NOBODY: Any = object()
 """A client that is not answered."""
 
@@ -74,7 +75,7 @@ def offer(fast_path: FastPath, data: bytes) -> FastRequest | None:
 
 def test_a_head_is_planned_once() -> None:
     plan = Plan()
-    fast_path = FastPath(plan)
+    fast_path = FastPath(plan, GENERATION)
     assert offer(fast_path, HEAD + BODY) is None
     for body in (BODY, b"[4, 5, 6]", b"[7, 8, 9]"):
         assert offer(fast_path, HEAD + body) is plan.begun[-1]
@@ -99,7 +100,7 @@ def test_the_values_of_fields_that_vary_are_no_part_of_a_head(
     fields: bytes, varying: dict[bytes, bytes], place: bytes
 ) -> None:
     plan = Plan()
-    fast_path = FastPath(plan)
+    fast_path = FastPath(plan, GENERATION)
     with_fields = LINES + fields + b"\r\n" if place == b"\r\n" else HEAD.replace(place, fields + place)
     with_others = re.sub(rb"(?i)((?:request-id|parent):)[^\r]*", rb"\1 other", with_fields)
     assert [offer(fast_path, head + BODY) for head in (HEAD, with_others)] == [None, None]
@@ -113,7 +114,7 @@ def test_the_values_of_fields_that_vary_are_no_part_of_a_head(
     "value", [b"a\x01b", b"a\nb: c", b"a\r\n b", b"a\0", b"one\r\nX-Request-Id: two", b"a\x7f", b"y" * MAX_HEAD]
 )
 def test_a_field_that_varies_but_is_not_plain_is_left_to_the_parser(value: bytes) -> None:
-    fast_path = FastPath(Plan())
+    fast_path = FastPath(Plan(), GENERATION)
     head = LINES + b"x-request-id: %b\r\n\r\n"
     assert [offer(fast_path, head % each + BODY) is None for each in (b"a", b"b")] == [True, False]
     assert fast_path.begin(NOBODY, head % value + BODY) is None
@@ -122,7 +123,7 @@ def test_a_field_that_varies_but_is_not_plain_is_left_to_the_parser(value: bytes
 @pytest.mark.parametrize("data", [HEAD[:-1], HEAD, HEAD + BODY[:-1], HEAD + BODY + b"P", (HEAD + BODY) * 2, BODY])
 def test_only_one_whole_request_is_begun(data: bytes) -> None:
     plan = Plan()
-    fast_path = FastPath(plan)
+    fast_path = FastPath(plan, GENERATION)
     assert offer(fast_path, HEAD + BODY) is None
     assert fast_path.begin(NOBODY, data) is None
     assert offer(fast_path, HEAD + BODY) in plan.begun
@@ -130,14 +131,23 @@ def test_only_one_whole_request_is_begun(data: bytes) -> None:
 
 def test_the_application_is_asked_once_although_it_has_no_plan() -> None:
     plan_nothing = Mock(return_value=None)
-    fast_path = FastPath(plan_nothing)
+    fast_path = FastPath(plan_nothing, GENERATION)
     assert [offer(fast_path, HEAD + BODY) for _ in range(4)] == [None] * 4
     plan_nothing.assert_called_once()
 
 
+def test_another_generation_empties_it() -> None:
+    plan, generation = Plan(), Mock(value=1)
+    fast_path = FastPath(plan, generation)
+    assert [offer(fast_path, HEAD + BODY) is None for _ in range(2)] == [True, False]
+    generation.value = 2
+    assert [offer(fast_path, HEAD + BODY) is None for _ in range(2)] == [True, False]
+    assert len(plan.scopes) == 2
+
+
 def test_few_heads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
     monkeypatch.setattr(module, "MAX_HEADS", 4)
-    fast_path = FastPath(Plan())
+    fast_path = FastPath(Plan(), GENERATION)
     heads = [HEAD.replace(b"host: x", b"host: %d" % number) for number in range(50)]
     kept: list[int] = []
     for head in heads * 2:
@@ -149,7 +159,7 @@ def test_few_heads_are_kept(monkeypatch: pytest.MonkeyPatch) -> None:
 
 @pytest.mark.parametrize(("length", "is_kept"), [(MAX_HEAD, True), (MAX_HEAD + 1, False), (MAX_HEAD * 20, False)])
 def test_no_long_head_is_kept(length: int, is_kept: bool) -> None:
-    fast_path = FastPath(Plan())
+    fast_path = FastPath(Plan(), GENERATION)
     head = LINES + b"x: %b\r\n\r\n" % (b"y" * (length - len(HEAD) - 5))
     assert len(head) == length
     begun = [offer(fast_path, head + BODY) for _ in range(3)]
@@ -163,7 +173,7 @@ def test_no_long_head_is_kept(length: int, is_kept: bool) -> None:
 def check(steps: Callable[[Peer, Plan], Awaitable[None]], client: float = 30, idle: float = 30) -> None:
     """Take `steps` on a new connection whose fast path has a plan for HEAD."""
     plan = Plan()
-    fast_path = FastPath(plan)
+    fast_path = FastPath(plan, GENERATION)
     fast_path.learn(HEAD + BODY, {})
 
     async def take_steps() -> None:

@@ -116,7 +116,7 @@ def test_computing_does_not_count_towards_timeouts(impatient: Running) -> None:
         stalled.append(Stalled(engine))  # type: ignore[arg-type]
         return stalled[0]
 
-    loaded = impatient.app.state.model_context
+    loaded = impatient.context
     impatient.swap_engine(make)
     try:
         with connect(impatient.port) as connection:
@@ -126,7 +126,7 @@ def test_computing_does_not_count_towards_timeouts(impatient: Running) -> None:
             stalled[0].released.set()
             assert b"\x89PNG" in receive_all(connection)
     finally:
-        impatient.app.state.model_context = loaded
+        impatient.swap_context(loaded)
 
 
 # Who is gone.

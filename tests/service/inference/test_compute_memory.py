@@ -78,7 +78,7 @@ def model_of(kind: str) -> DiffusionModel:
 @pytest.mark.parametrize("kind", ["AutoencoderKL", "AutoencoderTiny", "AutoencoderDC", "AutoencoderKLWan"])
 def test_memory_is_measured(kind: str) -> None:
     memory = measure_memory(model_of(kind), CPU, None, 1)
-    assert memory.decode.fixed >= KEEP_FREE
+    assert memory.decode.fixed > KEEP_FREE / 2
     assert 24 <= memory.encode.per_pixel < 10_000
     assert 24 <= memory.decode.per_pixel < 10_000
     assert memory.tiles((3, 512, 512)) == 1
@@ -91,11 +91,11 @@ def test_estimate_is_near_what_is_used() -> None:
     ).eval()
     lay_out(model)
     memory = measure_memory(model, CPU, None, 1)
-    z = torch.randn(1, 4, 96, 96)
+    z = torch.randn(1, 4, 128, 128)
     with torch.inference_mode():
         model.decode_raw(z)
         used = peak_memory(model, CPU, lambda: model.decode_raw(z)) + KEEP_FREE
-    assert memory.estimate(memory.decode, (3, 192, 192)) == pytest.approx(used, rel=0.25)
+    assert memory.estimate(memory.decode, (3, 256, 256)) == pytest.approx(used, rel=0.25)
 
 
 def test_where_memory_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> None:

@@ -1,8 +1,10 @@
 """Large images beside small ones in one engine: tiles, turns, batches, and computations that end early."""
 
 import asyncio
+import gc
 import logging
 import threading
+import weakref
 from collections.abc import Callable, Iterator
 from typing import Any
 
@@ -17,6 +19,7 @@ from service.inference.compute_memory import ComputeMemory, PeakMemory
 from service.inference.engine import Engine
 from service.inference.torch_backend import TorchBackend
 from service.telemetry.timing import Timing
+from tests.service.running import wait_until
 from tests.vae.diffusion.networks import create_network
 from vae.diffusion.model import DiffusionModel
 from vae.diffusion.tiling import Tiling
@@ -214,7 +217,8 @@ def test_pieces_of_the_decoder_are_not_computed_for_a_client_who_has_gone(
     assert len(tiles) == 1
 
 
-def test_closing_ends_a_computation(engine: Engine, backend: TorchBackend, tiles: list[Any]) -> None:
+def test_closing_ends_a_computation(backend: TorchBackend, tiles: list[Any]) -> None:
+    engine = Engine(backend, micro_batch_limit=64)
     reached, released = pause_after(backend, 1)
 
     async def ask() -> None:
@@ -283,3 +287,21 @@ def test_out_of_memory_twice_is_an_error_of_the_request(engine: Engine, backend:
     with pytest.raises(Unavailable, match="The device's memory is in use"):
         asyncio.run(engine.decode(latents(1, SMALL)))
     assert asyncio.run(engine.decode(latents(1, SMALL))).shape == (1, 3, 32, 32)
+
+
+def test_a_closed_engine_frees_its_model() -> None:
+    async def run() -> weakref.ref[TorchBackend]:
+        memory = ComputeMemory(PEAK, PEAK, 1e7, TILING, batches=True)
+        backend = TorchBackend(DiffusionModel(create_network("AutoencoderKL")).eval(), "cpu", memory)
+        engine = Engine(backend, micro_batch_limit=64)
+        for size in (SMALL, LARGE):
+            await engine.decode(latents(1, size))
+        engine.close()
+        return weakref.ref(backend)
+
+    gc.disable()
+    try:
+        backend = asyncio.run(run())
+        wait_until(lambda: backend() is None)  # once its thread has ended
+    finally:
+        gc.enable()

@@ -62,6 +62,23 @@ def test_a_stream_of_short_jobs_does_not_stop_a_long_one(turns: Turns) -> None:
     assert order[:6] == ["long", "short"] * 3
 
 
+def test_jobs_that_wait_at_the_end_or_come_later_are_cancelled() -> None:
+    turns, begun, released = Turns(1, lambda: None), threading.Event(), threading.Event()
+    queue = turns.short
+
+    def compute() -> bool:
+        begun.set()
+        return released.wait(10)
+
+    running, waiting = queue.submit(compute), queue.submit(compute)
+    begun.wait(10)
+    turns.close()
+    released.set()
+    assert running.result(10)
+    assert waiting.cancelled()
+    assert queue.submit(compute).cancelled()
+
+
 def test_errors_are_those_of_the_job(turns: Turns) -> None:
     with pytest.raises(ZeroDivisionError):
         turns.short.submit(lambda: 1 // 0).result(10)

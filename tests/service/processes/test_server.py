@@ -61,13 +61,13 @@ from unittest import mock
 from service import __main__
 from service.processes import server
 
-load = server.load_checkpoint
+open_models = server.open_models
 
 def load_and_be_stopped(settings):
     signal.raise_signal(signal.SIGINT)
-    return load(settings)
+    return open_models(settings)
 
-with mock.patch.object(server, "load_checkpoint", load_and_be_stopped):
+with mock.patch.object(server, "open_models", load_and_be_stopped):
     __main__.main()
 """
 

@@ -46,10 +46,11 @@ def test_the_start_logs_model_metrics_settings_and_address_and_no_secret(caplog:
     checkpoint = load(BUNDLED)
     told = dict(record.getMessage().partition(": ")[::2] for record in caplog.records)
     assert told[f"Serving {BUNDLED} at 127.0.0.1:8765"] == (
-        f"name {checkpoint.name}, architecture mlp, image_shape 1×28×28, latent_dim 3, sha256 {checkpoint.sha256}, "
-        f"version {version('vae-service')}."
+        f"model {checkpoint.name}, version 1, architecture mlp, image_shape 1×28×28, latent_dim 3, "
+        f"sha256 {checkpoint.sha256}, "
+        f"service_version {version('vae-service')}."
     )
-    assert json.loads(told["Metrics of the model"]) == checkpoint.metrics
+    assert json.loads(told["Metrics of the model mnist/1"]) == checkpoint.metrics
     settings = json.loads(told["Settings"])
     assert settings.keys() == Settings.model_fields.keys()
     assert (settings["port"], settings["queue_limit"], len(settings["api_keys"])) == (8765, 7, 2)

@@ -23,7 +23,7 @@ from prometheus_client.parser import text_string_to_metric_families
 from service.errors import ServiceError
 from service.telemetry.counters import BOUNDS, REASONS, Histogram
 from service.telemetry.exposition import HISTOGRAMS
-from service.telemetry.prometheus import CPU, Metrics
+from service.telemetry.prometheus import CPU, NO_MODEL, Metrics
 from service.telemetry.shared_memory import MAX_BYTES, SharedSnapshots
 from tests.live import live_server
 from tests.service.pictures import Bytes, png
@@ -57,7 +57,24 @@ def scrape(client: httpx.Client) -> Samples:
 
 
 def value(samples: Samples, name: str, **labels: str) -> float:
-    return samples.get((name, frozenset(labels.items())), 0)
+    """The sum over all models."""
+    return sum(
+        value
+        for (other, pairs), value in samples.items()
+        if other == name
+        and {*pairs} - {*labels.items()} <= {pair for pair in pairs if pair[0] in ("model", "version")}
+        and labels.items() <= dict(pairs).items()
+    )
+
+
+def refusals(samples: Samples) -> dict[str, float]:
+    reasons = {dict(labels)["reason"] for name, labels in samples if name == "vae_refusals_total"}
+    return {
+        reason: sum(
+            n for (name, labels), n in samples.items() if ("reason", reason) in labels and name == "vae_refusals_total"
+        )
+        for reason in reasons
+    }
 
 
 def decode(client: httpx.Client, z: object = (3, 4, 0), **headers: str) -> httpx.Response:
@@ -134,8 +151,7 @@ def test_refusals_by_reason(caplog: pytest.LogCaptureFixture) -> None:
         decode(service.client, **held)
         service.exchange(b"GET /" + b"a" * 100_000 + b" HTTP/1.1\r\n\r\n")
         samples = scrape(service.client)
-    refusals = {dict(labels)["reason"]: count for (name, labels), count in samples.items() if "refusals" in name}
-    assert refusals == dict.fromkeys(REASONS, 0) | {"key": 1, "too_large": 2, "failure": 1}
+    assert refusals(samples) == dict.fromkeys(REASONS, 0) | {"key": 1, "too_large": 2, "failure": 1}
 
 
 def reasons_of(error: type[ServiceError]) -> set[str]:
@@ -144,8 +160,7 @@ def reasons_of(error: type[ServiceError]) -> set[str]:
 
 def test_every_reason_is_told_before_anything_is_refused(fresh: Running) -> None:
     samples = scrape(fresh.client)
-    refusals = {dict(labels)["reason"]: count for (name, labels), count in samples.items() if "refusals" in name}
-    assert refusals == dict.fromkeys(REASONS, 0)
+    assert refusals(samples) == dict.fromkeys(REASONS, 0)
     assert reasons_of(ServiceError) - {""} <= {*REASONS}
     row = next(line for line in PAGE.splitlines() if line.startswith("| `vae_refusals_total`"))
     assert {*row.split("|")[3].strip().split(", ")} == {*REASONS}
@@ -301,7 +316,7 @@ def test_posting_goes_on_after_one_that_failed(
         return 1 / value  # type: ignore[operator]
 
     async def post() -> None:
-        metrics.gauges = {"vae_places": ("", ask)}
+        metrics.gauges = {"vae_places": ("", lambda: {NO_MODEL: ask()})}
         metrics.keep_publishing()
         await asyncio.wait_for(posted.wait(), 5)
 
@@ -342,8 +357,8 @@ def test_a_notice_that_a_worker_was_killed_over_is_nobody_s() -> None:
 def test_counts_are_of_one_service_alone() -> None:
     first, second = Metrics(SharedSnapshots(1), 0), Metrics(SharedSnapshots(1), 0)
     first.counters.refusals["queue_full"] += 1
-    assert b'vae_refusals_total{reason="queue_full"} 1.0' in exposition(first)
-    assert b'vae_refusals_total{reason="queue_full"} 0.0' in exposition(second)
+    assert b'vae_refusals_total{model="",reason="queue_full",version=""} 1.0' in exposition(first)
+    assert b'vae_refusals_total{model="",reason="queue_full",version=""} 0.0' in exposition(second)
 
 
 def test_every_metric_has_a_row_in_the_documentation(fresh: Running) -> None:

@@ -1,0 +1,1 @@
+"""The models that the service answers with, and how they change while it runs."""
