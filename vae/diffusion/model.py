@@ -121,7 +121,7 @@ class DiffusionModel(nn.Module):
 
         Args:
             z: Latents (N, C', t, h, w).
-            take: Gets frames (N, C, T, H, W), approximately in [0, 1].
+            take: Gets frames (N, C, T, H, W), approximately in [0, 1]. It may call `encode` and `decode`.
 
         """
         piece = CLASSES[self.config.architecture].piece
@@ -129,8 +129,17 @@ class DiffusionModel(nn.Module):
             take(self.decode(z))
             return
 
+        is_taking = False
+
         def take_output(_: nn.Module, __: object, output: Any) -> Any:
+            nonlocal is_taking
+            if is_taking:  # the output is that of a `decode` which `take` calls
+                return output
+            state = dict(vars(self.network))  # Wan's cache of features is an attribute, which each call begins anew
+            is_taking = True
             take(piece(self.network, output).float().div(2).add_(0.5))
+            is_taking = False
+            vars(self.network).update(state)
             return (output[0][:, :, :0], *output[1:]) if isinstance(output, tuple) else output[:, :, :0]
 
         hook = self.network.decoder.register_forward_hook(take_output)

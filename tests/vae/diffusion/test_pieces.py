@@ -36,6 +36,28 @@ def test_pieces_are_the_video(kind: str, changes: dict[str, Any], latent_frames:
     torch.testing.assert_close(model.decode(z), whole, rtol=0, atol=1e-6)  # nothing is left behind
 
 
+@pytest.mark.parametrize(("kind", "changes", "latent_frames", "lengths"), PIECES[:4])
+def test_others_are_computed_between_two_pieces(
+    kind: str, changes: dict[str, Any], latent_frames: int, lengths: list[int]
+) -> None:
+    """As the service does: neither the video nor what is computed in between depends on the other."""
+    model = DiffusionModel(create_network(kind, **changes)).eval()
+    generator = torch.Generator().manual_seed(1)
+    z, other = torch.randn(2, 1, model.config.latent_shape[0], latent_frames, 2, 3, generator=generator)
+    whole, expected = model.decode(z), model.decode(other)
+    means, _ = model.encode(expected.clamp(0, 1))
+    pieces: list[torch.Tensor] = []
+
+    def take(frames: torch.Tensor) -> None:
+        pieces.append(frames)
+        torch.testing.assert_close(model.decode(other), expected, rtol=0, atol=1e-6)
+        torch.testing.assert_close(model.encode(expected.clamp(0, 1))[0], means, rtol=0, atol=1e-6)
+
+    model.decode_pieces(z, take)
+    assert [piece.shape[2] for piece in pieces] == lengths
+    torch.testing.assert_close(torch.cat(pieces, 2), whole, rtol=0, atol=1e-6)
+
+
 def test_frames_that_are_taken_are_not_kept() -> None:
     """What diffusers appends the pieces to stays empty."""
     model = DiffusionModel(create_network("AutoencoderKLWan")).eval()
