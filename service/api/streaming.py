@@ -52,10 +52,11 @@ class StreamedResponse(Response):
         try:
             with self.slot:
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
-                await self._send(self._first, send)
                 async with aclosing(self._rest) as pieces:
-                    async for piece in pieces:
-                        await self._send(piece, send)
+                    if scope["method"] != "HEAD":  # whose response has no body: the rest need not be computed
+                        await self._send(self._first, send)
+                        async for piece in pieces:
+                            await self._send(piece, send)
                 await send({"type": "http.response.body", "body": b""})
         except Exception as error:
             name, detail = scope["request_id"].decode(), self.report(error).detail

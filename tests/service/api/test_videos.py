@@ -140,6 +140,16 @@ def test_sample_has_as_many_frames_as_asked(model: DiffusionModel, folder: Path)
         assert detail == "frames is 6; this model decodes latents to videos of 1, 5, 9 frames."
 
 
+def test_head_waits_for_the_first_frames_alone(model: DiffusionModel, folder: Path) -> None:
+    with running(checkpoint=folder) as service:
+        service.swap_engine(lambda engine: nominal(engine, (3, 9, 16, 16), (4, 3, 2, 2)))
+        paused = Paused(service.app.state.model_context.engine)
+        answer = service.client.head("/sample?seed=3", headers={"accept": MP4})
+        assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, MP4, b"")
+        service.wait_for(0)  # though the last frames are not decoded
+        paused.released.set()
+
+
 def nominal(engine: Any, image_shape: tuple[int, ...], latent_shape: tuple[int, ...]) -> Any:
     """A model that is said to be of small videos."""
     engine.config = replace(engine.config, image_shape=image_shape, latent_shape=latent_shape)
