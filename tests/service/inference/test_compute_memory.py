@@ -105,7 +105,7 @@ def test_where_memory_cannot_be_measured(monkeypatch: pytest.MonkeyPatch) -> Non
 
 
 def test_the_setting_is_too_small_for_the_model() -> None:
-    with pytest.raises(CheckpointError, match=r"256×256 pixels takes \d+ MB .* Set VAE_COMPUTE_MEMORY"):
+    with pytest.raises(CheckpointError, match=r"256×256 pixels takes \d+ MB .* Raise VAE_COMPUTE_MEMORY"):
         measure_memory(model_of("AutoencoderKL"), CPU, MB, 1)
 
 
