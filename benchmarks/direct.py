@@ -26,7 +26,7 @@ from diffusers import AutoencoderKL, AutoencoderTiny
 from benchmarks.harness.load import CALLS, free_port, wait_until_ready
 from benchmarks.harness.pages import table, write_page
 from benchmarks.large import ask, create_network, serve
-from vae.diffusion.config import Dtype
+from vae.diffusion.dtypes import Dtype
 
 GOAL = 1.0
 NETWORKS: dict[str, tuple[Any, Callable[[], Any]]] = {

@@ -16,7 +16,7 @@ from pydantic_settings import BaseSettings, CliApp, NoDecode, SettingsConfigDict
 from service.keys import read_keys
 from service.limits import Limits
 from service.memory_budget import RECEIVING_SHARE
-from vae.diffusion.config import Dtype
+from vae.diffusion.dtypes import Dtype
 
 PREFIX = "VAE_"
 CLIENT_VARIABLE = "VAE_BASE_URL"

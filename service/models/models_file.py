@@ -7,7 +7,7 @@ from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
 
-from vae.diffusion.config import Dtype
+from vae.diffusion.dtypes import Dtype
 
 NAME = "models.yaml"
 MODEL_NAME = r"[A-Za-z0-9][A-Za-z0-9_.-]{0,63}"

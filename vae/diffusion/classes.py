@@ -12,7 +12,8 @@ from typing import Any, Literal
 
 import numpy as np
 
-from vae.diffusion.config import DiffusionConfig, Dtype
+from vae.diffusion.config import DiffusionConfig
+from vae.diffusion.dtypes import Dtype
 from vae.diffusion.normalisation import Normalisation
 from vae.metadata import CheckpointError
 

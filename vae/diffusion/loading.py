@@ -12,7 +12,7 @@ from typing import Any
 import torch
 
 from vae.diffusion.classes import CLASSES
-from vae.diffusion.config import Dtype
+from vae.diffusion.dtypes import Dtype
 from vae.diffusion.model import DiffusionModel
 from vae.metadata import CheckpointError, CheckpointMetadata
 

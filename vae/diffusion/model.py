@@ -12,7 +12,7 @@ import torch
 from torch import Tensor, nn
 
 from vae.diffusion.classes import CLASSES, configuration
-from vae.diffusion.config import Dtype
+from vae.diffusion.dtypes import Dtype
 from vae.diffusion.tiles import decode_tiles, encode_tiles
 from vae.diffusion.tiling import Tiling
 

@@ -1,0 +1,7 @@
+"""In which types an autoencoder of a diffusion model computes. Imports neither torch nor NumPy."""
+
+from __future__ import annotations
+
+from typing import Literal
+
+Dtype = Literal["float32", "bfloat16", "float16"]
