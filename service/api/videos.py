@@ -60,12 +60,10 @@ def sampled_shape(config: Config, frames: int | None) -> tuple[int, ...]:
     if not isinstance(config, DiffusionConfig) or not config.is_video:
         raise InvalidInput(Problem("query", "/frames", "frames: this model makes images, which have no frames."))
     channels, _, *size = config.image_shape
-    latent, *_ = shape = config.latent_shape_of((channels, frames, *size))
     if config.accepts_shape((channels, frames, *size)):
-        return shape
-    near = (config.image_shape_of((latent, count, *shape[2:])) for count in range(max(1, shape[1] - 1), shape[1] + 2))
-    lengths = sorted({video[1] for video in near if video})
-    problem = f"frames is {frames}; this model decodes latents to videos of {', '.join(map(str, lengths))} frames."
+        return config.latent_shape_of((channels, frames, *size))
+    lengths = ", ".join(map(str, config.frames_near(frames)))
+    problem = f"frames is {frames}; this model decodes latents to videos of {lengths} frames."
     raise InvalidInput(Problem("query", "/frames", problem))
 
 

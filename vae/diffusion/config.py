@@ -84,6 +84,11 @@ class DiffusionConfig:
         sides = max(side, height - height % side), max(side, width - width % side)
         return *self.image_shape[:-2], *sides
 
+    def frames_near(self, count: int) -> list[int]:
+        """Return the numbers of frames, near `count`, of videos that can be encoded and that are decoded."""
+        latent_frames = ceil(count / self.temporal_stride)
+        return sorted({self._frames_of(each) for each in range(max(1, latent_frames - 1), latent_frames + 2)})
+
     def _frames_of(self, latent_frames: int) -> int:
         if self.even_latents_whole and latent_frames % 2 == 0:
             return self.temporal_stride * latent_frames

@@ -66,7 +66,8 @@ def _images(x: FloatArray, config: Config, limits: Limits) -> FloatArray:
     """Check images (N, C, H, W), or videos, in [-1, 1] and scale them to [0, 1]."""
     if x.ndim != 1 + len(config.image_shape) or not config.accepts_shape(x.shape[1:]):
         multiple = config.stride if isinstance(config, DiffusionConfig) else 1
-        raise wrong_shape(x.shape, batch_of(config.image_shape, config, multiple))
+        frames = x.shape[2] if config.is_video and x.ndim == 5 else None
+        raise wrong_shape(x.shape, batch_of(config.image_shape, config, multiple, frames))
     limits.check_batch(len(x))
     limits.check_pixels(len(x), x.shape[1:])
     if not (np.abs(x) <= PIXEL_BOUND).all():

@@ -50,10 +50,12 @@ def wrong_shape(shape: tuple[int, ...], expected: str) -> InvalidInput:
     return InvalidInput(Problem("query", "/shape", f"shape is {list(shape)}; {expected} is expected."))
 
 
-def batch_of(shape: tuple[int, ...], config: Config, multiple: int = 1) -> str:
-    """Return the shape of a batch for an error, with what its height and width may be."""
-    if config.is_video:
-        return f"[{', '.join(map(str, ('N', *shape)))}] (or other frames, heights and widths, by the model's strides)"
-    multiples = f", multiples of {multiple}" if multiple > 1 else ""
-    sizes = f" (of any height and width{multiples})" if isinstance(config, DiffusionConfig) else ""
+def batch_of(shape: tuple[int, ...], config: Config, multiple: int = 1, frames: int | None = None) -> str:
+    """Return the shape of a batch for an error, with what its sides may be, and its frames near `frames`."""
+    sizes = ""
+    if isinstance(config, DiffusionConfig):
+        multiples = f", multiples of {multiple}" if multiple > 1 else ""
+        lengths = f"{', '.join(map(str, config.frames_near(frames)))} frames and " if frames else ""
+        any_length = "any number of frames and " if config.is_video and not frames else ""
+        sizes = f" (of {lengths or any_length}any height and width{multiples})"
     return f"[{', '.join(map(str, ('N', *shape)))}]{sizes}"

@@ -143,7 +143,7 @@ def test_sample_has_as_many_frames_as_asked(model: DiffusionModel, folder: Path)
 def test_head_waits_for_the_first_frames_alone(model: DiffusionModel, folder: Path) -> None:
     with running(checkpoint=folder) as service:
         service.swap_engine(lambda engine: nominal(engine, (3, 9, 16, 16), (4, 3, 2, 2)))
-        paused = Paused(service.app.state.model_context.engine)
+        paused = Paused(service.context.engine)
         answer = service.client.head("/sample?seed=3", headers={"accept": MP4})
         assert (answer.status_code, answer.headers["content-type"], answer.content) == (200, MP4, b"")
         service.wait_for(0)  # though the last frames are not decoded

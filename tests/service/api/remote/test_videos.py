@@ -199,7 +199,12 @@ def test_refusals(model: DiffusionModel, url: str, z: torch.Tensor) -> None:
         assert detail == "shape has 2 videos; send them one by one, or ask for output_type=pt."
     assert problem(post(url, "output_type=mp4", z, "image/png"), 406)
     detail = problem(post(url, RAW, z[:, :3], TENSOR), 422)["detail"]
-    assert "(or other frames, heights and widths, by the model's strides) is expected" in detail
+    assert "(of any number of frames and any height and width) is expected" in detail
+    near = model.config.frames_near(6)
+    assert 6 not in near
+    video = torch.zeros(1, 3, 6, 16, 16)
+    detail = problem(post(url.replace("decode", "encode"), "", video, TENSOR), 422)["detail"]
+    assert f"(of {', '.join(map(str, near))} frames and any height and width, multiples of" in detail
     large = torch.zeros(1, 4, 21, 8, 8)
     assert "pixels; at most 100000 are allowed" in problem(post(url, "output_type=mp4", large, "*/*"), 413)["detail"]
 
