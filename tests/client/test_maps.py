@@ -14,25 +14,14 @@ from PIL import Image
 
 from tests.client.clients import AnyClient, Async, Sync
 from tests.service.running import running
-from tests.vae.autoencoder import write_folder
 from vae_client import NotFoundError
 
 FloatArray = np.ndarray[Any, np.dtype[np.float32]]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models") / "small"
-
-
-@pytest.fixture(scope="module")
-def network(folder: Path) -> Any:
-    return write_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def maps_url(network: Any, folder: Path) -> Iterator[str]:
-    with running(checkpoint=folder) as service:
+def maps_url(kl_folder: Path) -> Iterator[str]:
+    with running(checkpoint=kl_folder) as service:
         yield f"http://127.0.0.1:{service.port}"
 
 
@@ -69,8 +58,8 @@ def test_model(client: AnyClient) -> None:
     assert (model.latent_shape, model.latent_dim) == ((4, 16, 16), None)
 
 
-def test_encode_and_decode(client: AnyClient, network: Any, x: FloatArray) -> None:
-    means, log_variances = posterior_of(network, x)
+def test_encode_and_decode(client: AnyClient, kl_network: Any, x: FloatArray) -> None:
+    means, log_variances = posterior_of(kl_network, x)
     one = slice(0, 1)
     for sent, rows in [(x, slice(None)), (torch.from_numpy(x), slice(None)), (list(x), slice(None)), ([x[0]], one)]:
         posterior = client.call("encode", sent, draw=True, seed=1)
@@ -82,15 +71,15 @@ def test_encode_and_decode(client: AnyClient, network: Any, x: FloatArray) -> No
     assert client.call("encode", picture).mean.shape == (4, 16, 16)
     assert client.call("encode", [picture]).mean.shape == (1, 4, 16, 16)
 
-    images = images_of(network, means)
+    images = images_of(kl_network, means)
     for z, expected in [(means, images), (list(means), images), (means[0], images[0]), (means[0].tolist(), images[0])]:
         near(client.call("decode", z).pixels, expected)
     assert client.call("decode", means[0]).to_pil()[0].size == (32, 32)
 
 
-def test_reconstruct(client: AnyClient, network: Any, x: FloatArray) -> None:
-    means, _ = posterior_of(network, x)
-    images = images_of(network, means)
+def test_reconstruct(client: AnyClient, kl_network: Any, x: FloatArray) -> None:
+    means, _ = posterior_of(kl_network, x)
+    images = images_of(kl_network, means)
     near(client.call("reconstruct", x).pixels, images)
     full = client.call("reconstruct", x, losses=True)
     near(full.pixels, images)
@@ -100,11 +89,11 @@ def test_reconstruct(client: AnyClient, network: Any, x: FloatArray) -> None:
     assert (single.pixels.shape, single.mean.shape, single.elbo.shape) == ((1, 3, 32, 32), (1, 4, 16, 16), (1,))
 
 
-def test_sample_and_interpolate(client: AnyClient, network: Any, x: FloatArray) -> None:
+def test_sample_and_interpolate(client: AnyClient, kl_network: Any, x: FloatArray) -> None:
     assert client.call("sample", 2, seed=3).pixels.shape == (2, 3, 32, 32)
-    means, _ = posterior_of(network, x)
+    means, _ = posterior_of(kl_network, x)
     between = client.call("interpolate", means[0], torch.from_numpy(means[1]), steps=3).pixels
-    near(between[[0, 2]], images_of(network, means[:2]))
+    near(between[[0, 2]], images_of(kl_network, means[:2]))
 
 
 def test_traverse_is_not_found(client: AnyClient) -> None:
@@ -112,7 +101,9 @@ def test_traverse_is_not_found(client: AnyClient) -> None:
         client.call("traverse", [0, 0], [0])
 
 
-def test_batches(client: AnyClient, network: Any, x: FloatArray) -> None:
-    means, _ = posterior_of(network, x)
+def test_batches(client: AnyClient, kl_network: Any, x: FloatArray) -> None:
+    means, _ = posterior_of(kl_network, x)
     near(np.concatenate([result.mean for result in client.map("encode", x, size=2)]), means)
-    near(np.concatenate([result.pixels for result in client.map("decode", means, size=2)]), images_of(network, means))
+    near(
+        np.concatenate([result.pixels for result in client.map("decode", means, size=2)]), images_of(kl_network, means)
+    )

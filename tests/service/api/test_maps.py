@@ -22,7 +22,6 @@ from tests.service.formats.test_formats import ARROW, NDJSON, SAFETENSORS, arrow
 from tests.service.pictures import npy
 from tests.service.problems import bad_fields, problem
 from tests.service.running import Running, running
-from tests.vae.autoencoder import write_folder
 from vae.noise import image_noise
 
 pytestmark = pytest.mark.slow
@@ -32,18 +31,8 @@ PIXELS = 6 * 32 * 32
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models") / "small"
-
-
-@pytest.fixture(scope="module")
-def network(folder: Path) -> Any:
-    return write_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def maps(network: Any, folder: Path) -> Iterator[Running]:
-    with running(checkpoint=folder, image_pixel_limit=PIXELS) as service:
+def maps(kl_folder: Path) -> Iterator[Running]:
+    with running(checkpoint=kl_folder, image_pixel_limit=PIXELS) as service:
         yield service
 
 
@@ -82,17 +71,17 @@ def near(given: Any, expected: np.ndarray[Any, Any]) -> None:
     np.testing.assert_allclose(given, expected, atol=1e-4, rtol=0)
 
 
-def test_model_card(client: httpx.Client, network: Any) -> None:
+def test_model_card(client: httpx.Client, kl_network: Any) -> None:
     card = client.get("/model").json()
     assert (card["name"], card["architecture"]) == ("small", "AutoencoderKL")
     assert (card["image_shape"], card["latent_shape"], card["latent_dim"]) == ([3, 32, 32], [4, 16, 16], None)
-    assert card["parameters"] == sum(parameter.numel() for parameter in network.parameters())
+    assert card["parameters"] == sum(parameter.numel() for parameter in kl_network.parameters())
     problem(client.get("/latents"), 404)
 
 
 @pytest.mark.parametrize("accept", [JSON, NPY])
-def test_decode(client: httpx.Client, network: Any, z: np.ndarray[Any, Any], accept: str) -> None:
-    expected = images_of(network, z)
+def test_decode(client: httpx.Client, kl_network: Any, z: np.ndarray[Any, Any], accept: str) -> None:
+    expected = images_of(kl_network, z)
     headers = {"accept": accept, "content-type": NPY}
     for sent, images in ((z[0], expected[0]), (z, expected), (z[:1], expected[:1])):
         answers = [
@@ -104,8 +93,8 @@ def test_decode(client: httpx.Client, network: Any, z: np.ndarray[Any, Any], acc
             near(answer["pixels"] if accept == JSON else answer, images)
 
 
-def test_decode_named_arrays(client: httpx.Client, network: Any, z: np.ndarray[Any, Any]) -> None:
-    expected = images_of(network, z)
+def test_decode_named_arrays(client: httpx.Client, kl_network: Any, z: np.ndarray[Any, Any]) -> None:
+    expected = images_of(kl_network, z)
     tensors, rows = {"content-type": SAFETENSORS, "accept": SAFETENSORS}, {"content-type": ARROW, "accept": ARROW}
     for sent, images in ((z[0], expected[0]), (z, expected)):
         near(load(client.post("/decode", content=save({"z": sent}), headers=tensors).content)["pixels"], images)
@@ -116,14 +105,14 @@ def test_decode_named_arrays(client: httpx.Client, network: Any, z: np.ndarray[A
     near(read(answer), expected)
 
 
-def test_decode_to_png(client: httpx.Client, network: Any, z: np.ndarray[Any, Any]) -> None:
+def test_decode_to_png(client: httpx.Client, kl_network: Any, z: np.ndarray[Any, Any]) -> None:
     sheet = read(client.post("/decode?columns=3", content=npy(z), headers={"content-type": NPY}))
-    expected = np.concatenate(images_of(network, z), axis=2).transpose(1, 2, 0) * 255
+    expected = np.concatenate(images_of(kl_network, z), axis=2).transpose(1, 2, 0) * 255
     assert np.abs(np.asarray(sheet) - expected).max() <= 0.51
 
 
-def test_encode(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:
-    posterior = network.encode(2 * torch.from_numpy(x) - 1).latent_dist
+def test_encode(client: httpx.Client, kl_network: Any, x: np.ndarray[Any, Any]) -> None:
+    posterior = kl_network.encode(2 * torch.from_numpy(x) - 1).latent_dist
     headers = {"content-type": NPY}
     answer = read(client.post("/encode?draw=true&seed=3", content=npy(x), headers=headers))
     near(answer["mean"], posterior.mean.numpy())
@@ -135,22 +124,22 @@ def test_encode(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> 
     near(alone, np.stack([answer["mean"][0], answer["log_variance"][0], answer["z"][0]]))
 
 
-def test_pictures(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:
+def test_pictures(client: httpx.Client, kl_network: Any, x: np.ndarray[Any, Any]) -> None:
     pixels = np.rint(x[0] * 255).astype(np.uint8)
     picture = io.BytesIO()
     Image.fromarray(pixels.transpose(1, 2, 0)).save(picture, "PNG")
-    mean = network.encode(torch.from_numpy(pixels)[None] / 127.5 - 1).latent_dist.mean.numpy()
+    mean = kl_network.encode(torch.from_numpy(pixels)[None] / 127.5 - 1).latent_dist.mean.numpy()
     headers = {"content-type": PNG, "accept": JSON}
     near(read(client.post("/encode", content=picture.getvalue(), headers=headers))["mean"], mean[0])
     answer = read(client.post("/reconstruct", content=picture.getvalue(), headers=headers))
     near(answer["mean"], mean[0])
-    near(answer["pixels"], images_of(network, mean)[0])
+    near(answer["pixels"], images_of(kl_network, mean)[0])
 
 
-def test_reconstruct(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:
-    posterior = network.encode(2 * torch.from_numpy(x) - 1).latent_dist
+def test_reconstruct(client: httpx.Client, kl_network: Any, x: np.ndarray[Any, Any]) -> None:
+    posterior = kl_network.encode(2 * torch.from_numpy(x) - 1).latent_dist
     answer = read(client.post("/reconstruct", content=npy(x), headers={"content-type": NPY, "accept": JSON}))
-    images = images_of(network, posterior.mean.numpy())
+    images = images_of(kl_network, posterior.mean.numpy())
     near(answer["pixels"], images)
     np.testing.assert_allclose(answer["reconstruction_loss"], ((images - x) ** 2).sum((1, 2, 3)) / 2, rtol=1e-4)
     np.testing.assert_allclose(answer["kl_divergence"], posterior.kl().numpy(), rtol=1e-4)
@@ -161,33 +150,33 @@ def test_reconstruct(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]
     assert picture.size == (32, 32)
 
 
-def test_score(client: httpx.Client, network: Any, x: np.ndarray[Any, Any]) -> None:
-    posterior = network.encode(2 * torch.from_numpy(x[:1]) - 1).latent_dist
+def test_score(client: httpx.Client, kl_network: Any, x: np.ndarray[Any, Any]) -> None:
+    posterior = kl_network.encode(2 * torch.from_numpy(x[:1]) - 1).latent_dist
     noise = torch.from_numpy(image_noise(x[:1], 6, (4, 16, 16), 2))[0]
     z = posterior.mean + noise * torch.exp(posterior.logvar / 2)
-    losses = ((images_of(network, z.numpy()) - x[:1]) ** 2).sum((1, 2, 3)) / 2
+    losses = ((images_of(kl_network, z.numpy()) - x[:1]) ** 2).sum((1, 2, 3)) / 2
     ratios = 0.5 * (noise**2 + posterior.logvar - z**2).flatten(1).sum(1).numpy()
     headers = {"content-type": NPY, "accept": JSON}
     answer = read(client.post("/score?draws=3&samples=6&seed=2&map=true", content=npy(x[0]), headers=headers))
     assert answer["elbo"] == pytest.approx(-(losses[:3].mean() + posterior.kl().item()), rel=1e-4)
     expected = np.logaddexp.reduce(ratios - losses) - np.log(6)
     assert answer["importance_weighted_bound"] == pytest.approx(expected, rel=1e-4)
-    error = (images_of(network, posterior.mean.numpy())[0] - x[0]) ** 2
+    error = (images_of(kl_network, posterior.mean.numpy())[0] - x[0]) ** 2
     near(answer["pixel_losses"], error.sum(0, keepdims=True) / 2)
     assert answer["reconstruction_loss"] == pytest.approx(error.sum() / 2, rel=1e-4)
 
 
-def test_sample(client: httpx.Client, network: Any) -> None:
+def test_sample(client: httpx.Client, kl_network: Any) -> None:
     answer = read(client.get("/sample?n=3&seed=5&temperature=0.5", headers={"accept": JSON}))
     z = np.array(answer["z"], np.float32)
     assert z.shape == (3, 4, 16, 16)
     assert abs(z.std() - 0.5) < 0.05
-    near(answer["pixels"], images_of(network, z))
-    near(read(client.get("/sample?seed=5&temperature=0.5", headers={"accept": NPY})), images_of(network, z[:1]))
+    near(answer["pixels"], images_of(kl_network, z))
+    near(read(client.get("/sample?seed=5&temperature=0.5", headers={"accept": NPY})), images_of(kl_network, z[:1]))
 
 
 @pytest.mark.parametrize("method", ["linear", "spherical"])
-def test_interpolate(client: httpx.Client, network: Any, z: np.ndarray[Any, Any], method: str) -> None:
+def test_interpolate(client: httpx.Client, kl_network: Any, z: np.ndarray[Any, Any], method: str) -> None:
     asked = {"from": z[0].tolist(), "to": z[1].tolist(), "steps": 3, "method": method}
     answer = read(client.post("/interpolate", json=asked, headers={"accept": JSON}))
     way = np.array(answer["z"], np.float32)
@@ -198,7 +187,7 @@ def test_interpolate(client: httpx.Client, network: Any, z: np.ndarray[Any, Any]
         if method == "spherical"
         else norm < 0.8 * np.linalg.norm(z[0])
     )
-    near(answer["pixels"], images_of(network, way))
+    near(answer["pixels"], images_of(kl_network, way))
 
 
 def test_traverse_makes_no_sense(client: httpx.Client) -> None:
@@ -307,10 +296,10 @@ def test_long_json_is_read_beside_the_event_loop(
     assert len(set(readers)) == 2
 
 
-def test_latents_are_no_folder_s(folder: Path, network: Any, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
-    (tmp_path / "sd.v1").symlink_to(folder)
+def test_latents_are_no_folder_s(kl_folder: Path, monkeypatch: pytest.MonkeyPatch, tmp_path: Path) -> None:
+    (tmp_path / "sd.v1").symlink_to(kl_folder)
     (tmp_path / "sd.latents.safetensors").write_bytes(b"another's")
-    monkeypatch.chdir(folder)
+    monkeypatch.chdir(kl_folder)
     for path in (".", tmp_path / "sd.v1"):
         with running(checkpoint=Path(path)) as service:
             problem(service.client.get("/latents"), 404)

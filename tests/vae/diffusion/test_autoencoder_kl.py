@@ -18,29 +18,19 @@ from vae.metadata import CheckpointError
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models") / "small"
+def model(kl_folder: Path) -> DiffusionModel:
+    return load_diffusers(kl_folder).model
 
 
-@pytest.fixture(scope="module")
-def network(folder: Path) -> Any:
-    return write_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def model(network: Any, folder: Path) -> DiffusionModel:
-    return load_diffusers(folder).model
-
-
-def test_encode_and_decode_match_diffusers(network: Any, model: DiffusionModel) -> None:
+def test_encode_and_decode_match_diffusers(kl_network: Any, model: DiffusionModel) -> None:
     x = torch.rand(2, 3, 32, 32)
-    posterior = network.encode(2 * x - 1).latent_dist
+    posterior = kl_network.encode(2 * x - 1).latent_dist
     mean, log_variance = model.encode(x)
     torch.testing.assert_close(mean, posterior.mean, atol=1e-4, rtol=0)
     torch.testing.assert_close(log_variance, posterior.logvar, atol=1e-4, rtol=0)
     assert mean.shape == (2, *model.config.latent_shape)
 
-    decode_raw = network.decode(mean).sample
+    decode_raw = kl_network.decode(mean).sample
     assert decode_raw.abs().max() > 1.1
     torch.testing.assert_close(model.decode_raw(mean), decode_raw, atol=1e-4, rtol=0)
     torch.testing.assert_close(model.decode(mean), decode_raw / 2 + 0.5, atol=1e-4, rtol=0)
@@ -49,9 +39,9 @@ def test_encode_and_decode_match_diffusers(network: Any, model: DiffusionModel) 
     )
 
 
-def test_images_larger_than_the_tiling_has_whole_are_computed_in_tiles(network: Any, model: DiffusionModel) -> None:
+def test_images_larger_than_the_tiling_has_whole_are_computed_in_tiles(kl_network: Any, model: DiffusionModel) -> None:
     z, x = torch.randn(1, 4, 30, 23), torch.rand(1, 3, 60, 46)
-    whole = network.decode(z).sample
+    whole = kl_network.decode(z).sample
     torch.testing.assert_close(model.decode_raw(z), whole, atol=1e-4, rtol=0)
     count = 0
 
@@ -67,7 +57,7 @@ def test_images_larger_than_the_tiling_has_whole_are_computed_in_tiles(network: 
         model.tiling = Tiling(2)
     assert count == 2 * (3 * 2 - 1)
     assert 1e-3 < (tiled - whole).abs().mean() < 0.3 * whole.std()
-    near = network.encode(2 * x - 1).latent_dist.mean
+    near = kl_network.encode(2 * x - 1).latent_dist.mean
     assert 1e-4 < (mean - near).abs().mean() < 0.3 * near.std()
 
 
@@ -79,10 +69,10 @@ def test_reconstruction_loss_is_half_of_the_squared_error_of_the_image(model: Di
     torch.testing.assert_close(model.reconstruction_loss(decoded, x), expected)
 
 
-def test_load_returns_model_and_metadata(model: DiffusionModel, folder: Path) -> None:
-    checkpoint = load_diffusers(folder)
+def test_load_returns_model_and_metadata(model: DiffusionModel, kl_folder: Path) -> None:
+    checkpoint = load_diffusers(kl_folder)
     assert checkpoint.name == "small"
-    assert checkpoint.sha256 == hashlib.sha256((folder / WEIGHTS).read_bytes()).hexdigest()
+    assert checkpoint.sha256 == hashlib.sha256((kl_folder / WEIGHTS).read_bytes()).hexdigest()
     assert not checkpoint.model.training
     assert not any(parameter.requires_grad for parameter in model.parameters())
     config = checkpoint.model.config

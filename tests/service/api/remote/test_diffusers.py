@@ -33,18 +33,8 @@ FACTOR, SHIFT = 0.18215, 0.25  # the model's own
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models") / "small"
-
-
-@pytest.fixture(scope="module")
-def network(folder: Path) -> Any:
-    return write_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def served_maps(network: Any, folder: Path) -> Iterator[Running]:
-    with running(checkpoint=folder, image_pixel_limit=40_000, batch_limit=4) as service:
+def served_maps(kl_folder: Path) -> Iterator[Running]:
+    with running(checkpoint=kl_folder, image_pixel_limit=40_000, batch_limit=4) as service:
         yield service
 
 
@@ -96,11 +86,11 @@ SCALINGS: dict[str, tuple[dict[str, Any], float, float]] = {
 
 @pytest.mark.parametrize(("scaling", "dtype"), [*zip(SCALINGS, cycle(DTYPES))])
 def test_every_output_of_decode(
-    network: Any, decode_at: str, z: torch.Tensor, scaling: str, dtype: torch.dtype
+    kl_network: Any, decode_at: str, z: torch.Tensor, scaling: str, dtype: torch.dtype
 ) -> None:
     options, factor, shift = SCALINGS[scaling]
     sent = z.to(dtype)
-    decode_raw = decoded(network, sent.float() / factor + shift)
+    decode_raw = decoded(kl_network, sent.float() / factor + shift)
     pixels = as_pixels(decode_raw)[0]
 
     def ask(**more: Any) -> Any:
@@ -132,18 +122,18 @@ def test_every_output_of_decode(
         assert off_by(picture, pixels) <= 2
 
 
-def test_without_factors_the_models_own_are_taken(network: Any, decode_at: str, z: torch.Tensor) -> None:
+def test_without_factors_the_models_own_are_taken(kl_network: Any, decode_at: str, z: torch.Tensor) -> None:
     with pytest.warns(FutureWarning, match="do_scaling"):
         tensor = remote_decode(decode_at, z, output_type="pt", return_type="pt")
-    torch.testing.assert_close(tensor, decoded(network, z / FACTOR + SHIFT), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tensor, decoded(kl_network, z / FACTOR + SHIFT), atol=1e-4, rtol=1e-4)
     with pytest.warns(FutureWarning, match="do_scaling"):
         tensor = remote_decode(decode_at, z, output_type="pt", return_type="pt", shift_factor=1)
-    torch.testing.assert_close(tensor, decoded(network, z / FACTOR + 1), atol=1e-4, rtol=1e-4)
+    torch.testing.assert_close(tensor, decoded(kl_network, z / FACTOR + 1), atol=1e-4, rtol=1e-4)
 
 
-def test_several_latents(network: Any, decode_at: str) -> None:
+def test_several_latents(kl_network: Any, decode_at: str) -> None:
     several = torch.randn(3, 4, 16, 16, generator=torch.Generator().manual_seed(3))
-    decode_raw = decoded(network, several)
+    decode_raw = decoded(kl_network, several)
     tensor = remote_decode(decode_at, several, do_scaling=False, output_type="pt", return_type="pt")
     torch.testing.assert_close(tensor, decode_raw, atol=1e-4, rtol=0)
     pictures = remote_decode(decode_at, several, do_scaling=False, output_type="pt", partial_postprocess=True)
@@ -154,14 +144,14 @@ def test_several_latents(network: Any, decode_at: str) -> None:
 
 
 @pytest.mark.parametrize("size", [(1, 1), (7, 12), (16, 16), (40, 24)])
-def test_latents_of_any_size(network: Any, decode_at: str, size: tuple[int, int]) -> None:
+def test_latents_of_any_size(kl_network: Any, decode_at: str, size: tuple[int, int]) -> None:
     latent = torch.randn(1, 4, *size, generator=torch.Generator().manual_seed(4))
-    expected = decoded(network, latent)
+    expected = decoded(kl_network, latent)
     tensor = remote_decode(decode_at, latent, do_scaling=False, output_type="pt", return_type="pt")
     torch.testing.assert_close(tensor, expected, atol=1e-4, rtol=0)
 
 
-def test_packed_latents_as_flux_has_them(network: Any, tmp_path: Path) -> None:
+def test_packed_latents_as_flux_has_them(kl_network: Any, tmp_path: Path) -> None:
     network = write_folder(
         tmp_path / "flux",
         block_out_channels=(8, 8, 8, 8),
@@ -183,11 +173,11 @@ def test_packed_latents_as_flux_has_them(network: Any, tmp_path: Path) -> None:
 @pytest.mark.parametrize("dtype", DTYPES)
 @pytest.mark.parametrize(("factor", "shift"), [(None, None), (0.5, None), (0.5, 0.25)])
 def test_encode_tensors(
-    network: Any, encode_at: str, dtype: torch.dtype, factor: float | None, shift: float | None
+    kl_network: Any, encode_at: str, dtype: torch.dtype, factor: float | None, shift: float | None
 ) -> None:
     x = (torch.rand(2, 3, 32, 24, generator=torch.Generator().manual_seed(6)) * 2.5 - 1.25).to(dtype)
     latents = remote_encode(encode_at, x, scaling_factor=factor, shift_factor=shift)
-    mean = network.encode(x.float()).latent_dist.mean
+    mean = kl_network.encode(x.float()).latent_dist.mean
     assert (latents.dtype, latents.shape) == (dtype, (2, 4, 16, 12))
     expected = (mean - (shift or 0)) * (factor or 1)
     torch.testing.assert_close(latents.float(), expected, atol=TOLERANCE[dtype], rtol=0)
@@ -195,7 +185,7 @@ def test_encode_tensors(
 
 @pytest.mark.parametrize("size", [(32, 32), (48, 34), (37, 51)])
 @pytest.mark.parametrize("mode", ["RGB", "RGBA", "L"])
-def test_encode_pictures(network: Any, encode_at: str, size: tuple[int, int], mode: str) -> None:
+def test_encode_pictures(kl_network: Any, encode_at: str, size: tuple[int, int], mode: str) -> None:
     rng = np.random.default_rng(7)
     picture = Image.fromarray(rng.integers(0, 256, (size[1], size[0], 3), np.uint8)).convert(mode)
     latents = remote_encode(encode_at, picture, scaling_factor=FACTOR)
@@ -203,16 +193,16 @@ def test_encode_pictures(network: Any, encode_at: str, size: tuple[int, int], mo
     assert (latents.dtype, latents.shape) == (torch.float32, (1, 4, height // 2, width // 2))
     if (width, height) == size:
         x = VaeImageProcessor(vae_scale_factor=2).preprocess(picture.convert("RGB"))
-        expected = network.encode(x).latent_dist.mean * FACTOR
+        expected = kl_network.encode(x).latent_dist.mean * FACTOR
         torch.testing.assert_close(latents, expected, atol=1e-4, rtol=0)
 
 
-def test_there_and_back(network: Any, encode_at: str, decode_at: str) -> None:
+def test_there_and_back(kl_network: Any, encode_at: str, decode_at: str) -> None:
     picture = Image.fromarray(np.random.default_rng(8).integers(0, 256, (32, 32, 3), np.uint8))
     latents = remote_encode(encode_at, picture, scaling_factor=FACTOR, shift_factor=SHIFT)
     again = remote_decode(decode_at, latents, scaling_factor=FACTOR, shift_factor=SHIFT, image_format="png")
     x = VaeImageProcessor(vae_scale_factor=2).preprocess(picture)
-    assert off_by(again, as_pixels(decoded(network, network.encode(x).latent_dist.mean))[0]) <= 1
+    assert off_by(again, as_pixels(decoded(kl_network, kl_network.encode(x).latent_dist.mean))[0]) <= 1
 
 
 def test_an_upright_photograph_stays_upright(served_maps: Running) -> None:
@@ -436,8 +426,8 @@ def test_what_cannot_be_accepted(served_maps: Running) -> None:
         problem(answer, 406)
 
 
-def test_a_key_is_wanted(folder: Path, network: Any) -> None:
-    with running(checkpoint=folder, api_keys=("secret",)) as service:
+def test_a_key_is_wanted(kl_folder: Path) -> None:
+    with running(checkpoint=kl_folder, api_keys=("secret",)) as service:
         for path in ("/remote/decode", "/remote/encode"):
             problem(ask(service, path, (1, 4, 2, 2)), 401)
         with pytest.raises(RuntimeError, match="API key"):

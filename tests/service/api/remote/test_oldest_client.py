@@ -17,7 +17,6 @@ from diffusers.image_processor import VaeImageProcessor
 from tests.service.api.remote import calls
 from tests.service.running import Running, running
 from tests.tools import lacks
-from tests.vae.autoencoder import write_folder
 
 pytestmark = [pytest.mark.slow, pytest.mark.filterwarnings("ignore:.*deprecated:FutureWarning")]
 
@@ -29,18 +28,8 @@ ROOT = Path(__file__).parents[4]
 
 
 @pytest.fixture(scope="module")
-def folder(tmp_path_factory: pytest.TempPathFactory) -> Path:
-    return tmp_path_factory.mktemp("models") / "small"
-
-
-@pytest.fixture(scope="module")
-def network(folder: Path) -> Any:
-    return write_folder(folder)
-
-
-@pytest.fixture(scope="module")
-def service(network: Any, folder: Path) -> Iterator[Running]:
-    with running(checkpoint=folder) as service:
+def service(kl_folder: Path) -> Iterator[Running]:
+    with running(checkpoint=kl_folder) as service:
         yield service
 
 
@@ -87,16 +76,16 @@ def check(given: dict[str, Any], network: Any) -> None:
     assert "shape is [1, 3, 12, 16]; [N, 4, 16, 16]" in str(given["error"])
 
 
-def test_the_installed_client(service: Running, network: Any) -> None:
+def test_the_installed_client(service: Running, kl_network: Any) -> None:
     given = calls.call_all(f"http://127.0.0.1:{service.port}")
     assert str(given["version"]) == diffusers.__version__ != OLDEST
-    check(given, network)
+    check(given, kl_network)
 
 
-def test_the_oldest_client(service: Running, network: Any, oldest: Path, tmp_path: Path) -> None:
+def test_the_oldest_client(service: Running, kl_network: Any, oldest: Path, tmp_path: Path) -> None:
     file = tmp_path / "given.npz"
     command = [sys.executable, calls.__file__, f"http://127.0.0.1:{service.port}", str(file)]
     subprocess.run(command, env={**os.environ, "PYTHONPATH": str(oldest)}, cwd=ROOT, check=True, timeout=120)
     with np.load(file) as given:
         assert str(given["version"]) == OLDEST
-        check(given, network)
+        check(given, kl_network)
