@@ -81,11 +81,11 @@ class Quality:
     bits_per_dim: float
     """−ELBO in bits per value."""
     kl_bits_per_dim: float
-    """Its part that is the KL divergence."""
+    """The share of it that is the KL divergence."""
     psnr: float
     """Peak signal-to-noise ratio of 8-bit reconstructions, dB."""
     ssim: float
-    """Their structural similarity, −1 to 1."""
+    """Structural similarity of the same reconstructions, −1 to 1."""
 
 
 def reconstruct(model: vae.VAE, images: Tensor) -> Tensor:

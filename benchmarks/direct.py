@@ -77,7 +77,7 @@ def compare(kind: Any, create: Callable[[], Any], dtype: Dtype, sides: list[int]
                     orders.send(side)
                     times[0].append(orders.recv())
                     times[1].append(ask(port, 8 * side))
-                found.append([statistics.median(each[1:]) for each in times])  # the first ones choose kernels
+                found.append([statistics.median(each[1:]) for each in times])  # kernels are chosen in the first round
             return found
         finally:
             orders.send(0)

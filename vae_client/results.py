@@ -231,7 +231,7 @@ class Model:
     temporal_stride: int | None = None
     """Frames per latent frame after the first; 1 for images."""
     frame_rate: int | None = None
-    """Frames per second of a video's file, unless a request says; None for images."""
+    """Frames per second of video files where a request gives none; None for images."""
     normalisation: dict[str, Any] | None = None
     """A diffusion model's latents are (z − mean)·scale, per channel, of the latents z; `patch_size` is of Flux 2."""
     dtype: str = "float32"

@@ -50,6 +50,7 @@ Encode images to the latent space of a variational autoencoder, and decode laten
 """
 TAGS = [
     {"name": "latent space", "description": "Encode, decode and generate images."},
+    {"name": "several models", "description": "The same routes for one of several models, by its name or alias."},
     {"name": "model", "description": "The models that are served, and the latents of their test sets."},
     {
         "name": "diffusers",
@@ -309,6 +310,7 @@ def _documented(route: Operation | Probe, prefix: str = "") -> APIRoute:
         parameter = Parameter("options", kind, default=Query(), annotation=route.options)
         endpoint.__signature__ = Signature([parameter, *(MODEL_PARAMETERS if prefix else ())])  # type: ignore[attr-defined]  # which FastAPI reads
     if prefix:
+        description["tags"] = ["several models"]
         description["responses"][404] = _problem("There is no such model or version.", errors.NotFound)
     return APIRoute(
         prefix + route.path,

@@ -133,7 +133,7 @@ class ModelCard(BaseModel):
         "an autoencoder of a diffusion model."
     )
     temporal_stride: int | None = Field(description="Frames per latent frame after the first; 1 for images.")
-    frame_rate: int | None = Field(description="Frames per second of videos, unless a request says; null for images.")
+    frame_rate: int | None = Field(description="Frame rate of videos where a request gives none; null for images.")
     normalisation: NormalisationCard | None = Field(description="How a diffusion model's latents are made of z.")
     dtype: Literal["float32", "bfloat16", "float16"] = Field(description="What the network computes in.")
     latent_dim: int | None = Field(description="D, or null where latents are maps.")

@@ -101,7 +101,7 @@ class MicroBatcher(Generic[Item, Result]):
         self._computing = 0
         """Batches in the executor."""
 
-    def is_wanted(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether an item of the batches that are being computed still waits for its result; for any thread."""
         return any(not pending.future.done() for batch in tuple(self._in_progress.values()) for pending in batch)
 

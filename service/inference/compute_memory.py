@@ -43,7 +43,7 @@ class PeakMemory:
         return self.fixed + self.per_pixel * pixels
 
     def pixels(self, limit: float) -> int:
-        """The most pixels whose pass takes at most `limit` bytes."""
+        """The largest number of pixels that a pass can have within `limit` bytes."""
         return max(0, int((limit - self.fixed) / self.per_pixel))
 
 

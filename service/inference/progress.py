@@ -25,7 +25,7 @@ class Abandoned(Exception):
 class Batches(Protocol):
     """The batches of a micro-batcher that are being computed."""
 
-    def is_wanted(self) -> bool:
+    def is_awaited(self) -> bool:
         """Whether a client waits for one of them."""
 
     def timings(self) -> Sequence[Timing]:
@@ -63,7 +63,7 @@ class Progress:
 
     def before_piece(self) -> None:
         """Raise Abandoned where the computation should end."""
-        if self._current and (self._turns.closed or not self._current.batches.is_wanted()):
+        if self._current and (self._turns.closed or not self._current.batches.is_awaited()):
             raise Abandoned
 
     def between(self) -> None:

@@ -57,8 +57,8 @@ def measure_memory(model: DiffusionModel, device: torch.device, setting: int | N
             batches=batches,
         )
     except TooLittleMemory as error:
-        mend = "Raise VAE_COMPUTE_MEMORY." if setting else "Set VAE_COMPUTE_MEMORY, or give the service more memory."
-        raise CheckpointError(f"{error} {mend}") from error
+        advice = "Raise VAE_COMPUTE_MEMORY." if setting else "Set VAE_COMPUTE_MEMORY, or give the service more memory."
+        raise CheckpointError(f"{error} {advice}") from error
 
 
 def _latent(model: DiffusionModel, side: int, least: int, device: torch.device) -> Tensor:

@@ -22,7 +22,7 @@ class _Job(NamedTuple):
         if self.future.set_running_or_notify_cancel():
             try:
                 result = self.compute()
-            except BaseException as error:  # whoever waits for the future gets it
+            except BaseException as error:  # raised where the future is awaited
                 self.future.set_exception(error)
             else:
                 self.future.set_result(result)

@@ -52,7 +52,7 @@ class Entry:
 
     @property
     def is_lazy(self) -> bool:
-        """Whether it is loaded when it is first used."""
+        """Whether it is loaded at its first use, and not at the start."""
         return self.options.load == "first-use"
 
 

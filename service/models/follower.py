@@ -42,8 +42,10 @@ def _call(loop: asyncio.AbstractEventLoop, registry: Registry[Any]) -> None:
     done: Future[None] = Future()
 
     def switch() -> None:
-        registry.switch()
-        done.set_result(None)
+        try:
+            registry.switch()
+        finally:  # whatever it raises, which the event loop logs, the next proposal has to be read
+            done.set_result(None)
 
     loop.call_soon_threadsafe(switch)
     done.result()

@@ -6,6 +6,7 @@ from pathlib import Path
 from typing import Annotated, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, ValidationError
+from pydantic_core import ErrorDetails
 
 from vae.diffusion.dtypes import Dtype
 
@@ -17,11 +18,11 @@ VERSION = r"\d{1,9}"
 
 
 class ModelsFileError(Exception):
-    """models.yaml cannot be used; the message is a sentence."""
+    """models.yaml cannot be used; the message says why, of `It`."""
 
 
 class ModelOptions(BaseModel):
-    """Options of a model; what is None is as in the service's settings."""
+    """Options of a model; None stands for the service's own setting."""
 
     model_config = ConfigDict(extra="forbid", frozen=True)
 
@@ -63,13 +64,22 @@ def read_models_file(path: Path) -> ModelsFile:
     except FileNotFoundError:
         return ModelsFile()
     except OSError as error:
-        raise ModelsFileError(f"{NAME} cannot be read: {error.strerror}.") from error
+        raise ModelsFileError(f"It cannot be read: {error.strerror}.") from error
     import yaml  # noqa: PLC0415 - few folders have the file
 
     try:
         return ModelsFile.model_validate(yaml.safe_load(content) or {})
     except yaml.YAMLError as error:
-        raise ModelsFileError(f"{NAME} is not YAML: {' '.join(str(error).split())}.") from error
+        raise ModelsFileError(f"It is not YAML: {' '.join(str(error).split())}.") from error
     except ValidationError as error:
-        problems = (f"{'.'.join(map(str, each['loc'])) or 'the file'}: {each['msg']}" for each in error.errors())
-        raise ModelsFileError(f"{NAME} cannot be used: {'; '.join(problems)}.") from error
+        raise ModelsFileError(f"It cannot be used: {'; '.join(map(_problem, error.errors()))}.") from error
+
+
+def _problem(error: ErrorDetails) -> str:
+    """Return what is wrong, and where."""
+    *parents, last = place = [str(part) for part in error["loc"]] or ["the file"]
+    if error["type"] != "extra_forbidden":
+        return f"{'.'.join(place)}: {error['msg']}"
+    keys = ", ".join((ModelOptions if parents else ModelsFile).model_fields)
+    of = f" of {'.'.join(parents)}" if parents else ""
+    return f"{last} is not a key{of}; the keys are {keys}"

@@ -112,7 +112,7 @@ class Planner:
         problems += [f"aliases.{alias} is the name of a model" for alias in sorted(names & options.aliases.keys())]
         problems += [f"models.{name} is not in the folder" for name in sorted(options.models.keys() - names)]
         if problems:
-            self.reject(NAME, listing.models_file, f"{NAME} is not in force: {'; '.join(problems)}.")
+            self.reject(NAME, listing.models_file, f"It is not in force: {'; '.join(problems)}.")
             return
         self.rejected.pop(NAME, None)
         self._options, self._options_identity = options, listing.models_file

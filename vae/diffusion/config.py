@@ -35,7 +35,7 @@ class DiffusionConfig:
     has_frame_axis: bool = False
     """Whether the network of images computes videos of one frame: their latents (C', 1, h, w) are accepted too."""
     frame_rate: int = 24
-    """Frames per second of a video, unless a request says."""
+    """Frames per second of a video, where a request gives none."""
     dtype: Dtype = "float32"
     """In which the network computes."""
 

@@ -1,4 +1,4 @@
-"""In which types an autoencoder of a diffusion model computes. Imports neither torch nor NumPy."""
+"""The data types that an autoencoder of a diffusion model can compute in. Imports neither torch nor NumPy."""
 
 from __future__ import annotations
 

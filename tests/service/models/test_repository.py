@@ -68,8 +68,11 @@ def test_aliases_and_options(tmp_path: Path) -> None:
 @pytest.mark.parametrize(
     ("content", "sentence"),
     [
-        ("alias: {}", "alias: Extra inputs are not permitted"),
-        ("models: {a: {divice: cpu}}", "models.a.divice: Extra inputs"),
+        ("alias: {}", "alias is not a key; the keys are aliases, models."),
+        (
+            "models: {a: {divice: cpu}}",
+            "divice is not a key of models.a; the keys are device, dtype, batch_limit",
+        ),
         ("models: {a: {dtype: half}}", "models.a.dtype: Input should be 'float32', 'bfloat16' or 'float16'"),
         ("models: {a: {load: never}}", "models.a.load: Input should be 'start' or 'first-use'"),
         ("aliases: {x: a/new}", "aliases.x"),
