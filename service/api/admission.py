@@ -153,7 +153,17 @@ class Admission:
 class Slot:
     """A request's slot in the queue: a context manager whose block is cancelled at the deadline."""
 
-    __slots__ = ("_admission", "_cancelling", "_deadline", "_task", "_timed_out", "key", "model", "provisional")
+    __slots__ = (
+        "_admission",
+        "_cancelling",
+        "_deadline",
+        "_is_kept",
+        "_task",
+        "_timed_out",
+        "key",
+        "model",
+        "provisional",
+    )
 
     def __init__(self, admission: Admission, key: bytes, model: Model[Any], deadline: float, provisional: bool) -> None:
         self.key = key
@@ -163,6 +173,7 @@ class Slot:
         self._admission = admission
         self._deadline = deadline
         self._timed_out = False
+        self._is_kept = False
 
     def __enter__(self) -> Self:
         self._admission.enter(self)
@@ -173,6 +184,9 @@ class Slot:
     def __exit__(
         self, kind: type[BaseException] | None, error: BaseException | None, trace: TracebackType | None
     ) -> None:
+        if self._is_kept:
+            self._is_kept = False
+            return
         self._admission.leave(self)
         task = self._task
         del self._task  # the traceback of a cancelled task refers to this object: no reference cycle
@@ -182,6 +196,10 @@ class Slot:
     def confirm(self) -> None:
         """Count towards the limits; raises Unavailable or TooManyRequests where they are reached."""
         self._admission.confirm(self)
+
+    def keep(self) -> None:
+        """Stay in flight at the next call of `__exit__`: the response is sent after the block, and leaves it then."""
+        self._is_kept = True
 
     def cancel(self) -> None:
         """Cancel the block, once: its deadline has passed."""

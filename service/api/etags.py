@@ -9,6 +9,7 @@ from __future__ import annotations
 from collections.abc import Awaitable, Callable
 from hashlib import sha256
 
+from pydantic import BaseModel
 from starlette.responses import Response
 
 from service.api.context import model_context
@@ -44,16 +45,16 @@ class CacheableOperation(Operation):
     async def respond(self, request: Request) -> Response:
         """As Operation, or return 304."""
         access: AccessControl = request.scope["app"].state["access_control"]
-        try:
-            tag = self._tag(request) if self._is_ready(request, access) else None
-        except ServiceError:  # Operation meets the same error and reports it
-            tag = None
+        tag = self._expect_tag(request, access) if b"if-none-match" in request.fields else None
         if tag and _matches(request.field(b"if-none-match"), tag):
             response = Response(status_code=304)
             response.raw_headers += self._fields
         else:
             response = await super().respond(request)
-            if response.status_code != 200 or not (tag := tag or self._tag(request)):
+            if response.status_code != 200:
+                return response
+            tag = self._tag(request, self.read_options(request.scope["query_string"]), response.media_type or "")
+            if tag is None:
                 return response
             if access.keyring:
                 response.raw_headers.remove(NO_STORE)
@@ -61,22 +62,26 @@ class CacheableOperation(Operation):
         response.raw_headers += (caching, (b"etag", b"W/" + tag))
         return response
 
-    def _is_ready(self, request: Request, access: AccessControl) -> bool:
-        """Choose the model, and return whether it is loaded; raises ServiceError."""
+    def _expect_tag(self, request: Request, access: AccessControl) -> bytes | None:
+        """Return the tag that the response will have, or None for an error, which Operation then reports."""
         if access.admission.status != "ok":  # starting, without a model, or draining
-            return False
-        if access.keyring:
-            access.identify(request)
-        model = self.find_model(request, request.scope["app"].state["models"])
-        request.scope["model_context"] = model.context
-        return model.context is not None
+            return None
+        try:
+            if access.keyring:
+                access.identify(request)
+            model = self.find_model(request, request.scope["app"].state["models"])
+            if model.context is None:
+                return None
+            request.scope["model_context"] = model.context
+            options = self.read_options(request.scope["query_string"])
+            return self._tag(request, options, self._check(request, options))
+        except ServiceError:
+            return None
 
-    def _tag(self, request: Request) -> bytes | None:
-        """Return the opaque tag of the response of the chosen model, or None where it has none; raises ServiceError."""
-        options = self.read_options(request.scope["query_string"])
+    def _tag(self, request: Request, options: BaseModel, media_type: str) -> bytes | None:
+        """Return the opaque tag of the response of the chosen model, or None where it has none."""
         if isinstance(options, SampleOptions) and options.seed is None:
             return None
-        media_type = self._check(request, options)
         parts = (self.path, media_type, options.model_dump_json())
         return b'"%b"' % _digest(model_context(request).digest, *(part.encode() for part in parts))
 

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Awaitable, Callable, Collection, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import lru_cache, partial
 from typing import ClassVar, TypeVar, get_origin, get_type_hints
@@ -130,8 +129,7 @@ class Operation(Route):
             access.admission.check_status()
             models: Models = state["models"]
             model = self.find_model(request, models) if self.of_model else models.no_model
-            with ExitStack() as stack:
-                slot = stack.enter_context(access.admission.slot(key, model, provisional=request.awaits_body))
+            with access.admission.slot(key, model, provisional=request.awaits_body) as slot:
                 if slot.provisional:
                     await request.receive_body(access.limits.body)
                     slot.confirm()
@@ -141,7 +139,8 @@ class Operation(Route):
                 if timing.compute:
                     response.raw_headers.append((b"server-timing", server_timing(timing)))
                 if isinstance(response, StreamedResponse):
-                    response.slot = stack.pop_all()
+                    slot.keep()
+                    response.slot = slot
                     response.report = partial(self._translate, scope, access)
         except Exception as error:
             response = self.error_response(self._translate(scope, access, error))

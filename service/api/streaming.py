@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import logging
 from collections.abc import AsyncGenerator, Callable, Mapping
-from contextlib import ExitStack, aclosing
+from contextlib import AbstractContextManager, ExitStack, aclosing
 
 from starlette.responses import Response
 from starlette.types import Receive, Scope, Send
@@ -21,7 +21,7 @@ class StreamedResponse(Response):
     is closed without the last chunk of the body, by which the client knows that it is not whole (RFC 9112, section 8).
     """
 
-    slot: ExitStack
+    slot: AbstractContextManager[object]
     """The request's slot in the queue, which it leaves after the last piece."""
     report: Callable[[Exception], ServiceError]
     """Counts an error after the first piece, and says what it is."""
@@ -50,7 +50,8 @@ class StreamedResponse(Response):
     async def __call__(self, scope: Scope, receive: Receive, send: Send) -> None:
         """Send the response."""
         try:
-            with self.slot:
+            with ExitStack() as stack:
+                stack.push(self.slot)  # it is entered already
                 await send({"type": "http.response.start", "status": self.status_code, "headers": self.raw_headers})
                 async with aclosing(self._rest) as pieces:
                     if scope["method"] != "HEAD":  # whose response has no body: the rest need not be computed

@@ -65,16 +65,16 @@ def test_tag_and_response_are_of_one_model_where_it_changes_between_them(served:
     models = served.app.state.models
     a, other = models.find("a"), models.find("b")
     expected = served.client.get("/models/a/sample?seed=7")
-    is_ready = CacheableOperation._is_ready
+    expect_tag = CacheableOperation._expect_tag
 
-    def change(*arguments: Any) -> bool:
+    def change(*arguments: Any) -> bytes | None:
         try:
-            return is_ready(*arguments)
+            return expect_tag(*arguments)
         finally:
             models._models[a.key] = other
 
-    with mock.patch.object(CacheableOperation, "_is_ready", change):
-        answer = served.client.get("/models/a/sample?seed=7")
+    with mock.patch.object(CacheableOperation, "_expect_tag", change):
+        answer = served.client.get("/models/a/sample?seed=7", headers={"if-none-match": '"another"'})
     assert models.find("a") is other
     models._models[a.key] = a
     assert answer.content == expected.content
